@@ -1,0 +1,469 @@
+"""Search spaces: knobs with ordered values, and a mixed-radix index as the identity of a config.
+
+A config is a plain dict with one value a knob and the derived `alpha`. No table of configs is stored:
+index and config are converted by arithmetic, so a space of any size costs a few bytes.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from loracle.errors import SpaceError
+
+Value = int | float
+Config = dict[str, Value]
+Scale = Literal["log2", "log10", "linear"]
+Indices = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+_MAX_GRID = 2**31
+_MAX_EXPRESSION = 500  # characters
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One hyperparameter.
+
+    Attributes:
+        name: the field's own word for it (`rank`, `learning_rate`, ...).
+        values: its values, strictly increasing.
+        scale: the scale on which its steps are comparable.
+        explanation: key of its paragraph in the prompt; the name itself if empty.
+
+    Raises:
+        SpaceError: no values, values not increasing or not finite, or a logarithmic scale with values
+            that are not positive.
+    """
+
+    name: str
+    values: tuple[Value, ...]
+    scale: Scale = "linear"
+    explanation: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise SpaceError(f"a knob's name must be a plain word; got {self.name!r}")
+        if not self.values:
+            raise SpaceError(f"knob {self.name!r} has no values; give at least one")
+        for value in self.values:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise SpaceError(f"knob {self.name!r}: values must be finite numbers; got {value!r}")
+        for low, high in zip(self.values, self.values[1:], strict=False):
+            if not low < high:
+                raise SpaceError(
+                    f"knob {self.name!r}: values must increase, without repeats; got {low} before {high}"
+                )
+        if self.scale != "linear" and self.values[0] <= 0:
+            raise SpaceError(
+                f"knob {self.name!r}: scale {self.scale} needs values above 0; got {self.values[0]}. "
+                "Use scale: linear"
+            )
+
+    def scaled(self, values: npt.ArrayLike) -> Floats:
+        """Values on the knob's own scale, moved to [0, 1] over the knob's range; same shape as given."""
+        array = np.asarray(values, dtype=np.float64)
+        ends = np.asarray([self.values[0], self.values[-1]], dtype=np.float64)
+        if self.scale != "linear":
+            array, ends = np.log(array), np.log(ends)
+        width = ends[1] - ends[0]
+        return (array - ends[0]) / width if width > 0 else np.zeros_like(array)
+
+    def position(self, value: Value) -> int:
+        """Position of `value` among the knob's values.
+
+        Raises:
+            SpaceError: the value is not one of them.
+        """
+        for position, own in enumerate(self.values):
+            if math.isclose(own, value, rel_tol=1e-9, abs_tol=1e-15):
+                return position
+        raise SpaceError(f"{self.name}={value!r} is not in the space; its values are {list(self.values)}")
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """All candidates: the product of the knobs, less what the constraints forbid, twins merged.
+
+    The index of a config is its mixed-radix number, first knob most significant. It ranges over the
+    whole product (`size`); `candidates` lists the indices worth training.
+
+    Attributes:
+        knobs: the hyperparameters, in the order in which the prompt states them.
+        constraints: expressions over knob names and `alpha` that every candidate satisfies,
+            such as `alpha <= 512 and rank * learning_rate < 0.1`.
+        batch_multiple: the devices train this many examples at a time at least, so an effective batch
+            is rounded up to a multiple of it.
+        batch_limit: number of training examples; no effective batch is larger.
+
+    Raises:
+        SpaceError: repeated knob names, a malformed constraint, an impossible batch, or no candidate.
+    """
+
+    knobs: tuple[Knob, ...]
+    constraints: tuple[str, ...] = ()
+    batch_multiple: int = 1
+    batch_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.knobs:
+            raise SpaceError("a search space needs at least one knob")
+        names = [knob.name for knob in self.knobs]
+        for name in names:
+            if names.count(name) > 1:
+                raise SpaceError(f"knob {name!r} is given twice")
+        if "alpha" in names and "alpha_ratio" in names:
+            raise SpaceError("search either alpha or alpha_ratio (alpha / rank), not both")
+        if self.size > _MAX_GRID:
+            raise SpaceError(f"the space has {self.size:,} configs; {_MAX_GRID:,} is the most allowed")
+        for knob in self.knobs:
+            if knob.name in ("batch_size", "rank"):
+                _require_positive_integers(knob)
+        for constraint in self.constraints:
+            parse_expression(constraint, self._value_names)
+
+    # -- size and shape -------------------------------------------------------------------------
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Number of values of each knob."""
+        return tuple(len(knob.values) for knob in self.knobs)
+
+    @property
+    def size(self) -> int:
+        """Number of configs in the product of all knobs: indices run from 0 to `size - 1`."""
+        return math.prod(self.shape)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the knobs, in order."""
+        return tuple(knob.name for knob in self.knobs)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[Knob]:
+        return iter(self.knobs)
+
+    def __getitem__(self, name: str) -> Knob:
+        for knob in self.knobs:
+            if knob.name == name:
+                return knob
+        raise SpaceError(f"the space has no knob {name!r}{_suggest(name, self.names)}")
+
+    # -- index <-> config -----------------------------------------------------------------------
+
+    def config(self, index: int) -> Config:
+        """The config at `index`: one value a knob and, where the space searches `alpha_ratio`, `alpha`.
+
+        Raises:
+            SpaceError: the index is outside the space.
+        """
+        if not 0 <= index < self.size:
+            raise SpaceError(f"index {index} is outside the space of {self.size:,} configs")
+        positions = np.unravel_index(int(index), self.shape)
+        config = {knob.name: knob.values[int(p)] for knob, p in zip(self.knobs, positions, strict=True)}
+        return with_alpha(config)
+
+    def index(self, config: Mapping[str, Value]) -> int:
+        """The index of a config; `alpha` may stand in for `alpha_ratio`.
+
+        Raises:
+            SpaceError: a knob is missing, unknown or has a value that the space does not hold.
+        """
+        given = self._searched(config)
+        positions = tuple(knob.position(given[knob.name]) for knob in self.knobs)
+        return int(np.ravel_multi_index(positions, self.shape))
+
+    def nearest(self, config: Mapping[str, Value]) -> int:
+        """The candidate closest to `config` on the knobs' own scales (ties: the lowest index)."""
+        given = self._searched(config)
+        for knob in self.knobs:
+            if knob.scale != "linear" and given[knob.name] <= 0:
+                raise SpaceError(f"{knob.name}={given[knob.name]} cannot stand on a {knob.scale} scale")
+        wanted = np.array([knob.scaled(given[knob.name]) for knob in self.knobs])
+        distance = np.abs(self.coordinates(self.candidates) - wanted).sum(axis=1)
+        return int(self.candidates[int(np.argmin(distance))])
+
+    def coordinates(self, indices: npt.ArrayLike) -> Floats:
+        """Knob values of many configs on the knobs' own scales, in [0, 1]; shape (n, number of knobs)."""
+        values = self.values(indices)
+        return np.stack([knob.scaled(values[knob.name]) for knob in self.knobs], axis=-1)
+
+    def values(self, indices: npt.ArrayLike) -> dict[str, Floats]:
+        """Knob values of many configs as one array a knob, each of shape (n,), with `alpha`."""
+        positions = np.unravel_index(np.asarray(indices, dtype=np.int64), self.shape)
+        values = {
+            knob.name: np.asarray(knob.values, dtype=np.float64)[p]
+            for knob, p in zip(self.knobs, positions, strict=True)
+        }
+        if "alpha_ratio" in values and "rank" in values:
+            values["alpha"] = values["alpha_ratio"] * values["rank"]
+        return values
+
+    def neighbours(self, index: int) -> list[int]:
+        """Indices that differ from `index` by one step of one knob, in knob order."""
+        positions = [int(p) for p in np.unravel_index(int(index), self.shape)]
+        found = []
+        for axis, length in enumerate(self.shape):
+            for step in (-1, 1):
+                moved = positions[axis] + step
+                if 0 <= moved < length:
+                    changed = (*positions[:axis], moved, *positions[axis + 1 :])
+                    found.append(int(np.ravel_multi_index(changed, self.shape)))
+        return found
+
+    # -- candidates -----------------------------------------------------------------------------
+
+    @cached_property
+    def candidates(self) -> Indices:
+        """Sorted indices of all configs worth training: constraints hold, one of each set of twins.
+
+        Raises:
+            SpaceError: nothing is left.
+        """
+        everything = np.arange(self.size, dtype=np.int64)
+        keep = self.canonical(everything) == everything
+        values = self.values(everything)
+        for constraint in self.constraints:
+            keep &= parse_expression(constraint, self._value_names)(values).astype(bool)
+        found: Indices = everything[keep]
+        if not len(found):
+            raise SpaceError(f"no config satisfies the constraints {list(self.constraints)}")
+        return found
+
+    def canonical(self, indices: npt.ArrayLike) -> Indices:
+        """The representative of each config among those that train identically; same shape as given.
+
+        Two rules make twins. With `alpha_ratio` (or `alpha`) 0 the adapter's output is always zero, so
+        nothing else matters. Batch sizes that the devices realise as the same number of examples are one.
+        """
+        array = np.asarray(indices, dtype=np.int64)
+        positions = [np.asarray(p) for p in np.unravel_index(array, self.shape)]
+        names = self.names
+        if "batch_size" in names:
+            axis = names.index("batch_size")
+            positions[axis] = self._realised_positions[positions[axis]]
+        for name in ("alpha_ratio", "alpha"):
+            if name in names and 0 in self[name].values:
+                axis = names.index(name)
+                zero = self[name].values.index(0)
+                dead = positions[axis] == zero
+                positions = [np.where(dead, 0, p) for p in positions]
+                positions[axis] = np.where(dead, zero, positions[axis])
+        return np.asarray(np.ravel_multi_index(positions, self.shape), dtype=np.int64)
+
+    def realised_batch(self, batch_size: int) -> int:
+        """The effective batch that is really trained, in examples."""
+        rounded = math.ceil(batch_size / self.batch_multiple) * self.batch_multiple
+        return rounded if self.batch_limit is None else min(rounded, self.batch_limit)
+
+    @cached_property
+    def _realised_positions(self) -> Indices:
+        values = [int(v) for v in self["batch_size"].values]
+        realised = [self.realised_batch(v) for v in values]
+        # The value that says what is trained represents its twins; where none does, the smallest.
+        return np.array(
+            [values.index(r) if r in values else realised.index(r) for r in realised], dtype=np.int64
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short hash of everything that decides which config an index means and which are candidates."""
+        content = {
+            "knobs": [[k.name, list(k.values), k.scale, k.explanation] for k in self.knobs],
+            "constraints": list(self.constraints),
+            "batch": [self.batch_multiple, self.batch_limit],
+        }
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    @property
+    def _value_names(self) -> tuple[str, ...]:
+        derived = ("alpha",) if {"alpha_ratio", "rank"} <= set(self.names) else ()
+        return self.names + derived
+
+    def _searched(self, config: Mapping[str, Value]) -> dict[str, Value]:
+        """`config` in the knobs of this space: alpha_ratio from alpha or the reverse."""
+        given = dict(config)
+        if "alpha_ratio" in self.names and "alpha_ratio" not in given and {"alpha", "rank"} <= set(given):
+            given["alpha_ratio"] = given["alpha"] / given["rank"]
+        if "alpha" in self.names and "alpha" not in given and {"alpha_ratio", "rank"} <= set(given):
+            given["alpha"] = given["alpha_ratio"] * given["rank"]
+        known = (*self.names, "alpha", "alpha_ratio")
+        for name in given:
+            if name not in known:
+                raise SpaceError(f"the space has no knob {name!r}{_suggest(name, known)}")
+        for name in self.names:
+            if name not in given:
+                raise SpaceError(f"a config needs a value for every knob; {name!r} is missing")
+        return given
+
+
+def paper_space() -> SearchSpace:
+    """The published space of arXiv 2602.11171: 45,360 configs."""
+    return SearchSpace(
+        (
+            Knob("rank", (1, 2, 4, 8, 16, 32, 64, 128, 256), "log2"),
+            Knob("alpha_ratio", (0.5, 1, 2, 4, 8, 16, 32, 64, 128), "log2"),
+            Knob("dropout", (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)),
+            Knob("batch_size", (2, 4, 8, 16, 32, 64, 128, 256), "log2"),
+            Knob(
+                "learning_rate",
+                (1e-6, 5e-6, 2e-5, 3e-5, 5e-5, 1e-4, 3e-4, 4e-4, 5e-4, 5e-3),
+                "log10",
+            ),
+        )
+    )
+
+
+def default_space() -> SearchSpace:
+    """The space that published evidence supports; each range cites its fact in `docs/lora-facts.md`.
+
+    Rank 4 to 256: more rank never hurt at a tuned rate and saturates at 64 to 128 (fact 21).
+    alpha / rank 0.5 to 32: best runs lie from 0.5 to 32 with the rate matched (facts 17, 18).
+    Dropout 0 to 0.1: more has no support (fact 32). Batch 8 to 128: beyond that, quality falls (fact 27).
+    Learning rate 1e-5 to 3e-3: 3e-4 is the safe centre, 3e-3 diverges on most large models (facts 1, 2),
+    and small models reach it; alpha x learning rate above 0.5 is dead everywhere measured (fact 20).
+    """
+    return SearchSpace(
+        (
+            Knob("rank", (4, 8, 16, 32, 64, 128, 256), "log2"),
+            Knob("alpha_ratio", (0.5, 1, 2, 4, 8, 16, 32), "log2"),
+            Knob("dropout", (0.0, 0.05, 0.1)),
+            Knob("batch_size", (8, 16, 32, 64, 128), "log2"),
+            Knob("learning_rate", (1e-5, 3e-5, 5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3, 3e-3), "log10"),
+        ),
+        constraints=("alpha * learning_rate <= 0.5",),
+    )
+
+
+def with_alpha(config: Mapping[str, Value]) -> Config:
+    """A copy of `config` that states `alpha` and `alpha_ratio` both, where rank and one of them are known."""
+    full = dict(config)
+    if "rank" in full and "alpha_ratio" in full:
+        alpha = full["rank"] * full["alpha_ratio"]
+        full["alpha"] = int(alpha) if float(alpha).is_integer() else alpha
+    elif "rank" in full and "alpha" in full:
+        ratio = full["alpha"] / full["rank"]
+        full["alpha_ratio"] = int(ratio) if ratio.is_integer() else ratio
+    return full
+
+
+# -- constraint expressions -------------------------------------------------------------------------
+
+Array = npt.NDArray[Any]
+Expression = Callable[[Mapping[str, Floats]], Array]
+
+_BINARY: dict[type, Callable[..., Array]] = {
+    ast.Add: np.add,
+    ast.Sub: np.subtract,
+    ast.Mult: np.multiply,
+    ast.Div: np.divide,
+    ast.Pow: np.power,
+}
+_COMPARE: dict[type, Callable[..., Array]] = {
+    ast.Lt: np.less,
+    ast.LtE: np.less_equal,
+    ast.Gt: np.greater,
+    ast.GtE: np.greater_equal,
+    ast.Eq: np.equal,
+    ast.NotEq: np.not_equal,
+}
+
+
+def parse_expression(text: str, names: Sequence[str]) -> Expression:
+    """Turns a constraint into a function of arrays; nothing is ever passed to `eval`.
+
+    Allowed: numbers, the given names, `+ - * / **`, comparisons, `and`, `or`, `not`, brackets.
+
+    Raises:
+        SpaceError: anything else, with the offending piece.
+    """
+    if len(text) > _MAX_EXPRESSION:
+        raise SpaceError(f"a constraint has at most {_MAX_EXPRESSION} characters; got {len(text)}")
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise SpaceError(f"constraint {text!r} is not an expression: {error}") from None
+    _check_node(tree, text, names)
+
+    def evaluate(values: Mapping[str, Floats]) -> Array:
+        with np.errstate(all="ignore"):
+            return np.asarray(_evaluate(tree, values))
+
+    return evaluate
+
+
+def _check_node(node: ast.AST, text: str, names: Sequence[str]) -> None:
+    match node:
+        case ast.Constant(value=bool() | int() | float()):
+            return
+        case ast.Name(id=name):
+            if name not in names:
+                raise SpaceError(f"constraint {text!r}: unknown name {name!r}{_suggest(name, names)}")
+            return
+        case ast.BinOp(op=op) if type(op) in _BINARY:
+            children: list[ast.expr] = [node.left, node.right]
+        case ast.UnaryOp(op=ast.Not() | ast.USub() | ast.UAdd()):
+            children = [node.operand]
+        case ast.BoolOp():
+            children = node.values
+        case ast.Compare(ops=ops) if all(type(op) in _COMPARE for op in ops):
+            children = [node.left, *node.comparators]
+        case _:
+            raise SpaceError(
+                f"constraint {text!r}: {ast.unparse(node)!r} is not allowed; use numbers, knob names, "
+                "+ - * / **, comparisons, and, or, not"
+            )
+    for child in children:
+        _check_node(child, text, names)
+
+
+def _evaluate(node: ast.AST, values: Mapping[str, Floats]) -> Array:
+    match node:
+        case ast.Constant(value=bool() | int() | float() as constant):
+            return np.asarray(float(constant))  # a float: no integer power can run away
+        case ast.Name(id=name):
+            return values[name]
+        case ast.BinOp(left=left, op=op, right=right):
+            return _BINARY[type(op)](_evaluate(left, values), _evaluate(right, values))
+        case ast.UnaryOp(op=unary, operand=operand):
+            inner = _evaluate(operand, values)
+            if isinstance(unary, ast.Not):
+                return np.logical_not(inner)
+            return np.negative(inner.astype(float)) if isinstance(unary, ast.USub) else inner
+        case ast.BoolOp(op=junction, values=parts):
+            combine = np.logical_and if isinstance(junction, ast.And) else np.logical_or
+            result = _evaluate(parts[0], values)
+            for part in parts[1:]:
+                result = combine(result, _evaluate(part, values))
+            return result
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            operands = [_evaluate(part, values) for part in (left, *comparators)]
+            result = np.asarray(True)
+            for comparison, a, b in zip(ops, operands, operands[1:], strict=False):
+                result = np.logical_and(result, _COMPARE[type(comparison)](a, b))
+            return result
+        case _:  # pragma: no cover - _check_node refused it
+            raise AssertionError(ast.dump(node))
+
+
+def _require_positive_integers(knob: Knob) -> None:
+    for value in knob.values:
+        if value < 1 or not float(value).is_integer():
+            raise SpaceError(f"knob {knob.name!r}: values are whole numbers from 1 up; got {value!r}")
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}"
