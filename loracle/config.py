@@ -63,6 +63,7 @@ class ScoringConfig(Section):
 
     metric: Literal["loss", "exact_match", "choice_accuracy"] = "loss"
     answer_pattern: str | None = None  # regex; its first group (or whole match) is the answer
+    choices: list[str] | None = None  # for choice_accuracy, where examples have no `choices` of their own
     max_new_tokens: PositiveInt = 64
     batch_size: PositiveInt = 64  # sequences
 
@@ -75,7 +76,10 @@ class LanguageConfig(Section):
     prompt: str = "lora-v1"  # a version in loracle/prompts, or a path to a file of that format
     layer: int = -1  # hidden state: 0 is the embedding, -1 the last
     learnable_token: bool | None = None  # None: as the preset says
-    batch_size: PositiveInt = 32  # texts
+    batch_size: PositiveInt = 32  # texts, where they are read one by one
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of a model loaded for reading only
+    memory_gb: Annotated[float, Field(gt=0)] = 2.0  # beyond the model, while reading all candidates
+    half_precision_cache: bool = False  # keep keys and values of a float32 model in bfloat16
 
 
 class SearchConfig(Section):

@@ -1,0 +1,296 @@
+"""The command line: one function a command, imports inside the command.
+
+Bad input is one line on stderr and exit code 2. Results go to stdout, progress to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from loracle import __version__
+from loracle.errors import LoracleError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from loracle.proxy import ProxyResult
+    from loracle.report import Comparison
+
+app = typer.Typer(
+    name="loracle",
+    help="Finds good LoRA hyperparameters for your model and data, then trains the winner.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[
+    Path, typer.Argument(help="YAML file, as written by `loracle init`.", metavar="CONFIG")
+]
+RunFolder = Annotated[Path, typer.Argument(help="Run folder, or the config file of a run.", metavar="RUN")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
+
+
+def main() -> None:
+    """Entry point of the `loracle` command."""
+    try:
+        app()
+    except LoracleError as error:
+        sys.stderr.write(f"loracle: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nloracle: stopped; the same command continues where it was\n")
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("loracle.yaml"),
+    model: Annotated[str, typer.Option(help="Hub id or folder of the base model.")] = "Qwen/Qwen3-0.6B",
+    train: Annotated[str, typer.Option(help="Training data (JSONL, JSON, CSV or Parquet).")] = "train.jsonl",
+) -> None:
+    """Write a commented config to start from."""
+    from importlib.resources import files
+
+    from loracle.errors import ConfigError
+
+    if path.exists():
+        raise ConfigError(f"{path} exists already; name another file or remove it")
+    text = files("loracle").joinpath("template.yaml").read_text(encoding="utf-8")
+    text = text.replace("{{model}}", json.dumps(model)).replace("{{train}}", json.dumps(train))
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+    typer.echo(f"wrote {path}; next: loracle doctor {path}, then loracle tune {path}")
+
+
+@app.command()
+def tune(
+    config: ConfigFile,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Total number of trials, earlier ones included.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search, then train the winner. The same command continues a run that was interrupted."""
+    _tune(config, trials, output, as_json)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")] = Path("demo"),
+    trials: Annotated[int | None, typer.Option(min=1, help="Total number of trials.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try everything on a tiny model that comes with Loracle: a few minutes on a CPU, no downloads."""
+    import shutil
+    from importlib.resources import as_file, files
+
+    from loracle.errors import StudyError
+
+    config = folder / "config.yaml"
+    if not config.exists():
+        try:
+            with as_file(files("loracle").joinpath("demo")) as source:
+                shutil.copytree(source, folder, dirs_exist_ok=True)
+        except OSError as error:
+            raise StudyError(f"{folder} cannot be made: {error}") from None
+    sys.stderr.write(f"a normal run: loracle tune {config}\n")
+    _tune(config, trials, None, as_json)
+
+
+@app.command()
+def show(run: RunFolder, as_json: AsJson = False) -> None:
+    """List the trials of a run as a table."""
+    from rich.console import Console
+
+    from loracle.report import history_rows
+    from loracle.study import read_history
+    from loracle.tune import open_run
+
+    config, space = open_run(run)
+    rows = history_rows(space, read_history(config.output, space), config.scoring.metric)
+    if as_json:
+        typer.echo(json.dumps({"run": str(config.output), "trials": rows}))
+    else:
+        Console().print(_trial_table(rows))
+
+
+@app.command()
+def proxy(
+    config: ConfigFile,
+    configs: Annotated[int, typer.Option("-k", "--configs", min=4, help="Configs to train.")] = 12,
+    fractions: Annotated[
+        str, typer.Option(help="Shares of the training data, besides all of it.")
+    ] = "0.01,0.05,0.1,0.25",
+    as_json: AsJson = False,
+) -> None:
+    """Measure how well training subsets rank configs, by training some on subsets and on everything."""
+    from rich.console import Console
+
+    from loracle.config import load_config
+    from loracle.proxy import check_proxy, parse_fractions
+
+    settings = load_config(config)
+    shares = parse_fractions(fractions)
+    with _live(settings.scoring.metric) as listen:
+        found = check_proxy(settings, configs, shares, listen)
+    if as_json:
+        typer.echo(json.dumps(found.as_json()))
+        return
+    Console().print(_proxy_table(found))
+    typer.echo(f"figure and data: {found.folder}")
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    to: Annotated[Literal["peft"], typer.Option("--to", help="Format.")] = "peft",
+    destination: Annotated[Path, typer.Argument(help="Folder to write.")] = Path("adapter"),
+) -> None:
+    """Write the winning adapter and its settings for another tool."""
+    from loracle.export import export_peft
+    from loracle.tune import open_run
+
+    settings, _ = open_run(run)
+    for written in export_peft(settings.output, destination):
+        typer.echo(written)
+
+
+@app.command()
+def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
+    """Check device, memory, data, model, space and prompts before anything costs money."""
+    from rich.console import Console
+
+    from loracle.config import load_config
+    from loracle.doctor import examine
+
+    checks = []
+    console = Console()
+    for check in examine(load_config(config)):
+        checks.append(check)
+        if not as_json:
+            mark = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}[check.state]
+            console.print(f"{mark}  [bold]{check.name:<9}[/] ", end="")
+            console.print(check.text, markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps([{"name": c.name, "state": c.state, "text": c.text} for c in checks]))
+    if any(check.state == "bad" for check in checks):
+        raise typer.Exit(2)
+
+
+# -- helpers ----------------------------------------------------------------------------------------
+
+
+def _tune(path: Path, trials: int | None, output: Path | None, as_json: bool) -> None:
+    from rich.console import Console
+
+    from loracle.config import load_config
+    from loracle.report import comparison_json, paired, verdict
+    from loracle.tune import tune as run
+
+    config = load_config(path)
+    if trials is not None:
+        config = config.model_copy(update={"search": config.search.model_copy(update={"trials": trials})})
+    if output is not None:
+        config = config.model_copy(update={"output": output.resolve()})
+    with _live(config.scoring.metric) as listen:
+        result = run(config, listen)
+    metric = config.scoring.metric
+    if as_json:
+        typer.echo(
+            json.dumps(
+                comparison_json(result.comparison) | {"run": str(result.folder), "stopped": result.stopped}
+            )
+        )
+        return
+    console = Console()
+    console.print(_comparison_table(result.comparison, metric))
+    for line in (verdict(result.comparison, metric), paired(result.comparison, metric)):
+        console.print(line, highlight=False)
+    console.print(f"adapter: {result.folder / 'best'}", highlight=False, soft_wrap=True)
+    console.print(f"report:  {result.folder / 'report.md'}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _live(metric: str) -> Iterator[Any]:
+    """A listener that shows progress on stderr: a bar on a terminal, plain lines elsewhere."""
+    import logging
+
+    import optuna
+    import transformers
+
+    from loracle.display import Display
+
+    # These libraries report every step of their own; the display says what matters.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+    with Display(metric) as display:
+        yield display.show
+
+
+def _trial_table(rows: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for name in rows[0] if rows else ["trial"]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    return table
+
+
+def _comparison_table(comparison: Comparison, metric: str) -> Table:
+    from rich.table import Table
+
+    from loracle.report import comparison_rows
+
+    table = Table(box=None, header_style="bold")
+    for name in ("", "winner", "standard"):
+        table.add_column(name, justify="left" if not name else "right")
+    for row in comparison_rows(comparison, metric):
+        table.add_row(*row)
+    return table
+
+
+def _proxy_table(found: ProxyResult) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for name in ("data", "examples", "seconds", "coefficient", "all configs", "better half", "published"):
+        table.add_column(name, justify="right")
+    for part in found.fractions:
+        by_kind = {
+            (c.kind, c.among): f"{c.estimate:.2f} ({c.low:.2f} to {c.high:.2f})" for c in part.correlations
+        }
+        for i, kind in enumerate(("pearson", "spearman", "kendall")):
+            first = (f"{100 * part.fraction:g} %", f"{part.n_examples:,}", f"{part.seconds:.1f}")
+            table.add_row(
+                *(first if i == 0 else ("", "", "")),
+                kind,
+                by_kind[kind, "all"],
+                by_kind[kind, "better half"],
+                part.published if kind == "pearson" else "",
+            )
+    return table

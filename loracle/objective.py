@@ -1,0 +1,390 @@
+"""From a config to an outcome: what the search maximises.
+
+An objective runs one trial. Its value depends on the config, the seed, the data and the model alone, so a
+resumed search sees what an undisturbed one would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import save_file
+
+from loracle import __version__
+from loracle.config import RunConfig
+from loracle.data import Encoded, Example, Splits, encode, load_splits, proxy_positions, proxy_size
+from loracle.errors import LoracleError, ModelError, SpaceError
+from loracle.metrics import Questions, Score, check_scoring, confidence_interval, prepare, score
+from loracle.space import Config, SearchSpace
+from loracle.train import (
+    Base,
+    Step,
+    Trained,
+    TrainingFailed,
+    check_targets,
+    load_base,
+    out_of_memory,
+    train_adapter,
+)
+from loracle.trial import Failure, FailureKind, Outcome
+
+Progress = Callable[[int, int, float], None]  # step from 1, number of steps, loss
+
+_TRACEBACK = 2000  # characters kept of a crash
+
+
+class Objective(Protocol):
+    """Anything that trains one config and says what came of it."""
+
+    def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
+        """Runs one trial and writes its files into `folder`. A failed trial is an outcome, no error."""
+        ...
+
+
+# -- training ---------------------------------------------------------------------------------------
+
+
+class TrainingObjective:
+    """Trains an adapter on the proxy and scores it on validation examples.
+
+    Attributes:
+        base: the base model, the same object in every trial.
+        splits: all examples.
+        n_train: training examples that are short enough.
+        n_proxy: how many of them a trial trains on.
+        dropped: examples left out for their length, by split.
+        data_fingerprint: sha256 of all splits.
+    """
+
+    def __init__(self, config: RunConfig, splits: Splits, base: Base) -> None:
+        self.config = config
+        self.base = base
+        self.splits = splits
+        self.data_fingerprint = splits.fingerprint
+        check_targets(base, config.training)
+        self._train = self._encode(splits.train)
+        self.n_train = len(self._train)
+        self.n_proxy = proxy_size(self.n_train, config.data.proxy, config.data.proxy_minimum)
+        validation, test = self._encode(splits.validation), self._encode(splits.test)
+        self.dropped = {
+            "train": self._train.dropped,
+            "validation": validation.dropped,
+            "test": test.dropped,
+        }
+        limit = config.data.validation_limit or len(validation)
+        if limit < len(validation):
+            some = proxy_positions(len(validation), limit / len(validation), 1, config.search.seed)
+            validation = validation.select(some)
+        self._validation = self._prepare(splits.validation, validation)
+        self._test = self._prepare(splits.test, test)
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> TrainingObjective:
+        """Loads and checks the data first, then the model.
+
+        Raises:
+            DataError, ConfigError, ModelError: one line each; see `load_splits`, `check_scoring`,
+                `load_base`, `encode` and `prepare`.
+        """
+        splits = load_splits(config.data, config.search.seed)
+        for examples in (splits.train, splits.validation, splits.test):
+            check_scoring(examples, config.scoring)
+        return cls(config, splits, load_base(config))
+
+    def run(
+        self,
+        config: Config,
+        *,
+        seed: int,
+        folder: Path,
+        progress: Progress | None = None,
+        fraction: float | None = None,
+    ) -> Outcome:
+        """Trains on the proxy, or on exactly `fraction` of the training data, and scores on validation.
+
+        Writes `outcome.json`, `items.jsonl`, `log.txt` and `provenance.json` into `folder`.
+
+        Raises:
+            LoracleError: a config that no training understands, or a damaged base model.
+        """
+        data = self.config.data
+        share, minimum = (data.proxy, data.proxy_minimum) if fraction is None else (fraction, 1)
+        chosen = proxy_positions(self.n_train, share, minimum, self.config.search.seed)
+        return self._trial(_Job(config, seed, folder, "validation", self._validation, chosen, progress, None))
+
+    def final(
+        self,
+        config: Config,
+        *,
+        seed: int,
+        folder: Path,
+        adapter: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Outcome:
+        """Trains on all training data, scores on the test split, and saves the adapter in PEFT's layout.
+
+        The metrics hold `test_value` with its 95 % interval, `low` and `high`. Writes and raises as `run`.
+        """
+        chosen = np.arange(self.n_train, dtype=np.int64)
+        return self._trial(_Job(config, seed, folder, "test", self._test, chosen, progress, adapter))
+
+    def size_at(self, fraction: float) -> int:
+        """Training examples in exactly this fraction."""
+        return proxy_size(self.n_train, fraction, 1)
+
+    def _encode(self, examples: Sequence[Example]) -> Encoded:
+        data = self.config.data
+        encoded = encode(
+            examples,
+            self.base.tokenizer,
+            self._max_length,
+            data.too_long,
+            stop_ids=self.base.stop_ids,
+        )
+        vocabulary = self.base.model.get_input_embeddings().num_embeddings
+        if int(encoded.tokens.max()) >= vocabulary:
+            raise ModelError(
+                f"model: the tokenizer of {self.base.name} makes token {int(encoded.tokens.max())}, but the "
+                f"model knows {vocabulary}; they do not belong together"
+            )
+        return encoded
+
+    def _prepare(self, examples: Sequence[Example], encoded: Encoded) -> Questions:
+        return prepare(examples, encoded, self.base, self.config.scoring, self._max_length)
+
+    @property
+    def _max_length(self) -> int:
+        """Tokens of the longest example allowed: what the settings say, but no more than the model reads."""
+        return min(self.config.data.max_length, self.base.max_positions or self.config.data.max_length)
+
+    def _trial(self, job: _Job) -> Outcome:
+        began = time.perf_counter()
+        job.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(job.folder / "provenance.json", _json(self._provenance(job)))
+        result: _Result | Failure
+        parts: dict[str, float] = {}
+        try:
+            result = self._train_and_score(job)
+        except LoracleError:
+            raise
+        except TrainingFailed as error:
+            result = error.failure
+        except Exception as error:  # whatever a trial runs into, the search goes on and learns from it
+            result = out_of_memory(error) or _crash(error)
+        seconds = time.perf_counter() - began
+        if isinstance(result, Failure):
+            outcome = Outcome(None, {}, seconds, result)
+        else:
+            outcome = Outcome(result.value, result.metrics, seconds)
+            parts |= result.seconds
+            write_atomically(job.folder / "items.jsonl", "".join(_json(item, None) for item in result.items))
+        parts["other"] = seconds - sum(parts.values())
+        write_atomically(
+            job.folder / "outcome.json",
+            _json({"config": job.config, **asdict(outcome), "seconds_by_part": parts}),
+        )
+        return outcome
+
+    def _train_and_score(self, job: _Job) -> _Result:
+        settings = self.config.training
+        with (job.folder / "log.txt").open("w", encoding="utf-8", buffering=1) as log:
+            log.write(f"# {json.dumps(job.config)} seed={job.seed} n_examples={len(job.chosen)}\n")
+            log.write("step\tloss\tlearning_rate\tgradient_norm\n")
+
+            def record(step: Step) -> None:
+                log.write(f"{step.number}\t{step.loss:.6g}\t{step.learning_rate:.6g}")
+                log.write(f"\t{step.gradient_norm:.6g}\n")
+                if job.progress is not None:
+                    job.progress(step.number, step.total, step.loss)
+
+            train = self._train.select(job.chosen)
+            with train_adapter(
+                self.base, train, job.config, settings, seed=job.seed, progress=record
+            ) as trained:
+                began = time.perf_counter()
+                scored = score(self.base, job.questions, self.config.scoring)
+                scoring_seconds = time.perf_counter() - began
+                log.write(f"# {job.split}: " + json.dumps(dict(scored.metrics)) + "\n")
+                _require_finite(scored, job.split)
+                if job.adapter is not None:
+                    _save_atomically(trained, job.adapter)
+        return _Result(
+            scored.value,
+            _metrics(job, trained, scored),
+            scored.items,
+            {"training": trained.seconds, "scoring": scoring_seconds},
+        )
+
+    def _provenance(self, job: _Job) -> dict[str, Any]:
+        packages = ("torch", "transformers", "peft", "numpy")
+        return {
+            "versions": {
+                "loracle": __version__,
+                "python": platform.python_version(),
+                **{name: version(name) for name in packages},
+            },
+            "seed": job.seed,
+            "config": job.config,
+            "model": {"name": self.base.name, "fingerprint": self.base.fingerprint},
+            "data": {"fingerprint": self.data_fingerprint, "dropped": self.dropped},
+            "n_examples": len(job.chosen),
+            "scored_on": {"split": job.split, "n_examples": len(job.questions)},
+            "device": str(self.base.device),
+            "dtype": str(self.base.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "training": self.config.training.model_dump(mode="json"),
+            "scoring": self.config.scoring.model_dump(mode="json"),
+        }
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One training and what it is scored on."""
+
+    config: Config
+    seed: int
+    folder: Path
+    split: str
+    questions: Questions
+    chosen: npt.NDArray[np.int64]
+    progress: Progress | None
+    adapter: Path | None
+
+
+@dataclass(frozen=True)
+class _Result:
+    value: float
+    metrics: Mapping[str, float]
+    items: Sequence[Mapping[str, Any]]
+    seconds: Mapping[str, float]
+
+
+def _metrics(job: _Job, trained: Trained, scored: Score) -> dict[str, float]:
+    tail = trained.steps[-max(1, len(trained.steps) // 10) :]
+    metrics = {
+        **{name: value for name, value in scored.metrics.items() if name != "loss"},
+        f"{job.split}_loss": scored.metrics["loss"],
+        "first_loss": trained.steps[0].loss,
+        "training_loss": sum(step.loss for step in tail) / len(tail),
+        "steps": float(len(trained.steps)),
+        "tokens": float(trained.tokens),
+        "n_examples": float(len(job.chosen)),
+    }
+    if trained.peak_memory is not None:
+        metrics["peak_memory_bytes"] = float(trained.peak_memory)
+    low, high = confidence_interval(scored.items)
+    return metrics | {f"{job.split}_value": scored.value, "low": low, "high": high}
+
+
+def _require_finite(scored: Score, split: str) -> None:
+    for name, value in scored.metrics.items():
+        if not np.isfinite(value):
+            raise TrainingFailed(Failure(FailureKind.DIVERGED, f"diverged: the {split} {name} is {value:g}"))
+
+
+def _crash(error: Exception) -> Failure:
+    line = " ".join(str(error).split())[:300]
+    tail = "".join(traceback.format_exception(error))[-_TRACEBACK:]
+    return Failure(FailureKind.CRASHED, f"{type(error).__name__}: {line}", tail)
+
+
+# -- a table ----------------------------------------------------------------------------------------
+
+
+class TableObjective:
+    """Looks values up: for benchmarks and tests.
+
+    Attributes:
+        space: the space that indices belong to.
+        values: value or failure of each index.
+    """
+
+    def __init__(self, space: SearchSpace, values: Mapping[int, float | Failure]) -> None:
+        self.space = space
+        self.values = values
+
+    def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
+        """The value in the table; `seed`, `folder` and `progress` are not used.
+
+        Raises:
+            SpaceError: the table holds nothing for this config.
+        """
+        index = self.space.index(config)
+        if index not in self.values:
+            raise SpaceError(f"the table holds no value for index {index} ({dict(config)})")
+        found = self.values[index]
+        return Outcome(None, failure=found) if isinstance(found, Failure) else Outcome(float(found))
+
+
+# -- files ------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is whole or not there, whenever the process dies."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def save_adapter(trained: Trained, folder: Path) -> None:
+    """Writes the adapter in PEFT's layout. PiSSA is written as plain LoRA on the original base model."""
+    options: dict[str, Any] = {"save_embedding_layers": False}  # "auto" would ask the hub
+    if not trained.start:
+        trained.model.save_pretrained(str(folder), **options)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        initial = Path(temporary) / "initial"
+        initial.mkdir()
+        save_file(dict(trained.start), initial / "adapter_model.safetensors")
+        trained.model.save_pretrained(
+            str(folder), path_initial_model_for_weight_conversion=str(initial), **options
+        )
+
+
+def read_outcome(folder: Path, config: Config) -> Outcome | None:
+    """What a training of `config` gave whose files are in `folder`; None where there is none of this config."""
+    try:
+        content = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
+        if content["config"] != config:
+            return None
+        failure = content["failure"]
+        if failure:
+            failure = Failure(FailureKind(failure["kind"]), failure["message"], failure["traceback_tail"])
+        return Outcome(content["value"], content["metrics"], content["seconds"], failure)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None  # not there or damaged: it is trained again
+
+
+def read_items(folder: Path) -> list[dict[str, Any]]:
+    """The per-item results of a finished training."""
+    lines = (folder / "items.jsonl").read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
+
+
+def _save_atomically(trained: Trained, folder: Path) -> None:
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_adapter(trained, partial)
+    folder.mkdir(exist_ok=True)
+    for file in partial.iterdir():
+        os.replace(file, folder / file.name)
+    partial.rmdir()
+
+
+def _json(content: Any, indent: int | None = 2) -> str:
+    return json.dumps(content, indent=indent, ensure_ascii=False) + "\n"

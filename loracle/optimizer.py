@@ -1,0 +1,324 @@
+"""From a history to the next configs. `propose` is a pure function; `Optimizer` is ask/tell over it.
+
+Presets are data: what the surrogate is made of, how candidates are scored, which configs come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from loracle.acquisition import ACQUISITIONS
+from loracle.errors import ConfigError, SpaceError
+from loracle.features import Features
+from loracle.space import Config, SearchSpace, Value, with_alpha
+from loracle.surrogate import Surrogate, SurrogateSettings, fit_surrogate, transform_outputs
+from loracle.trial import FailureKind, History, Outcome, Trial
+
+# Good practice to start from, one decade and a half apart in alpha x learning_rate: the usual settings, a
+# large step (fact 17: a higher alpha / rank often wins) and a small one (fact 19: 4e-3 is the low end).
+GOOD_PRACTICE: tuple[dict[str, Value], ...] = (
+    {"rank": 16, "alpha": 32, "dropout": 0.05, "batch_size": 16, "learning_rate": 2e-4},
+    {"rank": 64, "alpha": 256, "dropout": 0.0, "batch_size": 16, "learning_rate": 3e-4},
+    {"rank": 32, "alpha": 32, "dropout": 0.0, "batch_size": 32, "learning_rate": 1e-4},
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How configs are chosen.
+
+    Attributes:
+        surrogate: what the model of the score is made of.
+        acquisition: a name in `ACQUISITIONS`.
+        incumbent: the value to improve on: the best observed, or the best posterior mean of what was tried.
+        recommend: the same choice for the config that is recommended at the end.
+        seed_configs: tried first, mapped to the nearest candidates; then one random config if none are given.
+    """
+
+    surrogate: SurrogateSettings
+    acquisition: str
+    incumbent: Literal["observed", "posterior_mean"]
+    recommend: Literal["observed", "posterior_mean"]
+    seed_configs: tuple[dict[str, Value], ...] = ()
+
+
+PRESETS: Mapping[str, Preset] = {
+    # arXiv 2602.11171, settings as published.
+    "paper": Preset(
+        SurrogateSettings(language=True, numeric=False),
+        acquisition="expected_improvement",
+        incumbent="observed",
+        recommend="observed",
+    ),
+    "default": Preset(
+        SurrogateSettings(
+            language=True, numeric=True, learnable_token=False, output="half_rank", priors=True
+        ),
+        acquisition="log_expected_improvement",
+        incumbent="posterior_mean",
+        recommend="posterior_mean",
+        seed_configs=GOOD_PRACTICE,
+    ),
+    "numeric": Preset(
+        SurrogateSettings(language=False, numeric=True, output="half_rank", priors=True),
+        acquisition="log_expected_improvement",
+        incumbent="posterior_mean",
+        recommend="posterior_mean",
+        seed_configs=GOOD_PRACTICE,
+    ),
+}
+
+
+def get_preset(name: str, *, language: bool = True) -> Preset:
+    """A preset by name. Without a language model, `default` becomes `numeric`.
+
+    Raises:
+        ConfigError: the name is unknown, or `paper` is wanted without a language model.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+    if PRESETS[name].surrogate.language and not language:
+        if name == "paper":
+            raise ConfigError("the preset 'paper' reads prompts; name a language model, or use 'numeric'")
+        return PRESETS["numeric"]
+    return PRESETS[name]
+
+
+def propose(
+    space: SearchSpace,
+    history: History,
+    preset: Preset,
+    *,
+    features: Features | None = None,
+    n: int = 1,
+    seed: int = 0,
+) -> list[int]:
+    """Indices of the next `n` configs to train, all different and none tried before.
+
+    Depends on its arguments alone: the same history and seed give the same answer, so a resumed run equals
+    one that never stopped. Seed configs come first, then a random config if nothing was observed yet, then
+    the best of the acquisition function, one after the other with the earlier ones pending.
+
+    Raises:
+        SpaceError: the history holds an index outside the space, or fewer than `n` candidates are left.
+    """
+    open_rows = _untried(space, history)
+    if int(open_rows.sum()) < n:
+        raise SpaceError(
+            f"{n} configs are wanted, but only {int(open_rows.sum())} of {len(space.candidates):,} "
+            "candidates are untried; stop here or widen the space"
+        )
+    chosen: list[int] = []
+    for index in _seed_indices(space, preset):
+        row = _row(space, index)
+        if len(chosen) < n and open_rows[row]:
+            chosen.append(index)
+            open_rows[row] = False
+    if len(chosen) < n and not _observations(space, history)[0].size:
+        # Nothing observed yet: random configs, different for every position in the run.
+        generator = np.random.default_rng([seed, len(history.trials)])
+        rows = generator.choice(np.flatnonzero(open_rows), size=n - len(chosen), replace=False)
+        return chosen + [int(space.candidates[row]) for row in rows]
+    if len(chosen) < n:
+        surrogate = _fit(space, history, preset, features, seed)
+        pending = [_row(space, trial.index) for trial in history.pending if _is_candidate(space, trial.index)]
+        pending += [_row(space, index) for index in chosen]
+        for _ in range(n - len(chosen)):
+            row = _best_row(surrogate, preset, space, history, pending, open_rows)
+            chosen.append(int(space.candidates[row]))
+            pending.append(row)
+            open_rows[row] = False
+    return chosen
+
+
+def ranking(
+    space: SearchSpace,
+    history: History,
+    preset: Preset,
+    *,
+    features: Features | None = None,
+    seed: int = 0,
+) -> list[int]:
+    """Indices of the configs that were trained successfully, the one to use first.
+
+    By posterior mean, the best raw value is not trusted blindly: of many noisy scores the largest is partly
+    luck. Ties go to the better observed value, then to the earlier trial.
+
+    Raises:
+        SpaceError: no trial has succeeded.
+    """
+    succeeded = history.succeeded
+    if not succeeded:
+        raise SpaceError("no trial has succeeded, so there is nothing to recommend")
+    scores = [(_value(trial), 0.0) for trial in succeeded]
+    if preset.recommend == "posterior_mean":
+        mean = _fit(space, history, preset, features, seed).belief().mean
+        scores = [(float(mean[_row(space, trial.index)]), _value(trial)) for trial in succeeded]
+    order = sorted(range(len(succeeded)), key=lambda i: (-scores[i][0], -scores[i][1], i))
+    return list(dict.fromkeys(succeeded[i].index for i in order))
+
+
+def recommend(
+    space: SearchSpace,
+    history: History,
+    preset: Preset,
+    *,
+    features: Features | None = None,
+    seed: int = 0,
+) -> int:
+    """Index of the config to use: the first of `ranking`, and raises like it."""
+    return ranking(space, history, preset, features=features, seed=seed)[0]
+
+
+@dataclass
+class Optimizer:
+    """Ask for configs, tell their outcomes. All state is `history`; every answer comes from `propose`.
+
+    Example:
+        optimizer = Optimizer(default_space())
+        index, = optimizer.ask()
+        optimizer.tell(index, train(optimizer.space.config(index)))
+    """
+
+    space: SearchSpace
+    preset: Preset = field(default_factory=lambda: PRESETS["numeric"])
+    features: Features | None = None
+    seed: int = 0
+    history: History = field(default_factory=History)
+
+    def ask(self, n: int = 1) -> list[int]:
+        """The next `n` indices; they are pending from now on. Raises like `propose`."""
+        indices = propose(self.space, self.history, self.preset, features=self.features, n=n, seed=self.seed)
+        first = len(self.history.trials)
+        started = tuple(Trial(first + i, index) for i, index in enumerate(indices))
+        self.history = History(self.history.trials + started)
+        return indices
+
+    def tell(self, index: int, outcome: Outcome | float) -> None:
+        """Records what the oldest pending trial of `index` gave, or adds a trial that was never asked for."""
+        if not isinstance(outcome, Outcome):
+            outcome = Outcome(float(outcome))
+        trials = list(self.history.trials)
+        for position, trial in enumerate(trials):
+            if trial.index == index and trial.outcome is None:
+                trials[position] = replace(trial, outcome=outcome)
+                break
+        else:
+            self.space.config(index)  # refuses an index that is outside the space
+            trials.append(Trial(len(trials), index, outcome))
+        self.history = History(tuple(trials))
+
+    def recommend(self) -> Config:
+        """The config to use. Raises like `recommend`."""
+        index = recommend(self.space, self.history, self.preset, features=self.features, seed=self.seed)
+        return self.space.config(index)
+
+
+# -- helpers ----------------------------------------------------------------------------------------
+
+
+def _row(space: SearchSpace, index: int) -> int:
+    """Row of a candidate in everything that is listed by candidate."""
+    row = int(np.searchsorted(space.candidates, index))
+    if row == len(space.candidates) or space.candidates[row] != index:
+        raise SpaceError(f"index {index} is not a candidate of this space")
+    return row
+
+
+def _is_candidate(space: SearchSpace, index: int) -> bool:
+    row = int(np.searchsorted(space.candidates, index))
+    return row < len(space.candidates) and int(space.candidates[row]) == index
+
+
+def _untried(space: SearchSpace, history: History) -> npt.NDArray[np.bool_]:
+    """Which candidates are free, (N,). Interrupted trials said nothing, so their configs are free again."""
+    free = np.ones(len(space.candidates), dtype=bool)
+    for trial in history.trials:
+        space.config(trial.index)  # refuses a history of another space
+        failure = trial.outcome.failure if trial.outcome else None
+        if _is_candidate(space, trial.index) and not (failure and failure.kind is FailureKind.INTERRUPTED):
+            free[_row(space, trial.index)] = False
+    return free
+
+
+def _observations(
+    space: SearchSpace, history: History
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Rows, values (NaN where diverged) and whether diverged, of all trials that say something; (n,) each.
+
+    A diverged trial is worse than any success. Out of memory, timeout, crash and loss say nothing about the
+    score: their configs are only not tried again.
+    """
+    rows, values, diverged = [], [], []
+    for trial in history.finished:
+        assert trial.outcome is not None
+        failure = trial.outcome.failure
+        if failure is not None and failure.kind is not FailureKind.DIVERGED:
+            continue
+        if not _is_candidate(space, trial.index):
+            continue
+        rows.append(_row(space, trial.index))
+        values.append(np.nan if failure else _value(trial))
+        diverged.append(failure is not None)
+    return (
+        np.array(rows, dtype=np.int64),
+        np.array(values, dtype=np.float64),
+        np.array(diverged, dtype=bool),
+    )
+
+
+def _value(trial: Trial) -> float:
+    assert trial.outcome is not None
+    assert trial.outcome.value is not None
+    return trial.outcome.value
+
+
+def _seed_indices(space: SearchSpace, preset: Preset) -> list[int]:
+    """Candidates nearest to the preset's seed configs, in order, without repeats."""
+    found: list[int] = []
+    for config in preset.seed_configs:
+        index = space.nearest(_complete(space, config))
+        if index not in found:
+            found.append(index)
+    return found
+
+
+def _complete(space: SearchSpace, config: Mapping[str, Value]) -> Config:
+    """`config` in the knobs of this space: those it lacks at their middle value, those unknown left out."""
+    full = with_alpha(config)
+    return {knob.name: full.get(knob.name, knob.values[len(knob.values) // 2]) for knob in space.knobs}
+
+
+def _fit(
+    space: SearchSpace, history: History, preset: Preset, features: Features | None, seed: int
+) -> Surrogate:
+    rows, values, diverged = _observations(space, history)
+    y = transform_outputs(values, diverged, preset.surrogate.output)
+    coordinates = space.coordinates(space.candidates)
+    return fit_surrogate(preset.surrogate, coordinates, features, rows, y, seed)
+
+
+def _best_row(
+    surrogate: Surrogate,
+    preset: Preset,
+    space: SearchSpace,
+    history: History,
+    pending: Sequence[int],
+    open_rows: npt.NDArray[np.bool_],
+) -> int:
+    """Row of the free candidate with the largest acquisition value; the lowest row of equals."""
+    belief = surrogate.belief(pending)
+    rows, values, diverged = _observations(space, history)
+    if preset.incumbent == "posterior_mean":
+        best = float(belief.mean[np.concatenate([rows, np.asarray(pending, dtype=np.int64)])].max())
+    else:
+        best = float(transform_outputs(values, diverged, preset.surrogate.output).max())
+    score = ACQUISITIONS[preset.acquisition](belief.mean, belief.sd, best)
+    score = torch.where(torch.from_numpy(open_rows), score, -torch.inf)
+    return int(torch.argmax(score))

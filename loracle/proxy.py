@@ -1,0 +1,252 @@
+"""How well does a training subset rank configs like the full training set?
+
+k configs are trained at every fraction and on everything, all scored on the same validation items; the scores
+at a fraction are then correlated with those of full training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from scipy.stats import kendalltau, pearsonr, spearmanr
+
+from loracle.config import RunConfig
+from loracle.errors import ConfigError, StudyError
+from loracle.objective import TrainingObjective, read_outcome, write_atomically
+from loracle.report import show_config
+from loracle.space import Config, SearchSpace
+from loracle.trial import Outcome
+from loracle.tune import Listener, PhaseStarted, Step, search_space
+
+_RESAMPLES = 2000
+_PUBLISHED = {0.01: "0.70 / 0.74", 0.05: "0.84 / 0.93", 0.1: "0.87 / 0.94"}  # math / code, arXiv 2602.11171
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """One coefficient between a fraction's scores and those of full training, with a 95 % interval."""
+
+    kind: str  # pearson | spearman | kendall
+    among: str  # all | better half
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class FractionResult:
+    """What training on one fraction tells.
+
+    Attributes:
+        fraction: of the training examples.
+        n_examples: that many examples.
+        scores: of each config, NaN where the training failed; same order as `ProxyResult.configs`.
+        seconds: mean time of a training and its scoring, in seconds.
+        correlations: with full training.
+        published: the paper's Pearson figures at this fraction (math / code), where it has them.
+    """
+
+    fraction: float
+    n_examples: int
+    scores: tuple[float, ...]
+    seconds: float
+    correlations: tuple[Correlation, ...]
+    published: str
+
+
+@dataclass(frozen=True)
+class ProxyResult:
+    """The whole check; `full` are the scores of full training."""
+
+    folder: Path
+    configs: tuple[Config, ...]
+    full: tuple[float, ...]
+    fractions: tuple[FractionResult, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The result as plain data; scores that failed are null."""
+        content = asdict(self) | {"folder": str(self.folder)}
+        return json.loads(json.dumps(content, allow_nan=True).replace("NaN", "null"))  # type: ignore[no-any-return]
+
+
+def parse_fractions(text: str) -> list[float]:
+    """Fractions such as `0.05,0.1`, increasing, without 1, which is always trained.
+
+    Raises:
+        ConfigError: not numbers between 0 and 1.
+    """
+    try:
+        values = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        values = []
+    if not values or not all(0 < value < 1 for value in values):
+        raise ConfigError(f"fractions are numbers above 0 and below 1, such as 0.05,0.1; got {text!r}")
+    return values
+
+
+def check_proxy(config: RunConfig, k: int, fractions: Sequence[float], listen: Listener) -> ProxyResult:
+    """Trains k configs at every fraction and on everything. Finished trainings are reused on a second call.
+
+    The configs are spread over the space: the candidates are put in order of alpha x learning rate and one is
+    drawn from each of k equal parts, so that no region is missed. Only configs that train at every size
+    enter the correlations.
+
+    Raises:
+        LoracleError: bad input, or fewer than 4 configs that train.
+    """
+    listen(PhaseStarted("reading data and model"))
+    objective = TrainingObjective.from_config(config)
+    space = search_space(config, objective.n_train)
+    folder = config.output / "proxy"
+    configs = [space.config(index) for index in spread_configs(space, k, config.search.seed)]
+    outcomes: dict[float, list[Outcome]] = {}
+    for fraction in (*fractions, 1.0):
+        listen(PhaseStarted(f"training {k} configs on {100 * fraction:g} % of the data"))
+        outcomes[fraction] = [
+            _train(objective, config.search.seed, folder, fraction, i, chosen, listen)
+            for i, chosen in enumerate(configs)
+        ]
+    scores = {fraction: np.array([_value(o) for o in found]) for fraction, found in outcomes.items()}
+    if int(np.isfinite(np.stack(list(scores.values()))).all(axis=0).sum()) < 4:
+        raise StudyError(
+            f"{folder}: fewer than 4 of {k} configs train at every size; "
+            "raise -k, or narrow the space to configs that train"
+        )
+    results = tuple(
+        FractionResult(
+            fraction,
+            objective.size_at(fraction),
+            tuple(scores[fraction].tolist()),
+            float(np.mean([outcome.seconds for outcome in outcomes[fraction]])),
+            correlate(scores[fraction], scores[1.0], config.search.seed),
+            _PUBLISHED.get(fraction, ""),
+        )
+        for fraction in fractions
+    )
+    result = ProxyResult(folder, tuple(configs), tuple(scores[1.0].tolist()), results)
+    write_atomically(folder / "proxy.json", json.dumps(result.as_json(), indent=1))
+    draw(folder / "proxy.png", result)
+    return result
+
+
+def spread_configs(space: SearchSpace, k: int, seed: int) -> list[int]:
+    """k candidates, one from each k-quantile of alpha x learning rate (or of the index without these)."""
+    values = space.values(space.candidates)
+    step = np.arange(len(space.candidates), dtype=np.float64)
+    if {"alpha", "learning_rate"} <= values.keys():
+        step = values["alpha"] * values["learning_rate"]
+    if len(step) < k:
+        raise ConfigError(f"the space has only {len(step)} candidates; {k} configs were asked for")
+    generator = np.random.default_rng(seed)
+    parts = np.array_split(np.argsort(step, kind="stable"), k)
+    return [int(space.candidates[int(generator.choice(part))]) for part in parts]
+
+
+def correlate(
+    part: npt.NDArray[np.float64], full: npt.NDArray[np.float64], seed: int
+) -> tuple[Correlation, ...]:
+    """Pearson, Spearman and Kendall over all configs and over the better half by full training.
+
+    Configs with a NaN on either side are left out. Intervals: percentile bootstrap over configs.
+
+    Args:
+        part: scores on a fraction, (k,).
+        full: scores of full training, (k,).
+        seed: of the bootstrap.
+    """
+    both = np.isfinite(part) & np.isfinite(full)
+    part, full = part[both], full[both]
+    better = full >= np.median(full)
+    found = []
+    for among, chosen in (("all", np.ones(len(full), dtype=bool)), ("better half", better)):
+        x, y = part[chosen], full[chosen]
+        for kind, function in _COEFFICIENTS.items():
+            low, high = _bootstrap(function, x, y, seed)
+            found.append(Correlation(kind, among, function(x, y), low, high))
+    return tuple(found)
+
+
+def draw(path: Path, result: ProxyResult) -> None:
+    """One panel a fraction: its scores against those of full training, as a PNG."""
+    figure = Figure(figsize=(3.2 * len(result.fractions), 3.4), layout="constrained")
+    full = np.array(result.full)
+    for i, part in enumerate(result.fractions):
+        axes = figure.add_subplot(1, len(result.fractions), i + 1)
+        axes.scatter(part.scores, full, s=22, color="#2a6fbb")
+        rank = next(c.estimate for c in part.correlations if (c.kind, c.among) == ("spearman", "all"))
+        axes.set_title(f"{100 * part.fraction:g} %: Spearman {rank:.2f}", fontsize=10)
+        axes.set_xlabel(f"score, {part.n_examples:,} examples")
+        if i == 0:
+            axes.set_ylabel("score, full training")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    figure.savefig(path, dpi=120)
+
+
+# -- helpers ----------------------------------------------------------------------------------------
+
+
+def _train(
+    objective: TrainingObjective,
+    seed: int,
+    folder: Path,
+    fraction: float,
+    number: int,
+    config: Config,
+    listen: Listener,
+) -> Outcome:
+    place = folder / f"{fraction:g}" / f"{number:02d}"
+    done = read_outcome(place, config)
+    if done is not None:
+        return done
+    listen(PhaseStarted(f"  {number + 1}: {show_config(config)}"))
+    return objective.run(
+        config,
+        seed=seed,
+        folder=place,
+        fraction=fraction,
+        progress=lambda step, total, loss: listen(Step(step, total, loss)),
+    )
+
+
+def _value(outcome: Outcome) -> float:
+    return float("nan") if outcome.value is None else outcome.value
+
+
+def _pearson(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    return float(pearsonr(x, y).statistic) if _varies(x, y) else float("nan")
+
+
+def _spearman(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    return float(spearmanr(x, y).statistic) if _varies(x, y) else float("nan")
+
+
+def _kendall(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    return float(kendalltau(x, y).statistic) if _varies(x, y) else float("nan")
+
+
+_COEFFICIENTS = {"pearson": _pearson, "spearman": _spearman, "kendall": _kendall}
+
+
+def _varies(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> bool:
+    return len(x) > 1 and bool(np.ptp(x) > 0) and bool(np.ptp(y) > 0)
+
+
+def _bootstrap(
+    function: Any, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], seed: int
+) -> tuple[float, float]:
+    generator = np.random.default_rng(seed)
+    draws = generator.integers(len(x), size=(_RESAMPLES, len(x)))
+    values = np.array([function(x[draw], y[draw]) for draw in draws])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)

@@ -1,0 +1,113 @@
+"""Shared fixtures: a tiny causal language model with a character tokenizer, made here, and small datasets."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from loracle.config import RunConfig
+from loracle.train import Base, load_base
+
+torch.set_num_threads(1)
+
+CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 =+-*/.,:;!?#<>()_'\n"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}<assistant>{{ message['content'] }}<eos>\n"
+    "{% else %}<user>{{ message['content'] }}\n{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character, so that every expectation in a test can be counted by hand."""
+    special = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>"]
+    vocabulary = {token: i for i, token in enumerate([*special, *CHARACTERS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        additional_special_tokens=["<user>", "<assistant>"],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def save_tiny_model(folder: Path, **changes: Any) -> Path:
+    """Saves a random Llama of two layers with its tokenizer."""
+    tokenizer = make_tokenizer()
+    options = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.1,
+    }
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**(options | changes)))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny causal language model; read it only."""
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """The tiny model as trials use it; every training must leave it as it was."""
+    data = {"train": tmp_path_factory.mktemp("unused") / "none.jsonl"}
+    return load_base(RunConfig.model_validate({"model": str(tiny_model), "data": data, "device": "cpu"}))
+
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> Callable[[str, Rows], Path]:
+    """Writes rows as a JSONL file of the given name."""
+
+    def write(name: str, rows: Rows) -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(dict(row)) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write
+
+
+def copy_rows(n: int, length: int = 3, letters: str = "abcd", seed: int = 0) -> list[dict[str, str]]:
+    """An easy task: `copy:abc=` -> `abc`. Rows are distinct."""
+    chooser = random.Random(seed)
+    words = set()
+    while len(words) < n:
+        words.add("".join(chooser.choice(letters) for _ in range(chooser.randint(1, length))))
+    return [{"prompt": f"copy:{word}=", "completion": word} for word in sorted(words)]
