@@ -6,11 +6,27 @@ Names load on first use, so `import loracle` loads no torch.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # so that editors and type checkers know the names too
+    from loracle.errors import LoracleError as LoracleError
+    from loracle.optimizer import Optimizer as Optimizer
+    from loracle.sampler import LoracleSampler as LoracleSampler
+    from loracle.space import Knob as Knob
+    from loracle.space import SearchSpace as SearchSpace
+    from loracle.space import default_space as default_space
+    from loracle.space import paper_space as paper_space
+    from loracle.trial import Failure as Failure
+    from loracle.trial import FailureKind as FailureKind
+    from loracle.trial import History as History
+    from loracle.trial import Outcome as Outcome
+    from loracle.trial import Trial as Trial
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "LoracleSampler": "sampler",
+    "Optimizer": "optimizer",
     "Knob": "space",
     "SearchSpace": "space",
     "default_space": "space",

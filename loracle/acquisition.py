@@ -6,8 +6,10 @@ surrogate's output units, shapes (m,).
 
 from __future__ import annotations
 
+import math
+
 import torch
-from botorch.utils.probability.utils import log_ndtr, log_phi, ndtr, phi
+from botorch.utils.probability.utils import log_phi, ndtr, phi
 from botorch.utils.safe_math import log1mexp
 from torch import Tensor
 
@@ -15,20 +17,22 @@ from torch import Tensor
 def expected_improvement(mean: Tensor, sd: Tensor, best: float) -> Tensor:
     """E[max(f - best, 0)] under N(mean, sd^2); shape (m,). Jones, Schonlau and Welch (1998), eq. 15."""
     u = (mean - best) / sd
-    return sd * (phi(u) + u * ndtr(u))
+    improvement: Tensor = sd * (phi(u) + u * ndtr(u))
+    return improvement
 
 
 def log_expected_improvement(mean: Tensor, sd: Tensor, best: float) -> Tensor:
     """Logarithm of `expected_improvement`, accurate where that underflows to 0; shape (m,).
 
     Ament et al. (2023), arXiv 2310.20708, eq. 9: log(sd) + log h(u) with h(u) = phi(u) + u Phi(u). For
-    u < -1 it is written as log phi(u) + log(1 - |u| Phi(u) / phi(u)).
+    u < -1 it is written as log phi(u) + log(1 - |u| Phi(u) / phi(u)), with Phi(u) / phi(u) as a scaled erfc:
+    a difference of logarithms would lose all digits where both are huge.
     """
     u = (mean - best) / sd
     near = u.clamp(min=-1.0)
     log_h_near = (phi(near) + near * ndtr(near)).log()
     far = u.clamp(min=-1e6, max=-1.0)  # below -1e6 the last term is -2 log|u| to machine precision
-    log_ratio = far.abs().log() + log_ndtr(far) - log_phi(far)
+    log_ratio = (math.sqrt(math.pi / 2) * far.abs() * torch.special.erfcx(-far / math.sqrt(2))).log()
     log_h_far = log_phi(u) + torch.where(u > -1e6, log1mexp(log_ratio), -2 * u.clamp(max=-1.0).abs().log())
     return sd.log() + torch.where(u > -1.0, log_h_near, log_h_far)
 

@@ -184,9 +184,11 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
     from loracle.config import load_config
     from loracle.doctor import examine
 
+    settings = load_config(config)
+    _quiet()
     checks = []
     console = Console()
-    for check in examine(load_config(config)):
+    for check in examine(settings):
         checks.append(check)
         if not as_json:
             mark = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}[check.state]
@@ -234,20 +236,24 @@ def _tune(path: Path, trials: int | None, output: Path | None, as_json: bool) ->
 @contextmanager
 def _live(metric: str) -> Iterator[Any]:
     """A listener that shows progress on stderr: a bar on a terminal, plain lines elsewhere."""
+    from loracle.display import Display
+
+    _quiet()
+    with Display(metric) as display:
+        yield display.show
+
+
+def _quiet() -> None:
+    """Silences libraries that report every step of their own; the display says what matters."""
     import logging
 
     import optuna
     import transformers
 
-    from loracle.display import Display
-
-    # These libraries report every step of their own; the display says what matters.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
-    with Display(metric) as display:
-        yield display.show
 
 
 def _trial_table(rows: list[dict[str, Any]]) -> Table:

@@ -144,6 +144,22 @@ class RunConfig(Section):
                 raise ValueError(f"needs a value for {name}")
         if ("alpha" in value) == ("alpha_ratio" in value):
             raise ValueError("needs either alpha or alpha_ratio")
+        for name in ("rank", "batch_size"):
+            if value[name] < 1 or not float(value[name]).is_integer():
+                raise ValueError(f"{name} is a whole number from 1 up; got {value[name]}")
+        if not 0 < value["learning_rate"] < float("inf"):
+            raise ValueError(f"learning_rate is above 0; got {value['learning_rate']}")
+        if not 0 <= value["dropout"] < 1:
+            raise ValueError(f"dropout is from 0 up to, but not including, 1; got {value['dropout']}")
+        return value
+
+    @field_validator("space")
+    @classmethod
+    def _space_can_be_built(cls, value: SpaceConfig) -> SpaceConfig:
+        try:
+            build_space(value)
+        except SpaceError as error:
+            raise ValueError(str(error)) from None
         return value
 
 
@@ -247,6 +263,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # not a plain key: refused below
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key.value!r} is given twice", key.start_mark
@@ -263,9 +281,10 @@ _Loader.add_implicit_resolver(
 
 
 def _explain(error: ValidationError, node: yaml.Node | None, source: str) -> str:
-    """The first error of a validation as `file:line: key: rule`."""
-    first = error.errors(include_url=False)[0]
-    location = [part for part in first["loc"] if not _is_union_branch(part)]
+    """The first error of a validation as `file:line: key: rule`; a misspelt key before the one it lacks."""
+    errors = error.errors(include_url=False)
+    first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
+    location = _place(first["loc"])
     line = _line(node, location)
     key = ".".join(str(part) for part in location)
     if first["type"] == "extra_forbidden":
@@ -273,15 +292,20 @@ def _explain(error: ValidationError, node: yaml.Node | None, source: str) -> str
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
         return f"{source}:{line}: unknown key {key!r}; {hint}"
-    message = first["msg"].removeprefix("Value error, ")
+    rules = [e["msg"].removeprefix("Value error, ") for e in errors if _place(e["loc"]) == location]
+    message = " or ".join(rule[:1].lower() + rule[1:] for rule in dict.fromkeys(rules))
     given = first.get("input")
     shown = f"; got {given!r}" if isinstance(given, str | int | float) else ""
-    return f"{source}:{line}: {key}: {message[:1].lower()}{message[1:]}{shown}"
+    return f"{source}:{line}: {key}: {message}{shown}"
 
 
-def _is_union_branch(part: int | str) -> bool:
-    """Pydantic names the branch of a union in the location; users have no such key."""
-    return isinstance(part, str) and (part.startswith(("literal[", "list[")) or part in ("int", "float"))
+def _place(location: tuple[int | str, ...]) -> list[int | str]:
+    """Where in the file an error is. Pydantic adds the branch of a union, which users have no key for."""
+    return [
+        part
+        for part in location
+        if part not in ("int", "float") and not str(part).startswith(("literal[", "list["))
+    ]
 
 
 def _known_keys(location: list[int | str]) -> list[str]:

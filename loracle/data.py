@@ -237,15 +237,19 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
 def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, restkey="", strict=True)
+        line = 1
         try:
-            for row in reader:
-                source = f"{path}:{reader.line_num}"
+            columns = len(reader.fieldnames or ())
+            line = reader.line_num + 1  # where the next row begins; it may have several lines
+            while (row := next(reader, None)) is not None:
+                source = f"{path}:{line}"
                 if "" in row or None in row.values():
-                    raise DataError(f"{source}: a row needs {len(reader.fieldnames or ())} columns")
+                    raise DataError(f"{source}: a row needs {columns} columns")
                 nested = {k: _parse_json(row[k], source) for k in ("messages", "choices") if row.get(k)}
                 yield source, row | nested
+                line = reader.line_num + 1
         except csv.Error as error:
-            raise DataError(f"{path}:{reader.line_num}: not valid CSV: {error}") from None
+            raise DataError(f"{path}:{line}: not valid CSV: {error}") from None
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
@@ -385,12 +389,13 @@ def encode(
     too_long: Literal["drop", "error"] = "drop",
     *,
     stop_ids: Collection[int] | None = None,
+    remedy: str = "raise data.max_length",
 ) -> Encoded:
     """Examples as tokens, with the tokens that count in the loss.
 
     The prompt's tokens are those that the prompt has alone, so that generation sees what training saw.
     A completion ends with a token of `stop_ids` (default: the tokenizer's end-of-sequence token), which
-    is added where text or chat template bring none.
+    is added where text or chat template bring none. `remedy` is what errors advise against too long ones.
 
     Raises:
         DataError: an example of more than `max_length` tokens where `too_long` is `error`; more than half
@@ -413,13 +418,13 @@ def encode(
             elif too_long == "error":
                 raise DataError(
                     f"{block[offset].source}: {len(row.tokens)} tokens, but {max_length} are allowed; "
-                    "shorten it, raise data.max_length or set data.too_long: drop"
+                    f"shorten it, {remedy} or set data.too_long: drop"
                 )
     dropped = len(examples) - len(rows)
     if not rows or dropped > len(examples) / 2:
         raise DataError(
             f"{dropped} of {len(examples)} examples have more than {max_length} tokens (the first: "
-            f"{_first_dropped(examples, positions)}); raise data.max_length or shorten them"
+            f"{_first_dropped(examples, positions)}); {remedy} or shorten them"
         )
     return _flat(rows, positions, dropped)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from loracle.report import show_config, show_score
 from loracle.trial import Trial
@@ -21,14 +21,15 @@ class Display:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
             TextColumn("[dim]{task.fields[note]}"),
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("starting", total=None, note="", visible=False)
+        self._task = self._bar.add_task("starting", total=None, loss="", note="", visible=False)
         self._left = ""
 
     def __enter__(self) -> Display:
@@ -45,14 +46,15 @@ class Display:
         match event:
             case PhaseStarted(text=text):
                 self._console.print(f"[bold]{text}[/]", highlight=False)
-                self._bar.reset(self._task, description=text, total=None, note="", visible=False)
+                self._bar.reset(self._task, description=text, total=None, loss="", note="", visible=False)
             case TrialStarted(number=number, budget=budget, config=config):
                 label = f"trial {number + 1}/{budget}"
                 note = f"{show_config(config)}{self._left}"
-                self._bar.reset(self._task, description=label, total=None, note=note, visible=True)
+                self._bar.reset(self._task, description=label, total=None, loss="", note=note, visible=True)
             case Step(done=done, total=total, loss=loss):
-                note = {} if loss is None else {"description": f"loss {loss:.3f}"}
-                self._bar.update(self._task, completed=done, total=total, visible=True, **note)
+                self._bar.update(self._task, completed=done, total=total, visible=True)
+                if loss is not None:
+                    self._bar.update(self._task, loss=f"loss {loss:.3f}")
             case TrialFinished():
                 self._finished(event)
 

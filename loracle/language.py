@@ -35,6 +35,7 @@ class LanguageModel(Protocol):
         dimension: numbers in a text's features, d.
         limit: tokens of the longest text it reads; None where its positions have no end.
         token: (e,) start value of the learnable token's embedding; None where it cannot have one.
+        dtype: of its arithmetic.
         fingerprint: a hash of weights, tokenizer, layer, pooling, dtype and kind of device.
     """
 
@@ -42,6 +43,7 @@ class LanguageModel(Protocol):
     dimension: int
     limit: int | None
     token: Tensor | None
+    dtype: torch.dtype
 
     @property
     def fingerprint(self) -> str: ...
@@ -224,6 +226,7 @@ class SentenceReader:
     """A sentence encoder of sentence-transformers, pooled as its own modules say. No learnable token."""
 
     token: Tensor | None = None
+    dtype = torch.float32
 
     def __init__(
         self, source: str, name: str, batch_size: int, device: torch.device, trust_remote_code: bool

@@ -351,4 +351,7 @@ def _wilson(correct: int, n: int) -> tuple[float, float]:
     share, z2 = correct / n, _Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z95 / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    return (
+        max(0.0, float(centre - half)) if correct else 0.0,
+        min(1.0, float(centre + half)) if correct < n else 1.0,
+    )

@@ -6,11 +6,12 @@ resumed search sees what an undisturbed one would have seen.
 
 from __future__ import annotations
 
+import copy
+import difflib
 import json
 import os
 import platform
 import shutil
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +23,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from loracle import __version__
-from loracle.config import RunConfig
+from loracle.config import RunConfig, TrainingConfig
 from loracle.data import Encoded, Example, Splits, encode, load_splits, proxy_positions, proxy_size
-from loracle.errors import LoracleError, ModelError, SpaceError
+from loracle.errors import ConfigError, LoracleError, ModelError, SpaceError
 from loracle.metrics import Questions, Score, check_scoring, confidence_interval, prepare, score
 from loracle.space import Config, SearchSpace
 from loracle.train import (
@@ -35,7 +37,6 @@ from loracle.train import (
     Step,
     Trained,
     TrainingFailed,
-    check_targets,
     load_base,
     out_of_memory,
     train_adapter,
@@ -147,13 +148,17 @@ class TrainingObjective:
         return proxy_size(self.n_train, fraction, 1)
 
     def _encode(self, examples: Sequence[Example]) -> Encoded:
-        data = self.config.data
+        data, base = self.config.data, self.base
+        remedy = "raise data.max_length"
+        if self._max_length < data.max_length:
+            remedy = "choose a model that reads more"
         encoded = encode(
             examples,
-            self.base.tokenizer,
+            base.tokenizer,
             self._max_length,
             data.too_long,
-            stop_ids=self.base.stop_ids,
+            stop_ids=base.stop_ids,
+            remedy=remedy,
         )
         vocabulary = self.base.model.get_input_embeddings().num_embeddings
         if int(encoded.tokens.max()) >= vocabulary:
@@ -273,6 +278,19 @@ class _Result:
     seconds: Mapping[str, float]
 
 
+def check_targets(base: Base, settings: TrainingConfig) -> None:
+    """Checks that every named target module exists. Raises ConfigError."""
+    if settings.targets == "all-linear":
+        return
+    names = [f".{name}" for name, _ in base.model.named_modules() if name]
+    known = {name.rpartition(".")[2] for name in names}
+    for target in settings.targets:
+        if not any(name.endswith(f".{target}") for name in names):
+            close = difflib.get_close_matches(target, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))}"
+            raise ConfigError(f"training.targets: the model has no module {target!r}; {hint}")
+
+
 def _metrics(job: _Job, trained: Trained, scored: Score) -> dict[str, float]:
     tail = trained.steps[-max(1, len(trained.steps) // 10) :]
     metrics = {
@@ -341,22 +359,29 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def save_adapter(trained: Trained, folder: Path) -> None:
-    """Writes the adapter in PEFT's layout. PiSSA is written as plain LoRA on the original base model."""
-    options: dict[str, Any] = {"save_embedding_layers": False}  # "auto" would ask the hub
+    """Writes the adapter in PEFT's layout.
+
+    PiSSA trains on a base less its start, W - s B0 A0. It is written as a LoRA of twice the rank on W itself:
+    s (B A - B0 A0) = s [B, -B0] [A; A0], which any user of the base model can load.
+    """
     if not trained.start:
-        trained.model.save_pretrained(str(folder), **options)
+        trained.model.save_pretrained(str(folder), save_embedding_layers=False)  # "auto" would ask the hub
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        initial = Path(temporary) / "initial"
-        initial.mkdir()
-        save_file(dict(trained.start), initial / "adapter_model.safetensors")
-        trained.model.save_pretrained(
-            str(folder), path_initial_model_for_weight_conversion=str(initial), **options
-        )
+    state = get_peft_model_state_dict(trained.model, save_embedding_layers=False)
+    merged = {}
+    for name, tensor in state.items():
+        now, start = tensor.detach().cpu(), trained.start[name]
+        is_a = "lora_A" in name
+        merged[name] = torch.cat([now, start if is_a else -start], dim=0 if is_a else 1)
+    config = copy.copy(trained.model.peft_config["default"])
+    config.r, config.lora_alpha, config.init_lora_weights = 2 * config.r, 2 * config.lora_alpha, True
+    config.inference_mode = True
+    save_file(merged, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
 
 
 def read_outcome(folder: Path, config: Config) -> Outcome | None:
-    """What a training of `config` gave whose files are in `folder`; None where there is none of this config."""
+    """What the training of `config` in `folder` gave; None where there is no finished one of it."""
     try:
         content = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
         if content["config"] != config:

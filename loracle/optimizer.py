@@ -121,8 +121,10 @@ def propose(
             chosen.append(index)
             open_rows[row] = False
     if len(chosen) < n and not _observations(space, history)[0].size:
-        # Nothing observed yet: random configs, different for every position in the run.
-        generator = np.random.default_rng([seed, len(history.trials)])
+        # Nothing observed yet: random configs, different for every position in the run. Interrupted trials
+        # do not count, so that a run that was killed goes on as if it had not been.
+        position = sum(not _interrupted(trial) for trial in history.trials)
+        generator = np.random.default_rng([seed, position])
         rows = generator.choice(np.flatnonzero(open_rows), size=n - len(chosen), replace=False)
         return chosen + [int(space.candidates[row]) for row in rows]
     if len(chosen) < n:
@@ -153,7 +155,7 @@ def ranking(
     Raises:
         SpaceError: no trial has succeeded.
     """
-    succeeded = history.succeeded
+    succeeded = [trial for trial in history.succeeded if _is_candidate(space, trial.index)]
     if not succeeded:
         raise SpaceError("no trial has succeeded, so there is nothing to recommend")
     scores = [(_value(trial), 0.0) for trial in succeeded]
@@ -201,7 +203,13 @@ class Optimizer:
         return indices
 
     def tell(self, index: int, outcome: Outcome | float) -> None:
-        """Records what the oldest pending trial of `index` gave, or adds a trial that was never asked for."""
+        """Records what the oldest pending trial of `index` gave, or adds a trial that was never asked for.
+
+        Raises:
+            SpaceError: the index is not a candidate of the space.
+            ValueError: a value that is not finite; tell an `Outcome` with a `Failure` instead.
+        """
+        _row(self.space, index)
         if not isinstance(outcome, Outcome):
             outcome = Outcome(float(outcome))
         trials = list(self.history.trials)
@@ -210,7 +218,6 @@ class Optimizer:
                 trials[position] = replace(trial, outcome=outcome)
                 break
         else:
-            self.space.config(index)  # refuses an index that is outside the space
             trials.append(Trial(len(trials), index, outcome))
         self.history = History(tuple(trials))
 
@@ -241,8 +248,7 @@ def _untried(space: SearchSpace, history: History) -> npt.NDArray[np.bool_]:
     free = np.ones(len(space.candidates), dtype=bool)
     for trial in history.trials:
         space.config(trial.index)  # refuses a history of another space
-        failure = trial.outcome.failure if trial.outcome else None
-        if _is_candidate(space, trial.index) and not (failure and failure.kind is FailureKind.INTERRUPTED):
+        if _is_candidate(space, trial.index) and not _interrupted(trial):
             free[_row(space, trial.index)] = False
     return free
 
@@ -273,6 +279,11 @@ def _observations(
     )
 
 
+def _interrupted(trial: Trial) -> bool:
+    failure = trial.outcome.failure if trial.outcome else None
+    return failure is not None and failure.kind is FailureKind.INTERRUPTED
+
+
 def _value(trial: Trial) -> float:
     assert trial.outcome is not None
     assert trial.outcome.value is not None
@@ -290,9 +301,12 @@ def _seed_indices(space: SearchSpace, preset: Preset) -> list[int]:
 
 
 def _complete(space: SearchSpace, config: Mapping[str, Value]) -> Config:
-    """`config` in the knobs of this space: those it lacks at their middle value, those unknown left out."""
+    """`config` in the knobs and ranges of this space: middle values for what it lacks, the rest left out."""
     full = with_alpha(config)
-    return {knob.name: full.get(knob.name, knob.values[len(knob.values) // 2]) for knob in space.knobs}
+    wanted = {knob.name: full.get(knob.name, knob.values[len(knob.values) // 2]) for knob in space.knobs}
+    return {
+        knob.name: min(max(wanted[knob.name], knob.values[0]), knob.values[-1]) for knob in space.knobs
+    }
 
 
 def _fit(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from scipy.stats import kendalltau, pearsonr, spearmanr
+from scipy.stats import rankdata
 
 from loracle.config import RunConfig
 from loracle.errors import ConfigError, StudyError
@@ -24,6 +24,8 @@ from loracle.report import show_config
 from loracle.space import Config, SearchSpace
 from loracle.trial import Outcome
 from loracle.tune import Listener, PhaseStarted, Step, search_space
+
+Floats = npt.NDArray[np.float64]
 
 _RESAMPLES = 2000
 _PUBLISHED = {0.01: "0.70 / 0.74", 0.05: "0.84 / 0.93", 0.1: "0.87 / 0.94"}  # math / code, arXiv 2602.11171
@@ -149,9 +151,7 @@ def spread_configs(space: SearchSpace, k: int, seed: int) -> list[int]:
     return [int(space.candidates[int(generator.choice(part))]) for part in parts]
 
 
-def correlate(
-    part: npt.NDArray[np.float64], full: npt.NDArray[np.float64], seed: int
-) -> tuple[Correlation, ...]:
+def correlate(part: Floats, full: Floats, seed: int) -> tuple[Correlation, ...]:
     """Pearson, Spearman and Kendall over all configs and over the better half by full training.
 
     Configs with a NaN on either side are left out. Intervals: percentile bootstrap over configs.
@@ -164,12 +164,17 @@ def correlate(
     both = np.isfinite(part) & np.isfinite(full)
     part, full = part[both], full[both]
     better = full >= np.median(full)
+    generator = np.random.default_rng(seed)
     found = []
     for among, chosen in (("all", np.ones(len(full), dtype=bool)), ("better half", better)):
         x, y = part[chosen], full[chosen]
-        for kind, function in _COEFFICIENTS.items():
-            low, high = _bootstrap(function, x, y, seed)
-            found.append(Correlation(kind, among, function(x, y), low, high))
+        draws = generator.integers(len(x), size=(_RESAMPLES, len(x)))
+        for kind, coefficient in COEFFICIENTS.items():
+            resampled = coefficient(x[draws], y[draws])
+            resampled = resampled[np.isfinite(resampled)]
+            ends = np.percentile(resampled, (2.5, 97.5)) if len(resampled) else (np.nan, np.nan)
+            estimate = float(coefficient(x[None], y[None])[0])
+            found.append(Correlation(kind, among, estimate, float(ends[0]), float(ends[1])))
     return tuple(found)
 
 
@@ -220,33 +225,24 @@ def _value(outcome: Outcome) -> float:
     return float("nan") if outcome.value is None else outcome.value
 
 
-def _pearson(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
-    return float(pearsonr(x, y).statistic) if _varies(x, y) else float("nan")
+# Coefficients of m samples at once: (m, k), (m, k) -> (m,); NaN where a sample does not vary.
 
 
-def _spearman(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
-    return float(spearmanr(x, y).statistic) if _varies(x, y) else float("nan")
+def _pearson(x: Floats, y: Floats) -> Floats:
+    x, y = x - x.mean(axis=1, keepdims=True), y - y.mean(axis=1, keepdims=True)
+    spread = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(spread > 1e-12, (x * y).sum(axis=1) / spread, np.nan))
 
 
-def _kendall(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
-    return float(kendalltau(x, y).statistic) if _varies(x, y) else float("nan")
+def _spearman(x: Floats, y: Floats) -> Floats:
+    return _pearson(rankdata(x, axis=1), rankdata(y, axis=1))
 
 
-_COEFFICIENTS = {"pearson": _pearson, "spearman": _spearman, "kendall": _kendall}
+def _kendall(x: Floats, y: Floats) -> Floats:
+    """Kendall's tau-b: the correlation of the signs of all pairs."""
+    signs = [np.sign(z[:, :, None] - z[:, None, :]).reshape(len(z), -1) for z in (x, y)]
+    return _pearson(*signs)
 
 
-def _varies(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> bool:
-    return len(x) > 1 and bool(np.ptp(x) > 0) and bool(np.ptp(y) > 0)
-
-
-def _bootstrap(
-    function: Any, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], seed: int
-) -> tuple[float, float]:
-    generator = np.random.default_rng(seed)
-    draws = generator.integers(len(x), size=(_RESAMPLES, len(x)))
-    values = np.array([function(x[draw], y[draw]) for draw in draws])
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return float("nan"), float("nan")
-    low, high = np.percentile(values, (2.5, 97.5))
-    return float(low), float(high)
+COEFFICIENTS = {"pearson": _pearson, "spearman": _spearman, "kendall": _kendall}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from loracle import __version__
 from loracle.config import RunConfig
@@ -145,12 +146,14 @@ def write_figure(path: Path, space: SearchSpace, history: History, metric: str) 
         top.scatter(failed, [lowest] * len(failed), marker="x", color=_GREY, label="failed")
     top.set(xlabel="trial", ylabel=label)
     top.legend(frameon=False)
+    top.xaxis.set_major_locator(MaxNLocator(integer=True))
     for column, knob in enumerate(space.knobs):
         axes = figure.add_subplot(grid[1, column])
-        at = [space.config(trial.index)[knob.name] for _, trial in scored]
+        at = [knob.position(space.config(trial.index)[knob.name]) for _, trial in scored]
         axes.scatter(at, sign * values, color=_BLUE, s=16, alpha=0.8)
-        if knob.scale != "linear":
-            axes.set_xscale("log", base=2 if knob.scale == "log2" else 10)
+        labels = [show_value(value) for value in knob.values]
+        axes.set_xticks(range(len(labels)), labels, rotation=90 if len(labels) > 5 else 0, fontsize=8)
+        axes.set_xlim(-0.5, len(labels) - 0.5)
         axes.set_xlabel(knob.name)
         axes.tick_params(labelleft=column == 0)
     for axes in figure.axes:
@@ -286,7 +289,8 @@ def _how(config: RunConfig, space: SearchSpace, history: History, stopped: str) 
     seconds = sum(trial.outcome.seconds for trial in history.finished if trial.outcome)
     lines = [
         f"- {len(history.finished)} trials, {seconds / 60:.1f} minutes of training and scoring; {stopped}.",
-        f"- {len(space.candidates):,} candidates, preset `{config.search.preset}`, seed {config.search.seed}.",
+        f"- {len(space.candidates):,} candidates, preset `{config.search.preset}`, "
+        f"seed {config.search.seed}.",
         f"- Prompts `{config.language.prompt}` read by `{config.language.model}`.",
         f"- Each trial trained on {100 * config.data.proxy:g} % of the training data.",
     ]

@@ -8,6 +8,7 @@ long as it contains the value. Other parameters go to an independent sampler, as
 from __future__ import annotations
 
 import math
+import secrets
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -62,12 +63,13 @@ class LoracleSampler(BaseSampler):
         self._preset = preset
         self._features = features
         self._random = RandomSampler(seed=seed)
-        self._seed = int(self._random._rng.rng.randint(2**31)) if seed is None else seed
+        self._seed = secrets.randbits(31) if seed is None else seed
         self._independent = independent_sampler or self._random
         self._lock = threading.Lock()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Nothing: the objective's own distributions are met in `sample_independent`."""
+        self._raise_error_if_multi_objective(study)
         return {}
 
     def sample_relative(
@@ -159,18 +161,27 @@ def history_of(study: Study, space: SearchSpace, *, before: int | None = None) -
 
 
 def _index(frozen: FrozenTrial, space: SearchSpace) -> int | None:
-    if INDEX_KEY in frozen.system_attrs:
-        index = int(frozen.system_attrs[INDEX_KEY])
-        return index if index < space.size else None
-    numbers = {
+    """The config of a trial: its parameters, and the chosen config for knobs that were not asked for.
+
+    Parameters overrule the choice: `enqueue_trial` and `PartialFixedSampler` may have fixed some of them.
+    """
+    asked: Config = {
         name: value
         for name, value in frozen.params.items()
         if name in (*space.names, "alpha", "alpha_ratio")
         and isinstance(value, int | float)
         and not isinstance(value, bool)
     }
+    index = int(frozen.system_attrs.get(INDEX_KEY, -1))
+    chosen = space.config(index) if 0 <= index < space.size else {}
+    if all(name in chosen and math.isclose(chosen[name], value) for name, value in asked.items()):
+        return index if chosen else None
+    if "alpha" in asked or "alpha_ratio" in asked:  # one follows from the other
+        chosen = {name: value for name, value in chosen.items() if name not in ("alpha", "alpha_ratio")}
+    elif "rank" in asked:
+        chosen.pop("alpha" if "alpha_ratio" in space.names else "alpha_ratio", None)
     try:
-        return space.nearest(numbers)
+        return space.nearest(chosen | asked)
     except SpaceError:
         return None
 
@@ -183,7 +194,7 @@ def _outcome(frozen: FrozenTrial, sign: float) -> Outcome | None:
             return Outcome(sign * frozen.value)
         return Outcome(None, failure=Failure(FailureKind.DIVERGED, f"value {frozen.value}"))
     kind = str(frozen.user_attrs.get(FAILURE_KEY, FailureKind.DIVERGED))
-    if kind not in FailureKind:
+    if kind not in set(FailureKind):
         raise SpaceError(
             f"trial {frozen.number}: {FAILURE_KEY}={kind!r} is not a failure kind; "
             f"there are {', '.join(FailureKind)}"

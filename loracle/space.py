@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,8 +28,9 @@ Scale = Literal["log2", "log10", "linear"]
 Indices = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-_MAX_GRID = 2**31
+_MAX_GRID = 10_000_000  # configs: listing the candidates takes about 2 s and 1 GB
 _MAX_EXPRESSION = 500  # characters
+_MAX_NESTING = 50  # levels of an expression
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class Knob:
         Raises:
             SpaceError: the value is not one of them.
         """
+        if value in self.values:
+            return self.values.index(value)
         for position, own in enumerate(self.values):
             if math.isclose(own, value, rel_tol=1e-9, abs_tol=1e-15):
                 return position
@@ -124,6 +128,11 @@ class SearchSpace:
                 raise SpaceError(f"knob {name!r} is given twice")
         if "alpha" in names and "alpha_ratio" in names:
             raise SpaceError("search either alpha or alpha_ratio (alpha / rank), not both")
+        if self.batch_multiple < 1 or (self.batch_limit is not None and self.batch_limit < 1):
+            raise SpaceError(
+                f"impossible batch: batch_multiple and batch_limit are whole numbers from 1 up; "
+                f"got {self.batch_multiple} and {self.batch_limit}"
+            )
         if self.size > _MAX_GRID:
             raise SpaceError(f"the space has {self.size:,} configs; {_MAX_GRID:,} is the most allowed")
         for knob in self.knobs:
@@ -295,10 +304,18 @@ class SearchSpace:
     def _searched(self, config: Mapping[str, Value]) -> dict[str, Value]:
         """`config` in the knobs of this space: alpha_ratio from alpha or the reverse."""
         given = dict(config)
+        _require_rank(given)
         if "alpha_ratio" in self.names and "alpha_ratio" not in given and {"alpha", "rank"} <= set(given):
             given["alpha_ratio"] = given["alpha"] / given["rank"]
         if "alpha" in self.names and "alpha" not in given and {"alpha_ratio", "rank"} <= set(given):
             given["alpha"] = given["alpha_ratio"] * given["rank"]
+        if {"rank", "alpha", "alpha_ratio"} <= set(given) and not math.isclose(
+            given["alpha"], given["alpha_ratio"] * given["rank"], rel_tol=1e-9
+        ):
+            raise SpaceError(
+                f"alpha={given['alpha']} is not alpha_ratio={given['alpha_ratio']} x rank={given['rank']}; "
+                "give one of alpha and alpha_ratio"
+            )
         known = (*self.names, "alpha", "alpha_ratio")
         for name in given:
             if name not in known:
@@ -350,6 +367,7 @@ def default_space() -> SearchSpace:
 def with_alpha(config: Mapping[str, Value]) -> Config:
     """A copy of `config` that states `alpha` and `alpha_ratio` both, where rank and one of them are known."""
     full = dict(config)
+    _require_rank(full)
     if "rank" in full and "alpha_ratio" in full:
         alpha = full["rank"] * full["alpha_ratio"]
         full["alpha"] = int(alpha) if float(alpha).is_integer() else alpha
@@ -384,7 +402,8 @@ _COMPARE: dict[type, Callable[..., Array]] = {
 def parse_expression(text: str, names: Sequence[str]) -> Expression:
     """Turns a constraint into a function of arrays; nothing is ever passed to `eval`.
 
-    Allowed: numbers, the given names, `+ - * / **`, comparisons, `and`, `or`, `not`, brackets.
+    Allowed: numbers, the given names, `+ - * / **`, comparisons, `and`, `or`, `not`, brackets. In
+    arithmetic, a comparison counts as 1 or 0.
 
     Raises:
         SpaceError: anything else, with the offending piece.
@@ -392,10 +411,16 @@ def parse_expression(text: str, names: Sequence[str]) -> Expression:
     if len(text) > _MAX_EXPRESSION:
         raise SpaceError(f"a constraint has at most {_MAX_EXPRESSION} characters; got {len(text)}")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        text = text.strip()
+        tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise SpaceError(f"constraint {text!r} is not an expression: {error}") from None
     _check_node(tree, text, names)
+    match tree:
+        case ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()) | ast.Constant(value=bool()):
+            pass
+        case _:
+            raise SpaceError(f"constraint {text!r} is a number, not a condition; compare it with something")
 
     def evaluate(values: Mapping[str, Floats]) -> Array:
         with np.errstate(all="ignore"):
@@ -404,9 +429,13 @@ def parse_expression(text: str, names: Sequence[str]) -> Expression:
     return evaluate
 
 
-def _check_node(node: ast.AST, text: str, names: Sequence[str]) -> None:
+def _check_node(node: ast.AST, text: str, names: Sequence[str], depth: int = 0) -> None:
+    if depth > _MAX_NESTING:
+        raise SpaceError(f"constraint {text!r} is nested more than {_MAX_NESTING} levels deep; split it")
     match node:
-        case ast.Constant(value=bool() | int() | float()):
+        case ast.Constant(value=bool() | int() | float() as constant):
+            if abs(constant) > sys.float_info.max:  # also where a whole number is too long for a float
+                raise SpaceError(f"constraint {text!r}: a number is too large; the largest is 1.8e308")
             return
         case ast.Name(id=name):
             if name not in names:
@@ -422,11 +451,11 @@ def _check_node(node: ast.AST, text: str, names: Sequence[str]) -> None:
             children = [node.left, *node.comparators]
         case _:
             raise SpaceError(
-                f"constraint {text!r}: {ast.unparse(node)!r} is not allowed; use numbers, knob names, "
+                f"constraint {text!r}: {ast.get_source_segment(text, node)!r} is not allowed; use numbers, knob names, "
                 "+ - * / **, comparisons, and, or, not"
             )
     for child in children:
-        _check_node(child, text, names)
+        _check_node(child, text, names, depth + 1)
 
 
 def _evaluate(node: ast.AST, values: Mapping[str, Floats]) -> Array:
@@ -436,7 +465,8 @@ def _evaluate(node: ast.AST, values: Mapping[str, Floats]) -> Array:
         case ast.Name(id=name):
             return values[name]
         case ast.BinOp(left=left, op=op, right=right):
-            return _BINARY[type(op)](_evaluate(left, values), _evaluate(right, values))
+            sides = (_evaluate(left, values), _evaluate(right, values))
+            return _BINARY[type(op)](*(side.astype(float) for side in sides))
         case ast.UnaryOp(op=unary, operand=operand):
             inner = _evaluate(operand, values)
             if isinstance(unary, ast.Not):
@@ -456,6 +486,11 @@ def _evaluate(node: ast.AST, values: Mapping[str, Floats]) -> Array:
             return result
         case _:  # pragma: no cover - _check_node refused it
             raise AssertionError(ast.dump(node))
+
+
+def _require_rank(config: Mapping[str, Value]) -> None:
+    if config.get("rank", 1) <= 0:
+        raise SpaceError(f"rank is a whole number from 1 up; got {config['rank']}")
 
 
 def _require_positive_integers(knob: Knob) -> None:

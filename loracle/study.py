@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState, create_trial
 
 from loracle.errors import StudyError
-from loracle.sampler import INDEX_KEY
+from loracle.sampler import FAILURE_KEY, INDEX_KEY
 from loracle.space import Knob, SearchSpace
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
 
@@ -59,7 +59,8 @@ class Study:
         storage = self.optuna._storage
         trial_id = storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number)
         storage.set_trial_user_attr(trial_id, _OUTCOME_KEY, _to_json(outcome))
-        if outcome.value is None:
+        if outcome.failure is not None:
+            storage.set_trial_user_attr(trial_id, FAILURE_KEY, str(outcome.failure.kind))
             storage.set_trial_state_values(trial_id, TrialState.FAIL)
         else:
             storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [outcome.value])
@@ -77,8 +78,14 @@ class Study:
         return [index for index in again if index not in done]
 
     def _trial(self, frozen: optuna.trial.FrozenTrial) -> Trial:
+        finished = frozen.state.is_finished()
+        if INDEX_KEY not in frozen.system_attrs or (finished and _OUTCOME_KEY not in frozen.user_attrs):
+            raise StudyError(
+                f"trial {frozen.number} of this run was written by another program, so it cannot be continued; "
+                "use another output"
+            )
         index = int(frozen.system_attrs[INDEX_KEY])
-        if not frozen.state.is_finished():
+        if not finished:
             return Trial(frozen.number, index)
         return Trial(frozen.number, index, _from_json(frozen.value, frozen.user_attrs[_OUTCOME_KEY]))
 

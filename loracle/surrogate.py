@@ -152,7 +152,7 @@ def fit_surrogate(
         seed: of the projection's first weights.
 
     Raises:
-        ValueError: the settings want language features and there are none.
+        ValueError: the settings want language features, and there are none or those of another space.
     """
     if settings.language and features is None:
         raise ValueError("these settings use the language kernel, so `features` are needed")
@@ -165,7 +165,13 @@ def fit_surrogate(
         _maximise_marginal_likelihood(model, settings, source, positions, numbers, target)
     model.eval()
     with torch.no_grad():
-        inputs = model.inputs(source.all(model.token) if source else None, numbers)
+        matrix = source.all(model.token) if source else None
+        if matrix is not None and len(matrix) != len(coordinates):
+            raise ValueError(
+                f"features have {len(matrix)} rows, but there are {len(coordinates)} candidates; "
+                "build them for this space"
+            )
+        inputs = model.inputs(matrix, numbers)
     return Surrogate(model, inputs, target, rows)
 
 
@@ -193,7 +199,8 @@ def transform_outputs(
     else:
         filled = np.where(diverged, worst, values)
     spread = filled.std(ddof=1) if len(filled) > 1 else 0.0
-    return np.asarray((filled - filled.mean()) / (spread if spread > 1e-12 else 1.0))
+    rounding = 1e-12 * np.abs(filled).max()  # of values that are all the same
+    return np.asarray((filled - filled.mean()) / (spread if spread > rounding else 1.0))
 
 
 def _half_rank(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -11,6 +11,8 @@ import gc
 import hashlib
 import math
 import time
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import ValidationError
@@ -81,9 +84,7 @@ class Base:
 
 
 def load_base(config: RunConfig) -> Base:
-    """Loads model and tokenizer from a folder or the hub, safetensors only, and freezes them.
-
-    Sets the process's number of CPU threads where the config names one.
+    """Loads and freezes a model, safetensors only; sets the process's CPU threads if the config does.
 
     Raises:
         ConfigError: the device does not exist here.
@@ -96,7 +97,10 @@ def load_base(config: RunConfig) -> Base:
     name = config.model
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise ModelError(f"model: the folder {name} does not exist")
-    options = {"trust_remote_code": config.trust_remote_code}
+    options = {
+        "trust_remote_code": config.trust_remote_code,
+        "local_files_only": not Path(name).is_dir() and not _hub_answers(),
+    }
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -105,7 +109,7 @@ def load_base(config: RunConfig) -> Base:
     except _LOAD_ERRORS as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"model: {name!r} cannot be loaded; give a folder or a hub id (and a network). {reason}"
+            f"model: {name!r} cannot be loaded; give a folder, or the id of a model on the hub. {reason}"
         ) from None
     _check_loaded(name, model, tokenizer, report)
     model.requires_grad_(False)
@@ -152,6 +156,19 @@ def _checksum(tensor: torch.Tensor) -> int:
     return int(total)
 
 
+def _hub_answers() -> bool:
+    """One short question. Without it, transformers retries for a minute before it looks into the cache."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
@@ -189,7 +206,7 @@ def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
 
 
 def _has_masked_logits(model: Any, device: torch.device) -> bool:
-    """Whether `logits_to_keep` takes a mask (transformers' own models since 5.20): asks the model itself."""
+    """Whether `logits_to_keep` takes a mask (in transformers' own models, lately): asks the model itself."""
     ids = torch.zeros((1, 3), dtype=torch.long, device=device)
     keep = torch.tensor([[True, False, True]], device=device)
     with torch.inference_mode():
@@ -212,8 +229,7 @@ class Batch:
         inputs: (b, t) token ids.
         keep: (b, t) positions whose next token counts in the loss.
         targets: (k,) those next tokens, row by row.
-        rows: (k,) the row of each target.
-        columns: (k,) the place of each target in its sequence.
+        rows, columns: (k,) where each target stands in the uncut sequences.
     """
 
     inputs: torch.Tensor
@@ -267,19 +283,6 @@ def check_knobs(names: Sequence[str]) -> None:
         missing.append("alpha_ratio (or alpha)")
     if missing:
         raise ConfigError(f"training needs a knob for {', '.join(missing)}; one value is enough to fix it")
-
-
-def check_targets(base: Base, settings: TrainingConfig) -> None:
-    """Checks that every named target module exists. Raises ConfigError."""
-    if settings.targets == "all-linear":
-        return
-    names = [f".{name}" for name, _ in base.model.named_modules() if name]
-    known = {name.rpartition(".")[2] for name in names}
-    for target in settings.targets:
-        if not any(name.endswith(f".{target}") for name in names):
-            close = difflib.get_close_matches(target, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))}"
-            raise ConfigError(f"training.targets: the model has no module {target!r}; {hint}")
 
 
 @dataclass(frozen=True)
@@ -428,11 +431,11 @@ def train_adapter(
 
 def out_of_memory(error: BaseException) -> Failure | None:
     """The failure that an exception stands for, if it says that memory ran out."""
-    text = str(error)
+    text = str(error) or "no memory left"
     exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError)
     if not exhausted and not any(s in text for s in ("out of memory", "can't allocate memory")):
         return None
-    line = text.splitlines()[0] if text else "no memory left"
+    line = text.splitlines()[0]
     return Failure(FailureKind.OUT_OF_MEMORY, f"{line} (lower training.micro_batch or data.max_length)")
 
 
@@ -532,7 +535,7 @@ def _restored(base: Base, settings: TrainingConfig) -> Iterator[None]:
         for name, weight in originals.items():
             base.model.get_parameter(name).data = weight
         if settings.gradient_checkpointing:
-            base.model.gradient_checkpointing_disable()
+            _checkpointing(base.model, "disable")()
         base.model.eval()
         if base.device.type != "cpu":
             gc.collect()
@@ -546,10 +549,17 @@ def _restored(base: Base, settings: TrainingConfig) -> Iterator[None]:
 
 def _attach(base: Base, plan: Plan) -> Any:
     if plan.settings.gradient_checkpointing:
-        base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _checkpointing(base.model, "enable")({"use_reentrant": False})
     with warnings.catch_warnings():  # PEFT 0.21 asks transformers 5.23 by an old name
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         return get_peft_model(base.model, _lora_config(plan))
+
+
+def _checkpointing(model: Any, action: str) -> Callable[..., None]:
+    """The method that switches recomputation of activations on or off; transformers is renaming it."""
+    names = (f"activation_checkpointing_{action}", f"gradient_checkpointing_{action}")
+    method: Callable[..., None] = getattr(model, next(name for name in names if hasattr(model, name)))
+    return method
 
 
 def _detach(model: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import isfinite
 
 
 class FailureKind(StrEnum):
@@ -52,6 +53,8 @@ class Outcome:
             raise ValueError(
                 f"an outcome has either a value or a failure; got value={self.value}, failure={self.failure}"
             )
+        if self.value is not None and not isfinite(self.value):
+            raise ValueError(f"a value must be finite; got {self.value}: record it as a diverged failure")
 
 
 @dataclass(frozen=True)

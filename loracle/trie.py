@@ -40,6 +40,10 @@ _SMALLEST_CHUNK = 32
 _NEVER = np.int64(2**62)  # a padding key: larger than any node, so nobody's ancestor
 
 
+class NotATree(ModelError):
+    """A model whose layers do not keep keys and values for every token, or attend in an unknown way."""
+
+
 @dataclass(frozen=True)
 class Trie:
     """Token sequences with their common beginning split off and shared beginnings merged.
@@ -95,7 +99,7 @@ class Trie:
 
 
 def build_trie(texts: Iterable[Sequence[int]]) -> Trie:
-    """The trie of token sequences, each the tokens of a whole text: never of pieces, which tokenise differently.
+    """The trie of token sequences, each the tokens of a whole text: pieces would tokenise differently.
 
     The prefix is the longest common beginning that leaves every text a token of its own.
 
@@ -183,7 +187,8 @@ class TreeReader:
             prefix: keys and values of the prefix, if known.
 
         Raises:
-            ModelError: the budget is too small, or the model gives no keys and values.
+            NotATree: the model cannot be read so.
+            ModelError: the budget is too small.
         """
         self.reader, self.trie = reader, trie
         self._spine_width = int(trie.depths.max())
@@ -193,17 +198,7 @@ class TreeReader:
         self._windows = _windows(reader.backbone.config.get_text_config(), trie.longest + 1)
         self._kept_dtype = torch.bfloat16 if half_precision else reader.dtype
         self._budget(memory_bytes, keep, chunk)
-        self._store: KeysValues = [
-            tuple(
-                torch.empty(
-                    (*side.shape[:2], self.capacity, side.shape[3]),
-                    dtype=self._kept_dtype,
-                    device=side.device,
-                )
-                for side in pair
-            )
-            for pair in (self.prefix if self.capacity else [])
-        ]  # type: ignore[misc]
+        self._store: KeysValues = _each(self.prefix, self._room) if self.capacity else []
         self._observed: tuple[tuple[int, ...], TreeReader, Tensor] | None = None
 
     def read(self, token: Tensor | None, progress: Progress | None = None) -> Tensor:
@@ -269,7 +264,7 @@ class TreeReader:
                 attention_mask=None,
             )
         if len(cache.layers) != self.reader.layers or cache.get_seq_length() != len(ids):
-            raise ModelError(f"{self.reader.name} does not keep keys and values for every layer")
+            raise NotATree(f"{self.reader.name} does not keep keys and values for every layer")
         self.computed += len(self.trie.prefix)
         p = len(self.trie.prefix)
         return [(layer.keys[:, :, :p], layer.values[:, :, :p]) for layer in cache.layers]
@@ -305,7 +300,7 @@ class TreeReader:
                     below >= low, p + self._spine_width + below - low, p + np.searchsorted(spine_nodes, below)
                 )
                 index = torch.from_numpy(place).to(self.reader.device)
-                spine = self._widen([(k.index_select(2, index), v.index_select(2, index)) for k, v in cache])
+                spine = self._widen(_select(cache, index))
                 spine_nodes = below
 
     def _refresh(self, token: Tensor, out: Tensor, progress: Progress | None) -> None:
@@ -329,16 +324,11 @@ class TreeReader:
         Keys are padded to `nodes` and positions to `width`, so that all passes have one shape.
         """
         above = self.trie.ancestors(low)
-        stored = [
-            tuple(
-                torch.nn.functional.pad(side[:, :, low:high], (0, 0, 0, nodes - (high - low))).to(
-                    self.reader.dtype
-                )
-                for side in pair
-            )
-            for pair in self._store
-        ]
-        past = _append(_append(self.prefix, self._gather(above)), stored)  # type: ignore[arg-type]
+        missing = nodes - (high - low)
+        stored = _each(
+            self._store, lambda side: _zeros_behind(side[:, :, low:high], missing).to(self.reader.dtype)
+        )
+        past = _append(_append(self.prefix, self._gather(above)), stored)
         past_nodes = np.concatenate([_pad(above, self._spine_width), _pad(np.arange(low, high), nodes)])
         queries = np.concatenate([leaves, np.full(width - len(leaves), -1)])
         embedded = token.to(device=self.reader.device, dtype=self.reader.dtype).expand(width, -1)
@@ -392,7 +382,7 @@ class TreeReader:
         return hidden[0], [(layer.keys, layer.values) for layer in cache.layers]
 
     def _masks(self, visible: Tensor, distance: Tensor) -> Tensor | dict[str, Tensor]:
-        """Additive attention masks (1, 1, q, keys): one, or one for each type of layer with another window."""
+        """Additive attention masks (1, 1, q, keys): one, or one for each type of layer if windows differ."""
         lowest = torch.finfo(self.reader.dtype).min
 
         def additive(seen: Tensor) -> Tensor:
@@ -403,7 +393,7 @@ class TreeReader:
             kind: additive(visible if window is None else visible & (distance < window))
             for kind, window in self._windows.items()
         }
-        return masks[""] if "" in masks else masks
+        return masks.get("", masks)
 
     # -- keys and values ----------------------------------------------------------------------------
 
@@ -419,24 +409,19 @@ class TreeReader:
     def _gather(self, nodes: Ids) -> KeysValues:
         """Stored keys and values of a spine, padded to the widest."""
         if not len(nodes):
-            empty = [(k[:, :, :0], v[:, :, :0]) for k, v in self.prefix]
-            return self._widen(empty)
+            return self._widen(_each(self.prefix, lambda side: side[:, :, :0]))
         index = torch.from_numpy(nodes).to(self.reader.device)
-        return self._widen(
-            [
-                (
-                    k.index_select(2, index).to(self.reader.dtype),
-                    v.index_select(2, index).to(self.reader.dtype),
-                )
-                for k, v in self._store
-            ]
-        )
+        return self._widen(_each(_select(self._store, index), lambda side: side.to(self.reader.dtype)))
 
     def _widen(self, spine: KeysValues) -> KeysValues:
         """Padded with zeros to the width of the widest spine."""
         missing = self._spine_width - spine[0][0].shape[2]
-        pad = torch.nn.functional.pad
-        return [(pad(k, (0, 0, 0, missing)), pad(v, (0, 0, 0, missing))) for k, v in spine]
+        return _each(spine, lambda side: _zeros_behind(side, missing))
+
+    def _room(self, like: Tensor) -> Tensor:
+        """Space for the keys or values of `capacity` nodes."""
+        shape = (*like.shape[:2], self.capacity, like.shape[3])
+        return torch.empty(shape, dtype=self._kept_dtype, device=like.device)
 
     def _write(
         self, out: Tensor, low: int, high: int, nodes: Ids, hidden: Tensor, progress: Progress | None
@@ -473,12 +458,12 @@ class TreeReader:
         if left < 0:
             needed = (fixed + self._work_bytes(self.chunk)) / 1e9
             raise ModelError(
-                f"language.memory_gb: reading {len(self.trie.leaves):,} prompts with {self.reader.name} takes "
-                f"{needed:.2f} GB beyond the model; {memory_bytes / 1e9:.2f} GB are allowed"
+                f"language.memory_gb: {self.reader.name} needs {needed:.2f} GB beyond the model to read "
+                f"{len(self.trie.leaves):,} prompts; {memory_bytes / 1e9:.2f} GB are allowed"
             )
         size = torch.empty(0, dtype=self._kept_dtype).element_size()
         node_bytes = sum(side.shape[1] * side.shape[3] * size for pair in self.prefix for side in pair)
-        self.capacity = min(len(self.trie), int(min(left // node_bytes, 2**62))) if keep else 0
+        self.capacity = min(len(self.trie), int(min(left, 2**62) // node_bytes)) if keep else 0
 
     def _work_bytes(self, chunk: int) -> int:
         """An upper estimate of what one forward holds at once, in bytes."""
@@ -496,7 +481,7 @@ class TreeReader:
         scores = chunk * keys * (3 * size + 18)  # masks; distances in int64
         if self._implementation() == "eager":
             scores += 3 * heads * chunk * keys * 4
-        return states + held + repeated + scores
+        return int(states + held + repeated + scores)
 
     def _implementation(self) -> str:
         """The attention that takes a mask of any form: the model's own if it does."""
@@ -538,6 +523,19 @@ def _ranges(
         start = most
 
 
+def _each(pairs: KeysValues, change: Callable[[Tensor], Tensor]) -> KeysValues:
+    return [(change(keys), change(values)) for keys, values in pairs]
+
+
+def _select(pairs: KeysValues, index: Tensor) -> KeysValues:
+    return _each(pairs, lambda side: side.index_select(2, index))
+
+
+def _zeros_behind(side: Tensor, count: int) -> Tensor:
+    """Keys or values with `count` more positions of zeros."""
+    return torch.nn.functional.pad(side, (0, 0, 0, count))
+
+
 def _append(first: KeysValues, second: KeysValues) -> KeysValues:
     return [
         (torch.cat([k, more_k], dim=2), torch.cat([v, more_v], dim=2))
@@ -553,13 +551,13 @@ def _windows(config: Any, longest: int) -> dict[str, int | None]:
     """Attention window of each type of layer, None for all; the key is "" where one mask serves all layers.
 
     Raises:
-        ModelError: layers that attend in another way, or do not attend.
+        NotATree: layers that attend in another way, or do not attend.
     """
     window = getattr(config, "sliding_window", None)
     types = set(getattr(config, "layer_types", None) or [])
     strange = types - {"full_attention", "sliding_attention"}
     if strange:
-        raise ModelError(f"layers of type {', '.join(sorted(strange))} cannot be read as a tree")
+        raise NotATree(f"layers of type {', '.join(sorted(strange))} cannot be read as a tree")
     if window is None or window >= longest or types == {"full_attention"}:
         return {"": None}
     if not types:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -111,3 +112,38 @@ def copy_rows(n: int, length: int = 3, letters: str = "abcd", seed: int = 0) -> 
     while len(words) < n:
         words.add("".join(chooser.choice(letters) for _ in range(chooser.randint(1, length))))
     return [{"prompt": f"copy:{word}=", "completion": word} for word in sorted(words)]
+
+
+@pytest.fixture
+def run_config(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
+    """Writes a config of a run that takes about a second, and its data; keyword arguments change it."""
+
+    def write(**changes: Any) -> Path:
+        rows = copy_rows(60)
+        (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        content: dict[str, Any] = {
+            "model": str(tiny_model),
+            "device": "cpu",
+            "threads": 1,
+            "data": {"train": "train.jsonl", "proxy": 0.5, "proxy_minimum": 10, "max_length": 32},
+            "space": {
+                "base": "empty",
+                "knobs": {
+                    "rank": {"values": [2, 4, 8], "scale": "log2"},
+                    "alpha_ratio": {"values": [1, 4], "scale": "log2"},
+                    "dropout": {"values": [0.0, 0.1]},
+                    "batch_size": {"values": [4, 8], "scale": "log2"},
+                    "learning_rate": {"values": [1e-4, 1e-3, 1e-2], "scale": "log10"},
+                },
+            },
+            "scoring": {"metric": "loss"},
+            "language": {"model": "none"},
+            "search": {"trials": 5, "seed": 3},
+        }
+        for key, value in changes.items():
+            content[key] = content.get(key, {}) | value if isinstance(value, dict) else value
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write

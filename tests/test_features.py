@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from loracle.errors import ModelError, PromptError
-from loracle.features import FixedFeatures, build_features, read_matrix, write_matrix
+from loracle.features import (
+    FixedFeatures,
+    TreeFeatures,
+    build_features,
+    cache_entries,
+    clear_cache,
+    noise_floor,
+    read_matrix,
+    refuse_half_precision,
+    write_matrix,
+)
 from loracle.language import CausalReader
 from loracle.prompt import Prompt, load_prompt
 from loracle.space import Knob, SearchSpace
@@ -29,7 +40,10 @@ SPACE = SearchSpace(
 )
 
 
-def tiny_reader(vocabulary: int = 400, positions: int = 256, seed: int = 0) -> CausalReader:
+def tiny_reader(
+    positions: int = 256, family: type[Any] = transformers.LlamaConfig, **options: Any
+) -> CausalReader:
+    vocabulary = 400
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -38,18 +52,20 @@ def tiny_reader(vocabulary: int = 400, positions: int = 256, seed: int = 0) -> C
     )
     prompt = load_prompt("lora-v1", SPACE)
     raw.train_from_iterator([prompt.text(SPACE.config(index)) for index in range(0, SPACE.size, 5)], trainer)
-    torch.manual_seed(seed)
-    config = transformers.LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=positions,
-    )
+    torch.manual_seed(0)
+    settings = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": positions,
+        **options,
+    }
+    dtype = settings.pop("dtype", torch.float32)
+    model = transformers.AutoModelForCausalLM.from_config(family(**settings), dtype=dtype)
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=raw)
-    return CausalReader(transformers.LlamaForCausalLM(config), tokenizer, "tiny")
+    return CausalReader(model, tokenizer, "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +85,7 @@ class CountingReader:
     limit = None
     dimension = 3
     name = "counting"
+    dtype = torch.float32
     fingerprint = "counting"
 
     def __init__(self) -> None:
@@ -150,20 +167,19 @@ def test_damaged_entries_mend_themselves(prompt: Prompt, tmp_path: Path, damage:
 
 def write_often(path: Path) -> None:
     matrix = torch.arange(4000.0).reshape(1000, 4)
-    for _ in range(30):
+    for _ in range(10):
         write_matrix(path, matrix)
 
 
-def test_processes_may_share_the_cache(tmp_path: Path) -> None:
+def test_writers_may_share_the_cache(tmp_path: Path) -> None:
     path = tmp_path / "entry.safetensors"
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=write_often, args=(path,)) for _ in range(2)]
-    for writer in writers:
-        writer.start()
-    while any(writer.is_alive() for writer in writers):
-        matrix = read_matrix(path, (1000, 4))
-        assert matrix is None or matrix[-1, -1] == 3999
-    assert [writer.exitcode for writer in writers] == [0, 0]
+    with ThreadPoolExecutor(3) as pool:
+        writers = [pool.submit(write_often, path) for _ in range(3)]
+        while not all(writer.done() for writer in writers):
+            matrix = read_matrix(path, (1000, 4))  # whole, or not there yet
+            assert matrix is None or matrix[-1, -1] == 3999
+        for writer in writers:
+            writer.result()
     assert [entry.name for entry in tmp_path.iterdir()] == ["entry.safetensors"]
 
 
@@ -176,6 +192,101 @@ def test_long_prompts_name_the_config(prompt: Prompt) -> None:
 def test_learnable_token_needs_a_model_that_can_have_one(prompt: Prompt) -> None:
     with pytest.raises(ModelError, match="counting cannot have a learnable token"):
         build_features(SPACE, prompt, CountingReader(), learnable_token=True, cache_dir=None)
+
+
+def test_a_decoder_is_read_as_a_tree(reader: CausalReader) -> None:
+    prompt = load_prompt("lora-v1", SPACE)
+    texts = [prompt.text(SPACE.config(int(index))) for index in SPACE.candidates]
+    longer = tiny_reader(positions=1024)
+    features = build_features(SPACE, prompt, longer, learnable_token=True, cache_dir=None)
+    assert isinstance(features, TreeFeatures)
+    torch.testing.assert_close(
+        features.all(features.token), longer.encode(texts, features.token), rtol=1e-4, atol=1e-5
+    )
+    assert features.tree.computed * 5 < features.tree.trie.plain_tokens
+
+
+@pytest.mark.parametrize("learnable", [False, True])
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        (transformers.BloomConfig, {"n_layer": 2, "n_head": 4}),  # ALiBi: positions from the mask, not given
+        (transformers.MambaConfig, {}),  # no keys and values
+    ],
+)
+def test_models_that_cannot_be_read_as_a_tree_are_read_plainly_and_it_is_said(
+    prompt: Prompt, family: type[Any], options: dict[str, Any], learnable: bool
+) -> None:
+    reader = tiny_reader(family=family, **options)
+    with pytest.warns(
+        UserWarning, match=r"tiny cannot read the prompts as a tree \(.*every text is read by itself"
+    ):
+        features = build_features(SPACE, prompt, reader, learnable_token=learnable, cache_dir=None)
+    texts = [prompt.text(SPACE.config(int(index))) for index in SPACE.candidates]
+    expected = reader.encode(texts, features.token)
+    torch.testing.assert_close(features.all(features.token), expected, rtol=1e-4, atol=1e-5)
+
+
+class BlurredReader(CountingReader):
+    """A reader whose features depend on how many texts it reads at once, as rounding does."""
+
+    dtype = torch.bfloat16
+
+    def __init__(self, blur: float):
+        super().__init__()
+        self.blur = blur
+
+    def encode(self, texts: Any, token: Tensor | None = None) -> Tensor:
+        return super().encode(texts) * (1 + self.blur * len(texts))
+
+
+def test_a_dtype_that_blurs_neighbours_is_refused(prompt: Prompt) -> None:
+    build_features(SPACE, prompt, BlurredReader(1e-4), learnable_token=False, cache_dir=None)
+    with pytest.raises(ModelError, match=r"in bfloat16 cannot tell neighbouring configs apart: .*float32"):
+        build_features(SPACE, prompt, BlurredReader(0.5), learnable_token=False, cache_dir=None)
+    half = tiny_reader(dtype=torch.bfloat16)
+    build_features(SPACE, prompt, half, learnable_token=True, cache_dir=None)  # sharp enough
+
+
+def test_noise_floor_compares_ways_of_reading() -> None:
+    exact = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [1.0, 0.0]])
+    noise, distance = noise_floor([(0, 2), (3, 2)], lambda rows: exact[rows], lambda rows: exact[rows] * 1.01)
+    assert noise == pytest.approx(0.01, rel=1e-4)
+    assert distance == pytest.approx(0.5)  # |1 - 2| over 2, the neighbour's own length
+
+
+def test_half_precision_keys_and_values_may_blur_too(prompt: Prompt) -> None:
+    reader = tiny_reader(initializer_range=0.2)
+    options: dict[str, Any] = {"learnable_token": True, "cache_dir": None, "half_precision_cache": True}
+    features = build_features(SPACE, prompt, reader, **options)
+    texts = [prompt.text(SPACE.config(int(index))) for index in SPACE.candidates]
+    expected = reader.encode(texts, features.token)
+    features.all(features.token)  # the second reading is against what was stored
+    relative = (features.all(features.token) - expected).norm(dim=1) / expected.norm(dim=1)
+    assert 0 < float(relative.max()) < 0.03
+    near = torch.tensor([[1.0, 0.0], [1.01, 0.0]])
+    with pytest.raises(ModelError, match=r"half_precision_cache: it moves features by .*; set it to false"):
+        refuse_half_precision(near * 1.005, near, [(0, 1)], [0, 1])
+
+
+def test_the_cache_stays_within_its_size(tmp_path: Path) -> None:
+    matrix = torch.rand(100, 10)  # 4,000 bytes and a header
+    for number in range(4):
+        write_matrix(tmp_path / f"{number}.safetensors", matrix, limit_bytes=10_000)
+        os.utime(tmp_path / f"{number}.safetensors", (number, number))
+    assert [entry.path.stem for entry in cache_entries(tmp_path)] == ["3", "2"]
+    assert read_matrix(tmp_path / "2.safetensors", (100, 10)) is not None  # used again, so now the last to go
+    write_matrix(tmp_path / "4.safetensors", matrix, limit_bytes=10_000)
+    assert sorted(entry.path.stem for entry in cache_entries(tmp_path)) == ["2", "4"]
+
+    orphan, busy = tmp_path / "a.tmp", tmp_path / "b.tmp"
+    orphan.write_bytes(b"x" * 50)
+    busy.write_bytes(b"x" * 50)
+    os.utime(orphan, (0, 0))
+    held = sum(entry.size for entry in cache_entries(tmp_path))
+    assert clear_cache(tmp_path) == held
+    assert [path.name for path in tmp_path.iterdir()] == ["b.tmp"]  # somebody may be writing it
+    assert clear_cache(tmp_path / "none") == 0
 
 
 def test_progress_counts_candidates(reader: CausalReader, prompt: Prompt) -> None:

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from peft import PeftConfig
+
+from loracle import __version__
+from loracle.cli import main
+from loracle.config import load_config
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def loracle(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process; gives its exit code, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["loracle", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+def refused(result: tuple[int, str, str]) -> str:
+    """The one line on stderr of a refused command."""
+    code, out, err = result
+    lines = [line for line in err.strip().splitlines() if not line.startswith("reading ")]
+    assert code == 2
+    assert out == ""
+    assert len(lines) == 1, err
+    assert lines[0].startswith("loracle: ")
+    return lines[0].removeprefix("loracle: ")
+
+
+def change(path: Path, **changes: Any) -> Path:
+    content = yaml.safe_load(path.read_text())
+    for key, value in changes.items():
+        content[key] = content[key] | value if isinstance(value, dict) else value
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+# -- bad input: one line, exit code 2 -----------------------------------------------------------------
+
+
+def test_wrong_key(loracle: Run, run_config: Callable[..., Path]) -> None:
+    path = change(run_config(), data={"trian": "x"})
+    line = next(i for i, text in enumerate(path.read_text().splitlines(), 1) if "trian" in text)
+    assert refused(loracle("tune", path)) == f"{path}:{line}: unknown key 'data.trian'; did you mean 'train'?"
+
+
+def test_missing_config(loracle: Run, tmp_path: Path) -> None:
+    assert refused(loracle("tune", tmp_path / "none.yaml")).endswith(
+        "none.yaml: cannot be read: No such file or directory"
+    )
+
+
+def test_missing_data_file(loracle: Run, run_config: Callable[..., Path]) -> None:
+    assert "gone.jsonl" in refused(loracle("tune", change(run_config(), data={"train": "gone.jsonl"})))
+
+
+def test_malformed_jsonl_line(loracle: Run, run_config: Callable[..., Path]) -> None:
+    path = run_config()
+    data = path.parent / "train.jsonl"
+    lines = data.read_text().splitlines()
+    lines[6] = '{"prompt": "copy:a=", "completion": '
+    data.write_text("\n".join(lines))
+    assert f"{data}:7:" in refused(loracle("tune", path))
+
+
+def test_unknown_model(
+    loracle: Run, run_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "'nobody/nothing' cannot be loaded" in refused(
+        loracle("tune", change(run_config(), model="nobody/nothing"))
+    )
+
+
+def test_empty_split(loracle: Run, run_config: Callable[..., Path]) -> None:
+    path = change(run_config(), data={"validation_fraction": 0.0})
+    assert "the validation split is empty" in refused(loracle("tune", path))
+
+
+def test_impossible_batch(loracle: Run, run_config: Callable[..., Path]) -> None:
+    path = change(run_config(), space={"base": "default", "knobs": {"batch_size": {"values": [4096]}}})
+    assert "impossible batch" in refused(loracle("tune", path))
+
+
+def test_prompt_too_long(loracle: Run, run_config: Callable[..., Path]) -> None:
+    path = change(run_config(), language={"model": "same", "prompt": "lora-v1"})
+    message = refused(loracle("tune", path))
+    assert "the prompt is too long" in message
+    assert "at most 128" in message
+
+
+def test_unknown_preset_option_and_command(loracle: Run, run_config: Callable[..., Path]) -> None:
+    assert loracle("tune", run_config(), "--trails", 3)[0] == 2
+    assert loracle("tun")[0] == 2
+    assert loracle("tune", run_config(), "--trials", 0)[0] == 2
+
+
+def test_no_traceback_from_the_real_command(tmp_path: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "loracle", "tune", str(tmp_path / "no.yaml")], capture_output=True, text=True
+    )
+    assert found.returncode == 2
+    assert found.stderr == f"loracle: {tmp_path / 'no.yaml'}: cannot be read: No such file or directory\n"
+
+
+# -- commands -----------------------------------------------------------------------------------------
+
+
+def test_version_and_help(loracle: Run) -> None:
+    assert loracle("--version")[1].strip() == __version__
+    text = loracle("--help")[1]
+    for command in ("init", "tune", "demo", "proxy", "show", "export", "doctor"):
+        assert command in text
+
+
+def test_init_writes_a_config_that_is_valid_and_never_overwrites(loracle: Run, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    assert loracle("init", path, "--model", "org/model: x", "--train", "data/a.jsonl")[0] == 0
+    config = load_config(path)
+    assert config.model == "org/model: x"
+    assert config.data.train == (tmp_path / "data" / "a.jsonl").resolve()
+    before = path.read_text()
+    assert "exists already" in refused(loracle("init", path))
+    assert path.read_text() == before
+
+
+def test_tune_show_export(loracle: Run, run_config: Callable[..., Path], tmp_path: Path) -> None:
+    path = run_config(search={"trials": 3})
+    code, out, err = loracle("tune", path)
+    assert code == 0
+    assert "winner" in out
+    assert "On the same test items" in out
+    assert "3/3" in err
+
+    code, out, _ = loracle("show", tmp_path / "run")
+    assert code == 0
+    assert len(out.strip().splitlines()) == 4
+    shown = json.loads(loracle("show", path, "--json")[1])
+    assert [row["trial"] for row in shown["trials"]] == [0, 1, 2]
+
+    target = tmp_path / "exported"
+    assert loracle("export", tmp_path / "run", target, "--to", "peft")[0] == 0
+    assert PeftConfig.from_pretrained(target).peft_type == "LORA"
+    assert "not an empty folder" in refused(loracle("export", tmp_path / "run", target))
+
+
+def test_tune_json_is_one_object(loracle: Run, run_config: Callable[..., Path]) -> None:
+    code, out, _ = loracle("tune", run_config(), "--trials", 2, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["winner"]["config"].keys() >= {"rank", "alpha", "learning_rate"}
+    assert found["stopped"] == "all 2 trials are done"
+
+
+def test_show_and_export_without_a_run(loracle: Run, run_config: Callable[..., Path], tmp_path: Path) -> None:
+    assert "no config.yaml" in refused(loracle("show", tmp_path))
+    assert "no run here" in refused(loracle("show", run_config()))
+    assert "no trained adapter yet" in refused(loracle("export", run_config(), tmp_path / "x"))
+
+
+def test_doctor(loracle: Run, run_config: Callable[..., Path]) -> None:
+    path = run_config(language={"model": "same", "prompt": "plain-v1"})
+    code, out, err = loracle("doctor", path)
+    assert (code, err) == (0, "")
+    for name in ("device", "data", "model", "space", "prompts", "memory", "output"):
+        assert name in out
+    assert not (path.parent / "run").exists()
+    code, out, _ = loracle("doctor", change(path, model="/no/such/folder"), "--json")
+    assert code == 2
+    assert json.loads(out)[-1]["state"] == "bad"
+
+
+def test_proxy(loracle: Run, run_config: Callable[..., Path], tmp_path: Path) -> None:
+    code, out, _ = loracle("proxy", run_config(), "-k", 5, "--fractions", "0.3,0.6")
+    assert code == 0
+    for word in ("pearson", "spearman", "kendall", "better half", "30 %", "60 %"):
+        assert word in out
+    assert (tmp_path / "run" / "proxy" / "proxy.png").exists()
+    assert "above 0 and below 1" in refused(loracle("proxy", run_config(), "--fractions", "2"))
+
+
+def test_demo_continues_in_a_folder_that_is_there(loracle: Run, run_config: Callable[..., Path]) -> None:
+    path = run_config(search={"trials": 1})
+    code, out, err = loracle("demo", path.parent)
+    assert code == 0
+    assert f"loracle tune {path}" in err
+    assert "winner" in out
+
+
+@pytest.mark.slow
+def test_demo_beats_the_standard_settings_by_a_fifth(loracle: Run, tmp_path: Path) -> None:
+    code, out, err = loracle("demo", tmp_path / "demo", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["winner"]["test_value"] > 1.2 * found["standard"]["test_value"] > 0

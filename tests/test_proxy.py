@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau, pearsonr, spearmanr
+
+from loracle.config import load_config
+from loracle.errors import ConfigError, StudyError
+from loracle.proxy import COEFFICIENTS, check_proxy, correlate, parse_fractions, spread_configs
+from loracle.space import Knob, SearchSpace, default_space
+from loracle.tune import Event, PhaseStarted
+
+
+def test_fractions_are_parsed_or_refused() -> None:
+    assert parse_fractions("0.1, 0.05,0.1") == [0.05, 0.1]
+    for text in ("", "a", "0", "1", "0.5,1.5"):
+        with pytest.raises(ConfigError, match="above 0 and below 1"):
+            parse_fractions(text)
+
+
+def test_configs_are_spread_over_step_sizes() -> None:
+    space = default_space()
+    indices = spread_configs(space, 10, seed=1)
+    steps = [space.config(i)["alpha"] * space.config(i)["learning_rate"] for i in indices]
+    assert steps == sorted(steps)
+    assert steps[-1] > 20 * steps[0]
+    assert spread_configs(space, 10, seed=1) == indices
+    with pytest.raises(ConfigError, match="only 2 candidates"):
+        spread_configs(SearchSpace((Knob("rank", (1, 2)),)), 3, seed=0)
+
+
+def test_correlations_of_a_perfect_and_a_reversed_proxy() -> None:
+    full = np.arange(12.0)
+    same = {(c.kind, c.among): c for c in correlate(2 * full + 1, full, seed=0)}
+    assert all(c.estimate == pytest.approx(1) and c.low == pytest.approx(1) for c in same.values())
+    assert {among for _, among in same} == {"all", "better half"}
+    assert all(c.estimate == pytest.approx(-1) for c in correlate(-full, full, seed=0))
+
+
+def test_failed_configs_are_left_out_and_intervals_contain_the_estimate() -> None:
+    random = np.random.default_rng(0)
+    full = random.normal(size=40)
+    part = full + random.normal(size=40)
+    part[3] = np.nan
+    for c in correlate(part, full, seed=0):
+        assert c.low <= c.estimate <= c.high
+    assert np.isnan(correlate(np.ones(5), np.arange(5.0), seed=0)[0].estimate)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_coefficients_agree_with_scipy(ties: bool) -> None:
+    random = np.random.default_rng(1)
+    x, y = random.normal(size=(2, 15))
+    if ties:
+        x, y = np.round(x), np.round(y)
+    expected = {"pearson": pearsonr, "spearman": spearmanr, "kendall": kendalltau}
+    for kind, coefficient in COEFFICIENTS.items():
+        assert coefficient(x[None], y[None])[0] == pytest.approx(expected[kind](x, y).statistic)
+
+
+def test_check_proxy_trains_each_config_once(run_config: Callable[..., Path]) -> None:
+    config = load_config(run_config())
+    events: list[Event] = []
+    first = check_proxy(config, 5, [0.4], events.append)
+    trainings = sum(isinstance(e, PhaseStarted) and ": rank" in e.text for e in events)
+    assert trainings == 10
+    assert len(first.full) == len(first.configs) == 5
+    assert first.fractions[0].n_examples == round(0.4 * 48)
+    again: list[Event] = []
+    assert check_proxy(config, 5, [0.4], again.append).as_json() == first.as_json()
+    assert not any(isinstance(e, PhaseStarted) and ": rank" in e.text for e in again)
+
+
+def test_too_few_configs_that_train(run_config: Callable[..., Path]) -> None:
+    knobs = {
+        "rank": {"values": [2, 4, 8]},
+        "alpha_ratio": {"values": [64, 128]},
+        "dropout": {"values": [0.0]},
+        "batch_size": {"values": [4]},
+        "learning_rate": {"values": [50.0, 100.0]},
+    }
+    config = load_config(run_config(space={"base": "empty", "knobs": knobs}))
+    with pytest.raises(StudyError, match="fewer than 4 of 4 configs train"):
+        check_proxy(config, 4, [0.5], lambda event: None)
