@@ -34,7 +34,6 @@ from loracle.features import TreeFeatures, build_features, noise_floor
 from loracle.language import CausalReader, load_language_model, pick_device
 from loracle.prompt import Prompt, load_prompt
 from loracle.space import SearchSpace, default_space, paper_space
-from loracle.trie import build_trie
 
 RESULTS = Path(__file__).parent / "results" / "features.json"
 SHAPES: dict[str, dict[str, int]] = {
@@ -329,8 +328,8 @@ def show(result: dict[str, Any]) -> None:
         print(f"{label:32}{result[tokens]:>14,}{result[seconds]:>12,.1f}{plain / result[seconds]:>14,.1f}")
     print(f"* measured on {result['sample_texts']} texts, extrapolated by token")
     print(
-        f"time over the bound {result['bound_ratio']:.2f} (refresh {result['bound_ratio_refresh']:.2f}), largest "
-        f"relative difference {result['max_relative_difference']:.1e}, extra memory "
+        f"time over the bound {result['bound_ratio']:.2f} (refresh {result['bound_ratio_refresh']:.2f}), "
+        f"largest relative difference {result['max_relative_difference']:.1e}, extra memory "
         f"{(result['peak_extra_bytes'] or 0) / 1e9:.2f} GB, {result['peak_fraction']:.0%} of the matmul peak"
     )
 

@@ -25,18 +25,28 @@ if TYPE_CHECKING:  # so that editors and type checkers know the names too
 __version__ = "0.1.0"
 
 _HOME = {
-    "LoracleSampler": "sampler",
-    "Optimizer": "optimizer",
-    "Knob": "space",
-    "SearchSpace": "space",
-    "default_space": "space",
-    "paper_space": "space",
-    "LoracleError": "errors",
     "Failure": "trial",
     "FailureKind": "trial",
+    "FixedFeatures": "features",
     "History": "trial",
+    "Knob": "space",
+    "LoracleError": "errors",
+    "LoracleSampler": "sampler",
+    "Optimizer": "optimizer",
     "Outcome": "trial",
+    "PRESETS": "optimizer",
+    "Preset": "optimizer",
+    "RunConfig": "config",
+    "SearchSpace": "space",
     "Trial": "trial",
+    "build_features": "features",
+    "default_space": "space",
+    "load_config": "config",
+    "load_language_model": "language",
+    "load_prompt": "prompt",
+    "paper_space": "space",
+    "propose": "optimizer",
+    "tune": "tune",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -375,7 +375,8 @@ def _position_limit(model: Any) -> int | None:
 def _token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     if not texts:
         return []  # tokenizers fail on an empty batch
-    ids: list[list[int]] = tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
+    only_ids = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    ids: list[list[int]] = tokenizer(list(texts), truncation=False, padding=False, **only_ids)["input_ids"]
     return ids
 
 

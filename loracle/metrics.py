@@ -113,7 +113,7 @@ def prepare(
     """Makes questions of the examples that `encoded` kept. Call `check_scoring` first.
 
     Raises:
-        ConfigError: a reference that `max_new_tokens` would cut off.
+        ConfigError: a reference that `max_new_tokens` would cut off, or more of them than the model reads.
         DataError: a choice that does not fit in `max_length` tokens.
     """
     kept = [examples[i] for i in encoded.positions]
@@ -126,6 +126,13 @@ def prepare(
                 f"scoring.max_new_tokens: {cut} of {len(kept)} references are longer than "
                 f"{settings.max_new_tokens} tokens and could never be matched; raise it to "
                 f"{int(longest.max())} or more"
+            )
+        longest_prompt = int(encoded.prompt_lengths.max())
+        if base.max_positions is not None and longest_prompt + settings.max_new_tokens > base.max_positions:
+            raise ConfigError(
+                f"scoring.max_new_tokens: {settings.max_new_tokens} after a prompt of {longest_prompt} "
+                f"tokens are more than the {base.max_positions} that the model reads; lower it, or "
+                "data.max_length"
             )
     if settings.metric != "choice_accuracy":
         return Questions(encoded, references)

@@ -143,7 +143,7 @@ def run_config(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
         for key, value in changes.items():
             content[key] = content.get(key, {}) | value if isinstance(value, dict) else value
         path = tmp_path / "config.yaml"
-        path.write_text(yaml.safe_dump(content))
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
         return path
 
     return write

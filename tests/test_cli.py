@@ -49,7 +49,7 @@ def change(path: Path, **changes: Any) -> Path:
     content = yaml.safe_load(path.read_text())
     for key, value in changes.items():
         content[key] = content[key] | value if isinstance(value, dict) else value
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
 
 

@@ -162,6 +162,12 @@ def test_references_that_cannot_be_written_are_refused(base: Base) -> None:
         questions_of(base, examples, EXACT)
 
 
+def test_generation_beyond_the_model_is_refused(base: Base) -> None:
+    examples = examples_of([{"prompt": "a" * 20, "completion": "b"}])
+    with pytest.raises(ConfigError, match=r"120 after a prompt of 20 tokens are more than the 128"):
+        questions_of(base, examples, EXACT.model_copy(update={"max_new_tokens": 120}))
+
+
 # -- choices ----------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def test_check_proxy_trains_each_config_once(run_config: Callable[..., Path]) ->
     trainings = sum(isinstance(e, PhaseStarted) and ": rank" in e.text for e in events)
     assert trainings == 10
     assert len(first.full) == len(first.configs) == 5
-    assert first.fractions[0].n_examples == round(0.4 * 48)
+    assert first.fractions[0].n_examples == math.ceil(0.4 * 48)
     again: list[Event] = []
     assert check_proxy(config, 5, [0.4], again.append).as_json() == first.as_json()
     assert not any(isinstance(e, PhaseStarted) and ": rank" in e.text for e in again)

@@ -1,0 +1,50 @@
+"""What is shown is run: README blocks, examples and example configs."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from loracle.config import build_space, load_config, parse_config
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_python_blocks_run(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = [text for language, text in BLOCKS if language == "python" and "run/best" not in text]
+    assert len(blocks) == 2
+    for text in blocks:
+        exec(compile(text.replace("n_trials=30", "n_trials=5"), "README.md", "exec"), {})
+    assert "'rank': 16" in capsys.readouterr().out
+
+
+def test_yaml_blocks_are_valid_configs() -> None:
+    configs = [parse_config(text) for language, text in BLOCKS if language == "yaml"]
+    assert [config.search.trials for config in configs] == [30]
+
+
+def test_commands_that_the_readme_names_exist() -> None:
+    from loracle.cli import app
+
+    known = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    shown = set(re.findall(r"`?loracle (init|\w+) [A-Z\w./]+", " ".join(text for _, text in BLOCKS)))
+    assert shown
+    assert shown <= known
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(f"\n{target}:" in makefile for target in re.findall(r"make (\w+)\n", README))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda p: p.name)
+def test_example_configs_are_valid(path: Path) -> None:
+    assert len(build_space(load_config(path).space).candidates) > 1000
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+def test_examples_run(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(path), run_name="__main__")
+    assert "rank" in capsys.readouterr().out
