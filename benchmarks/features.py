@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -135,8 +135,23 @@ def measure(
 ) -> dict[str, Any]:
     """All figures of one run."""
     n = len(space.candidates)
-    memory = Memory(reader.device)
-    seconds_prepare, features = timed(
+    sample = np.linspace(0, n - 1, options.sample).astype(int).tolist()
+    texts = [prompt.text(space.config(int(space.candidates[number]))) for number in sample]
+    memory, own_batch, token = Memory(reader.device), reader.batch_size, reader.token
+    assert token is not None
+
+    def plainly(token: torch.Tensor) -> tuple[Spent, torch.Tensor]:
+        reader.batch_size = len(texts)
+        try:
+            return timed(reader.device, lambda: reader.encode(texts, token))
+        finally:
+            reader.batch_size = own_batch
+
+    # The plain way is measured before and after the others: a shared machine's pace changes.
+    plainly(token)  # warm
+    before, plain = plainly(token)
+    memory.restart()
+    prepare, features = timed(
         reader.device,
         lambda: build_features(
             space,
@@ -149,34 +164,26 @@ def measure(
         ),
     )
     assert isinstance(features, TreeFeatures)
-    assert features.token is not None
-    tree = features.tree
-    trie, token = tree.trie, features.token
-    # The check of a sample against the plain path belongs to the first reading.
-    checked = sorted({number for pair in neighbours(space) for number in pair})
-    seconds_sweep, first = timed(reader.device, lambda: features.all(token))
-    tokens_first = tree.computed + sum(len(trie.text(number)) + 1 for number in checked)
-    moved, before = token + 0.5 * token.std() * torch.randn_like(token), tree.computed
-    seconds_refresh, again = timed(reader.device, lambda: features.all(moved))
-    tokens_refresh = tree.computed - before
+    tree, trie = features.tree, features.tree.trie
+    sweep, first = timed(reader.device, lambda: features.all(token))
+    # The check of a few texts against the plain path belongs to the first reading.
+    pairs = neighbours(space)
+    checked = sum(len(trie.text(number)) + 1 for number in {number for pair in pairs for number in pair})
+    tokens_first, computed = tree.computed + checked, tree.computed
+    moved = token + 0.5 * token.std() * torch.randn_like(token)
+    refresh, again = timed(reader.device, lambda: features.all(moved))
+    tokens_refresh = tree.computed - computed
     peak = memory.peak()
+    after, moved_plain = plainly(moved)
 
-    sample = np.linspace(0, n - 1, options.sample).astype(int).tolist()
-    texts = [prompt.text(space.config(int(space.candidates[number]))) for number in sample]
-    reader.batch_size = len(texts)
-    reader.encode(texts[:2], token)  # warm
-    seconds_plain, plain = timed(reader.device, lambda: reader.encode(texts, token))
-    plain_token = seconds_plain / sum(len(trie.text(number)) + 1 for number in sample)
-    seconds_flat, flat_tokens = read_prefix_once(
-        reader, [trie.text(number) for number in sample], len(trie.prefix)
-    )
-    tokens_plain = trie.plain_tokens + n
+    ids = [trie.text(number) for number in sample]
+    in_sample = sum(len(row) + 1 for row in ids)
+    plain_token = Spent((before.wall + after.wall) / 2 / in_sample, (before.cpu + after.cpu) / 2 / in_sample)
+    flat, flat_tokens = read_prefix_once(reader, ids, len(trie.prefix))
+    tokens_plain, unique = trie.plain_tokens + n, len(trie.prefix) + len(trie) + n
     tokens_flat = len(trie.prefix) + tokens_plain - n * len(trie.prefix)
-    moved_plain = reader.encode(texts, moved)
-    worst = max(relative(first[sample], plain), relative(again[sample], moved_plain))
-    noise, distance = noise_floor(neighbours(space), lambda numbers: tree.rows(numbers, token))
-    whole_first, whole_plain = seconds_prepare + seconds_sweep, plain_token * tokens_plain
-    parameters = sum(parameter.numel() for parameter in reader.model.parameters())
+    whole = Spent(prepare.wall + sweep.wall, prepare.cpu + sweep.cpu)
+    noise, distance = noise_floor(pairs, lambda numbers: tree.rows(numbers, token))
     return {
         "tokens_plain": tokens_plain,
         "tokens_prefix": tokens_flat,
@@ -184,28 +191,32 @@ def measure(
         "tokens_refresh": tokens_refresh,
         "token_ratio_first": round(tokens_plain / tokens_first, 1),
         "token_ratio_refresh": round(tokens_plain / tokens_refresh, 1),
-        "seconds_plain_extrapolated": round(whole_plain, 1),
-        "seconds_prefix_extrapolated": round(seconds_flat / flat_tokens * tokens_flat, 1),
-        "seconds_prepare": round(seconds_prepare, 2),
-        "seconds_first": round(whole_first, 2),
-        "seconds_refresh": round(seconds_refresh, 2),
-        "speedup_first": round(whole_plain / whole_first, 1),
-        "speedup_refresh": round(whole_plain / seconds_refresh, 1),
-        "bound_seconds": round(plain_token * (len(trie.prefix) + len(trie) + n), 2),
-        "bound_ratio": round(whole_first / (plain_token * (len(trie.prefix) + len(trie) + n)), 3),
-        "bound_ratio_refresh": round(seconds_refresh / (plain_token * n), 3),
-        "max_relative_difference": worst,
+        "seconds_plain_extrapolated": round(plain_token.wall * tokens_plain, 1),
+        "seconds_prefix_extrapolated": round(flat.wall / flat_tokens * tokens_flat, 1),
+        "seconds_prepare": round(prepare.wall, 2),
+        "seconds_first": round(whole.wall, 2),
+        "seconds_refresh": round(refresh.wall, 2),
+        "speedup_first": round(plain_token.wall * tokens_plain / whole.wall, 1),
+        "speedup_refresh": round(plain_token.wall * tokens_plain / refresh.wall, 1),
+        "bound_seconds": round(plain_token.wall * unique, 2),
+        "bound_ratio": round(whole.wall / (plain_token.wall * unique), 3),
+        "bound_ratio_refresh": round(refresh.wall / (plain_token.wall * n), 3),
+        "cpu_seconds_plain_extrapolated": round(plain_token.cpu * tokens_plain, 1),
+        "cpu_seconds_first": round(whole.cpu, 2),
+        "cpu_seconds_refresh": round(refresh.cpu, 2),
+        "cpu_bound_ratio": round(whole.cpu / (plain_token.cpu * unique), 3),
+        "max_relative_difference": max(relative(first[sample], plain), relative(again[sample], moved_plain)),
         "noise_floor": noise,
         "neighbour_distance": distance,
         "peak_extra_bytes": peak,
         "stored_fraction": round(tree.stored / len(trie), 3),
-        "model_parameters": parameters,
+        "model_parameters": sum(parameter.numel() for parameter in reader.model.parameters()),
         "candidates": n,
         "prefix_tokens": len(trie.prefix),
         "trie_nodes": len(trie),
         "chunk": tree.chunk,
         "sample_texts": len(sample),
-        **matmul(reader, tokens_first, seconds_sweep),
+        **matmul(reader, tokens_first, sweep.wall),
         **circumstances(reader, options),
     }
 
@@ -216,8 +227,8 @@ def neighbours(space: SearchSpace) -> list[tuple[int, int]]:
     return _neighbours(space)
 
 
-def read_prefix_once(reader: CausalReader, ids: list[list[int]], p: int) -> tuple[float, int]:
-    """Seconds and tokens of reading suffixes in one padded batch behind the prefix's keys and values."""
+def read_prefix_once(reader: CausalReader, ids: list[list[int]], p: int) -> tuple[Spent, int]:
+    """Time and tokens of reading suffixes in one padded batch behind the prefix's keys and values."""
     cache = transformers.DynamicCache()
     with reader.reading(), torch.no_grad():
         reader.hidden(
@@ -227,7 +238,7 @@ def read_prefix_once(reader: CausalReader, ids: list[list[int]], p: int) -> tupl
         width = max(len(row) for row in ids) - p + 1  # the appended token costs the same as any
         rows = [row[p:] + [0] * (width - len(row) + p) for row in ids]
         seen = [[1] * (len(row) + 1) + [0] * (width + p - len(row) - 1) for row in ids]
-        seconds, _ = timed(
+        spent, _ = timed(
             reader.device,
             lambda: reader.hidden(
                 input_ids=torch.tensor(rows, device=reader.device),
@@ -236,7 +247,7 @@ def read_prefix_once(reader: CausalReader, ids: list[list[int]], p: int) -> tupl
                 use_cache=True,
             ),
         )
-    return seconds, sum(len(row) - p + 1 for row in ids)
+    return spent, sum(len(row) - p + 1 for row in ids)
 
 
 def matmul(reader: CausalReader, tokens: int, seconds: float) -> dict[str, float]:
@@ -246,7 +257,7 @@ def matmul(reader: CausalReader, tokens: int, seconds: float) -> dict[str, float
     a @ b
     repeats = 10
     spent, _ = timed(reader.device, lambda: [a @ b for _ in range(repeats)])
-    peak = repeats * 2 * size**3 / spent
+    peak = repeats * 2 * size**3 / spent.wall
     body = sum(p.numel() for name, p in reader.backbone.named_parameters() if "embed" not in name)
     achieved = 2 * body * tokens / seconds
     return {
@@ -279,33 +290,45 @@ class Memory:
 
     def __init__(self, device: torch.device):
         self.device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            self.before = torch.cuda.memory_allocated()
-        elif sys.platform == "linux":
-            Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
-            self.before = self._resident("VmRSS")
+        self.before = torch.cuda.memory_allocated() if device.type == "cuda" else resident("VmRSS")
 
-    def peak(self) -> int | None:
+    def restart(self) -> None:
+        """The high-water mark starts again from here."""
         if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated() - self.before
-        return self._resident("VmHWM") - self.before if sys.platform == "linux" else None
+            torch.cuda.reset_peak_memory_stats()
+        elif sys.platform == "linux":
+            Path("/proc/self/clear_refs").write_text("5")
 
-    @staticmethod
-    def _resident(field: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+    def peak(self) -> int:
+        """Bytes at the high-water mark beyond what was held at first; 0 where the system does not say."""
+        highest = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else resident("VmHWM")
+        return highest - self.before
 
 
-def timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of wall clock, and what the work gave."""
+def resident(field: str) -> int:
+    """A line of /proc/self/status in bytes."""
+    if sys.platform != "linux":
+        return 0
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+class Spent(NamedTuple):
+    """Seconds of wall clock, and of processor time over all threads."""
+
+    wall: float
+    cpu: float
+
+
+def timed(device: torch.device, work: Callable[[], Any]) -> tuple[Spent, Any]:
+    """What the work took, and what it gave."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     result = work()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start, result
+    return Spent(time.perf_counter() - start, time.process_time() - start_cpu), result
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -330,7 +353,7 @@ def show(result: dict[str, Any]) -> None:
     print(
         f"time over the bound {result['bound_ratio']:.2f} (refresh {result['bound_ratio_refresh']:.2f}), "
         f"largest relative difference {result['max_relative_difference']:.1e}, extra memory "
-        f"{(result['peak_extra_bytes'] or 0) / 1e9:.2f} GB, {result['peak_fraction']:.0%} of the matmul peak"
+        f"{result['peak_extra_bytes'] / 1e9:.2f} GB, {result['peak_fraction']:.0%} of the matmul peak"
     )
 
 

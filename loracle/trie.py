@@ -34,7 +34,7 @@ Ids = npt.NDArray[np.int64]
 KeysValues = list[tuple[Tensor, Tensor]]  # one pair a layer, each (1, heads, positions, head width)
 Progress = Callable[[int, int], None]
 
-_CHUNK = {"cpu": 512, "mps": 1024}  # positions of one forward; measured in benchmarks/features.py
+_CHUNK = {"cpu": 256, "mps": 1024}  # positions of one forward; measured in benchmarks/features.py
 _CHUNK_GPU = 2048
 _SMALLEST_CHUNK = 32
 _NEVER = np.int64(2**62)  # a padding key: larger than any node, so nobody's ancestor
