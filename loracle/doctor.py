@@ -14,11 +14,11 @@ import torch
 from loracle.config import RunConfig
 from loracle.errors import LoracleError
 from loracle.language import load_language_model
+from loracle.model import Base
 from loracle.objective import TrainingObjective
 from loracle.optimizer import get_preset
 from loracle.prompt import load_prompt
 from loracle.space import SearchSpace
-from loracle.train import Base
 from loracle.tune import search_space
 
 _FEW_STEPS = 20  # below this many optimizer steps a trial says little (fact 29: 100 and more are better)

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from loracle.config import ScoringConfig
 from loracle.data import Encoded, Example, Message, encode
 from loracle.errors import ConfigError, DataError
-from loracle.train import Base, collate, counted_logits
+from loracle.model import Base, collate, counted_logits
 
 Item = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]

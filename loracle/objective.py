@@ -31,13 +31,12 @@ from loracle.config import RunConfig, TrainingConfig
 from loracle.data import Encoded, Example, Splits, encode, load_splits, proxy_positions, proxy_size
 from loracle.errors import ConfigError, LoracleError, ModelError, SpaceError
 from loracle.metrics import Questions, Score, check_scoring, confidence_interval, prepare, score
+from loracle.model import Base, load_base
 from loracle.space import Config, SearchSpace
 from loracle.train import (
-    Base,
     Step,
     Trained,
     TrainingFailed,
-    load_base,
     out_of_memory,
     train_adapter,
 )

@@ -8,33 +8,27 @@ from __future__ import annotations
 
 import difflib
 import gc
-import hashlib
 import math
 import time
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from loracle.config import RunConfig, TrainingConfig
+from loracle.config import TrainingConfig
 from loracle.data import Encoded
 from loracle.errors import ConfigError, ModelError
+from loracle.model import Base, collate, counted_logits, weights_fingerprint
 from loracle.space import Value
 from loracle.trial import Failure, FailureKind
 
@@ -45,223 +39,6 @@ KNOBS = (*_REQUIRED, *_ALPHA, "dropout", *_OVERRIDES)
 
 _SMOOTH_EXAMPLES = 32  # a loss over fewer examples is too noisy to call a training diverged
 _SMOOTH_STEPS = 3
-_CHECKSUM_CHUNK = 1 << 24  # elements hashed at once: 128 MiB of int64
-_LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
-
-
-# -- the base model ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Base:
-    """A frozen base model with its tokenizer.
-
-    Attributes:
-        name: folder or hub id.
-        fingerprint: checksum of all weights as loaded.
-        stop_ids: tokens that end a completion.
-        pad_id: fills batches up.
-        max_positions: tokens that the model can read, if it says so.
-        masked_logits: whether the model computes logits at chosen positions only.
-    """
-
-    name: str
-    model: Any
-    tokenizer: Any
-    device: torch.device
-    dtype: torch.dtype
-    fingerprint: str
-    stop_ids: tuple[int, ...]
-    pad_id: int
-    max_positions: int | None
-    masked_logits: bool
-
-    def precision(self) -> AbstractContextManager[Any]:
-        """The context in which the model computes: bfloat16 autocast for a bfloat16 base."""
-        if self.dtype == torch.bfloat16:
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
-
-
-def load_base(config: RunConfig) -> Base:
-    """Loads and freezes a model, safetensors only; sets the process's CPU threads if the config does.
-
-    Raises:
-        ConfigError: the device does not exist here.
-        ModelError: the model is unknown, incomplete, or cannot be used to train and generate.
-    """
-    device = _device(config.device)
-    dtype = _dtype(config.dtype, device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    name = config.model
-    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
-        raise ModelError(f"model: the folder {name} does not exist")
-    options = {
-        "trust_remote_code": config.trust_remote_code,
-        "local_files_only": not Path(name).is_dir() and not _hub_answers(),
-    }
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model, report = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-        )
-    except _LOAD_ERRORS as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"model: {name!r} cannot be loaded; give a folder, or the id of a model on the hub. {reason}"
-        ) from None
-    _check_loaded(name, model, tokenizer, report)
-    model.requires_grad_(False)
-    model.eval().to(device)
-    stop_ids = _stop_ids(model, tokenizer)
-    pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None)
-    # A plain one: penalties and samplers that a model ships would make generation differ from its logits.
-    model.generation_config = GenerationConfig(eos_token_id=list(stop_ids), pad_token_id=pad_id)
-    return Base(
-        name=name,
-        model=model,
-        tokenizer=tokenizer,
-        device=device,
-        dtype=dtype,
-        fingerprint=weights_fingerprint(model),
-        stop_ids=stop_ids,
-        pad_id=int(pad_id),
-        max_positions=getattr(model.config.get_text_config(), "max_position_embeddings", None),
-        masked_logits=_has_masked_logits(model, device),
-    )
-
-
-def weights_fingerprint(model: torch.nn.Module) -> str:
-    """Checksum of the bits of all parameters and buffers, by name; any changed bit changes it.
-
-    Computed on the device in whole-number arithmetic, so it is exact and independent of order.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:{_checksum(tensor)};".encode())
-    return digest.hexdigest()[:32]
-
-
-def _checksum(tensor: torch.Tensor) -> int:
-    kind = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[tensor.element_size()]
-    flat = tensor.detach().contiguous().view(-1)
-    bits = flat.view(torch.int8 if flat.dtype == torch.bool else kind)
-    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    for start in range(0, len(bits), _CHECKSUM_CHUNK):
-        chunk = bits[start : start + _CHECKSUM_CHUNK].to(torch.int64)
-        place = torch.arange(start, start + len(chunk), device=tensor.device)
-        # Odd weights: modulo 2**64, a change of one element always changes the sum.
-        total += (chunk * (2 * (place * 0x9E3779B97F4A7) + 1)).sum()
-    return int(total)
-
-
-def _hub_answers() -> bool:
-    """One short question. Without it, transformers retries for a minute before it looks into the cache."""
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device: {name!r} cannot be used here ({reason}); set device: auto") from None
-    return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
-
-
-def _check_loaded(name: str, model: Any, tokenizer: Any, report: Mapping[str, Any]) -> None:
-    if report["missing_keys"]:
-        some = ", ".join(sorted(report["missing_keys"])[:3])
-        raise ModelError(f"model: the files of {name!r} lack weights ({some}); a base model needs all")
-    if getattr(model, "_hf_peft_config_loaded", False):
-        raise ModelError(f"model: {name!r} is an adapter; name its base model")
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"model: the tokenizer of {name!r} has no end-of-sequence token")
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    return tuple(dict.fromkeys([int(tokenizer.eos_token_id), *map(int, ends)]))
-
-
-def _has_masked_logits(model: Any, device: torch.device) -> bool:
-    """Whether `logits_to_keep` takes a mask (in transformers' own models, lately): asks the model itself."""
-    ids = torch.zeros((1, 3), dtype=torch.long, device=device)
-    keep = torch.tensor([[True, False, True]], device=device)
-    with torch.inference_mode():
-        try:
-            some = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
-        except (TypeError, IndexError, RuntimeError, ValueError):
-            return False
-        every = model(input_ids=ids, use_cache=False).logits
-    return some.shape == every[keep].shape and torch.allclose(some, every[keep], rtol=1e-2, atol=1e-2)
-
-
-# -- batches and logits -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Right-padded sequences. Causal attention never looks right, so no attention mask is needed.
-
-    Attributes:
-        inputs: (b, t) token ids.
-        keep: (b, t) positions whose next token counts in the loss.
-        targets: (k,) those next tokens, row by row.
-        rows, columns: (k,) where each target stands in the uncut sequences.
-    """
-
-    inputs: torch.Tensor
-    keep: torch.Tensor
-    targets: torch.Tensor
-    rows: torch.Tensor
-    columns: torch.Tensor
-
-
-def collate(encoded: Encoded, chosen: Sequence[int] | npt.NDArray[np.int64], base: Base) -> Batch:
-    """The chosen examples as a batch on the base model's device, padded to the longest."""
-    width = int(encoded.lengths[chosen].max())
-    ids = np.full((len(chosen), width), base.pad_id, dtype=np.int64)
-    counted = np.zeros((len(chosen), width), dtype=np.bool_)
-    for row, i in enumerate(chosen):
-        start, end = encoded.starts[i], encoded.ends[i]
-        ids[row, : end - start] = encoded.tokens[start:end]
-        counted[row, : end - start] = encoded.counted[start:end]
-    rows, columns = np.nonzero(counted)
-    arrays = (ids[:, :-1], counted[:, 1:], ids[rows, columns], rows, columns)
-    return Batch(*(torch.from_numpy(a).to(base.device, non_blocking=True) for a in arrays))
-
-
-def counted_logits(base: Base, batch: Batch) -> torch.Tensor:
-    """Logits at the positions whose next token counts, shape (k, vocabulary), float32."""
-    with base.precision():
-        if base.masked_logits:
-            kept = base.model(input_ids=batch.inputs, use_cache=False, logits_to_keep=batch.keep).logits
-        else:
-            kept = base.model(input_ids=batch.inputs, use_cache=False).logits[batch.keep]
-    logits: torch.Tensor = kept.float()
-    return logits
 
 
 # -- knobs and settings -----------------------------------------------------------------------------

@@ -375,24 +375,23 @@ class TreeReader:
         hidden = self.reader.hidden(
             inputs_embeds=embedded[None],
             position_ids=where[None],
-            attention_mask=self._masks(visible, where[:, None] - key_position[None, :]),
+            attention_mask=self._masks(visible, where, key_position),
             past_key_values=cache,
             use_cache=True,
         )
         return hidden[0], [(layer.keys, layer.values) for layer in cache.layers]
 
-    def _masks(self, visible: Tensor, distance: Tensor) -> Tensor | dict[str, Tensor]:
-        """Additive attention masks (1, 1, q, keys): one, or one for each type of layer if windows differ."""
+    def _masks(self, visible: Tensor, query_at: Tensor, key_at: Tensor) -> Tensor | dict[str, Tensor]:
+        """Additive attention masks (1, 1, q, keys): one, or one for each type of layer if windows differ.
+
+        `visible` is (q, keys); `query_at` (q,) and `key_at` (keys,) are positions, which windows measure.
+        """
         lowest = torch.finfo(self.reader.dtype).min
-
-        def additive(seen: Tensor) -> Tensor:
+        masks = {}
+        for kind, window in self._windows.items():
+            seen = visible if window is None else visible & (query_at[:, None] - key_at[None, :] < window)
             mask = torch.zeros(seen.shape, dtype=self.reader.dtype, device=seen.device)
-            return mask.masked_fill_(~seen, lowest)[None, None]
-
-        masks = {
-            kind: additive(visible if window is None else visible & (distance < window))
-            for kind, window in self._windows.items()
-        }
+            masks[kind] = mask.masked_fill_(~seen, lowest)[None, None]
         return masks.get("", masks)
 
     # -- keys and values ----------------------------------------------------------------------------
@@ -478,7 +477,7 @@ class TreeReader:
             states += chunk * config.hidden_size * (self.reader.layers + 1) * size
         held = sum(side.shape[1] * side.shape[3] for pair in self.prefix for side in pair) * keys * size
         repeated = 4 * keys * heads * width * size
-        scores = chunk * keys * (3 * size + 18)  # masks; distances in int64
+        scores = chunk * keys * (3 * size + 4)  # masks, as numbers and as truth values
         if self._implementation() == "eager":
             scores += 3 * heads * chunk * keys * 4
         return int(states + held + repeated + scores)

@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from loracle.config import RunConfig
-from loracle.train import Base, load_base
+from loracle.model import Base, load_base
 
 torch.set_num_threads(1)
 

@@ -57,12 +57,16 @@ def test_equals_botorch(name: str, theirs: type, best: float) -> None:
     torch.testing.assert_close(ACQUISITIONS[name](mean, sd, best), expected, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize(("mean", "sd", "best"), [(0, 1, 0), (1, 0.5, 0), (-2, 1, 0.5), (0.3, 3, 1), (-3, 1, 1)])
+@pytest.mark.parametrize(
+    ("mean", "sd", "best"), [(0, 1, 0), (1, 0.5, 0), (-2, 1, 0.5), (0.3, 3, 1), (-3, 1, 1)]
+)
 def test_equals_the_integral_that_defines_it(mean: float, sd: float, best: float) -> None:
     integral, _ = quad(lambda f: (f - best) * norm.pdf(f, mean, sd), best, max(mean, best) + 12 * sd)
     value = expected_improvement(*one(mean, sd), best).item()
     assert value == pytest.approx(integral, rel=1e-7)
-    assert log_expected_improvement(*one(mean, sd), best).item() == pytest.approx(math.log(integral), rel=1e-7)
+    assert log_expected_improvement(*one(mean, sd), best).item() == pytest.approx(
+        math.log(integral), rel=1e-7
+    )
 
 
 def one(mean: float, sd: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -30,9 +30,15 @@ MINIMAL = "model: some/model\ndata: {train: train.jsonl}\n"
         ("serch: {trials: 3}", ":3: unknown key 'serch'; did you mean 'search'?"),
         ("search:\n  trails: 3", ":4: unknown key 'search.trails'; did you mean 'trials'?"),
         ("search:\n  zzz: 3", ":4: unknown key 'search.zzz'; known keys: preset, trials, seed, seed_configs"),
-        ("space:\n  knobs:\n    rank:\n      value: [1]", ":6: unknown key 'space.knobs.rank.value'; did you"),
+        (
+            "space:\n  knobs:\n    rank:\n      value: [1]",
+            ":6: unknown key 'space.knobs.rank.value'; did you",
+        ),
         ("search: {trials: 0}", ":3: search.trials: input should be greater than 0; got 0"),
-        ("search:\n  preset: papr", ":4: search.preset: input should be 'default', 'paper' or 'numeric'; got"),
+        (
+            "search:\n  preset: papr",
+            ":4: search.preset: input should be 'default', 'paper' or 'numeric'; got",
+        ),
         ("training: {epochs: many}", ":3: training.epochs: input should be a valid number"),
         (
             "training: {targets: q_proj}",
@@ -50,14 +56,26 @@ MINIMAL = "model: some/model\ndata: {train: train.jsonl}\n"
         ("output: a\0b", "not valid YAML"),
         ("space: papr", ":3: space.base: input should be 'default', 'paper' or 'empty'; got 'papr'"),
         ("space: {knobs: {rank: {values: [8, 4]}}}", ":3: space: knob 'rank': values must increase"),
-        ("space: {constraints: [rnk > 3]}", ":3: space: constraint 'rnk > 3': unknown name 'rnk'; did you mean"),
+        (
+            "space: {constraints: [rnk > 3]}",
+            ":3: space: constraint 'rnk > 3': unknown name 'rnk'; did you mean",
+        ),
         ("space: {remove: [rnk]}", ":3: space: space.remove: there is no knob 'rnk' in the default space"),
         ("space: {base: empty}", ":3: space: a search space needs at least one knob"),
         ("standard: {rank: 8}", ":3: standard: needs a value for dropout"),
-        ("standard: {rank: 8, dropout: 0, learning_rate: 1e-4, batch_size: 8}", "needs either alpha or alpha_"),
+        (
+            "standard: {rank: 8, dropout: 0, learning_rate: 1e-4, batch_size: 8}",
+            "needs either alpha or alpha_",
+        ),
         ("standard: {rank: 0, alpha: 1, dropout: 0, learning_rate: 1e-4, batch_size: 8}", "rank is a whole"),
-        ("standard: {rank: 8, alpha: 1, dropout: 0, learning_rate: 0, batch_size: 8}", "learning_rate is above 0"),
-        ("standard: {rank: 8, alpha: 1, dropout: 1, learning_rate: 1e-4, batch_size: 8}", "dropout is from 0 up"),
+        (
+            "standard: {rank: 8, alpha: 1, dropout: 0, learning_rate: 0, batch_size: 8}",
+            "learning_rate is above 0",
+        ),
+        (
+            "standard: {rank: 8, alpha: 1, dropout: 1, learning_rate: 1e-4, batch_size: 8}",
+            "dropout is from 0 up",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_its_place(text: str, message: str) -> None:
@@ -145,7 +163,9 @@ def test_dump_and_parse_give_the_same_config_back() -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.floats(1e-12, 1e12))
 def test_numbers_survive_the_round_trip_exactly(value: float) -> None:
-    config = parse_config(MINIMAL).model_copy(update={"standard": {"learning_rate": value, "rank": 8, "alpha": 8}})
+    config = parse_config(MINIMAL).model_copy(
+        update={"standard": {"learning_rate": value, "rank": 8, "alpha": 8}}
+    )
     assert yaml.safe_load(dump_config(config))["standard"]["learning_rate"] in (value, repr(value))
     text = dump_config(RunConfig(model="m", data={"train": "t"}, training={"epochs": value}))  # type: ignore[arg-type]
     assert parse_config(text).training.epochs == value
@@ -199,5 +219,7 @@ def test_constraints_are_those_of_the_base_unless_given() -> None:
 def test_a_batch_that_no_trial_can_fill_is_refused() -> None:
     space = build_space(SpaceConfig(), batch_multiple=2, batch_limit=100)
     assert (space.batch_multiple, space.batch_limit) == (2, 100)
-    with pytest.raises(SpaceError, match="impossible batch: the smallest batch_size of the space is 8, but a"):
+    with pytest.raises(
+        SpaceError, match="impossible batch: the smallest batch_size of the space is 8, but a"
+    ):
         build_space(SpaceConfig(), batch_limit=7)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ from loracle.features import (
 )
 from loracle.language import CausalReader
 from loracle.prompt import Prompt, load_prompt
-from loracle.space import Knob, SearchSpace
+from loracle.space import Knob, SearchSpace, default_space
 
 SPACE = SearchSpace(
     (
@@ -305,3 +308,18 @@ def test_fixed_features() -> None:
     assert features.token is None
     assert torch.equal(features.rows(torch.tensor([2, 0]), None), matrix[[2, 0]])
     assert features.all(None) is matrix
+
+
+def test_benchmark_prints_a_table_and_json() -> None:
+    script = Path(__file__).parent.parent / "benchmarks" / "features.py"
+    options = ["--model", "tiny", "--space", "default", "--sample", "4", "--threads", "1", "--json"]
+    done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, check=True)
+    *table, last = done.stdout.strip().splitlines()
+    result = json.loads(last)
+    assert any(line.startswith("refresh of the token") for line in table)
+    assert result["tokens_plain"] > 50 * result["tokens_first"]
+    assert result["tokens_plain"] > 200 * result["tokens_refresh"]
+    assert result["max_relative_difference"] < 1e-5
+    assert result["candidates"] == len(default_space().candidates)
+    for key in ("speedup_first", "speedup_refresh", "bound_ratio", "peak_extra_bytes", "model_parameters"):
+        assert result[key] > 0

@@ -24,7 +24,8 @@ from loracle.metrics import (
     prepare,
     score,
 )
-from loracle.train import Base, load_base, train_adapter
+from loracle.model import Base, load_base
+from loracle.train import train_adapter
 
 EXACT = ScoringConfig(metric="exact_match", max_new_tokens=8, batch_size=7)
 

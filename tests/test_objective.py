@@ -26,7 +26,7 @@ from loracle.objective import (
     write_atomically,
 )
 from loracle.space import Knob, SearchSpace
-from loracle.train import weights_fingerprint
+from loracle.model import weights_fingerprint
 from loracle.trial import Failure, FailureKind
 
 Write = Callable[[str, list[dict[str, Any]]], Path]

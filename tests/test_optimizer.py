@@ -96,7 +96,9 @@ def test_proposals_are_distinct_untried_candidates(name: str, features: FixedFea
 def test_pending_trials_drive_the_next_proposal_elsewhere() -> None:
     first = propose(SPACE, SOME, UNSEEDED)[0]
     known = [(t.index, t.outcome) for t in SOME.trials]
-    assert propose(SPACE, history(*known, (first, None)), UNSEEDED)[0] == propose(SPACE, SOME, UNSEEDED, n=2)[1]
+    assert (
+        propose(SPACE, history(*known, (first, None)), UNSEEDED)[0] == propose(SPACE, SOME, UNSEEDED, n=2)[1]
+    )
 
 
 def test_seeds_choose_the_random_start() -> None:
@@ -183,7 +185,10 @@ def test_diverged_configs_are_learnt_from() -> None:
 @pytest.mark.parametrize(("name", "features"), CASES)
 def test_a_run_in_which_everything_diverged_goes_on(name: str, features: FixedFeatures | None) -> None:
     past = history(*((index, failed(FailureKind.DIVERGED)) for index in CANDIDATES[:4]))
-    assert propose(SPACE, past, replace(PRESETS[name], seed_configs=()), features=features)[0] not in CANDIDATES[:4]
+    assert (
+        propose(SPACE, past, replace(PRESETS[name], seed_configs=()), features=features)[0]
+        not in CANDIDATES[:4]
+    )
 
 
 # -- refusals -----------------------------------------------------------------------------------------
@@ -355,4 +360,6 @@ def test_asking_on_the_published_space_takes_under_a_second_and_a_gigabyte(name:
 def test_presets_are_data() -> None:
     assert all(isinstance(preset, Preset) for preset in PRESETS.values())
     assert PAPER.seed_configs == ()
-    assert (PAPER.acquisition, PAPER.incumbent, PAPER.recommend) == ("expected_improvement",) + ("observed",) * 2
+    assert (PAPER.acquisition, PAPER.incumbent, PAPER.recommend) == ("expected_improvement",) + (
+        "observed",
+    ) * 2

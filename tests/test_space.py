@@ -24,7 +24,9 @@ def knobs(*, zero_ratio: bool = False) -> st.SearchStrategy[tuple[Knob, ...]]:
 
     whole = st.integers(1, 300)
     ratio = st.floats(0, 64) if zero_ratio else st.floats(1e-3, 64)
-    ratios = increasing(ratio).map(lambda v: tuple(dict.fromkeys((0, *v)))) if zero_ratio else increasing(ratio)
+    ratios = (
+        increasing(ratio).map(lambda v: tuple(dict.fromkeys((0, *v)))) if zero_ratio else increasing(ratio)
+    )
     return st.tuples(
         increasing(whole).map(lambda v: Knob("rank", v, "log2")),
         ratios.map(lambda v: Knob("alpha_ratio", v)),
@@ -307,7 +309,9 @@ def test_no_text_does_more_than_be_refused(text: str) -> None:
 
 
 def test_constraints_choose_the_candidates() -> None:
-    space = SearchSpace((Knob("rank", (4, 8)), Knob("alpha_ratio", (1, 2))), ("alpha <= 8", "rank > alpha_ratio"))
+    space = SearchSpace(
+        (Knob("rank", (4, 8)), Knob("alpha_ratio", (1, 2))), ("alpha <= 8", "rank > alpha_ratio")
+    )
     assert [space.config(int(i))["alpha"] for i in space.candidates] == [4, 8, 8]
     with pytest.raises(SpaceError, match=r"no config satisfies the constraints \['rank > 8'\]"):
         _ = SearchSpace((Knob("rank", (4, 8)),), ("rank > 8",)).candidates

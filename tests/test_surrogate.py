@@ -242,15 +242,17 @@ def test_projected_features_are_scaled_by_the_observed_ones() -> None:
 @st.composite
 def outcomes(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     """Values to three decimals, NaN where diverged; at least one success."""
-    values = draw(st.lists(st.none() | st.integers(-10**6, 10**6), min_size=1, max_size=25))
-    values.append(draw(st.integers(-10**6, 10**6)))
+    values = draw(st.lists(st.none() | st.integers(-(10**6), 10**6), min_size=1, max_size=25))
+    values.append(draw(st.integers(-(10**6), 10**6)))
     array = np.array([math.nan if v is None else v / 1000 for v in values])
     return array, np.isnan(array)
 
 
 @settings(deadline=None, max_examples=150)
 @given(outcomes(), st.sampled_from(["standardize", "half_rank"]))
-def test_outputs_keep_the_order_and_are_standardised(data: tuple[np.ndarray, np.ndarray], output: str) -> None:
+def test_outputs_keep_the_order_and_are_standardised(
+    data: tuple[np.ndarray, np.ndarray], output: str
+) -> None:
     values, diverged = data
     y = transform_outputs(values, diverged, output)
     assert np.isfinite(y).all()
@@ -294,7 +296,9 @@ def test_half_rank_with_mostly_failures() -> None:
     values = np.array([math.nan] * 9 + [0.4])
     y = transform_outputs(values, np.isnan(values), "half_rank")
     assert y[9] > y[0]
-    np.testing.assert_array_equal(transform_outputs(np.full(3, math.nan), np.ones(3, dtype=bool), "half_rank"), -1)
+    np.testing.assert_array_equal(
+        transform_outputs(np.full(3, math.nan), np.ones(3, dtype=bool), "half_rank"), -1
+    )
 
 
 def test_equal_values_say_nothing() -> None:

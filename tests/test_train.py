@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import json
 import math
-import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -11,25 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import copy_rows, save_tiny_model
+from conftest import copy_rows
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 
 from loracle import train as training
 from loracle.config import RunConfig, TrainingConfig
 from loracle.data import Encoded, Example, encode
 from loracle.errors import ConfigError, ModelError
+from loracle.model import Base, load_base, weights_fingerprint
 from loracle.train import (
-    Base,
     Step,
     TrainingFailed,
     check_knobs,
     example_order,
-    load_base,
     plan_training,
     train_adapter,
-    weights_fingerprint,
 )
 from loracle.trial import FailureKind
 
@@ -166,24 +162,6 @@ def test_changed_base_weights_are_reported(tiny_model: Path, encoded: Encoded) -
 
     with pytest.raises(ModelError, match=r"weights of .* changed during a training"):
         spoil()
-
-
-@given(st.data())
-def test_the_fingerprint_sees_every_bit(data: st.DataObject) -> None:
-    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16]))
-    module = torch.nn.Linear(5, 3).to(dtype)
-    before = weights_fingerprint(module)
-    bits = module.weight.data.view(torch.int32 if dtype == torch.float32 else torch.int16).view(-1)
-    place = data.draw(st.integers(0, 14))
-    bits[place] ^= 1 << data.draw(st.integers(0, 14))
-    assert weights_fingerprint(module) != before
-
-
-def test_the_fingerprint_sees_order() -> None:
-    module = torch.nn.Linear(5, 3)
-    before = weights_fingerprint(module)
-    module.weight.data = module.weight.data.flip(0)
-    assert weights_fingerprint(module) != before
 
 
 # -- the loop ---------------------------------------------------------------------------------------
@@ -338,43 +316,3 @@ def test_knob_values_are_checked() -> None:
     check_knobs([*CONFIG, "epochs", "weight_decay", "warmup_fraction"])
     with pytest.raises(ConfigError, match=r"knob epochs: .*greater than 0; got -1"):
         plan_training(CONFIG | {"epochs": -1}, TrainingConfig(), 10)
-
-
-def test_unknown_models_are_refused_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    for name in ("no-such/model", tmp_path / "none", tmp_path / "empty"):
-        began = time.perf_counter()
-        with pytest.raises(ModelError, match="model: ") as caught:
-            load_base(run_config(name))
-        assert "\n" not in str(caught.value)
-        assert time.perf_counter() - began < 20
-
-
-def test_incomplete_and_foreign_weights_are_refused(tmp_path: Path) -> None:
-    folder = save_tiny_model(tmp_path / "m", tie_word_embeddings=False)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
-    with pytest.raises(ModelError, match="lack weights"):
-        load_base(run_config(folder))
-    (folder / "model.safetensors").write_bytes(b"not safetensors")
-    with pytest.raises(ModelError, match="cannot be loaded"):
-        load_base(run_config(folder))
-    (folder / "model.safetensors").unlink()
-    torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="cannot be loaded"):
-        load_base(run_config(folder))
-
-
-def test_an_adapter_is_no_base_model(tiny_model: Path, tmp_path: Path) -> None:
-    own = load_base(run_config(tiny_model))
-    with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
-        model = get_peft_model(own.model, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
-    own.tokenizer.save_pretrained(tmp_path / "adapter")
-    with pytest.raises(ModelError, match="is an adapter"):
-        load_base(run_config(tmp_path / "adapter"))
-
-
-def test_unknown_devices_are_refused(tiny_model: Path) -> None:
-    with pytest.raises(ConfigError, match=r"device: 'gpu' cannot be used here .*; set device: auto"):
-        load_base(run_config(tiny_model, device="gpu"))
