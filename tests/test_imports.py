@@ -15,7 +15,7 @@ PACKAGE = Path(loracle.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 SEARCH = {"language", "trie", "features", "surrogate", "acquisition", "optimizer", "sampler", "prompt"}
-WORK = {"data", "train", "metrics", "objective", "workers"}
+WORK = {"data", "model", "train", "metrics", "objective", "workers"}
 SHARED = {"errors", "trial", "space", "config", "__init__"}  # `__init__` holds the version
 LIGHT = {"errors", "trial", "space", "config", "prompt"}
 HEAVY = {"torch", "transformers", "optuna", "peft", "gpytorch", "botorch", "accelerate", "matplotlib"}
