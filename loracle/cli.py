@@ -177,6 +177,35 @@ def export(
 
 
 @app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what features are kept between runs, or remove them."""
+    from datetime import datetime
+
+    from loracle.features import cache_entries, clear_cache
+    from loracle.tune import cache_folder
+
+    folder = cache_folder()
+    freed = clear_cache(folder) if clear else 0
+    entries = cache_entries(folder)
+    held = sum(entry.size for entry in entries)
+    if as_json:
+        typer.echo(
+            json.dumps({"folder": str(folder), "entries": len(entries), "bytes": held, "freed": freed})
+        )
+        return
+    for entry in entries:
+        used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+        typer.echo(f"{used}  {entry.size / 1e6:8.1f} MB  {entry.path.name}")
+    typer.echo(
+        f"{folder}: {len(entries)} entries, {held / 1e6:.1f} MB"
+        + (f", {freed / 1e6:.1f} MB freed" if clear else "")
+    )
+
+
+@app.command()
 def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
     """Check device, memory, data, model, space and prompts before anything costs money."""
     from rich.console import Console

@@ -73,7 +73,7 @@ class LanguageConfig(Section):
 
     model: str = "same"  # same | none | minilm | a folder | a hub id
     kind: Literal["auto", "causal", "encoder"] = "auto"
-    prompt: str = "lora-v1"  # a version in loracle/prompts, or a path to a file of that format
+    prompt: str = "auto"  # a version in loracle/prompts or a file; auto: short for sentence encoders
     layer: int = -1  # hidden state: 0 is the embedding, -1 the last
     learnable_token: bool | None = None  # None: as the preset says
     batch_size: PositiveInt = 32  # texts, where they are read one by one
@@ -246,7 +246,8 @@ def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     }
     language: dict[str, str] = {}
     for name in ("model", "prompt"):
-        if (folder / getattr(config.language, name)).exists():
+        value = getattr(config.language, name)
+        if value not in ("same", "none", "minilm") and (folder / value).exists():
             language[name] = str((folder / getattr(config.language, name)).resolve())
     changes["language"] = config.language.model_copy(update=language)
     return config.model_copy(update=changes)

@@ -17,9 +17,8 @@ from loracle.language import load_language_model
 from loracle.model import Base
 from loracle.objective import TrainingObjective
 from loracle.optimizer import get_preset
-from loracle.prompt import load_prompt
 from loracle.space import SearchSpace
-from loracle.tune import search_space
+from loracle.tune import run_prompt, search_space
 
 _FEW_STEPS = 20  # below this many optimizer steps a trial says little (fact 29: 100 and more are better)
 _ADAPTER_BYTES = 16  # a parameter in float32: weight, gradient and two Adam moments (fact 41)
@@ -113,9 +112,7 @@ def _prompts(config: RunConfig, objective: TrainingObjective, space: SearchSpace
         trust_remote_code=config.trust_remote_code,
     )
     assert model is not None  # `none` got a preset without language
-    prompt = load_prompt(
-        config.language.prompt, space, n_examples=objective.n_proxy, epochs=config.training.epochs
-    )
+    prompt = run_prompt(config, space, model, objective.n_proxy)
     sample = [space.config(int(index)) for index in space.candidates[:: max(1, len(space.candidates) // 200)]]
     longest = max(len(ids) for ids in model.token_ids([prompt.text(config) for config in sample]))
     limit = "" if model.limit is None else f" of {model.limit:,}"

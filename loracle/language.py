@@ -24,6 +24,7 @@ from loracle.errors import ModelError, PromptError
 
 _WHAT_GOES_WRONG = (OSError, ValueError, KeyError, AttributeError, ImportError, RuntimeError)
 
+_LAST_USE_OF_A_TOKENIZER = ("truncation", "padding")
 _NAMES_IN_A_CONFIG = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
 
 
@@ -245,9 +246,10 @@ class SentenceReader:
         self.dimension = int(self.model.get_embedding_dimension())
         # Authors cut texts short of what the positions allow (MiniLM: at 256 of 512). Here a text is read
         # whole or refused, so the real limit counts.
-        self.limit: int | None = _position_limit(self.model[0].auto_model)
-        if self.limit is not None:
-            self.model.max_seq_length = self.limit
+        positions = _position_limit(self.model[0].auto_model)
+        if positions is not None:
+            self.model.max_seq_length = positions
+        self.limit: int | None = self.model.max_seq_length
 
     @cached_property
     def fingerprint(self) -> str:
@@ -336,7 +338,7 @@ def _is_causal(name: str, trust_remote_code: bool) -> bool:
         listed = transformers.utils.cached_file(
             name, "modules.json", _raise_exceptions_for_missing_entries=False
         )
-    if listed is not None:
+    if listed is not None or config.is_encoder_decoder:
         return False
     kinds = config.architectures or [""]
     return any(kind.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for kind in kinds)
@@ -351,7 +353,8 @@ def _loading(name: str) -> Iterator[None]:
     try:
         yield
     except _WHAT_GOES_WRONG as error:
-        hint = "" if Path(name).is_dir() else "; there is no such folder, and no model of that name was found"
+        unknown = isinstance(error, OSError) and not Path(name).is_dir()
+        hint = "; there is no such folder, and no model of that name was found" if unknown else ""
         raise ModelError(f"model {name!r} cannot be loaded: {_line(error)}{hint}") from error
     finally:
         if bars:
@@ -387,9 +390,7 @@ def _fingerprint(model: nn.Module, tokenizer: Any, how: str) -> str:
     )
     backend = getattr(tokenizer, "backend_tokenizer", None)
     words = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
-    words = {
-        key: value for key, value in words.items() if key not in ("truncation", "padding")
-    }  # its last use
+    words = {key: value for key, value in words.items() if key not in _LAST_USE_OF_A_TOKENIZER}
     config = getattr(model, "config", None)
     settings = config.to_dict() if config is not None else {}
     settings = {key: value for key, value in settings.items() if key not in _NAMES_IN_A_CONFIG}

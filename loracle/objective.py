@@ -247,6 +247,7 @@ class TrainingObjective:
             "data": {"fingerprint": self.data_fingerprint, "dropped": self.dropped},
             "n_examples": len(job.chosen),
             "scored_on": {"split": job.split, "n_examples": len(job.questions)},
+            "language": {"model": self.config.language.model, "prompt": self.config.language.prompt},
             "device": str(self.base.device),
             "dtype": str(self.base.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),

@@ -304,9 +304,7 @@ def _complete(space: SearchSpace, config: Mapping[str, Value]) -> Config:
     """`config` in the knobs and ranges of this space: middle values for what it lacks, the rest left out."""
     full = with_alpha(config)
     wanted = {knob.name: full.get(knob.name, knob.values[len(knob.values) // 2]) for knob in space.knobs}
-    return {
-        knob.name: min(max(wanted[knob.name], knob.values[0]), knob.values[-1]) for knob in space.knobs
-    }
+    return {knob.name: min(max(wanted[knob.name], knob.values[0]), knob.values[-1]) for knob in space.knobs}
 
 
 def _fit(

@@ -451,8 +451,8 @@ def _check_node(node: ast.AST, text: str, names: Sequence[str], depth: int = 0) 
             children = [node.left, *node.comparators]
         case _:
             raise SpaceError(
-                f"constraint {text!r}: {ast.get_source_segment(text, node)!r} is not allowed; use numbers, knob names, "
-                "+ - * / **, comparisons, and, or, not"
+                f"constraint {text!r}: {ast.get_source_segment(text, node)!r} is not allowed; "
+                "use numbers, knob names, + - * / **, comparisons, and, or, not"
             )
     for child in children:
         _check_node(child, text, names, depth + 1)

@@ -61,6 +61,7 @@ class Study:
         storage.set_trial_user_attr(trial_id, _OUTCOME_KEY, _to_json(outcome))
         if outcome.failure is not None:
             storage.set_trial_user_attr(trial_id, FAILURE_KEY, str(outcome.failure.kind))
+        if outcome.value is None:
             storage.set_trial_state_values(trial_id, TrialState.FAIL)
         else:
             storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [outcome.value])
@@ -81,8 +82,8 @@ class Study:
         finished = frozen.state.is_finished()
         if INDEX_KEY not in frozen.system_attrs or (finished and _OUTCOME_KEY not in frozen.user_attrs):
             raise StudyError(
-                f"trial {frozen.number} of this run was written by another program, so it cannot be continued; "
-                "use another output"
+                f"trial {frozen.number} of this run was written by another program, so it cannot be "
+                "continued; use another output"
             )
         index = int(frozen.system_attrs[INDEX_KEY])
         if not finished:
@@ -100,15 +101,9 @@ def open_study(folder: Path, space: SearchSpace) -> Study:
     """
     path = folder / "journal.log"
     _drop_unfinished_line(path)
-    try:
-        storage: BaseStorage = JournalStorage(JournalFileBackend(str(path), lock_obj=_FileLock(path)))
-        study = optuna.create_study(
-            storage=storage, study_name=_NAME, direction="maximize", load_if_exists=True
-        )
-    except (ValueError, KeyError) as error:
-        raise StudyError(
-            f"{path}: the journal is damaged ({error}); restore it or use another output"
-        ) from None
+    study = optuna.create_study(
+        storage=_storage(path), study_name=_NAME, direction="maximize", load_if_exists=True
+    )
     known = study.user_attrs.get(_SPACE_KEY)
     if known is None:
         study.set_user_attr(_SPACE_KEY, space.fingerprint)
@@ -124,12 +119,12 @@ def read_history(folder: Path, space: SearchSpace) -> History:
     """The trials of a run that may be going on in another process; nothing is written.
 
     Raises:
-        StudyError: there is no run in this folder.
+        StudyError: there is no run in this folder, or its journal is damaged.
     """
     path = folder / "journal.log"
     if not path.exists():
         raise StudyError(f"{folder}: there is no run here (no journal.log); start it with loracle tune")
-    storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_FileLock(path)))
+    storage = _storage(path)
     try:
         study = optuna.load_study(storage=storage, study_name=_NAME)
     except KeyError:
@@ -175,6 +170,16 @@ class _FileLock(JournalFileOpenLock):
 
     def release(self) -> None:
         os.close(self._handles.pop())
+
+
+def _storage(path: Path) -> BaseStorage:
+    """The journal, read to its end."""
+    try:
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=_FileLock(path)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(
+            f"{path}: the journal is damaged ({error}); restore it or use another output"
+        ) from None
 
 
 def _drop_unfinished_line(path: Path) -> None:

@@ -94,18 +94,16 @@ class Surrogate:
         candidates, which are taken in blocks. Rasmussen and Williams (2006), algorithm 2.1.
         """
         rows, y = self._rows, self._y
-        if len(pending):
-            extra = np.asarray(pending, dtype=np.int64)
-            y = torch.cat([y, self._mean_at(self._factor(rows, y), rows, extra)])
-            rows = np.concatenate([rows, extra])
-        factor = self._factor(rows, y)
-        mean, sd = (
-            torch.empty(len(self._inputs), dtype=y.dtype),
-            torch.empty(len(self._inputs), dtype=y.dtype),
-        )
-        for start in range(0, len(self._inputs), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            mean[block], sd[block] = self._predict(factor, rows, self._inputs[block])
+        mean, sd = torch.empty(2, len(self._inputs), dtype=y.dtype)
+        with _one_thread():
+            if len(pending):
+                extra = np.asarray(pending, dtype=np.int64)
+                y = torch.cat([y, self._predict(self._factor(rows, y), rows, self._inputs[extra])[0]])
+                rows = np.concatenate([rows, extra])
+            factor = self._factor(rows, y)
+            for start in range(0, len(self._inputs), _BLOCK):
+                block = slice(start, start + _BLOCK)
+                mean[block], sd[block] = self._predict(factor, rows, self._inputs[block])
         return Belief(mean, sd)
 
     def _factor(self, rows: npt.NDArray[np.int64], y: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,11 +124,6 @@ class Surrogate:
         solved = torch.linalg.solve_triangular(lower, cross, upper=False)
         variance = self._model.covar_module(x, diag=True) - solved.square().sum(dim=0)
         return mean, variance.clamp(min=1e-12).sqrt()
-
-    def _mean_at(
-        self, factor: tuple[Tensor, Tensor], rows: npt.NDArray[np.int64], at: npt.NDArray[np.int64]
-    ) -> Tensor:
-        return self._predict(factor, rows, self._inputs[at])[0]
 
 
 def fit_surrogate(
@@ -216,7 +209,10 @@ def _half_rank(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The fit works on n x n matrices with n of about 30: more threads would only wait for each other."""
+    """Kernel matrices have about 30 rows: more threads only wait for each other, up to seconds each time.
+
+    It also makes beliefs, and so a run's history, independent of the number of threads.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

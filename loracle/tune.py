@@ -15,11 +15,11 @@ from typing import Any
 from loracle.config import RunConfig, build_space, dump_config, load_config, parse_config
 from loracle.errors import StudyError
 from loracle.features import Features, build_features
-from loracle.language import load_language_model
+from loracle.language import CausalReader, LanguageModel, load_language_model
 from loracle.metrics import paired_difference
 from loracle.objective import Objective, TrainingObjective, read_items, read_outcome, write_atomically
 from loracle.optimizer import Preset, get_preset, propose, ranking
-from loracle.prompt import load_prompt
+from loracle.prompt import Prompt, load_prompt
 from loracle.report import Comparison, write_report
 from loracle.space import Config, SearchSpace, with_alpha
 from loracle.study import Study, open_study, run_lock
@@ -27,7 +27,7 @@ from loracle.train import check_knobs
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
 
 # A run may be continued with other values of these; anything else would mix values that do not compare.
-_MAY_CHANGE = ("output", "threads", "search.trials", "language.batch_size")
+_MAY_CHANGE = ("output", "threads", "search.trials", "language.batch_size", "language.memory_gb")
 _CRASHES_IN_A_ROW = 5  # then the cause is not the configs
 _RUNNERS_UP = 3  # configs tried on all data, should the winner fail there
 
@@ -168,7 +168,7 @@ def prepare_search(config: RunConfig, objective: TrainingObjective, listen: List
     assert model is not None  # `none` got a preset without language
     wanted = preset.surrogate.learnable_token and model.token is not None
     learnable = wanted if settings.learnable_token is None else settings.learnable_token
-    prompt = load_prompt(settings.prompt, space, n_examples=objective.n_proxy, epochs=config.training.epochs)
+    prompt = run_prompt(config, space, model, objective.n_proxy)
     listen(PhaseStarted(f"reading {len(space.candidates):,} prompts ({prompt.version}, {model.name})"))
     features = build_features(
         space,
@@ -177,9 +177,24 @@ def prepare_search(config: RunConfig, objective: TrainingObjective, listen: List
         learnable_token=learnable,
         cache_dir=cache_folder(),
         progress=lambda done, total: listen(Step(done, total)),
+        memory_gb=settings.memory_gb,
+        half_precision_cache=settings.half_precision_cache,
     )
     surrogate = replace(preset.surrogate, learnable_token=learnable)
     return Search(space, replace(preset, surrogate=surrogate), features, config.search.seed)
+
+
+def run_prompt(config: RunConfig, space: SearchSpace, model: LanguageModel, n_examples: int) -> Prompt:
+    """How a run writes its configs. `auto`: with explanations for a causal model; short and derived for a
+    sentence encoder, which averages over all words and reads every text by itself.
+
+    Raises:
+        PromptError: see `load_prompt`.
+    """
+    name = config.language.prompt
+    if name == "auto":
+        name = "lora-v1" if isinstance(model, CausalReader) else "derived-v1"
+    return load_prompt(name, space, n_examples=n_examples, epochs=config.training.epochs)
 
 
 def run_search(
@@ -344,7 +359,8 @@ def _final(
     done = read_outcome(folder, knobs)
     if done is not None:
         return done
-    listen(PhaseStarted(f"training the {name} settings on all {objective.n_train:,} examples"))
+    what = "winner" if name == "winner" else "standard settings"
+    listen(PhaseStarted(f"training the {what} on all {objective.n_train:,} examples"))
     return objective.final(
         knobs,
         seed=config.search.seed,

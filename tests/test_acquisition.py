@@ -31,7 +31,7 @@ class Known(Model):
         super().__init__()
         self.mean, self.sd = mean, sd
 
-    def posterior(self, X: torch.Tensor, *args: object, **kwargs: object) -> GPyTorchPosterior:  # noqa: N803
+    def posterior(self, X: torch.Tensor, *args: object, **kwargs: object) -> GPyTorchPosterior:
         rows = X[..., 0, 0].long()
         covariance = self.sd[rows].square()[:, None, None]
         return GPyTorchPosterior(MultivariateNormal(self.mean[rows][:, None], covariance))

@@ -127,7 +127,7 @@ def test_no_traceback_from_the_real_command(tmp_path: Path) -> None:
 def test_version_and_help(loracle: Run) -> None:
     assert loracle("--version")[1].strip() == __version__
     text = loracle("--help")[1]
-    for command in ("init", "tune", "demo", "proxy", "show", "export", "doctor"):
+    for command in ("init", "tune", "demo", "proxy", "show", "export", "doctor", "cache"):
         assert command in text
 
 
@@ -186,6 +186,17 @@ def test_doctor(loracle: Run, run_config: Callable[..., Path]) -> None:
     code, out, _ = loracle("doctor", change(path, model="/no/such/folder"), "--json")
     assert code == 2
     assert json.loads(out)[-1]["state"] == "bad"
+
+
+def test_cache_is_shown_and_cleared(
+    loracle: Run, run_config: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    language = {"model": "same", "prompt": "plain-v1"}
+    assert loracle("tune", run_config(language=language, search={"trials": 1}))[0] == 0
+    assert "1 entries" in loracle("cache")[1]
+    assert json.loads(loracle("cache", "--clear", "--json")[1])["freed"] > 0
+    assert json.loads(loracle("cache", "--json")[1])["bytes"] == 0
 
 
 def test_proxy(loracle: Run, run_config: Callable[..., Path], tmp_path: Path) -> None:

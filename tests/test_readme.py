@@ -7,8 +7,11 @@ import runpy
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from loracle.config import build_space, load_config, parse_config
+from loracle.config import KnobConfig, RunConfig, build_space, load_config, parse_config
+from loracle.prompt import load_prompt
+from loracle.space import default_space
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,3 +51,27 @@ def test_example_configs_are_valid(path: Path) -> None:
 def test_examples_run(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(path), run_name="__main__")
     assert "rank" in capsys.readouterr().out
+
+
+def test_the_configuration_page_names_every_setting() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+
+    def names(section: type[BaseModel]) -> set[str]:
+        found = set()
+        for name, field in section.model_fields.items():
+            found.add(name)
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                found |= names(field.annotation)
+        return found
+
+    missing = [name for name in names(RunConfig) | names(KnobConfig) if f"`{name}`" not in page]
+    assert missing == []
+
+
+def test_the_prompt_of_the_configuration_page_works(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(version.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(text)
+    prompt = load_prompt(tmp_path / "mine.yaml", default_space())
+    assert "two languages" in prompt.prefix
+    assert "learning_rate=10^-" in prompt.body(default_space().config(0))
