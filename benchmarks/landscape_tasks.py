@@ -372,7 +372,7 @@ TASKS = {
             "new knowledge, asked for in other words than it was taught",
             strangers_row,
             "loss",
-            250,
+            300,
             epochs=4.0,
             n_validation=250,
             question=strangers_question,

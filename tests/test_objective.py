@@ -17,6 +17,7 @@ from loracle import objective as work
 from loracle.config import RunConfig
 from loracle.errors import ConfigError, DataError, ModelError, SpaceError
 from loracle.metrics import score
+from loracle.model import weights_fingerprint
 from loracle.objective import (
     Objective,
     TableObjective,
@@ -26,7 +27,6 @@ from loracle.objective import (
     write_atomically,
 )
 from loracle.space import Knob, SearchSpace
-from loracle.model import weights_fingerprint
 from loracle.trial import Failure, FailureKind
 
 Write = Callable[[str, list[dict[str, Any]]], Path]

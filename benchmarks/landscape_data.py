@@ -1,0 +1,396 @@
+"""Landscapes to search on: what a config scores, known in advance, from three sources.
+
+* `own`: real trainings of `landscapes.py`. A random forest fitted on the rows stands in for the full grid;
+  how well it predicts rows it has not seen is stated (`Surface.fit`).
+* `table`: runs measured by others, in `../shared/landscapes` (or `$LORACLE_LANDSCAPES`). Candidates are the
+  rows. Read in place, never copied; absent files are left out.
+* `synthetic`: formulas with the step-size structure, without it, and with the wrong one.
+
+Values are noise-free and larger is better; NaN marks a config that gives no value.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import spearmanr
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.model_selection import KFold
+
+from loracle.space import Knob, SearchSpace, Value, paper_space
+
+HERE = Path(__file__).parent
+OWN = HERE / "landscapes"
+TABLES = HERE.parent.parent / "shared" / "landscapes"
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+Row = Mapping[str, str]
+
+WASTED_SHARE = 0.05  # of the way from the untrained to the best value: less than this is a wasted trial
+FOLDS = 10
+TREES = 300
+MIN_TABLE = 8  # configs: a smaller table is no search
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The truth about the candidates.
+
+    Attributes:
+        values: (n,) noise-free value of each candidate; NaN where a training gives none.
+        fit: how well the emulator predicts rows it has not seen, by name; empty for tables and formulas.
+    """
+
+    values: Floats
+    fit: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """One response surface.
+
+    Attributes:
+        name: unique.
+        family: landscapes of one base model (or one vendor's models) are one family: never train a prior
+            on one of them and test it on another.
+        source: where it comes from.
+        space: the search space.
+        candidates: (n,) indices of the configs that have a value, sorted.
+        noise_sd: standard deviation of a value over training seeds, in units of the value.
+        metric: what the value measures; losses are negative.
+        n_train: training examples of a trial; None where it is not known.
+        untrained: value of the base model, where it is known.
+        surface: computes the truth; called once, when it is first needed.
+        may_train: whether the licence lets a shipped surrogate be fitted on it.
+    """
+
+    name: str
+    family: str
+    source: Literal["own", "table", "synthetic"]
+    space: SearchSpace
+    candidates: Indices
+    noise_sd: float
+    metric: str
+    n_train: int | None
+    untrained: float | None
+    surface: Callable[[], Surface]
+    may_train: bool = False
+
+    @cached_property
+    def truth(self) -> Surface:
+        """The surface, kept in memory once computed."""
+        return self.surface()
+
+    @property
+    def values(self) -> Floats:
+        """Noise-free value of each candidate, shape (n,); NaN where a training gives none."""
+        return self.truth.values
+
+    @cached_property
+    def wasted(self) -> npt.NDArray[np.bool_]:
+        """Which candidates teach nothing or wreck the model, shape (n,).
+
+        No value, or less than 5 % of the way from the untrained model (the worst value where that is not
+        known: there, no more than the failures) to the best.
+        """
+        values = self.values
+        if self.untrained is None:
+            return np.isnan(values)
+        floor = self.untrained + WASTED_SHARE * (np.nanmax(values) - self.untrained)
+        return np.isnan(values) | (values < floor)
+
+    def value(self, index: int) -> float:
+        """Noise-free value of a config by its index; NaN where it fails. Raises KeyError if unknown."""
+        place = int(np.searchsorted(self.candidates, index))
+        if place == len(self.candidates) or self.candidates[place] != index:
+            raise KeyError(index)
+        return float(self.values[place])
+
+
+def load_landscapes(sources: Sequence[str] = ("own", "table", "synthetic")) -> list[Landscape]:
+    """All landscapes of these sources. Own ones fit their forest only when a value is asked for."""
+    makers = {"own": own_landscapes, "table": table_landscapes, "synthetic": synthetic_landscapes}
+    return [landscape for source in sources for landscape in makers[source]()]
+
+
+# -- our own ----------------------------------------------------------------------------------------
+
+
+def read_rows(task: str, folder: Path = OWN) -> list[dict[str, str]]:
+    """All rows of one task as they were measured."""
+    with gzip.open(folder / f"{task}.csv.gz", "rt", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def own_landscapes(folder: Path = OWN) -> Iterator[Landscape]:
+    """One landscape a task of `landscapes.py`, over its whole grid."""
+    provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    space = measured_space(provenance["knobs"])
+    for task, about in provenance["tasks"].items():
+        rows = read_rows(task, folder)
+        full = [row for row in rows if float(row["fraction"]) == 1.0]
+        yield Landscape(
+            name=task,
+            family=about["family"],
+            source="own",
+            space=space,
+            candidates=space.candidates,
+            noise_sd=seed_noise(full, about["untrained_value"]),
+            metric=about["metric"],
+            n_train=about["n_train"],
+            untrained=about["untrained_value"],
+            surface=lambda full=full, low=about["untrained_value"]: emulate(space, full, low),  # type: ignore[misc]
+            may_train=True,
+        )
+
+
+def measured_space(knobs: Mapping[str, Sequence[Value]]) -> SearchSpace:
+    """The grid that provenance states."""
+    scales = {"dropout": "linear", "learning_rate": "log10"}
+    return SearchSpace(
+        tuple(Knob(name, tuple(values), scales.get(name, "log2")) for name, values in knobs.items())  # type: ignore[arg-type]
+    )
+
+
+def by_config(space: SearchSpace, rows: Sequence[Row]) -> dict[int, list[float]]:
+    """Values of each config over seeds, by index; NaN for a training that failed."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        index = space.index({name: float(row[name]) for name in space.names})
+        found[index].append(float(row["value"]) if row["value"] else np.nan)
+    return dict(found)
+
+
+def seed_noise(rows: Sequence[Row], untrained: float) -> float:
+    """Standard deviation over seeds, pooled over the repeated configs that learnt something."""
+    groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for row in rows:
+        if row["value"]:
+            key = ("rank", "alpha_ratio", "dropout", "batch_size", "learning_rate")
+            groups[tuple(row[name] for name in key)].append(float(row["value"]))
+    best = max(max(values) for values in groups.values())
+    floor = untrained + WASTED_SHARE * (best - untrained)
+    variances = [np.var(v, ddof=1) for v in groups.values() if len(v) > 1 and np.mean(v) > floor]
+    return float(np.sqrt(np.mean(variances))) if variances else 0.0
+
+
+def emulate(space: SearchSpace, rows: Sequence[Row], untrained: float) -> Surface:
+    """Random forests in place of the full grid: one says whether a training fails, one what it scores.
+
+    They see the five knobs on their own scales and nothing derived from them, so no method is favoured by
+    its own coordinates. Values far below the untrained model's are drawn up: how bad is of no interest.
+    """
+    measured = by_config(space, rows)
+    indices = np.array(sorted(measured), dtype=np.int64)
+    seeds = [np.array(measured[int(i)]) for i in indices]
+    failed = np.array([np.isnan(v).mean() > 0.5 for v in seeds])
+    mean = np.array([np.nan if bad else np.nanmean(v) for v, bad in zip(seeds, failed, strict=True)])
+    lowest = untrained - WASTED_SHARE * 4 * (np.nanmax(mean) - untrained)
+    target = np.maximum(mean, lowest)  # NaN stays
+    x = forest_inputs(space, indices)
+    grid = forest_inputs(space, space.candidates)
+    return Surface(_predict(x, target, failed, grid), _cross_validate(x, target, failed, untrained))
+
+
+def forest_inputs(space: SearchSpace, indices: Indices) -> Floats:
+    """What the forests see, shape (n, knobs)."""
+    return space.coordinates(indices)
+
+
+def _predict(x: Floats, target: Floats, failed: npt.NDArray[np.bool_], at: Floats) -> Floats:
+    """Predicted values at `at`, NaN where failure is likelier than not; `target` is NaN where failed."""
+    regressor = RandomForestRegressor(TREES, min_samples_leaf=1, max_features=0.8, random_state=0)
+    regressor.fit(x[~failed], target[~failed])
+    values: Floats = regressor.predict(at)
+    if failed.sum() >= 5:
+        classifier = RandomForestClassifier(TREES, random_state=0).fit(x, failed)
+        values[classifier.predict_proba(at)[:, 1] > 0.5] = np.nan
+    return values
+
+
+def _cross_validate(
+    x: Floats, target: Floats, failed: npt.NDArray[np.bool_], untrained: float
+) -> dict[str, float]:
+    """Ten folds: R squared, mean absolute error and rank correlation on rows left out; failures found."""
+    predicted = np.full(len(x), np.nan)
+    for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(x):
+        predicted[test] = _predict(x[train], target[train], failed[train], x[test])
+    both = ~failed & ~np.isnan(predicted)
+    error = predicted[both] - target[both]
+    span = np.nanmax(target) - untrained
+    good = both & (target > untrained + 0.5 * span)  # the half that a search is about
+    return {
+        "r2": 1 - float(np.mean(error**2) / np.var(target[both])),
+        "mae": float(np.mean(np.abs(error))),
+        "mae_of_span": float(np.mean(np.abs(error)) / span),
+        "spearman": float(spearmanr(predicted[both], target[both]).statistic),
+        "spearman_good_half": float(spearmanr(predicted[good], target[good]).statistic),
+        "failed_right": float(np.mean(np.isnan(predicted) == failed)),
+        "n_rows": float(len(x)),
+    }
+
+
+# -- tables of others -------------------------------------------------------------------------------
+
+_TABLE_NAMES = ("rank", "alpha", "dropout", "batch_size", "learning_rate")
+_SCALES = {"rank": "log2", "alpha": "log2", "alpha_ratio": "log2", "batch_size": "log2", "dropout": "linear"}
+
+
+def table_folder() -> Path:
+    """Where the tables of others lie; may be absent."""
+    return Path(os.environ.get("LORACLE_LANDSCAPES", TABLES))
+
+
+def table_landscapes(folder: Path | None = None) -> Iterator[Landscape]:
+    """One landscape a group and method of each table; nothing where the folder is absent."""
+    for path in sorted((folder or table_folder()).glob("*.csv")):
+        groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                groups[row["group"], row["method"]].append(row)
+        for (group, method), rows in groups.items():
+            landscape = _table(path.stem, group, method, rows)
+            if len(landscape.candidates) >= MIN_TABLE:
+                yield landscape
+
+
+def _table(file: str, group: str, method: str, rows: Sequence[Row]) -> Landscape:
+    space = _table_space(rows)
+    sign = 1.0 if rows[0]["maximize"] == "1" else -1.0
+    found: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        gone = row["diverged"] == "1" or not row["value"]
+        config = {name: float(row[name]) for name in _TABLE_NAMES if row[name]}
+        known = {name: v for name, v in config.items() if name in space.names or name == "alpha"}
+        found[space.index(known)].append(np.nan if gone else sign * float(row["value"]))
+    candidates = np.array(sorted(found), dtype=np.int64)
+    values = np.array([_mean(found[int(i)]) for i in candidates])
+    tinker = file == "tinker_sft"
+    vendor = rows[0]["model"].split("/")[0]
+    return Landscape(
+        name=f"{file}:{group}" if method == "LoRA" else f"{file}:{group}:{method}",
+        family=f"tinker:{vendor}" if tinker else group.partition("_")[0],
+        source="table",
+        space=space,
+        candidates=candidates,
+        noise_sd=_table_noise(rows, list(found.values())),
+        metric=rows[0]["metric"],
+        n_train=None,
+        untrained=None,
+        surface=lambda: Surface(values),
+        may_train=tinker,  # the one whose licence allows it
+    )
+
+
+def _table_space(rows: Sequence[Row]) -> SearchSpace:
+    """Every value that occurs. alpha / rank is a knob where alpha varies, else alpha is fixed."""
+    columns = {name: {float(row[name]) for row in rows if row[name]} for name in _TABLE_NAMES}
+    if len(columns["alpha"]) > 1:
+        columns["alpha_ratio"] = {float(row["alpha"]) / float(row["rank"]) for row in rows}
+        del columns["alpha"]
+    order = ("rank", "alpha_ratio", "alpha", "dropout", "batch_size", "learning_rate")
+    return SearchSpace(
+        tuple(
+            Knob(name, tuple(_whole(v) for v in sorted(columns[name])), _SCALES.get(name, "log10"))  # type: ignore[arg-type]
+            for name in order
+            if columns.get(name)
+        )
+    )
+
+
+def _whole(value: float) -> Value:
+    return int(value) if value.is_integer() and value >= 1 else value
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Mean of the runs that gave a value; NaN if more than half gave none."""
+    lost = np.isnan(values)
+    return float("nan") if lost.mean() > 0.5 else float(np.mean(np.asarray(values)[~lost]))
+
+
+def _table_noise(rows: Sequence[Row], replicates: Sequence[Sequence[float]]) -> float:
+    """From published standard deviations, else from replicates, else 0 (not known)."""
+    published = [float(row["std"]) for row in rows if row["std"] and row["diverged"] != "1"]
+    if published:
+        return float(np.median(published))
+    variances = [
+        np.var(v, ddof=1) for v in replicates if np.sum(np.isfinite(v)) > 1 and np.all(np.isfinite(v))
+    ]
+    return float(np.sqrt(np.mean(variances))) if variances else 0.0
+
+
+# -- synthetic controls -----------------------------------------------------------------------------
+
+Structure = Literal["step", "axis", "wrong"]
+NOISES = {"none": 0.0, "low": 0.005, "high": 0.03}  # of a value between 0 and about 1
+_N_TRAIN = 10_000
+
+
+def synthetic_landscapes(seeds: Sequence[int] = (0,)) -> Iterator[Landscape]:
+    """Every structure at every noise level, for each seed."""
+    structures: tuple[Structure, ...] = ("step", "axis", "wrong")
+    for structure in structures:
+        for noise in NOISES:
+            for seed in seeds:
+                yield synthetic(structure, noise, seed)
+
+
+def synthetic(structure: Structure, noise: str = "none", seed: int = 0) -> Landscape:
+    """A formula on the paper's space, with exponents, optimum and bumps drawn by seed.
+
+    `step`: the value depends on a step size, log lr + c log(alpha/rank) + p log rank + q log steps: a slope
+    below the optimum, a cliff above, divergence beyond. `wrong`: the same with the signs of alpha/rank and
+    of the steps turned over. `axis`: each knob has an optimum of its own; a high learning rate alone diverges.
+    """
+    space = paper_space()
+    return Landscape(
+        name=f"synthetic:{structure}:{noise}:{seed}",
+        family=f"synthetic:{structure}",
+        source="synthetic",
+        space=space,
+        candidates=space.candidates,
+        noise_sd=NOISES[noise],
+        metric="score",
+        n_train=_N_TRAIN,
+        untrained=0.1,
+        surface=lambda: Surface(_formula(space, structure, seed)),
+    )
+
+
+def _formula(space: SearchSpace, structure: Structure, seed: int) -> Floats:
+    rng = np.random.default_rng((seed, len(structure)))
+    knobs = space.values(space.candidates)
+    x = space.coordinates(space.candidates)  # (n, 5) in [0, 1]
+    bump_at, bump_width = rng.uniform(0.2, 0.8, 5), rng.uniform(0.3, 0.6, 5)
+    bump = np.exp(-0.5 * np.sum(((x - bump_at) / bump_width) ** 2, axis=1))
+    if structure == "axis":
+        best, width = rng.uniform(0.25, 0.75, 5), rng.uniform(0.25, 0.6, 5)
+        width[2] *= 3  # dropout matters least
+        shape = np.exp(-0.5 * np.sum(((x - best) / width) ** 2, axis=1))
+        diverged = x[:, 4] > best[4] + 0.25
+        return np.where(diverged, np.nan, 0.1 + 0.7 * shape + 0.1 * bump)
+    turned = -1.0 if structure == "wrong" else 1.0
+    c, p, q = rng.normal(0.8, 0.15), rng.normal(0.4, 0.2), rng.normal(0.7, 0.2)
+    ratio, rank, steps = (
+        np.log10(v) for v in (knobs["alpha_ratio"], knobs["rank"], _N_TRAIN / knobs["batch_size"])
+    )
+    u = np.log10(knobs["learning_rate"]) + p * rank + turned * (c * ratio + q * steps)
+    best_u = np.quantile(u, rng.uniform(0.45, 0.7))  # well inside
+    low, high = rng.uniform(0.9, 1.4), rng.uniform(0.35, 0.6)  # decades: a slope below, a cliff above
+    shape = np.exp(-0.5 * ((u - best_u) / np.where(u < best_u, low, high)) ** 2)
+    capacity = 0.08 * np.minimum(rank / np.log10(64), 1)
+    value = 0.1 + shape * (0.6 + capacity + 0.15 * bump - 0.1 * (x[:, 2] - rng.uniform(0, 0.5)) ** 2)
+    stability = u - turned * q * steps  # one step's size
+    return np.where(stability > np.quantile(stability, 0.93), np.nan, value)
