@@ -6,8 +6,8 @@
 Every task has a base model of its own architecture, pretrained here in a minute or two; `landscape_tasks.py`
 says how. Trainings are Loracle's own (`TrainingObjective`). The plan of a task: 600 configs of a scrambled
 Sobol sequence laid on the grid (the standard config is the first of them), 150 of these on 10 % of the data,
-and two more seeds for the top 5 % and for a random 5 %. Rows are written as they come, so a second call goes
-on where the first was stopped. Work files lie in `build/landscapes`, results in `benchmarks/landscapes`.
+two more seeds (and 10 % of the data) for the top 5 % and for a random 5 %, and 200 neighbours of the top 5 %.
+Rows are written as they come, so a second call goes on where the first was stopped. Work files lie in `build/landscapes`, results in `benchmarks/landscapes`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from scipy.stats import qmc
 from transformers import logging as transformers_logging
 
 from loracle.config import RunConfig
+from loracle.metrics import score
 from loracle.objective import TrainingObjective, write_atomically
 from loracle.space import Knob, SearchSpace
 
@@ -50,6 +52,7 @@ N_PROXY = 150  # of these configs, also on PROXY of the data
 PROXY = 0.1
 SEEDS = (0, 1, 2)  # the first one for every config, all of them for the repeated ones
 REPEATED = 0.05  # share of the configs repeated: the best, and as many at random
+N_NEAR = 200  # further configs, near the best: what an emulator must get right
 DESIGN_SEED = 4
 
 KNOBS = ("rank", "alpha_ratio", "dropout", "batch_size", "learning_rate")
@@ -125,12 +128,26 @@ def repeated(indices: Sequence[int], values: Sequence[float | None]) -> list[int
     return [indices[i] for i in [*order[:n], *others]]
 
 
+def near(space: SearchSpace, best: Sequence[int], known: Sequence[int], n: int = N_NEAR) -> list[int]:
+    """`n` new configs, each two steps of one or two knobs away from one of the best, these taking turns."""
+    random = np.random.default_rng(DESIGN_SEED)
+    found: dict[int, None] = {}
+    while len(found) < n:
+        for index in best:
+            for _ in range(2):
+                index = int(random.choice(space.neighbours(index)))
+            if index not in known:
+                found[index] = None
+    return list(found)[:n]
+
+
 def open_jobs(tasks: Sequence[str], done: dict[Job, dict[str, str]]) -> list[Job]:
-    """What is left to do, in the order of doing it: all configs, then proxies, then further seeds.
+    """What is left to do, in the order of doing it: all configs, proxies, further seeds, neighbours.
 
     Tasks take turns. The best are known only when all configs are done, so a second call may find more.
     """
-    indices = design(landscape_space())
+    space = landscape_space()
+    indices = design(space)
     jobs = [Job(task, index) for index in indices for task in tasks]
     jobs += [Job(task, index, PROXY) for index in indices[:N_PROXY] for task in tasks]
     again: list[list[Job]] = []
@@ -138,8 +155,13 @@ def open_jobs(tasks: Sequence[str], done: dict[Job, dict[str, str]]) -> list[Job
         rows = [done.get(Job(task, index)) for index in indices]
         if all(row is not None for row in rows):
             values = [float(row["value"]) if row and row["value"] else None for row in rows]
-            again.append([Job(task, i, 1.0, s) for i in repeated(indices, values) for s in SEEDS[1:]])
-    jobs += [job for turn in zip(*again, strict=True) for job in turn] if again else []
+            chosen = repeated(indices, values)
+            best = chosen[: len(chosen) // 2]
+            own = [Job(task, i, 1.0, s) for i in chosen for s in SEEDS[1:]]
+            own += [Job(task, i, PROXY) for i in chosen if i not in indices[:N_PROXY]]
+            own += [Job(task, i) for i in near(space, best, indices)]
+            again.append(own)
+    jobs += [job for turn in zip_longest(*again) for job in turn if job is not None]
     return [job for job in jobs if job not in done]
 
 
@@ -299,7 +321,12 @@ def pack(tasks: Sequence[str]) -> None:
         "program": "benchmarks/landscapes.py",
         "knobs": {knob.name: list(knob.values) for knob in landscape_space()},
         "proxy": PROXY,
-        "design": {"sequence": "scrambled Sobol", "seed": DESIGN_SEED, "n_configs": N_CONFIGS},
+        "design": {
+            "sequence": "scrambled Sobol",
+            "seed": DESIGN_SEED,
+            "n_configs": N_CONFIGS,
+            "n_near": N_NEAR,
+        },
         "versions": {
             "python": platform.python_version(),
             **{
@@ -330,7 +357,7 @@ def _provenance(task: LandscapeTask, rows: Sequence[dict[str, str]]) -> dict[str
         "layers": int(work.base.model.config.num_hidden_layers),
         "rows": len(rows),
         "rows_by_kind": {
-            "full": sum(row["fraction"] == "1.0" and row["seed"] == "0" for row in rows),
+            "full": sum(row["fraction"] == "1.0" and row["seed"] == "0" for row in rows),  # with neighbours
             "proxy": sum(row["fraction"] != "1.0" for row in rows),
             "repeated": sum(row["seed"] != "0" for row in rows),
         },
@@ -340,8 +367,6 @@ def _provenance(task: LandscapeTask, rows: Sequence[dict[str, str]]) -> dict[str
 
 def untrained_value(task: LandscapeTask) -> float:
     """What the base model scores without training."""
-    from loracle.metrics import score
-
     work = objective(task)
     return score(work.base, work._validation, work.config.scoring).value
 

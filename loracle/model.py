@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from loracle.config import RunConfig
 from loracle.data import Encoded
-from loracle.errors import ConfigError, ModelError
+from loracle.device import pick_device, pick_dtype
+from loracle.errors import ModelError
 
 _CHECKSUM_CHUNK = 1 << 24  # elements hashed at once: 128 MiB of int64
 _LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
@@ -64,8 +65,8 @@ def load_base(config: RunConfig) -> Base:
         ConfigError: the device does not exist here.
         ModelError: the model is unknown, incomplete, or cannot be used to train and generate.
     """
-    device = _device(config.device)
-    dtype = _dtype(config.dtype, device)
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     name = config.model
@@ -141,26 +142,6 @@ def _hub_answers() -> bool:
     except OSError:
         return False
     return True
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device: {name!r} cannot be used here ({reason}); set device: auto") from None
-    return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
 
 
 def _check_loaded(name: str, model: Any, tokenizer: Any, report: Mapping[str, Any]) -> None:

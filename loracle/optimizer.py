@@ -115,7 +115,7 @@ def propose(
             "candidates are untried; stop here or widen the space"
         )
     chosen: list[int] = []
-    for index in _seed_indices(space, preset):
+    for index in seed_indices(space, preset.seed_configs):
         row = _row(space, index)
         if len(chosen) < n and open_rows[row]:
             chosen.append(index)
@@ -290,10 +290,10 @@ def _value(trial: Trial) -> float:
     return trial.outcome.value
 
 
-def _seed_indices(space: SearchSpace, preset: Preset) -> list[int]:
+def seed_indices(space: SearchSpace, configs: Sequence[Mapping[str, Value]]) -> list[int]:
     """Candidates nearest to the preset's seed configs, in order, without repeats."""
     found: list[int] = []
-    for config in preset.seed_configs:
+    for config in configs:
         index = space.nearest(_complete(space, config))
         if index not in found:
             found.append(index)

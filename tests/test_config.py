@@ -196,7 +196,7 @@ def test_names_that_are_no_folders_stay_names(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("model: org/name\ndata: {train: t.jsonl}\n")
     config = load_config(tmp_path / "config.yaml")
     assert config.model == "org/name"
-    assert (config.language.model, config.language.prompt) == ("same", "lora-v1")
+    assert (config.language.model, config.language.prompt) == ("same", "auto")
 
 
 # -- spaces -------------------------------------------------------------------------------------------

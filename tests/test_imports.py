@@ -16,7 +16,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 SEARCH = {"language", "trie", "features", "surrogate", "acquisition", "optimizer", "sampler", "prompt"}
 WORK = {"data", "model", "train", "metrics", "objective", "workers"}
-SHARED = {"errors", "trial", "space", "config", "__init__"}  # `__init__` holds the version
+SHARED = {"errors", "trial", "space", "config", "device", "__init__"}  # `__init__` holds the version
 LIGHT = {"errors", "trial", "space", "config", "prompt"}
 HEAVY = {"torch", "transformers", "optuna", "peft", "gpytorch", "botorch", "accelerate", "matplotlib"}
 

@@ -229,7 +229,7 @@ def test_optuna_alone_reads_the_journal(tmp_path: Path) -> None:
         TrialState.RUNNING,
     ]
     assert loaded.trials[0].user_attrs["alpha"] == 16
-    assert loaded.trials_dataframe().shape[0] == 3
+    assert len(loaded.trials) == 3
     theirs = history_of(loaded, SPACE)  # what `LoracleSampler` would make of it
     assert [trial.index for trial in theirs.trials] == [index, 0, 1]
     assert theirs.trials[1].outcome is not None

@@ -1,0 +1,181 @@
+"""How good is the recommended config after 10, 20 and 30 trials? All methods, all landscapes, paired seeds.
+
+    python benchmarks/search.py run --methods numeric,tpe --landscapes synthetic --seeds 20 --jobs 2
+    python benchmarks/search.py show
+
+`run` adds to `results/search.jsonl`, leaves out what is there already, and can be stopped at any time. `show`
+prints tables and writes `results/search.json` and the plots.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_data import Landscape, load_landscapes
+from search_methods import FACTORY, SAME_SEEDS, Start, methods, table_space
+
+HERE = Path(__file__).parent
+LOG = HERE / "results" / "search.jsonl"
+LARGE, SMALL = (3, 5, 10, 15, 20, 25, 30), (3, 5, 8)  # trials at which the recommendation is judged
+
+
+def checkpoints(landscape: Landscape) -> tuple[int, ...]:
+    """Small tables are judged after fewer trials."""
+    return LARGE if len(landscape.candidates) >= 60 else SMALL
+
+
+def observe(landscape: Landscape, index: int, seed: int) -> float | None:
+    """A noisy value; the same config has the same noise for every method of a seed. None: it failed."""
+    value = landscape.value(index)
+    if np.isnan(value):
+        return None
+    return value + landscape.noise_sd * float(np.random.default_rng([seed, index]).normal())
+
+
+def regret(landscape: Landscape, index: int) -> float:
+    """Normalised simple regret: 0 is the best candidate, 1 the median one."""
+    values = np.where(np.isnan(landscape.values), np.nanmin(landscape.values), landscape.values)
+    value = landscape.value(index)
+    value = float(values.min()) if np.isnan(value) else value
+    return float((values.max() - value) / (values.max() - np.median(values)))
+
+
+def search(landscape: Landscape, regime: str, name: str, seed: int) -> Iterator[dict[str, Any]]:
+    """One search; a row at every checkpoint."""
+    start = Start(landscape, table_space(landscape), regime, seed)
+    method = methods([name])[name](start)
+    wasted = dict(zip(landscape.candidates.tolist(), landscape.wasted.tolist(), strict=True))
+    began, spent = time.perf_counter(), 0
+    last = min(checkpoints(landscape)[-1], len(landscape.candidates))
+    for n in range(1, last + 1):
+        index = method.ask()
+        method.tell(index, observe(landscape, index, seed))
+        spent += wasted[index]
+        if n in checkpoints(landscape):
+            yield {
+                "landscape": landscape.name,
+                "regime": regime,
+                "method": name,
+                "seed": seed,
+                "n": n,
+                "regret": round(regret(landscape, method.recommend()), 6),
+                "wasted": spent / n,
+                "seconds": round(time.perf_counter() - began, 2),
+            }
+
+
+def _work(job: tuple[str, str, str, int]) -> list[dict[str, Any]]:
+    torch.set_num_threads(1)
+    name, regime, method, seed = job
+    return list(search(_LANDSCAPES[name], regime, method, seed))
+
+
+_LANDSCAPES: dict[str, Landscape] = {}
+
+
+def read_log() -> list[dict[str, Any]]:
+    """All rows so far; a line cut off by a kill is left out."""
+    rows = []
+    for line in LOG.read_text().splitlines() if LOG.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs what is missing."""
+    chosen = [
+        landscape
+        for landscape in load_landscapes()
+        if any(
+            landscape.name.startswith(part) or landscape.source == part
+            for part in arguments.landscapes.split(",")
+        )
+    ]
+    _LANDSCAPES.update({landscape.name: landscape for landscape in chosen})
+    for landscape in chosen:
+        _ = landscape.truth  # fitted once, before the processes split
+    done = {(r["landscape"], r["regime"], r["method"], r["seed"]) for r in read_log()}
+    jobs = [
+        (landscape.name, regime, method, seed)
+        for seed in range(arguments.seeds)
+        for landscape in chosen
+        for method in arguments.methods.split(",")
+        for regime in arguments.regimes.split(",")
+        if (landscape.name, regime, method, seed) not in done
+    ]
+    print(f"{len(jobs)} searches to do on {len(chosen)} landscapes")
+    LOG.parent.mkdir(exist_ok=True)
+    context = multiprocessing.get_context("fork")
+    with context.Pool(arguments.jobs) as pool, LOG.open("a") as log:
+        for i, rows in enumerate(pool.imap_unordered(_work, jobs), 1):
+            log.write("".join(json.dumps(row) + "\n" for row in rows))
+            log.flush()
+            if i % 50 == 0:
+                print(f"{i} of {len(jobs)}", flush=True)
+
+
+def show(arguments: argparse.Namespace) -> None:
+    """Prints regret by method and trials: mean over landscapes of medians over seeds, and mean rank."""
+    rows = read_log()
+    for regime in (SAME_SEEDS, FACTORY):
+        table: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for row in rows:
+            if row["regime"] == regime:
+                table[row["landscape"], row["n"]][row["method"]].append(row["regret"])
+        for n in (3, 5, 8, 10, 20, 30):
+            cells = {key[0]: by for key, by in table.items() if key[1] == n}
+            names = sorted({name for by in cells.values() for name in by})
+            if not names:
+                continue
+            complete = {k: by for k, by in cells.items() if all(name in by for name in names)}
+            ranks = {name: [] for name in names}
+            means = {name: [] for name in names}
+            for by in complete.values():
+                medians = {name: float(np.mean(by[name])) for name in names}
+                order = sorted(names, key=lambda name: medians[name])
+                for name in names:
+                    ranks[name].append(1 + order.index(name))
+                    means[name].append(medians[name])
+            print(f"\n{regime}, {n} trials, {len(complete)} landscapes")
+            for name in sorted(names, key=lambda name: np.mean(means[name])):
+                print(f"  {name:<14} regret {np.mean(means[name]):.3f}  rank {np.mean(ranks[name]):.2f}")
+            if arguments.by_landscape:
+                for landscape, by in sorted(complete.items()):
+                    line = "  ".join(f"{name} {np.mean(by[name]):.3f}" for name in names)
+                    print(f"    {landscape:<44} {line}")
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True)
+    runner = commands.add_parser("run")
+    runner.add_argument("--methods", default="random,tpe,gp_sampler,botorch,smac,numeric")
+    runner.add_argument("--landscapes", default="own,table,synthetic", help="sources or beginnings of names")
+    runner.add_argument("--regimes", default=f"{SAME_SEEDS},{FACTORY}")
+    runner.add_argument("--seeds", type=int, default=20)
+    runner.add_argument("--jobs", type=int, default=1)
+    runner.set_defaults(action=run)
+    shower = commands.add_parser("show")
+    shower.add_argument("--by-landscape", action="store_true")
+    shower.set_defaults(action=show)
+    arguments = parser.parse_args(given)
+    arguments.action(arguments)
+
+
+if __name__ == "__main__":
+    main()

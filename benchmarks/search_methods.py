@@ -1,0 +1,280 @@
+"""Search methods under one interface, so that all see the same landscape, seeds and failures.
+
+A method proposes the index of an untried candidate, is told a value (larger is better) or a failure, and
+says which config it would recommend. In the regime `same seeds` all start from the same configs and learn of
+a failed trial as the worst value seen so far; in `factory` each starts and treats failures as it does itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import optuna
+import torch
+from landscape_data import Landscape
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
+
+from loracle.acquisition import log_expected_improvement
+from loracle.features import Features
+from loracle.optimizer import GOOD_PRACTICE, PRESETS, Preset, propose, ranking, seed_indices
+from loracle.space import SearchSpace
+from loracle.trial import Failure, FailureKind, History, Outcome, Trial
+
+SAME_SEEDS, FACTORY = "same seeds", "factory"
+
+
+class Method(Protocol):
+    """One search on one landscape."""
+
+    def ask(self) -> int:
+        """Index of the config to train next."""
+        ...
+
+    def tell(self, index: int, value: float | None) -> None:
+        """What it gave; None: the training failed."""
+        ...
+
+    def recommend(self) -> int:
+        """Index of the config to use."""
+        ...
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a search begins: landscape, regime, seed of all randomness."""
+
+    landscape: Landscape
+    space: SearchSpace  # whose candidates are those of the landscape
+    regime: str
+    seed: int
+
+    @property
+    def seeds(self) -> list[int]:
+        """Configs that every method tries first in `same seeds`."""
+        return seed_indices(self.space, GOOD_PRACTICE)
+
+
+def table_space(landscape: Landscape) -> SearchSpace:
+    """The landscape's space, its candidates being the configs that have a value."""
+    space = replace(landscape.space)
+    space.__dict__["candidates"] = landscape.candidates  # where the cached property looks first
+    return space
+
+
+class LoracleMethod:
+    """One of our presets, or a variation of one."""
+
+    def __init__(self, start: Start, preset: Preset, features: Features | None = None) -> None:
+        if start.regime == SAME_SEEDS:
+            preset = replace(preset, seed_configs=GOOD_PRACTICE)
+        self.start, self.preset, self.features = start, preset, features
+        self.history = History()
+
+    def ask(self) -> int:
+        (index,) = propose(
+            self.start.space, self.history, self.preset, features=self.features, seed=self.start.seed
+        )
+        return index
+
+    def tell(self, index: int, value: float | None) -> None:
+        failure = Failure(FailureKind.DIVERGED, "diverged") if value is None else None
+        trial = Trial(len(self.history.trials), index, Outcome(value, failure=failure))
+        self.history = History((*self.history.trials, trial))
+
+    def recommend(self) -> int:
+        if not self.history.succeeded:
+            return self.history.trials[-1].index
+        return ranking(
+            self.start.space, self.history, self.preset, features=self.features, seed=self.start.seed
+        )[0]
+
+
+class _Observed:
+    """What the methods of others share: seeds first, the best observed value recommended."""
+
+    def __init__(self, start: Start) -> None:
+        self.start, self.space = start, start.space
+        self.first = start.seeds if start.regime == SAME_SEEDS else []
+        self.tried: dict[int, float | None] = {}
+        self.rng = np.random.default_rng([start.seed, 17])
+        self.coordinates = self.space.coordinates(self.space.candidates)
+
+    def ask(self) -> int:
+        open_seeds = [index for index in self.first if index not in self.tried]
+        return open_seeds[0] if open_seeds else self.choose()
+
+    def choose(self) -> int:
+        raise AssertionError("a method chooses")
+
+    def tell(self, index: int, value: float | None) -> None:
+        self.tried[index] = value
+
+    def recommend(self) -> int:
+        return max(self.tried, key=lambda index: -np.inf if (v := self.tried[index]) is None else v)
+
+    def open_rows(self) -> np.ndarray:
+        return np.flatnonzero(~np.isin(self.space.candidates, list(self.tried)))
+
+    def nearest_open(self, index: int) -> int:
+        """The untried candidate closest to a proposal; a repeated one would only waste its trial."""
+        rows = self.open_rows()
+        at = self.space.coordinates([index])
+        return int(self.space.candidates[rows[np.abs(self.coordinates[rows] - at).sum(axis=1).argmin()]])
+
+    @property
+    def worst(self) -> float | None:
+        return min((v for v in self.tried.values() if v is not None), default=None)
+
+
+class RandomMethod(_Observed):
+    """Uniform over untried candidates."""
+
+    def choose(self) -> int:
+        return int(self.space.candidates[self.rng.choice(self.open_rows())])
+
+
+class BotorchMethod(_Observed):
+    """A well-built numeric GP: BoTorch's SingleTaskGP with its priors on log knobs, log EI."""
+
+    def choose(self) -> int:
+        from botorch.fit import fit_gpytorch_mll
+        from botorch.models import SingleTaskGP
+        from gpytorch.mlls import ExactMarginalLogLikelihood
+
+        known = {i: v for i, v in self.tried.items() if v is not None or self.start.regime == SAME_SEEDS}
+        if len(known) < 3 or self.worst is None:  # nothing to fit yet
+            return int(self.space.candidates[self.rng.choice(self.open_rows())])
+        y = torch.tensor([[self.worst if v is None else v] for v in known.values()], dtype=torch.float64)
+        x = torch.from_numpy(self.space.coordinates(list(known)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = SingleTaskGP(x, y)  # standardises the outputs by itself
+            fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+            rows = self.open_rows()
+            scores = []
+            with torch.no_grad():
+                for block in torch.from_numpy(self.coordinates[rows]).split(2048):
+                    posterior = model.posterior(block)
+                    mean, sd = posterior.mean.squeeze(-1), posterior.variance.sqrt().squeeze(-1)
+                    scores.append(log_expected_improvement(mean, sd, float(y.max())))
+            score = torch.cat(scores)
+        return int(self.space.candidates[rows[int(score.argmax())]])
+
+
+class OptunaMethod(_Observed):
+    """An Optuna sampler on ordered integer positions of the knobs' values."""
+
+    def __init__(self, start: Start, make: Callable[[int], BaseSampler]) -> None:
+        super().__init__(start)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.study = optuna.create_study(direction="maximize", sampler=make(start.seed))
+        self.distributions = {
+            knob.name: optuna.distributions.IntDistribution(0, len(knob.values) - 1) for knob in self.space
+        }
+        self.late: list[dict[str, int]] = []  # failures before the first success
+
+    def choose(self) -> int:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trial = self.study.ask(self.distributions)
+        self.study.tell(trial, state=optuna.trial.TrialState.FAIL)  # told anew below, where it was moved to
+        positions = tuple(trial.params[name] for name in self.space.names)
+        return self.nearest_open(int(np.ravel_multi_index(positions, self.space.shape)))
+
+    def tell(self, index: int, value: float | None) -> None:
+        super().tell(index, value)
+        positions = np.unravel_index(index, self.space.shape)
+        params = {name: int(p) for name, p in zip(self.space.names, positions, strict=True)}
+        if value is None and self.start.regime == FACTORY:
+            return
+        if self.worst is None:
+            self.late.append(params)
+            return
+        told = [(params, self.worst if value is None else value)]
+        told += [(failed, self.worst) for failed in self.late]
+        self.late = []
+        for known, score in told:
+            self.study.add_trial(
+                optuna.create_trial(params=known, distributions=self.distributions, value=score)
+            )
+
+
+class SmacMethod(_Observed):
+    """SMAC3's hyperparameter-optimisation facade on ordered integer positions."""
+
+    def __init__(self, start: Start, n_trials: int = 30) -> None:
+        super().__init__(start)
+        from ConfigSpace import ConfigurationSpace, Integer
+        from smac import HyperparameterOptimizationFacade, Scenario
+
+        logging.getLogger("smac").setLevel(logging.ERROR)
+        self.configs = ConfigurationSpace(seed=start.seed)
+        self.configs.add([Integer(k.name, (0, len(k.values) - 1)) for k in self.space if len(k.values) > 1])
+        import tempfile
+
+        scenario = Scenario(
+            self.configs,
+            deterministic=True,
+            n_trials=n_trials,
+            seed=start.seed,
+            output_directory=tempfile.mkdtemp(prefix="smac"),
+        )
+        facade = HyperparameterOptimizationFacade
+        design = None
+        if start.regime == SAME_SEEDS:
+            design = facade.get_initial_design(
+                scenario, n_configs=0, additional_configs=[self._spell(i) for i in self.first]
+            )
+        with contextlib.suppress(Exception):
+            logging.disable(logging.WARNING)
+        self.smac = facade(
+            scenario, lambda config, seed=0: 0.0, initial_design=design, overwrite=True, logging_level=False
+        )
+        self.asked: Any = None
+
+    def _spell(self, index: int) -> Any:
+        from ConfigSpace import Configuration
+
+        positions = np.unravel_index(index, self.space.shape)
+        return Configuration(
+            self.configs,
+            {k.name: int(p) for k, p in zip(self.space, positions, strict=True) if len(k.values) > 1},
+        )
+
+    def ask(self) -> int:
+        self.asked = self.smac.ask()
+        positions = tuple(int(self.asked.config[k.name]) if len(k.values) > 1 else 0 for k in self.space)
+        return self.nearest_open(int(np.ravel_multi_index(positions, self.space.shape)))
+
+    def tell(self, index: int, value: float | None) -> None:
+        from smac.runhistory.dataclasses import TrialInfo, TrialValue
+        from smac.runhistory.enumerations import StatusType
+
+        super().tell(index, value)
+        moved = TrialInfo(self._spell(index), seed=self.asked.seed)
+        cost = value if value is not None else self.worst if self.worst is not None else 0.0
+        status = StatusType.SUCCESS
+        if value is None and self.start.regime == FACTORY:
+            status = StatusType.CRASHED
+        self.smac.tell(moved, TrialValue(cost=-cost, status=status))
+
+
+def methods(names: Sequence[str]) -> dict[str, Callable[[Start], Method]]:
+    """Makers of the methods of these names."""
+    known: dict[str, Callable[[Start], Method]] = {
+        "random": RandomMethod,
+        "tpe": lambda start: OptunaMethod(start, lambda seed: TPESampler(seed=seed)),
+        "gp_sampler": lambda start: OptunaMethod(start, lambda seed: GPSampler(seed=seed)),
+        "botorch": BotorchMethod,
+        "smac": SmacMethod,
+        "numeric": lambda start: LoracleMethod(start, PRESETS["numeric"]),
+    }
+    return {name: known[name] for name in names}

@@ -1,0 +1,33 @@
+"""Where models live and in which precision: the words of a config file as torch's own, for both halves."""
+
+from __future__ import annotations
+
+import torch
+
+from loracle.errors import ConfigError
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of that name; `auto` takes the current CUDA device, then MPS, then the CPU.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device: {name!r} cannot be used here ({reason}); set device: auto") from None
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`float32` or `bfloat16`; `auto` takes bfloat16 on a CUDA device that has it."""
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
