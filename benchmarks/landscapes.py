@@ -7,7 +7,8 @@ Every task has a base model of its own architecture, pretrained here in a minute
 says how. Trainings are Loracle's own (`TrainingObjective`). The plan of a task: 600 configs of a scrambled
 Sobol sequence laid on the grid (the standard config is the first of them), 150 of these on 10 % of the data,
 two more seeds (and 10 % of the data) for the top 5 % and for a random 5 %, and 200 neighbours of the top 5 %.
-Rows are written as they come, so a second call goes on where the first was stopped. Work files lie in `build/landscapes`, results in `benchmarks/landscapes`.
+Rows are written as they come, so a second call goes on where the first was stopped. Work files lie in
+`build/landscapes`, results in `benchmarks/landscapes`.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def repeated(indices: Sequence[int], values: Sequence[float | None]) -> list[int
 
 
 def near(space: SearchSpace, best: Sequence[int], known: Sequence[int], n: int = N_NEAR) -> list[int]:
-    """`n` new configs, each two steps of one or two knobs away from one of the best, these taking turns."""
+    """`n` new configs, each up to two steps of one or two knobs away from one of the best, these taking turns."""
     random = np.random.default_rng(DESIGN_SEED)
     found: dict[int, None] = {}
     while len(found) < n:

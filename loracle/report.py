@@ -48,7 +48,7 @@ def shown_knobs(config: Mapping[str, Value]) -> Config:
 
 def show_value(value: Value) -> str:
     """A knob's value as people write it: `2e-4`, `0.05`, `16`."""
-    if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6):
+    if value != 0 and (abs(value) < 1e-2 or abs(value) >= 1e6):
         mantissa, exponent = f"{value:.3e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
     return f"{value:g}"
