@@ -1,12 +1,14 @@
 """Landscapes to search on: what a config scores, known in advance, from three sources.
 
 * `own`: real trainings of `landscapes.py`. A random forest fitted on the rows stands in for the full grid;
-  how well it predicts rows it has not seen is stated (`Surface.fit`).
+  how well it predicts rows it has not seen is stated (`Landscape.fit`).
 * `table`: runs measured by others, in `../shared/landscapes` (or `$LORACLE_LANDSCAPES`). Candidates are the
   rows. Read in place, never copied; absent files are left out.
 * `synthetic`: formulas with the step-size structure, without it, and with the wrong one.
 
 Values are noise-free and larger is better; NaN marks a config that gives no value.
+
+    python benchmarks/landscape_data.py     # prints what our own rows say, as in README.md
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -25,8 +27,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import spearmanr
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.model_selection import KFold
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor  # type: ignore[import-untyped]
+from sklearn.model_selection import KFold  # type: ignore[import-untyped]
 
 from loracle.space import Knob, SearchSpace, Value, paper_space
 
@@ -36,25 +38,13 @@ TABLES = HERE.parent.parent / "shared" / "landscapes"
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 Row = Mapping[str, str]
 
-WASTED_SHARE = 0.05  # of the way from the untrained to the best value: less than this is a wasted trial
+WASTED_SHARE = 0.05  # of the way from the baseline to the best value: less than this is a wasted trial
 FOLDS = 10
 TREES = 300
 MIN_TABLE = 8  # configs: a smaller table is no search
-
-
-@dataclass(frozen=True)
-class Surface:
-    """The truth about the candidates.
-
-    Attributes:
-        values: (n,) noise-free value of each candidate; NaN where a training gives none.
-        fit: how well the emulator predicts rows it has not seen, by name; empty for tables and formulas.
-    """
-
-    values: Floats
-    fit: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,8 +61,10 @@ class Landscape:
         noise_sd: standard deviation of a value over training seeds, in units of the value.
         metric: what the value measures; losses are negative.
         n_train: training examples of a trial; None where it is not known.
-        untrained: value of the base model, where it is known.
-        surface: computes the truth; called once, when it is first needed.
+        baseline: value without learning, where it is known: that of the base model or of the best constant
+            answer, whichever is better.
+        surface: computes the values of the candidates; called once, when they are first needed.
+        validate: computes how well an emulator predicts rows it has not seen; None for tables and formulas.
         may_train: whether the licence lets a shipped surrogate be fitted on it.
     """
 
@@ -84,31 +76,37 @@ class Landscape:
     noise_sd: float
     metric: str
     n_train: int | None
-    untrained: float | None
-    surface: Callable[[], Surface]
+    baseline: float | None
+    surface: Callable[[], Floats]
+    validate: Callable[[], Mapping[str, float]] | None = None
     may_train: bool = False
 
     @cached_property
-    def truth(self) -> Surface:
-        """The surface, kept in memory once computed."""
+    def values(self) -> Floats:
+        """Noise-free value of each candidate, shape (n,); NaN where a training gives none."""
         return self.surface()
 
     @property
-    def values(self) -> Floats:
-        """Noise-free value of each candidate, shape (n,); NaN where a training gives none."""
-        return self.truth.values
+    def truth(self) -> Floats:
+        """The same as `values`."""
+        return self.values
 
     @cached_property
-    def wasted(self) -> npt.NDArray[np.bool_]:
+    def fit(self) -> Mapping[str, float]:
+        """The emulator's errors on rows left out, by name; empty where nothing is emulated."""
+        return self.validate() if self.validate else {}
+
+    @cached_property
+    def wasted(self) -> Flags:
         """Which candidates teach nothing or wreck the model, shape (n,).
 
-        No value, or less than 5 % of the way from the untrained model (the worst value where that is not
-        known: there, no more than the failures) to the best.
+        No value, or less than 5 % of the way from the baseline to the best; where the baseline is not known,
+        the failures alone.
         """
         values = self.values
-        if self.untrained is None:
+        if self.baseline is None:
             return np.isnan(values)
-        floor = self.untrained + WASTED_SHARE * (np.nanmax(values) - self.untrained)
+        floor = self.baseline + WASTED_SHARE * (np.nanmax(values) - self.baseline)
         return np.isnan(values) | (values < floor)
 
     def value(self, index: int) -> float:
@@ -121,7 +119,11 @@ class Landscape:
 
 def load_landscapes(sources: Sequence[str] = ("own", "table", "synthetic")) -> list[Landscape]:
     """All landscapes of these sources. Own ones fit their forest only when a value is asked for."""
-    makers = {"own": own_landscapes, "table": table_landscapes, "synthetic": synthetic_landscapes}
+    makers: dict[str, Callable[[], Iterator[Landscape]]] = {
+        "own": own_landscapes,
+        "table": table_landscapes,
+        "synthetic": synthetic_landscapes,
+    }
     return [landscape for source in sources for landscape in makers[source]()]
 
 
@@ -138,20 +140,24 @@ def own_landscapes(folder: Path = OWN) -> Iterator[Landscape]:
     """One landscape a task of `landscapes.py`, over its whole grid."""
     provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     space = measured_space(provenance["knobs"])
+    drawn = [int(index) for index in provenance["design"]["indices"].split(",")]
     for task, about in provenance["tasks"].items():
         rows = read_rows(task, folder)
         full = [row for row in rows if float(row["fraction"]) == 1.0]
+        low, floor = about["baseline_value"], about["untrained_value"]
+        emulator = Emulator(space, full, floor, drawn)
         yield Landscape(
             name=task,
             family=about["family"],
             source="own",
             space=space,
             candidates=space.candidates,
-            noise_sd=seed_noise(full, about["untrained_value"]),
+            noise_sd=seed_noise(full, low),
             metric=about["metric"],
             n_train=about["n_train"],
-            untrained=about["untrained_value"],
-            surface=lambda full=full, low=about["untrained_value"]: emulate(space, full, low),  # type: ignore[misc]
+            baseline=low,
+            surface=emulator.values,
+            validate=emulator.errors,
             may_train=True,
         )
 
@@ -173,7 +179,7 @@ def by_config(space: SearchSpace, rows: Sequence[Row]) -> dict[int, list[float]]
     return dict(found)
 
 
-def seed_noise(rows: Sequence[Row], untrained: float) -> float:
+def seed_noise(rows: Sequence[Row], baseline: float) -> float:
     """Standard deviation over seeds, pooled over the repeated configs that learnt something."""
     groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for row in rows:
@@ -181,34 +187,64 @@ def seed_noise(rows: Sequence[Row], untrained: float) -> float:
             key = ("rank", "alpha_ratio", "dropout", "batch_size", "learning_rate")
             groups[tuple(row[name] for name in key)].append(float(row["value"]))
     best = max(max(values) for values in groups.values())
-    floor = untrained + WASTED_SHARE * (best - untrained)
+    floor = baseline + WASTED_SHARE * (best - baseline)
     variances = [np.var(v, ddof=1) for v in groups.values() if len(v) > 1 and np.mean(v) > floor]
     return float(np.sqrt(np.mean(variances))) if variances else 0.0
 
 
-def emulate(space: SearchSpace, rows: Sequence[Row], untrained: float) -> Surface:
+class Emulator:
     """Random forests in place of the full grid: one says whether a training fails, one what it scores.
 
-    Values far below the untrained model's are drawn up: how bad is of no interest.
+    Values far below the untrained model's are drawn up: how bad is of no interest. `drawn` are the configs
+    drawn evenly: the stated errors are over them, not over those chosen for being near the best.
     """
-    measured = by_config(space, rows)
-    indices = np.array(sorted(measured), dtype=np.int64)
-    seeds = [np.array(measured[int(i)]) for i in indices]
-    failed = np.array([np.isnan(v).mean() > 0.5 for v in seeds])
-    mean = np.array([np.nan if bad else np.nanmean(v) for v, bad in zip(seeds, failed, strict=True)])
-    lowest = untrained - WASTED_SHARE * 4 * (np.nanmax(mean) - untrained)
-    target = np.maximum(mean, lowest)  # NaN stays
-    x = forest_inputs(space, indices)
-    grid = forest_inputs(space, space.candidates)
-    return Surface(_predict(x, target, failed, grid), _cross_validate(x, target, failed, untrained))
+
+    def __init__(
+        self, space: SearchSpace, rows: Sequence[Row], untrained: float, drawn: Sequence[int]
+    ) -> None:
+        measured = by_config(space, rows)
+        indices = np.array(sorted(measured), dtype=np.int64)
+        seeds = [np.array(measured[int(i)]) for i in indices]
+        mean = np.array([_mean(values) for values in seeds])
+        self._space = space
+        self._untrained = untrained
+        self._inputs = forest_inputs(space, indices)
+        self._failed = np.isnan(mean)
+        self._target = np.maximum(mean, untrained - 0.2 * (np.nanmax(mean) - untrained))  # NaN stays
+        self._drawn = np.isin(indices, drawn)
+
+    def values(self) -> Floats:
+        """Predicted value of every candidate of the space, NaN where failure is likelier than not."""
+        grid = forest_inputs(self._space, self._space.candidates)
+        return _predict(self._inputs, self._target, self._failed, grid)
+
+    def errors(self) -> dict[str, float]:
+        """Errors on rows left out, in ten folds, over the rows that were drawn evenly."""
+        x, target, failed = self._inputs, self._target, self._failed
+        predicted = np.full(len(x), np.nan)
+        for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(x):
+            predicted[test] = _predict(x[train], target[train], failed[train], x[test])
+        both = self._drawn & ~failed & ~np.isnan(predicted)
+        error = predicted - target
+        span = float(np.nanmax(target)) - self._untrained
+        good = both & (target > self._untrained + 0.5 * span)  # the half that a search is about
+        return {
+            "r2": 1 - float(np.mean(error[both] ** 2) / np.var(target[both])),
+            "mae": float(np.mean(np.abs(error[both]))),
+            "mae_of_span": float(np.mean(np.abs(error[both])) / span),
+            "spearman": float(spearmanr(predicted[both], target[both]).statistic),
+            "spearman_good_half": float(spearmanr(predicted[good], target[good]).statistic),
+            "failed_right": float(np.mean((np.isnan(predicted) == failed)[self._drawn])),
+            "n_rows": float(len(x)),
+        }
 
 
 def forest_inputs(space: SearchSpace, indices: Indices) -> Floats:
     """What the forests see, shape (n, 10): the knobs, and sums of their logarithms.
 
     Trees cut along one input at a time, so a diagonal structure needs diagonals among the inputs. With them
-    R squared rises from .4 to .5 to .8 to .9 (left-out rows of `sorting`, `carrying`, `code`). The sums carry
-    different exponents, so that the rows and not this choice say which of them matters.
+    R squared on left-out rows rises from .56-.74 to .73-.93 (README). The sums carry different
+    exponents, so that the rows, and not this choice, say which of them matters.
     """
     values = space.values(indices)
     rate, ratio, rank, batch = (
@@ -225,7 +261,7 @@ def forest_inputs(space: SearchSpace, indices: Indices) -> Floats:
     return np.column_stack([space.coordinates(indices), *sums])
 
 
-def _predict(x: Floats, target: Floats, failed: npt.NDArray[np.bool_], at: Floats) -> Floats:
+def _predict(x: Floats, target: Floats, failed: Flags, at: Floats) -> Floats:
     """Predicted values at `at`, NaN where failure is likelier than not; `target` is NaN where failed."""
     regressor = RandomForestRegressor(TREES, min_samples_leaf=1, max_features=0.8, random_state=0)
     regressor.fit(x[~failed], target[~failed])
@@ -234,28 +270,6 @@ def _predict(x: Floats, target: Floats, failed: npt.NDArray[np.bool_], at: Float
         classifier = RandomForestClassifier(TREES, random_state=0).fit(x, failed)
         values[classifier.predict_proba(at)[:, 1] > 0.5] = np.nan
     return values
-
-
-def _cross_validate(
-    x: Floats, target: Floats, failed: npt.NDArray[np.bool_], untrained: float
-) -> dict[str, float]:
-    """Ten folds: R squared, mean absolute error and rank correlation on rows left out; failures found."""
-    predicted = np.full(len(x), np.nan)
-    for train, test in KFold(FOLDS, shuffle=True, random_state=0).split(x):
-        predicted[test] = _predict(x[train], target[train], failed[train], x[test])
-    both = ~failed & ~np.isnan(predicted)
-    error = predicted[both] - target[both]
-    span = np.nanmax(target) - untrained
-    good = both & (target > untrained + 0.5 * span)  # the half that a search is about
-    return {
-        "r2": 1 - float(np.mean(error**2) / np.var(target[both])),
-        "mae": float(np.mean(np.abs(error))),
-        "mae_of_span": float(np.mean(np.abs(error)) / span),
-        "spearman": float(spearmanr(predicted[both], target[both]).statistic),
-        "spearman_good_half": float(spearmanr(predicted[good], target[good]).statistic),
-        "failed_right": float(np.mean(np.isnan(predicted) == failed)),
-        "n_rows": float(len(x)),
-    }
 
 
 # -- tables of others -------------------------------------------------------------------------------
@@ -304,8 +318,8 @@ def _table(file: str, group: str, method: str, rows: Sequence[Row]) -> Landscape
         noise_sd=_table_noise(rows, list(found.values())),
         metric=rows[0]["metric"],
         n_train=None,
-        untrained=None,
-        surface=lambda: Surface(values),
+        baseline=None,
+        surface=lambda: values,
         may_train=tinker,  # the one whose licence allows it
     )
 
@@ -330,10 +344,11 @@ def _whole(value: float) -> Value:
     return int(value) if value.is_integer() and value >= 1 else value
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: npt.ArrayLike) -> float:
     """Mean of the runs that gave a value; NaN if more than half gave none."""
-    lost = np.isnan(values)
-    return float("nan") if lost.mean() > 0.5 else float(np.mean(np.asarray(values)[~lost]))
+    array = np.asarray(values, dtype=np.float64)
+    lost = np.isnan(array)
+    return float("nan") if lost.mean() > 0.5 else float(np.mean(array[~lost]))
 
 
 def _table_noise(rows: Sequence[Row], replicates: Sequence[Sequence[float]]) -> float:
@@ -380,8 +395,8 @@ def synthetic(structure: Structure, noise: str = "none", seed: int = 0) -> Lands
         noise_sd=NOISES[noise],
         metric="score",
         n_train=_N_TRAIN,
-        untrained=0.1,
-        surface=lambda: Surface(_formula(space, structure, seed)),
+        baseline=0.1,
+        surface=lambda: _formula(space, structure, seed),
     )
 
 
@@ -410,3 +425,54 @@ def _formula(space: SearchSpace, structure: Structure, seed: int) -> Floats:
     value = 0.1 + shape * (0.6 + capacity + 0.15 * bump - 0.1 * (x[:, 2] - rng.uniform(0, 0.5)) ** 2)
     stability = u - turned * q * steps  # one step's size
     return np.where(stability > np.quantile(stability, 0.93), np.nan, value)
+
+
+# -- what the rows say ------------------------------------------------------------------------------
+
+
+def summary(landscape: Landscape) -> dict[str, float | str]:
+    """Facts about one of our own landscapes; shares are of the configs that were drawn evenly."""
+    provenance = json.loads((OWN / "provenance.json").read_text(encoding="utf-8"))
+    drawn = [int(index) for index in provenance["design"]["indices"].split(",")]
+    rows = read_rows(landscape.name)
+    first = [row for row in rows if row["seed"] == "0"]
+    full = by_config(landscape.space, [row for row in first if float(row["fraction"]) == 1.0])
+    proxy = by_config(landscape.space, [row for row in first if float(row["fraction"]) != 1.0])
+    value = np.array([full[index][0] for index in drawn])
+    best = np.nanmax([v[0] for v in full.values()])
+    baseline = landscape.baseline or 0.0
+    floor = baseline + WASTED_SHARE * (best - baseline)
+    both = [i for i in drawn if i in proxy and np.isfinite(full[i][0] + proxy[i][0])]
+    x, y = np.array([proxy[i][0] for i in both]), np.array([full[i][0] for i in both])
+    even = np.isin(both, drawn[: len(drawn) // 4])  # the proxies drawn evenly, not those of the repeated
+    good = y > floor
+    return {
+        "task": landscape.name,
+        "rows": len(rows),
+        "best": float(best),
+        "standard": full[drawn[0]][0],
+        "baseline": baseline,
+        "median": float(np.nanmedian(value)),
+        "wasted share": float(np.mean(np.isnan(value) | (value < floor))),
+        "diverged share": float(np.mean(np.isnan(value))),
+        "upper half share": float(np.mean(value > (baseline + best) / 2)),
+        "seed SD": landscape.noise_sd,
+        "proxy Spearman": float(spearmanr(x[even], y[even]).statistic),
+        "same, not wasted": float(spearmanr(x[good], y[good]).statistic),
+        **{f"forest {name}": number for name, number in landscape.fit.items()},
+        "emulated best": float(np.nanmax(landscape.values)),
+        "emulated wasted": float(landscape.wasted.mean()),
+    }
+
+
+def main() -> None:
+    facts = [summary(landscape) for landscape in own_landscapes()]
+    for name in facts[0]:
+        cells = [f"{fact[name]:.4g}" if name != "task" else str(fact[name]) for fact in facts]
+        print("| " + " | ".join([name, *cells]) + " |")
+        if name == "task":
+            print("|---" * (1 + len(facts)) + "|")
+
+
+if __name__ == "__main__":
+    main()

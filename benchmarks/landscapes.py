@@ -26,7 +26,8 @@ import platform
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import zip_longest
@@ -130,7 +131,7 @@ def repeated(indices: Sequence[int], values: Sequence[float | None]) -> list[int
 
 
 def near(space: SearchSpace, best: Sequence[int], known: Sequence[int], n: int = N_NEAR) -> list[int]:
-    """`n` new configs, each up to two steps of one or two knobs away from one of the best, these taking turns."""
+    """`n` new configs, one or two steps from one of the best, these taking turns."""
     random = np.random.default_rng(DESIGN_SEED)
     found: dict[int, None] = {}
     while len(found) < n:
@@ -241,6 +242,7 @@ def run(tasks: Sequence[str], jobs: int, minutes: float | None) -> None:
         task = TASKS[name]
         make_base(BASES[task.base], WORK / "bases" / task.base)
         write_data(task, WORK / "data" / name)
+        check_same(task)
     while left := open_jobs(tasks, read_rows(tasks)):
         print(f"{len(left)} trainings to do", flush=True)
         with contextlib.closing(_outcomes(left, jobs)) as rows:
@@ -253,7 +255,23 @@ def run(tasks: Sequence[str], jobs: int, minutes: float | None) -> None:
                     return
 
 
-def _outcomes(jobs: Sequence[Job], processes: int) -> Iterator[dict[str, Any]]:
+def check_same(task: LandscapeTask) -> None:
+    """Rows of another base model or other data must not stand beside new ones: leaves with a message."""
+    path = RESULTS / "provenance.json"
+    stated = json.loads(path.read_text(encoding="utf-8"))["tasks"] if path.exists() else {}
+    if task.name not in stated:
+        return
+    work = objective(task)
+    made = {"model_fingerprint": work.base.fingerprint, "data_fingerprint": work.data_fingerprint}
+    for name, fingerprint in made.items():
+        if stated[task.name][name] != fingerprint:
+            raise SystemExit(
+                f"{task.name}: {name} is {fingerprint}, but its rows have {stated[task.name][name]} "
+                f"(another machine or other versions); move {RESULTS} and {WORK} away to make all rows anew"
+            )
+
+
+def _outcomes(jobs: Sequence[Job], processes: int) -> Generator[dict[str, Any], None, None]:
     if processes == 1:
         prepare_process()
         yield from map(train, jobs)
@@ -327,6 +345,7 @@ def pack(tasks: Sequence[str]) -> None:
             "seed": DESIGN_SEED,
             "n_configs": N_CONFIGS,
             "n_near": N_NEAR,
+            "indices": ",".join(map(str, design(landscape_space()))),
         },
         "versions": {
             "python": platform.python_version(),
@@ -346,6 +365,7 @@ def _provenance(task: LandscapeTask, rows: Sequence[dict[str, str]]) -> dict[str
         "family": task.base,
         "metric": task.metric,
         "untrained_value": untrained_value(task),
+        "baseline_value": max(untrained_value(task), constant_value(task)),
         "n_train": work.n_train,
         "n_validation": len(work.splits.validation),
         "epochs": task.epochs,
@@ -370,6 +390,18 @@ def untrained_value(task: LandscapeTask) -> float:
     """What the base model scores without training."""
     work = objective(task)
     return score(work.base, work._validation, work.config.scoring).value
+
+
+def constant_value(task: LandscapeTask) -> float:
+    """What always the same answer scores at best; minus infinity for free text, which has no answers."""
+    validation = objective(task)._validation
+    if not any(validation.references):
+        return float("-inf")
+    counts = Counter(validation.references)
+    shares = np.array(list(counts.values())) / counts.total()
+    if task.metric != "loss":
+        return float(shares.max())
+    return float((shares * np.log(shares)).sum() / validation.encoded.counts.mean())  # nats a token
 
 
 def _processor() -> str:

@@ -46,17 +46,20 @@ class Features(Protocol):
     Attributes:
         dimension: numbers in a row, d.
         token: (e,) start value of the learnable token's embedding; None: the features are frozen.
+        shortlist: None where `all` is exact. Otherwise `all` gives the rows of the start token, whatever the
+            token, and this many `rows` can be afforded after a fit.
     """
 
     dimension: int
     token: Tensor | None
+    shortlist: int | None
 
     def rows(self, positions: Tensor, token: Tensor | None) -> Tensor:
         """Rows (n, d), float32, of the candidates at `positions` (n,); differentiable in `token` (e,)."""
         ...
 
     def all(self, token: Tensor | None) -> Tensor:
-        """Rows (N, d), float32, of all candidates, without gradient."""
+        """Rows (N, d), float32, of all candidates, without gradient; see `shortlist`."""
         ...
 
 
@@ -64,6 +67,7 @@ class FixedFeatures:
     """Features that are known: encoded before, or made up for a test."""
 
     token: Tensor | None = None
+    shortlist: int | None = None
 
     def __init__(self, matrix: Tensor):
         """`matrix` is (N, d)."""
@@ -80,6 +84,8 @@ class FixedFeatures:
 class EncodedFeatures:
     """Features with a learnable token by the plain path: one forward for every text, every time."""
 
+    shortlist: int | None = None
+
     def __init__(self, texts: Sequence[str], model: LanguageModel, progress: Progress | None = None):
         self.texts, self.model, self.progress = texts, model, progress
         self.dimension = model.dimension
@@ -89,12 +95,13 @@ class EncodedFeatures:
         return self.model.encode([self.texts[int(position)] for position in positions], token)
 
     def all(self, token: Tensor | None) -> Tensor:
-        with torch.no_grad():
-            return encode_plainly(self.texts, self.model, token, self.progress)
+        return encode_plainly(self.texts, self.model, token, self.progress)
 
 
 class TreeFeatures:
     """Features with a learnable token by the token trie: those of the plain path, far cheaper."""
+
+    shortlist: int | None = None
 
     def __init__(self, tree: TreeReader, progress: Progress | None = None):
         self.tree, self.progress = tree, progress
@@ -106,6 +113,30 @@ class TreeFeatures:
 
     def all(self, token: Tensor | None) -> Tensor:
         return self.tree.read(token, self.progress)
+
+
+class ShortlistFeatures:
+    """Features with a learnable token of a sentence encoder, exact where asked for by `rows`.
+
+    An encoder reads every word in the light of every other, the token included, so nothing that was computed
+    for one token serves another: all candidates are read once, with the start token.
+    """
+
+    shortlist: int | None = 256
+
+    def __init__(self, texts: Sequence[str], model: LanguageModel, start: Tensor):
+        """`start` is (N, d): rows with the start token, which are also those of no token in particular."""
+        self.texts, self.model, self.start = texts, model, start
+        self.dimension = model.dimension
+        self.token = model.token
+
+    def rows(self, positions: Tensor, token: Tensor | None) -> Tensor:
+        if token is None:
+            return self.start[positions]
+        return self.model.encode([self.texts[position] for position in positions.tolist()], token)
+
+    def all(self, token: Tensor | None) -> Tensor:
+        return self.start
 
 
 def build_features(
@@ -123,14 +154,15 @@ def build_features(
 
     A decoder reads the texts as a token trie (`trie.py`) once a sample of them has shown that this gives the
     features of one forward for each. Where it does not (positions by ALiBi, layers that do not attend), a
-    warning says so and every text is read by itself.
+    warning says so and every text is read by itself. A sentence encoder always does the latter; with a
+    learnable token it reads all candidates once, with the start token (`ShortlistFeatures`).
 
     Args:
         space: whose candidates are read.
         prompt: how a config is written.
         model: who reads.
         learnable_token: append a token whose embedding the surrogate fits; otherwise features are frozen.
-        cache_dir: folder where frozen features are kept between runs; None keeps nothing.
+        cache_dir: folder where features that never change are kept between runs; None keeps nothing.
         progress: called with the numbers of candidates done and in all.
         memory_gb: 10^9 bytes that reading may take beyond the model.
         half_precision_cache: keep keys and values of a float32 model in bfloat16.
@@ -142,15 +174,20 @@ def build_features(
     """
     if learnable_token and model.token is None:
         raise ModelError(f"{model.name} cannot have a learnable token; set language.learnable_token: false")
-    path = None
-    if cache_dir is not None and not learnable_token:
-        path = cache_dir / f"{_cache_key(space, prompt, model)}.safetensors"
-        stored = read_matrix(path, (len(space.candidates), model.dimension))
-        if stored is not None:
-            return FixedFeatures(stored)
-
     texts = _Texts(space, prompt)
     token = model.token if learnable_token else None
+    encoder = not isinstance(model, CausalReader)
+
+    def finished(matrix: Tensor) -> Features:
+        return FixedFeatures(matrix) if token is None else ShortlistFeatures(texts, model, matrix)
+
+    path = None
+    if cache_dir is not None and (encoder or not learnable_token):
+        path = cache_dir / f"{_cache_key(space, prompt, model, token)}.safetensors"
+        stored = read_matrix(path, (len(space.candidates), model.dimension))
+        if stored is not None:
+            return finished(stored)
+
     blocks = _checked_ids(texts, model, extra=1 if learnable_token else 0)
     sample = _neighbours(space)
     tree: TreeReader | None = None
@@ -171,21 +208,22 @@ def build_features(
         matrix = tree.read(None, progress)
     else:
         _refuse_noise(model, sample, plainly)
-        if learnable_token:
+        if learnable_token and not encoder:
             return EncodedFeatures(texts, model, progress)
-        matrix = encode_plainly(texts, model, None, progress)
+        matrix = encode_plainly(texts, model, token, progress)
     if path is not None:
         write_matrix(path, matrix)
-    return FixedFeatures(matrix)
+    return finished(matrix)
 
 
 def encode_plainly(
     texts: Sequence[str], model: LanguageModel, token: Tensor | None, progress: Progress | None
 ) -> Tensor:
-    """Features (N, d) by one forward for every text."""
+    """Features (N, d) by one forward for every text, without gradient."""
     parts = []
     for start in range(0, len(texts), _BLOCK):
-        parts.append(model.encode(texts[start : start + _BLOCK], token))
+        with torch.no_grad():
+            parts.append(model.encode(texts[start : start + _BLOCK], token))
         if progress is not None:
             progress(min(start + _BLOCK, len(texts)), len(texts))
     return torch.cat(parts)
@@ -343,8 +381,10 @@ def _relative(found: Tensor, expected: Tensor) -> Tensor:
 # -- disk cache ---------------------------------------------------------------------------------------
 
 
-def _cache_key(space: SearchSpace, prompt: Prompt, model: LanguageModel) -> str:
-    parts = (f"features {_VERSION}", space.fingerprint, prompt.fingerprint, model.fingerprint)
+def _cache_key(space: SearchSpace, prompt: Prompt, model: LanguageModel, token: Tensor | None) -> str:
+    parts = [f"features {_VERSION}", space.fingerprint, prompt.fingerprint, model.fingerprint]
+    if token is not None:
+        parts.append(f"token {_digest(token)}")
     return hashlib.sha256("; ".join(parts).encode()).hexdigest()[:32]
 
 

@@ -255,7 +255,7 @@ class SentenceReader:
         if transformer is None:
             kind = type(self.model[0]).__name__
             raise ModelError(
-                f"{name} is not a transformer ({kind}), so order is lost on it; use another model"
+                f"{name} begins with a {kind}, which is no transformer; name another language.model"
             )
         # Authors cut texts short of what the positions allow (MiniLM: at 256 of 512). Here a text is read
         # whole or refused, so the real limit counts.

@@ -1,9 +1,10 @@
 """The language-guided Gaussian process: what the search believes about every candidate's score.
 
-The kernel is a sum of at most two Matern-5/2 parts, as the settings say:
+The kernel is a sum of at most three Matern-5/2 parts, as the settings say:
 
     language:  outputscale * M52(scale(elu(W features + b))), one lengthscale
     numeric:   outputscale * M52(knobs on their own scales in [0, 1]), one lengthscale a knob
+    step:      outputscale * M52(step size in decades), one lengthscale
 
 W, b and the embedding of the learnable token are fitted together with the kernel parameters by marginal
 likelihood (deep kernel learning). Notation: n observations, N candidates, d features, k knobs, p projected
@@ -14,7 +15,7 @@ transformed units.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,6 +38,7 @@ from torch import Tensor
 
 from loracle.features import Features
 
+_NOISE = 0.02  # prior median of the noise variance, outputs having variance 1
 _BLOCK = 8192  # candidates scored at a time: bounds memory at about 8192 x (d + n) doubles
 
 
@@ -47,6 +49,7 @@ class SurrogateSettings:
     Attributes:
         language: include the language kernel.
         numeric: include the numeric kernel.
+        step: include the kernel on the step size, by far the best single coordinate of published sweeps.
         learnable_token: append a token to every prompt and fit its embedding.
         projection: dimensions p that the features are projected to.
         output: transform of the observed values.
@@ -58,6 +61,7 @@ class SurrogateSettings:
 
     language: bool
     numeric: bool
+    step: bool = False
     learnable_token: bool = True
     projection: int = 64
     output: Literal["standardize", "half_rank"] = "standardize"
@@ -76,14 +80,46 @@ class Belief:
     sd: Tensor
 
 
+@dataclass(frozen=True)
+class _Shortlist:
+    """Candidates whose inputs are exact, where those of the others use features of the start token.
+
+    Attributes:
+        rows: (m,) the candidates, increasing; all observed ones are among them.
+        inputs: (m, p + k) theirs.
+        read: exact inputs of any other rows.
+    """
+
+    rows: npt.NDArray[np.int64]
+    inputs: Tensor
+    read: Callable[[npt.NDArray[np.int64]], Tensor]
+
+    def at(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Exact inputs of some rows, (len(rows), p + k); those that are not listed are read now."""
+        listed = np.isin(rows, self.rows)
+        found = torch.empty(len(rows), self.inputs.shape[1], dtype=self.inputs.dtype)
+        found[listed] = self.inputs[np.searchsorted(self.rows, rows[listed])]
+        if not listed.all():
+            found[~listed] = self.read(rows[~listed])
+        return found
+
+
 class Surrogate:
     """A fitted surrogate: condition it on more rows, or ask what it believes. Made by `fit_surrogate`."""
 
-    def __init__(self, model: _DeepKernelGP, inputs: Tensor, y: Tensor, rows: npt.NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        model: _DeepKernelGP,
+        inputs: Tensor,
+        y: Tensor,
+        rows: npt.NDArray[np.int64],
+        shortlist: _Shortlist | None = None,
+    ) -> None:
         self._model = model
         self._inputs = inputs  # (N, p + k): every candidate as the kernel sees it
         self._y = y  # (n,)
         self._rows = rows  # (n,) rows of `inputs`
+        self._shortlist = shortlist
 
     @torch.no_grad()
     def belief(self, pending: Sequence[int] = ()) -> Belief:
@@ -92,34 +128,45 @@ class Surrogate:
         A pending row counts as observed at its own posterior mean ("kriging believer", Ginsbourger et al.
         2010): the mean stays, the uncertainty around it shrinks. One Cholesky factor of n rows serves all
         candidates, which are taken in blocks. Rasmussen and Williams (2006), algorithm 2.1.
+
+        With features that are exact on a shortlist, candidates on it are compared with observations and
+        pending rows under the fitted token, the others with the same rows under the start token: distances
+        are then between like and like, and a shift that all candidates share falls out.
         """
-        rows, y = self._rows, self._y
-        mean, sd = torch.empty(2, len(self._inputs), dtype=y.dtype)
-        with _one_thread():
-            if len(pending):
-                extra = np.asarray(pending, dtype=np.int64)
-                y = torch.cat([y, self._predict(self._factor(rows, y), rows, self._inputs[extra])[0]])
-                rows = np.concatenate([rows, extra])
-            factor = self._factor(rows, y)
-            for start in range(0, len(self._inputs), _BLOCK):
-                block = slice(start, start + _BLOCK)
-                mean[block], sd[block] = self._predict(factor, rows, self._inputs[block])
+        extra = np.asarray(pending, dtype=np.int64)
+        mean, sd = self._posterior(self._inputs[self._rows], self._inputs[extra], self._inputs)
+        if self._shortlist is not None:
+            listed = np.union1d(self._shortlist.rows, extra)
+            inputs = self._shortlist.at(listed)
+            observed, waiting = (inputs[np.searchsorted(listed, rows)] for rows in (self._rows, extra))
+            mean[listed], sd[listed] = self._posterior(observed, waiting, inputs)
         return Belief(mean, sd)
 
-    def _factor(self, rows: npt.NDArray[np.int64], y: Tensor) -> tuple[Tensor, Tensor]:
+    def _posterior(self, x: Tensor, pending: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and sd at m candidates, given n observed inputs and those pending; (m,) each."""
+        y = self._y
+        mean, sd = torch.empty(2, len(candidates), dtype=y.dtype)
+        with _threads(1):
+            if len(pending):
+                y = torch.cat([y, self._predict(self._factor(x, y), x, pending)[0]])
+                x = torch.cat([x, pending])
+            factor = self._factor(x, y)
+            for start in range(0, len(candidates), _BLOCK):
+                block = slice(start, start + _BLOCK)
+                mean[block], sd[block] = self._predict(factor, x, candidates[block])
+        return mean, sd
+
+    def _factor(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Cholesky factor L of K + noise I, (n, n), and weights (K + noise I)^-1 (y - mean), (n,)."""
-        x = self._inputs[rows]
         covariance = self._model.covar_module(x).to_dense()
         noise = self._model.likelihood.noise
         lower = torch.linalg.cholesky(covariance + noise * torch.eye(len(x), dtype=x.dtype))
         residual = (y - self._model.mean_module(x)).unsqueeze(-1)
         return lower, torch.cholesky_solve(residual, lower).squeeze(-1)
 
-    def _predict(
-        self, factor: tuple[Tensor, Tensor], rows: npt.NDArray[np.int64], x: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _predict(self, factor: tuple[Tensor, Tensor], observed: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         lower, weights = factor
-        cross = self._model.covar_module(self._inputs[rows], x).to_dense()  # (n, m)
+        cross = self._model.covar_module(observed, x).to_dense()  # (n, m)
         mean = self._model.mean_module(x) + weights @ cross
         solved = torch.linalg.solve_triangular(lower, cross, upper=False)
         variance = self._model.covar_module(x, diag=True) - solved.square().sum(dim=0)
@@ -133,8 +180,15 @@ def fit_surrogate(
     rows: npt.NDArray[np.int64],
     y: npt.NDArray[np.float64],
     seed: int,
+    *,
+    step: npt.NDArray[np.float64] | None = None,
 ) -> Surrogate:
     """Fits the surrogate to transformed observations.
+
+    Where `features` are exact on a shortlist only, the list is drawn up after the fit: all observed rows, and
+    the candidates that the features of the start token give the largest mean + 2 sd. Their features are
+    computed with the fitted token. The list refines beliefs and fences nothing in: any candidate may be
+    chosen, but one off the list has a lower bound of this kind than all that are on it.
 
     Args:
         settings: what it is made of.
@@ -143,19 +197,26 @@ def fit_surrogate(
         rows: candidates that were observed, (n,); a row may repeat.
         y: their transformed values, (n,).
         seed: of the projection's first weights.
+        step: step size of all candidates in decades, (N,); needed if `settings.step`.
 
     Raises:
-        ValueError: the settings want language features, and there are none or those of another space.
+        ValueError: the settings want language features or step sizes, and there are none or those of another
+            space.
     """
     if settings.language and features is None:
         raise ValueError("these settings use the language kernel, so `features` are needed")
-    numbers = torch.from_numpy(coordinates) if settings.numeric else None
+    if settings.step and step is None:
+        raise ValueError("these settings use the step-size kernel, so `step` is needed")
+    columns = [coordinates] if settings.numeric else []
+    if settings.step and step is not None:
+        columns.append(step[:, None])
+    numbers = torch.from_numpy(np.concatenate(columns, axis=1)) if columns else None
     source = features if settings.language else None
     positions = torch.from_numpy(rows)
     target = torch.from_numpy(y)
-    model = _DeepKernelGP(settings, source, 0 if numbers is None else numbers.shape[1], len(rows), seed)
-    with _one_thread():
-        _maximise_marginal_likelihood(model, settings, source, positions, numbers, target)
+    n_knobs = coordinates.shape[1] if settings.numeric else 0
+    model = _DeepKernelGP(settings, source, n_knobs, len(rows), seed)
+    _maximise_marginal_likelihood(model, settings, source, positions, numbers, target)
     model.eval()
     with torch.no_grad():
         matrix = source.all(model.token) if source else None
@@ -165,7 +226,29 @@ def fit_surrogate(
                 "build them for this space"
             )
         inputs = model.inputs(matrix, numbers)
-    return Surrogate(model, inputs, target, rows)
+    surrogate = Surrogate(model, inputs, target, rows)
+    if source is None or source.shortlist is None or model.token is None:
+        return surrogate
+    return Surrogate(model, inputs, target, rows, _draw_up_shortlist(surrogate, source, numbers))
+
+
+def _draw_up_shortlist(surrogate: Surrogate, features: Features, numbers: Tensor | None) -> _Shortlist:
+    """The observed rows and `features.shortlist` others, with the fitted token; the lowest rows of equals."""
+    model, observed = surrogate._model, surrogate._rows
+
+    @torch.no_grad()
+    def read(rows: npt.NDArray[np.int64]) -> Tensor:
+        positions = torch.from_numpy(rows)
+        return model.inputs(
+            features.rows(positions, model.token), None if numbers is None else numbers[positions]
+        )
+
+    belief = surrogate.belief()
+    bound = (belief.mean + 2 * belief.sd).numpy()
+    bound[observed] = np.inf
+    best = np.argsort(-bound, kind="stable")[: len(np.unique(observed)) + (features.shortlist or 0)]
+    rows = np.sort(best)
+    return _Shortlist(rows, read(rows), read)
 
 
 def transform_outputs(
@@ -208,17 +291,18 @@ def _half_rank(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Kernel matrices have about 30 rows: more threads only wait for each other, up to seconds each time.
+def _threads(number: int) -> Iterator[None]:
+    """Sets how many threads torch uses. The GP takes one, a language model on the CPU as many as allowed.
 
-    It also makes beliefs, and so a run's history, independent of the number of threads.
+    Kernel matrices have about 30 rows: more threads only wait for each other, up to seconds each time. One
+    also makes beliefs of given features, and so a run's history, independent of the number of threads.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 class _DeepKernelGP(gpytorch.models.ExactGP):  # type: ignore[misc]
@@ -229,9 +313,10 @@ class _DeepKernelGP(gpytorch.models.ExactGP):  # type: ignore[misc]
     ) -> None:
         likelihood = GaussianLikelihood(
             noise_constraint=GreaterThan(1e-4),
-            noise_prior=LogNormalPrior(math.log(0.1), 1.0) if settings.priors else None,
+            noise_prior=LogNormalPrior(math.log(_NOISE), 1.0) if settings.priors else None,
         )
-        width = (settings.projection if features else 0) + n_knobs
+        first_knob = settings.projection if features else 0
+        width = first_knob + n_knobs + (1 if settings.step else 0)
         super().__init__(torch.zeros(n, width, dtype=torch.float64), torch.zeros(n).double(), likelihood)
         self.mean_module = ConstantMean()
         self.projection: torch.nn.Linear | None = None
@@ -242,14 +327,20 @@ class _DeepKernelGP(gpytorch.models.ExactGP):  # type: ignore[misc]
             self.projection = _projection(features.dimension, settings.projection, seed)
             if settings.learnable_token and features.token is not None:
                 self.token = torch.nn.Parameter(features.token.clone())
-            kernels.append(_matern(settings, range(settings.projection), ard=False, share=0.3))
+            # Features lie in [-1, 1] of p dimensions, knobs in [0, 1]: typical distances differ.
+            typical = 0.5 * math.sqrt(settings.projection)
+            kernels.append(_matern(settings, range(first_knob), typical, share=0.3, ard=False))
         if n_knobs:
-            kernels.append(_matern(settings, range(width - n_knobs, width), ard=True, share=0.7))
+            knobs = range(first_knob, first_knob + n_knobs)
+            kernels.append(_matern(settings, knobs, 0.6, share=0.7, ard=True))
+        if settings.step:
+            # The best runs keep within about a decade (facts 6 and 7), so values change over one.
+            kernels.append(_matern(settings, range(width - 1, width), 1.0, share=0.6, ard=False))
         self.covar_module = kernels[0] if len(kernels) == 1 else AdditiveKernel(*kernels)
         self.double()
 
     def inputs(self, features: Tensor | None, numbers: Tensor | None) -> Tensor:
-        """What the kernel compares: (m, d) features and (m, k) knobs to (m, p + k), float64."""
+        """What the kernel compares: (m, d) features beside (m, k) knobs and step size, float64."""
         parts = []
         if features is not None and self.projection is not None:
             # In the features' own dtype: float32 halves the time of 45,360 x 3,584 and loses nothing here.
@@ -273,13 +364,14 @@ def _projection(dimension: int, width: int, seed: int) -> torch.nn.Linear:
     return layer
 
 
-def _matern(settings: SurrogateSettings, dims: range, *, ard: bool, share: float) -> Kernel:
-    """Scaled Matern-5/2 on some columns. Without priors it starts at softplus(0) = 0.693, as published."""
+def _matern(settings: SurrogateSettings, dims: range, typical: float, *, share: float, ard: bool) -> Kernel:
+    """Scaled Matern-5/2 on some columns, by priors around a typical lengthscale and a share of the variance.
+
+    Without priors it starts at softplus(0) = 0.693, as published.
+    """
     prior: dict[str, Any] = {}
     scale_prior = None
     if settings.priors:
-        # Knobs lie in [0, 1], projected features in [-1, 1] of p dimensions: typical distances differ.
-        typical = 0.6 if ard else 0.5 * math.sqrt(settings.projection)
         prior["lengthscale_prior"] = LogNormalPrior(math.log(typical), 0.6)
         scale_prior = LogNormalPrior(math.log(share), 0.7)
     base = MaternKernel(nu=2.5, ard_num_dims=len(dims) if ard else None, active_dims=tuple(dims), **prior)
@@ -316,16 +408,23 @@ def _maximise_marginal_likelihood(
     if features is not None and model.token is None:
         frozen = features.rows(positions, None).double()
     model.train()
-    while True:
-        optimizer.zero_grad()
-        observed = frozen
-        if features is not None and model.token is not None:
-            observed = features.rows(positions, model.token)
-        x = model.inputs(observed, observed_numbers)
-        model.set_train_data(x, target, strict=False)
-        loss = -likelihood(model(x), target)
-        if stop(loss.detach()):
-            break
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    many = torch.get_num_threads()
+    with _threads(1):
+        while True:
+            optimizer.zero_grad()
+            read, observed = None, frozen
+            if features is not None and model.token is not None:
+                with _threads(many):
+                    read = features.rows(positions, model.token)
+                observed = read.detach().requires_grad_()
+            x = model.inputs(observed, observed_numbers)
+            model.set_train_data(x, target, strict=False)
+            loss = -likelihood(model(x), target)
+            if stop(loss.detach()):
+                break
+            loss.backward()
+            if read is not None and observed is not None:
+                with _threads(many):
+                    torch.autograd.backward(read, observed.grad)
+            optimizer.step()
+            schedule.step()

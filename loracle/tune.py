@@ -166,7 +166,8 @@ def prepare_search(config: RunConfig, objective: TrainingObjective, listen: List
         trust_remote_code=config.trust_remote_code,
     )
     assert model is not None  # `none` got a preset without language
-    wanted = preset.surrogate.learnable_token and model.token is not None
+    # An encoder reads every observed text again in every step of a fit, so there it is opt-in.
+    wanted = preset.surrogate.learnable_token and isinstance(model, CausalReader)
     learnable = wanted if settings.learnable_token is None else settings.learnable_token
     prompt = run_prompt(config, space, model, objective.n_proxy)
     listen(PhaseStarted(f"reading {len(space.candidates):,} prompts ({prompt.version}, {model.name})"))

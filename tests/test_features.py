@@ -10,15 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
+from loracle.config import LanguageConfig
 from loracle.errors import ModelError, PromptError
 from loracle.features import (
     FixedFeatures,
+    ShortlistFeatures,
     TreeFeatures,
     build_features,
     cache_entries,
@@ -28,9 +31,12 @@ from loracle.features import (
     refuse_half_precision,
     write_matrix,
 )
-from loracle.language import CausalReader
+from loracle.language import CausalReader, SentenceReader, load_language_model
+from loracle.optimizer import PRESETS, propose
 from loracle.prompt import Prompt, load_prompt
 from loracle.space import Knob, SearchSpace, default_space
+from loracle.surrogate import fit_surrogate
+from loracle.trial import History, Outcome, Trial
 
 SPACE = SearchSpace(
     (
@@ -290,6 +296,73 @@ def test_the_cache_stays_within_its_size(tmp_path: Path) -> None:
     assert clear_cache(tmp_path) == held
     assert [path.name for path in tmp_path.iterdir()] == ["b.tmp"]  # somebody may be writing it
     assert clear_cache(tmp_path / "none") == 0
+
+
+# -- encoders with a learnable token ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def minilm() -> SentenceReader:
+    model = load_language_model(LanguageConfig(model="minilm"), tuned=None, device="cpu")
+    assert isinstance(model, SentenceReader)
+    return model
+
+
+def test_an_encoder_reads_all_once_and_a_shortlist_exactly(
+    minilm: SentenceReader, prompt: Prompt, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"learnable_token": True, "cache_dir": tmp_path}
+    features = build_features(SPACE, prompt, minilm, **options)
+    assert isinstance(features, ShortlistFeatures)
+    assert minilm.token is not None
+    texts = [prompt.text(SPACE.config(int(index))) for index in SPACE.candidates]
+    start = features.all(minilm.token)
+    torch.testing.assert_close(start, minilm.encode(texts, minilm.token), rtol=0, atol=1e-5)
+    assert not start.requires_grad
+
+    generator = torch.Generator().manual_seed(0)
+    token = (minilm.token + 0.05 * torch.randn(384, generator=generator)).requires_grad_()
+    positions = torch.tensor([3, 1, 20, 3])
+    direction = torch.randn(4, 384, generator=generator)
+    rows, expected = features.rows(positions, token), minilm.encode([texts[p] for p in positions], token)
+    torch.testing.assert_close(rows, expected, rtol=0, atol=1e-5)
+    (gradient,) = torch.autograd.grad((rows * direction).sum(), token)
+    (plain,) = torch.autograd.grad((expected * direction).sum(), token)
+    torch.testing.assert_close(gradient, plain, rtol=1e-4, atol=1e-5)
+    assert torch.equal(features.all(token), start)
+    assert not torch.allclose(rows, start[positions], atol=1e-3)
+    assert torch.equal(features.rows(positions, None), start[positions])
+
+    build_features(SPACE, prompt, minilm, learnable_token=False, cache_dir=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2  # with and without the token are two entries
+    again = build_features(SPACE, prompt, minilm, progress=lambda *now: pytest.fail("read again"), **options)
+    assert torch.equal(again.all(None), start)
+
+
+def test_the_paper_preset_runs_on_an_encoder_with_a_learnable_token(
+    minilm: SentenceReader, prompt: Prompt
+) -> None:
+    features = build_features(SPACE, prompt, minilm, learnable_token=True, cache_dir=None)
+    features.shortlist = 5
+    before = {name: value.clone() for name, value in minilm.model.state_dict().items()}
+    texts = [prompt.text(SPACE.config(int(index))) for index in SPACE.candidates]
+    coordinates, rows, y = SPACE.coordinates(SPACE.candidates), np.array([2, 30]), np.array([0.7, -0.7])
+    surrogate = fit_surrogate(PRESETS["paper"].surrogate, coordinates, features, rows, y, 0)
+    model, shortlist = surrogate._model, surrogate._shortlist
+    assert shortlist is not None
+    assert {2, 30} < set(shortlist.rows)
+    assert len(shortlist.rows) == 2 + 5
+    with torch.no_grad():
+        direct = minilm.encode([texts[row] for row in shortlist.rows], model.token)
+        torch.testing.assert_close(shortlist.inputs, model.inputs(direct, None), rtol=0, atol=1e-5)
+    assert (model.token - minilm.token).abs().max() > 1e-3
+    assert torch.isfinite(surrogate.belief([0]).mean).all()
+
+    trials = tuple(Trial(i, int(SPACE.candidates[row]), Outcome(float(y[i]))) for i, row in enumerate(rows))
+    chosen = [propose(SPACE, History(trials), PRESETS["paper"], features=features)[0] for _ in range(2)]
+    assert chosen[0] == chosen[1]
+    assert chosen[0] not in SPACE.candidates[rows]
+    assert all(torch.equal(value, before[name]) for name, value in minilm.model.state_dict().items())
 
 
 def test_progress_counts_candidates(reader: CausalReader, prompt: Prompt) -> None:

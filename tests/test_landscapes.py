@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loracle.config import RunConfig
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
@@ -30,7 +32,7 @@ TASKS = list(PROVENANCE["tasks"])
 def test_there_are_enough_tasks_of_enough_families() -> None:
     assert len(TASKS) >= 4
     assert len({about["family"] for about in PROVENANCE["tasks"].values()}) >= 3
-    assert set(TASKS) <= set(program.TASKS)
+    assert set(TASKS) <= set(made.TASKS)
     files = list((BENCHMARKS / "landscapes").iterdir())
     assert sum(file.stat().st_size for file in files) < 5_000_000
 
@@ -65,9 +67,9 @@ def test_rows_lie_on_the_grid_and_are_distinct(task: str) -> None:
     assert len(set(keys)) == len(keys)
     planned = program.design(space)
     full = {index for index, fraction, seed in keys if fraction == "1.0" and seed == "0"}
-    assert full <= set(planned)
-    assert planned[0] in full  # the standard config
-    assert {index for index, fraction, _ in keys if fraction != "1.0"} <= set(planned[: program.N_PROXY])
+    assert full >= set(planned)  # the first of them is the standard config; more are near the best
+    assert {index for index, fraction, _ in keys if fraction != "1.0"} >= set(planned[: program.N_PROXY])
+    assert PROVENANCE["design"]["indices"] == ",".join(map(str, planned))
     for knob in space:  # full ranges
         values = {float(row[knob.name]) for row in data.read_rows(task)}
         assert values == set(map(float, knob.values))
@@ -80,14 +82,14 @@ def test_there_are_enough_configs_with_both_sides_of_failure(task: str) -> None:
     counts = PROVENANCE["tasks"][task]["rows_by_kind"]
     assert counts["proxy"] >= 150
     assert counts["repeated"] >= 2 * 2 * round(0.05 * 600)
-    untrained = PROVENANCE["tasks"][task]["untrained_value"]
+    low = PROVENANCE["tasks"][task]["baseline_value"]
     values = np.array([float(row["value"]) if row["value"] else np.nan for row in rows])
-    wasted = np.isnan(values) | (values < untrained + 0.05 * (np.nanmax(values) - untrained))
+    wasted = np.isnan(values) | (values < low + 0.05 * (np.nanmax(values) - low))
     step = np.array([float(row["learning_rate"]) * float(row["alpha_ratio"]) for row in rows])
     order = np.argsort(step)
     assert wasted[order[:60]].mean() > 0.8  # nothing learnt
     assert wasted[order[-60:]].mean() > 0.5  # wrecked
-    assert 0.1 < wasted.mean() < 0.8
+    assert 0.1 < wasted.mean() < 0.9
 
 
 # -- landscapes to search on ------------------------------------------------------------------------
@@ -100,7 +102,7 @@ def test_own_landscapes_stand_for_the_whole_grid() -> None:
         assert len(landscape.candidates) == landscape.space.size
         assert landscape.may_train
         assert landscape.noise_sd > 0
-        assert "truth" not in vars(landscape)  # no forest before it is needed
+        assert "values" not in vars(landscape)  # no forest before it is needed
 
 
 def test_an_emulator_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,8 +110,8 @@ def test_an_emulator_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch) ->
     landscape = next(data.own_landscapes())
     assert landscape.values.shape == landscape.candidates.shape
     assert landscape.values is landscape.values  # computed once
-    assert landscape.truth.fit["r2"] > 0.5
-    assert landscape.truth.fit["spearman"] > 0.6
+    assert landscape.fit["r2"] > 0.5
+    assert landscape.fit["spearman"] > 0.6
     rows = data.read_rows(landscape.name)
     full = [row for row in rows if float(row["fraction"]) == 1.0 and row["seed"] == "0" and row["value"]]
     index = [landscape.space.index({k: float(row[k]) for k in landscape.space.names}) for row in full]
@@ -118,7 +120,8 @@ def test_an_emulator_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch) ->
     known = ~np.isnan(told)
     assert np.corrcoef(told[known], measured[known])[0, 1] > 0.8
     assert 0.1 < landscape.wasted.mean() < 0.9
-    assert np.nanmax(landscape.values) <= measured.max() + 1e-9
+    best = max(float(row["value"]) for row in rows if row["value"])
+    assert np.nanmax(landscape.values) <= best
 
 
 def test_an_unknown_index_has_no_value() -> None:
@@ -153,7 +156,7 @@ def test_only_the_right_structure_follows_the_step_size() -> None:
             landscape.values[good],
             np.digitize(u[good], np.quantile(u[good], np.arange(0.05, 1, 0.05))),
         )
-        means = np.array([value[bins == b].mean() for b in bins])
+        means = (np.bincount(bins, value) / np.bincount(bins))[bins]
         return float(means.var() / value.var())
 
     assert explained("step") > 0.6
@@ -162,11 +165,12 @@ def test_only_the_right_structure_follows_the_step_size() -> None:
 
 
 def write_table(path: Path, rows: Iterator[dict[str, object]]) -> None:
-    columns = "group,model,task,method,rank,alpha,dropout,batch_size,learning_rate,metric,maximize,value,std,diverged"
+    columns = "group,model,task,method,rank,alpha,dropout,batch_size,learning_rate,metric,maximize,value"
+    columns += ",std,diverged"
     lines = [columns]
     for row in rows:
         full = {"group": "g", "model": "m", "task": "t", "method": "LoRA", "alpha": 32.0, "dropout": 0.0}
-        full |= {"batch_size": 8.0, "metric": "nll", "maximize": 0, "std": "", "diverged": 0} | row  # type: ignore[assignment]
+        full |= {"batch_size": 8.0, "metric": "nll", "maximize": 0, "std": "", "diverged": 0} | row
         lines.append(",".join(str(full[name]) for name in columns.split(",")))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -215,7 +219,8 @@ def test_the_design_is_distinct_and_fills_every_level() -> None:
     space = program.landscape_space()
     indices = program.design(space)
     assert len(set(indices)) == len(indices) == program.N_CONFIGS
-    assert indices[:50] == program.design(space, 50) or len(program.design(space, 50)) == 50
+    assert indices[0] == space.index(RunConfig.model_fields["standard"].default)
+    assert program.design(space, 1000)[: program.N_CONFIGS] == indices  # a longer plan goes on
     values = space.values(indices)
     for knob in space:
         counts = [int((values[knob.name] == value).sum()) for value in knob.values]
@@ -236,8 +241,10 @@ def test_jobs_come_in_turns_and_are_done_once() -> None:
     assert len(jobs) == 2 * (program.N_CONFIGS + program.N_PROXY)
     done = {job: {"value": "0.5"} for job in jobs}
     more = program.open_jobs(["sorting", "code"], done)
-    assert len(more) == 2 * 2 * 2 * 30
-    assert {job.seed for job in more} == {1, 2}
+    kinds = [(job.fraction, job.seed > 0) for job in more]
+    assert kinds.count((1.0, True)) == 2 * 2 * 2 * 30
+    assert kinds.count((1.0, False)) == 2 * program.N_NEAR
+    assert set(more).isdisjoint(done)
     assert program.open_jobs(["sorting", "code"], done | {job: {"value": "0.5"} for job in more}) == []
 
 
@@ -274,7 +281,7 @@ def test_a_base_is_pretrained_and_an_adapter_trained_on_it(
     monkeypatch.setattr(program, "_objectives", {})
     monkeypatch.setattr(program, "RESULTS", tmp_path / "results")
     task = replace(made.TASKS["verdict"], n_train=20, n_validation=10)
-    monkeypatch.setitem(program.TASKS, "verdict", task)
+    monkeypatch.setitem(made.TASKS, "verdict", task)
     made.make_base(replace(made.BASES[task.base], steps=2, batch=4), tmp_path / "bases" / task.base)
     made.write_data(task, tmp_path / "data" / "verdict")
     monkeypatch.setattr(program, "objective", _with_work(program.objective, tmp_path))
@@ -284,6 +291,13 @@ def test_a_base_is_pretrained_and_an_adapter_trained_on_it(
     assert list(rows) == [job]
     assert float(rows[job]["value"]) == float(rows[job]["choice_accuracy"])
     assert job not in program.open_jobs(["verdict"], rows)
+    program.pack(["verdict"])
+    assert len(data.read_rows("verdict", tmp_path / "results")) == 1
+    program.check_same(task)
+    path = tmp_path / "results" / "provenance.json"
+    path.write_text(path.read_text().replace('"model_fingerprint": "', '"model_fingerprint": "x'))
+    with pytest.raises(SystemExit, match="verdict: model_fingerprint is"):
+        program.check_same(task)
 
 
 def _with_work(objective, work: Path):  # type: ignore[no-untyped-def]

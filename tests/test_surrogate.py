@@ -25,6 +25,7 @@ class TokenFeatures:
     """Features that a learnable token of 4 numbers bends, as a language model would."""
 
     dimension = D
+    shortlist: int | None = None
 
     def __init__(self, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -55,9 +56,22 @@ def observations(n: int = 9, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.
     return coordinates, rows, transform_outputs(values, np.zeros(n, dtype=bool), "standardize")
 
 
+def fitted_on(
+    config: SurrogateSettings,
+    coordinates: np.ndarray,
+    features: Features | None,
+    rows: np.ndarray,
+    y: np.ndarray,
+    seed: int,
+) -> Surrogate:
+    """A fit whose step size is the sum of the knobs, in decades."""
+    step = 3 * coordinates.sum(axis=1) if config.step else None
+    return fit_surrogate(config, coordinates, features, rows, y, seed, step=step)
+
+
 def fitted(config: SurrogateSettings, features: Features | None, seed: int = 0) -> Surrogate:
     coordinates, rows, y = observations()
-    return fit_surrogate(config, coordinates, features, rows, y, seed)
+    return fitted_on(config, coordinates, features, rows, y, seed)
 
 
 CASES = {
@@ -106,7 +120,7 @@ def test_beliefs_in_blocks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatc
 
 def test_the_fit_learns_from_the_data() -> None:
     coordinates, rows, y = observations(n=20)
-    mean = fit_surrogate(NUMERIC, coordinates, None, rows, y, 0).belief().mean.numpy()
+    mean = fitted_on(NUMERIC, coordinates, None, rows, y, 0).belief().mean.numpy()
     truth = np.sin(4 * coordinates[:, 0]) + coordinates[:, 1] ** 2
     unseen = np.setdiff1d(np.arange(N), rows)
     assert np.corrcoef(mean[unseen], truth[unseen])[0, 1] > 0.9
@@ -137,7 +151,7 @@ def test_little_data_gives_a_finite_belief(case: str, values: list[float]) -> No
     array = np.array(values)
     y = transform_outputs(array, np.isnan(array), config.output)
     rows = np.arange(len(values))
-    belief = fit_surrogate(config, observations()[0], features, rows, y, 0).belief([20])
+    belief = fitted_on(config, observations()[0], features, rows, y, 0).belief([20])
     assert torch.isfinite(belief.mean).all()
     assert torch.isfinite(belief.sd).all()
 
@@ -146,7 +160,7 @@ def test_a_config_may_be_observed_twice() -> None:
     coordinates, rows, _ = observations()
     rows[1] = rows[0]
     y = transform_outputs(np.arange(9.0), np.zeros(9, dtype=bool), "standardize")
-    belief = fit_surrogate(NUMERIC, coordinates, None, rows, y, 0).belief()
+    belief = fitted_on(NUMERIC, coordinates, None, rows, y, 0).belief()
     assert torch.isfinite(belief.mean).all()
 
 
@@ -190,6 +204,66 @@ def test_the_token_moves_to_where_the_likelihood_is_larger() -> None:
         slopes.append(loss(features.token + step) - loss(features.token - step))
     token = fitted(replace(PAPER, rate_decay=1e-12), features)._model.token  # one step of AdamW: the sign
     assert torch.equal((token - features.token).sign(), -torch.tensor(slopes).sign().double())
+
+
+# -- a shortlist --------------------------------------------------------------------------------------
+
+
+class ShortlistedFeatures(TokenFeatures):
+    """Those, but all rows only with the start token; it notes which rows are read exactly."""
+
+    def __init__(self, shortlist: int) -> None:
+        super().__init__()
+        self.shortlist = shortlist
+        self.read: list[int] = []
+
+    def rows(self, positions: Tensor, token: Tensor | None) -> Tensor:
+        self.read = positions.tolist()
+        return super().rows(positions, token)
+
+    def all(self, token: Tensor | None) -> Tensor:
+        return super().all(self.token)
+
+
+def test_beliefs_on_the_shortlist_are_exact() -> None:
+    few = ShortlistedFeatures(8)
+    near, exact = fitted(PAPER, few), fitted(PAPER, TokenFeatures())
+    shortlist, observed = few.read, observations()[1]
+    assert set(observed) < set(shortlist)
+    assert len(shortlist) == len(set(shortlist)) == len(observed) + 8
+    off = [row for row in range(N) if row not in shortlist]
+    for pending in ([], shortlist[:1], [off[0], shortlist[0], off[0], off[5]]):
+        listed = sorted({*shortlist, *pending})
+        found, expected = near.belief(pending), exact.belief(pending)
+        torch.testing.assert_close(found.mean[listed], expected.mean[listed], rtol=0, atol=1e-9)
+        torch.testing.assert_close(found.sd[listed], expected.sd[listed], rtol=0, atol=1e-9)
+    assert not torch.allclose(near.belief().mean, exact.belief().mean)
+
+
+def test_the_shortlist_holds_the_most_promising_candidates() -> None:
+    few = ShortlistedFeatures(8)
+    surrogate = fitted(PAPER, few)
+    listed, observed = set(few.read), set(observations()[1].tolist())
+    start = Surrogate(surrogate._model, surrogate._inputs, surrogate._y, surrogate._rows).belief()
+    bound = start.mean + 2 * start.sd
+    others = [i for i in range(N) if i not in listed]
+    assert bound[sorted(listed - observed)].min() >= bound[others].max()
+    belief = surrogate.belief()  # off the list: all with the start token, like with like
+    assert torch.equal(belief.mean[others], start.mean[others])
+    assert torch.equal(belief.sd[others], start.sd[others])
+    assert torch.equal(fitted(PAPER, ShortlistedFeatures(8)).belief().mean, belief.mean)
+
+
+def test_a_shortlist_as_long_as_the_space_leaves_nothing_out() -> None:
+    found, exact = fitted(PAPER, ShortlistedFeatures(99)).belief(), fitted(PAPER, TokenFeatures()).belief()
+    torch.testing.assert_close(found.mean, exact.mean, rtol=0, atol=1e-9)
+
+
+def test_without_a_learnable_token_there_is_no_shortlist() -> None:
+    features = FixedFeatures(fixed_features().matrix)
+    features.shortlist = 8
+    config = replace(PAPER, learnable_token=False)
+    assert torch.equal(fitted(config, features).belief().mean, fitted(config, fixed_features()).belief().mean)
 
 
 # -- the published start ------------------------------------------------------------------------------
