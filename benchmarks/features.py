@@ -30,8 +30,8 @@ import transformers
 from tokenizers import pre_tokenizers, processors
 
 from loracle.config import LanguageConfig
-from loracle.features import TreeFeatures, build_features, noise_floor
 from loracle.device import pick_device
+from loracle.features import TreeFeatures, build_features, noise_floor
 from loracle.language import CausalReader, load_language_model
 from loracle.prompt import Prompt, load_prompt
 from loracle.space import SearchSpace, default_space, paper_space

@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> None:
     ]
     _LANDSCAPES.update({landscape.name: landscape for landscape in chosen})
     for landscape in chosen:
-        _ = landscape.truth  # fitted once, before the processes split
+        _ = landscape.values  # fitted once, before the processes split
     done = {(r["landscape"], r["regime"], r["method"], r["seed"]) for r in read_log()}
     jobs = [
         (landscape.name, regime, method, seed)

@@ -267,6 +267,11 @@ class SmacMethod(_Observed):
         self.smac.tell(moved, TrialValue(cost=-cost, status=status))
 
 
+def without_step(preset: Preset) -> Preset:
+    """A preset without the step-size kernel."""
+    return replace(preset, surrogate=replace(preset.surrogate, step=False))
+
+
 def methods(names: Sequence[str]) -> dict[str, Callable[[Start], Method]]:
     """Makers of the methods of these names."""
     known: dict[str, Callable[[Start], Method]] = {
@@ -276,5 +281,7 @@ def methods(names: Sequence[str]) -> dict[str, Callable[[Start], Method]]:
         "botorch": BotorchMethod,
         "smac": SmacMethod,
         "numeric": lambda start: LoracleMethod(start, PRESETS["numeric"]),
+        "numeric-no-spread": lambda start: LoracleMethod(start, replace(PRESETS["numeric"], spread=0)),
+        "numeric-no-step": lambda start: LoracleMethod(start, without_step(PRESETS["numeric"])),
     }
     return {name: known[name] for name in names}
