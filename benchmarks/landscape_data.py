@@ -86,11 +86,6 @@ class Landscape:
         """Noise-free value of each candidate, shape (n,); NaN where a training gives none."""
         return self.surface()
 
-    @property
-    def truth(self) -> Floats:
-        """The same as `values`."""
-        return self.values
-
     @cached_property
     def fit(self) -> Mapping[str, float]:
         """The emulator's errors on rows left out, by name; empty where nothing is emulated."""

@@ -4,7 +4,7 @@
     python benchmarks/search.py show
 
 `run` adds to `results/search.jsonl`, leaves out what is there already, and can be stopped at any time. `show`
-prints tables and writes `results/search.json` and the plots.
+prints tables and writes `results/search.json`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
+import platform
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from search_methods import FACTORY, SAME_SEEDS, Start, methods, table_space
 
 HERE = Path(__file__).parent
 LOG = HERE / "results" / "search.jsonl"
+KEYS = ("landscape", "regime", "method", "seed", "n")
 LARGE, SMALL = (3, 5, 10, 15, 20, 25, 30), (3, 5, 8)  # trials at which the recommendation is judged
 
 
@@ -127,8 +131,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def show(arguments: argparse.Namespace) -> None:
-    """Prints regret by method and trials: mean over landscapes of medians over seeds, and mean rank."""
-    rows = read_log()
+    """Prints regret by method and trials, means over seeds and landscapes, and mean rank; writes the rows."""
+    rows = sorted(read_log(), key=lambda row: [row[name] for name in KEYS])
+    about = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in ("loracle", "torch", "optuna", "botorch")},
+    }
+    if rows:
+        lines = ",\n".join(json.dumps(row) for row in rows)
+        LOG.with_suffix(".json").write_text(f'{{"about": {json.dumps(about)},\n"rows": [\n{lines}\n]}}\n')
     for regime in (SAME_SEEDS, FACTORY):
         table: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for row in rows:
@@ -143,11 +155,11 @@ def show(arguments: argparse.Namespace) -> None:
             ranks = {name: [] for name in names}
             means = {name: [] for name in names}
             for by in complete.values():
-                medians = {name: float(np.mean(by[name])) for name in names}
-                order = sorted(names, key=lambda name: medians[name])
+                by_method = {name: float(np.mean(by[name])) for name in names}
+                order = sorted(names, key=lambda name: by_method[name])
                 for name in names:
                     ranks[name].append(1 + order.index(name))
-                    means[name].append(medians[name])
+                    means[name].append(by_method[name])
             print(f"\n{regime}, {n} trials, {len(complete)} landscapes")
             for name in sorted(names, key=lambda name: np.mean(means[name])):
                 print(f"  {name:<14} regret {np.mean(means[name]):.3f}  rank {np.mean(ranks[name]):.2f}")

@@ -39,7 +39,7 @@ class Preset:
         incumbent: the value to improve on: the best observed, or the best posterior mean of what was tried.
         recommend: the same choice for the config that is recommended at the end.
         seed_configs: tried first, mapped to the nearest candidates; then one random config if none are given.
-        spread: trials after these that fill the widest gaps between tried step sizes.
+        spread: trials that fill the widest gap between tried step sizes, every other one after these.
     """
 
     surrogate: SurrogateSettings
@@ -106,9 +106,9 @@ def propose(
     """Indices of the next `n` configs to train, all different and none tried before.
 
     Depends on its arguments alone: the same history and seed give the same answer, so a resumed run equals
-    one that never stopped. Seed configs come first, then those that spread over step sizes, then a random
-    config if nothing was observed yet, then the best of the acquisition function, one after the other with
-    the earlier ones pending.
+    one that never stopped. Seed configs come first, then the best of the acquisition function (a random
+    config if nothing was observed yet), one after the other with the earlier ones pending; at first, every
+    other trial spreads over step sizes instead.
 
     Raises:
         SpaceError: the history holds an index outside the space, or fewer than `n` candidates are left.
@@ -126,26 +126,23 @@ def propose(
         if len(chosen) < n and open_rows[row]:
             chosen.append(index)
             open_rows[row] = False
-    while len(chosen) < n and preset.spread and int((~open_rows).sum()) < len(seeds) + preset.spread:
-        row = _spread_row(space, open_rows, seed)
+    surrogate = None
+    observed = _observations(space, history)[0].size > 0
+    while len(chosen) < n:
+        tried = int((~open_rows).sum())
+        if _is_spread(tried - len(seeds), preset):
+            row = _spread_row(space, open_rows, seed)
+        elif not observed:
+            # Random configs, different for every position in the run. Interrupted trials do not count, so
+            # that a run that was killed goes on as if it had not been.
+            row = int(np.random.default_rng([seed, tried]).choice(np.flatnonzero(open_rows)))
+        else:
+            surrogate = surrogate or _fit(space, history, preset, features, seed)
+            waiting = [trial.index for trial in history.pending if _is_candidate(space, trial.index)]
+            pending = [_row(space, index) for index in (*waiting, *chosen)]
+            row = _best_row(surrogate, preset, space, history, pending, open_rows)
         chosen.append(int(space.candidates[row]))
         open_rows[row] = False
-    if len(chosen) < n and not _observations(space, history)[0].size:
-        # Nothing observed yet: random configs, different for every position in the run. Interrupted trials
-        # do not count, so that a run that was killed goes on as if it had not been.
-        position = sum(not _interrupted(trial) for trial in history.trials)
-        generator = np.random.default_rng([seed, position])
-        rows = generator.choice(np.flatnonzero(open_rows), size=n - len(chosen), replace=False)
-        return chosen + [int(space.candidates[row]) for row in rows]
-    if len(chosen) < n:
-        surrogate = _fit(space, history, preset, features, seed)
-        pending = [_row(space, trial.index) for trial in history.pending if _is_candidate(space, trial.index)]
-        pending += [_row(space, index) for index in chosen]
-        for _ in range(n - len(chosen)):
-            row = _best_row(surrogate, preset, space, history, pending, open_rows)
-            chosen.append(int(space.candidates[row]))
-            pending.append(row)
-            open_rows[row] = False
     return chosen
 
 
@@ -330,6 +327,11 @@ def step_sizes(space: SearchSpace) -> npt.NDArray[np.float64]:
     with np.errstate(divide="ignore"):
         size = np.log10(rate) + 0.62 * np.log10(ratio) + 0.45 * np.log10(rank) - 0.57 * np.log10(batch)
     return np.asarray(np.maximum(size, -20.0))  # a ratio of 0 makes no step at all
+
+
+def _is_spread(position: int, preset: Preset) -> bool:
+    """Whether the trial at this position after the seed configs, from 0, is one of those that spread."""
+    return position % 2 == 1 and 0 < position < 2 * preset.spread
 
 
 def _spread_row(space: SearchSpace, open_rows: npt.NDArray[np.bool_], seed: int) -> int:

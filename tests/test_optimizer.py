@@ -147,8 +147,9 @@ def test_random_configs_until_something_is_observed() -> None:
     assert len(set(chosen)) == 5
     assert not {CANDIDATES[0], CANDIDATES[1]} & set(chosen)
     # Later positions draw something else.
-    later = history(*((index, failed(FailureKind.CRASHED)) for index in (CANDIDATES[0], CANDIDATES[1], 80)))
-    assert propose(SPACE, later, PAPER, features=FEATURES) != chosen[:1]
+    crashed = [(index, failed(FailureKind.CRASHED)) for index in CANDIDATES[:6]]
+    drawn = [propose(SPACE, history(*crashed[:n]), PAPER, features=FEATURES)[0] for n in range(6)]
+    assert len(set(drawn)) > 3
 
 
 # -- failures -----------------------------------------------------------------------------------------
@@ -408,17 +409,24 @@ def test_step_sizes_do_without_knobs_and_with_a_ratio_of_zero() -> None:
     assert large - small == pytest.approx((0.45 - 0.62) * math.log10(16))
 
 
-def test_the_spread_fills_gaps_whatever_the_outcomes() -> None:
-    space, preset = paper_space(), NUMERIC
-    at_once = propose(space, History(), preset, n=8, seed=1)
-    past = History()
-    for number in range(8):
-        (index,) = propose(space, past, preset, seed=1)
-        past = History((*past.trials, Trial(number, index, Outcome(float(number)))))
-    assert [trial.index for trial in past.trials] == at_once
-    size = dict(zip(space.candidates.tolist(), step_sizes(space).tolist(), strict=True))
-    middle = np.quantile(list(size.values()), (0.1, 0.9))
-    seeds = sorted(size[index] for index in at_once[:3])
-    spread = sorted(size[index] for index in at_once)
-    assert max(np.diff([middle[0], *spread, middle[1]])) < 0.6 * max(np.diff([middle[0], *seeds, middle[1]]))
-    assert propose(space, History(), preset, n=8, seed=2)[3:] != at_once[3:]
+def test_every_other_trial_at_first_fills_gaps_whatever_the_outcomes() -> None:
+    space = paper_space()
+    sizes = step_sizes(space)
+
+    def run(outcome: Callable[[int], float]) -> list[int]:
+        past = History()
+        for number in range(8):
+            (index,) = propose(space, past, NUMERIC, seed=1)
+            past = History((*past.trials, Trial(number, index, Outcome(outcome(number)))))
+        return [trial.index for trial in past.trials]
+
+    rising = run(float)
+    assert run(float) == rising
+    low, high = np.quantile(sizes, (0.1, 0.9))
+    for number in (4, 6):  # after three seed configs: improvement, spread, improvement, spread, ...
+        before = sorted(np.clip([sizes[index] for index in rising[:number]], low, high))
+        edges = [low, *before, high]
+        gap = int(np.argmax(np.diff(edges)))
+        assert edges[gap] < sizes[rising[number]] < edges[gap + 1]
+    assert run(lambda number: -float(number))[4] != rising[3]
+    assert len(set(propose(space, History(), NUMERIC, n=8, seed=1))) == 8
