@@ -255,7 +255,7 @@ def _untried(space: SearchSpace, history: History) -> npt.NDArray[np.bool_]:
     free = np.ones(len(space.candidates), dtype=bool)
     for trial in history.trials:
         space.config(trial.index)  # refuses a history of another space
-        if _is_candidate(space, trial.index) and not _interrupted(trial):
+        if _is_candidate(space, trial.index) and not trial.interrupted:
             free[_row(space, trial.index)] = False
     return free
 
@@ -284,11 +284,6 @@ def _observations(
         np.array(values, dtype=np.float64),
         np.array(diverged, dtype=bool),
     )
-
-
-def _interrupted(trial: Trial) -> bool:
-    failure = trial.outcome.failure if trial.outcome else None
-    return failure is not None and failure.kind is FailureKind.INTERRUPTED
 
 
 def _value(trial: Trial) -> float:

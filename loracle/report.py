@@ -124,7 +124,7 @@ def history_rows(space: SearchSpace, history: History, metric: str) -> list[dict
 
 def write_figure(path: Path, space: SearchSpace, history: History, metric: str) -> None:
     """Draws the scores in the order of trials, and against each knob, as a PNG."""
-    done = [trial for trial in history.finished if not _interrupted(trial)]
+    done = [trial for trial in history.finished if not trial.interrupted]
     scored = [(i, trial) for i, trial in enumerate(done) if trial.outcome and trial.outcome.value is not None]
     figure = Figure(figsize=(11, 6), layout="constrained")
     grid = figure.add_gridspec(2, len(space.knobs), height_ratios=(1.3, 1))
@@ -309,8 +309,3 @@ def _value(trial: Trial) -> float:
     assert trial.outcome is not None
     assert trial.outcome.value is not None
     return trial.outcome.value
-
-
-def _interrupted(trial: Trial) -> bool:
-    failure = trial.outcome.failure if trial.outcome else None
-    return failure is not None and failure.kind is FailureKind.INTERRUPTED

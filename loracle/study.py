@@ -74,8 +74,8 @@ class Study:
                 Outcome(None, failure=Failure(FailureKind.INTERRUPTED, "the process ended during the trial")),
             )
         history = self.history()
-        done = {trial.index for trial in history.trials if not _interrupted(trial)}
-        again = dict.fromkeys(trial.index for trial in history.trials if _interrupted(trial))
+        done = {trial.index for trial in history.trials if not trial.interrupted}
+        again = dict.fromkeys(trial.index for trial in history.trials if trial.interrupted)
         return [index for index in again if index not in done]
 
     def _trial(self, frozen: optuna.trial.FrozenTrial) -> Trial:
@@ -198,11 +198,6 @@ def _distribution(knob: Knob) -> BaseDistribution:
     if all(float(value).is_integer() for value in knob.values):
         return IntDistribution(int(low), int(high), log=logarithmic)
     return FloatDistribution(float(low), float(high), log=logarithmic)
-
-
-def _interrupted(trial: Trial) -> bool:
-    failure = trial.outcome.failure if trial.outcome else None
-    return failure is not None and failure.kind is FailureKind.INTERRUPTED
 
 
 def _to_json(outcome: Outcome) -> dict[str, Any]:

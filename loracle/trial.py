@@ -71,6 +71,12 @@ class Trial:
     index: int
     outcome: Outcome | None = None
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was cut short from outside: then it says nothing and counts for nothing."""
+        failure = self.outcome.failure if self.outcome else None
+        return failure is not None and failure.kind is FailureKind.INTERRUPTED
+
 
 @dataclass(frozen=True)
 class History:

@@ -238,12 +238,7 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 def counted(history: History) -> list[Trial]:
     """Trials that count towards the budget: finished, and not interrupted."""
-    return [
-        trial
-        for trial in history.finished
-        if trial.outcome
-        and not (trial.outcome.failure and trial.outcome.failure.kind is FailureKind.INTERRUPTED)
-    ]
+    return [trial for trial in history.finished if not trial.interrupted]
 
 
 def best_of(history: History) -> Trial | None:
