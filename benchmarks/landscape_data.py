@@ -2,6 +2,7 @@
 
 * `own`: real trainings of `landscapes.py`. A random forest fitted on the rows stands in for the full grid;
   how well it predicts rows it has not seen is stated (`Landscape.fit`).
+* `rows`: the same trainings without a forest: only the configs that were trained can be chosen.
 * `table`: runs measured by others, in `../shared/landscapes` (or `$LORACLE_LANDSCAPES`). Candidates are the
   rows. Read in place, never copied; absent files are left out.
 * `synthetic`: formulas with the step-size structure, without it, and with the wrong one.
@@ -19,7 +20,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -70,7 +71,7 @@ class Landscape:
 
     name: str
     family: str
-    source: Literal["own", "table", "synthetic"]
+    source: Literal["own", "rows", "table", "synthetic"]
     space: SearchSpace
     candidates: Indices
     noise_sd: float
@@ -116,6 +117,7 @@ def load_landscapes(sources: Sequence[str] = ("own", "table", "synthetic")) -> l
     """All landscapes of these sources. Own ones fit their forest only when a value is asked for."""
     makers: dict[str, Callable[[], Iterator[Landscape]]] = {
         "own": own_landscapes,
+        "rows": row_landscapes,
         "table": table_landscapes,
         "synthetic": synthetic_landscapes,
     }
@@ -154,6 +156,23 @@ def own_landscapes(folder: Path = OWN) -> Iterator[Landscape]:
             surface=emulator.values,
             validate=emulator.errors,
             may_train=True,
+        )
+
+
+def row_landscapes(folder: Path = OWN) -> Iterator[Landscape]:
+    """One landscape a task: the configs that were trained, as they scored; nothing is emulated."""
+    for own in own_landscapes(folder):
+        full = [row for row in read_rows(own.name, folder) if float(row["fraction"]) == 1.0]
+        found = by_config(own.space, full)
+        candidates = np.array(sorted(found), dtype=np.int64)
+        values = np.array([_mean(found[int(i)]) for i in candidates])
+        yield replace(
+            own,
+            name=f"{own.name}:rows",
+            source="rows",
+            candidates=candidates,
+            surface=lambda values=values: values,
+            validate=None,
         )
 
 

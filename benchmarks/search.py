@@ -28,6 +28,7 @@ from search_methods import FACTORY, SAME_SEEDS, Start, methods, table_space
 
 HERE = Path(__file__).parent
 LOG = HERE / "results" / "search.jsonl"
+SOURCES = ("own", "rows", "table", "synthetic")
 KEYS = ("landscape", "regime", "method", "seed", "n")
 LARGE, SMALL = (3, 5, 10, 15, 20, 25, 30), (3, 5, 8)  # trials at which the recommendation is judged
 
@@ -101,9 +102,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs what is missing."""
     chosen = [
         landscape
-        for landscape in load_landscapes()
+        for landscape in load_landscapes(SOURCES)
         if any(
-            landscape.name.startswith(part) or landscape.source == part
+            landscape.name.startswith(part) if part not in SOURCES else landscape.source == part
             for part in arguments.landscapes.split(",")
         )
     ]

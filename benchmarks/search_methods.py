@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,14 +21,17 @@ import optuna
 import torch
 from landscape_data import Landscape
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from pretrain import make
 
 from loracle.acquisition import log_expected_improvement
 from loracle.features import Features
 from loracle.optimizer import GOOD_PRACTICE, PRESETS, Preset, propose, ranking, seed_indices
+from loracle.prior import SHIPPED
 from loracle.space import SearchSpace
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
 
 SAME_SEEDS, FACTORY = "same seeds", "factory"
+PRIORS = Path(__file__).parent / "results" / "priors"  # made anew where absent
 
 
 class Method(Protocol):
@@ -157,13 +162,20 @@ class BotorchMethod(_Observed):
             model = SingleTaskGP(x, y)  # standardises the outputs by itself
             fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
             rows = self.open_rows()
-            scores = []
             with torch.no_grad():
-                for block in torch.from_numpy(self.coordinates[rows]).split(2048):
-                    posterior = model.posterior(block)
-                    mean, sd = posterior.mean.squeeze(-1), posterior.variance.sqrt().squeeze(-1)
-                    scores.append(log_expected_improvement(mean, sd, float(y.max())))
-            score = torch.cat(scores)
+                # The posterior of `model.posterior`, without its covariance between candidates.
+                target = model.train_targets  # standardised
+                covariance = model.covar_module(x).to_dense() + model.likelihood.noise * torch.eye(len(x))
+                lower = torch.linalg.cholesky(covariance)
+                cross = model.covar_module(x, torch.from_numpy(self.coordinates[rows])).to_dense()  # (n, m)
+                solved = torch.linalg.solve_triangular(lower, cross, upper=False)
+                residual = torch.linalg.solve_triangular(
+                    lower, (target - model.mean_module(x))[:, None], upper=False
+                )
+                mean = model.mean_module(x)[0] + (residual.T @ solved).squeeze(0)
+                prior = model.covar_module(x[:1], diag=True)
+                sd = (prior - solved.square().sum(dim=0)).clamp(min=1e-12).sqrt()
+                score = log_expected_improvement(mean, sd, float(target.max()))
         return int(self.space.candidates[rows[int(score.argmax())]])
 
 
@@ -267,9 +279,25 @@ class SmacMethod(_Observed):
         self.smac.tell(moved, TrialValue(cost=-cost, status=status))
 
 
-def without_step(preset: Preset) -> Preset:
-    """A preset without the step-size kernel."""
-    return replace(preset, surrogate=replace(preset.surrogate, step=False))
+def unseen_prior(start: Start) -> Path:
+    """A prior fitted without the landscape's family, made when it is first needed.
+
+    No prior ever sees a formula or a table that may not be learnt from, so there it is the one that ships.
+    """
+    if not start.landscape.may_train:
+        return SHIPPED
+    path = PRIORS / f"without-{start.landscape.family.replace(':', '-')}.safetensors"
+    if not path.exists():
+        partial = path.with_suffix(f".{os.getpid()}")
+        make(partial, [start.landscape.family])
+        partial.replace(path)
+    return path
+
+
+def _ensemble(start: Start, preset: str = "default", **changes: Any) -> LoracleMethod:
+    """A preset of ours on the ensemble, with a prior that has not seen the landscape's family."""
+    surrogate = replace(PRESETS[preset].surrogate, prior=unseen_prior(start), **changes)
+    return LoracleMethod(start, replace(PRESETS[preset], surrogate=surrogate))
 
 
 def methods(names: Sequence[str]) -> dict[str, Callable[[Start], Method]]:
@@ -280,8 +308,12 @@ def methods(names: Sequence[str]) -> dict[str, Callable[[Start], Method]]:
         "gp_sampler": lambda start: OptunaMethod(start, lambda seed: GPSampler(seed=seed)),
         "botorch": BotorchMethod,
         "smac": SmacMethod,
-        "numeric": lambda start: LoracleMethod(start, PRESETS["numeric"]),
-        "numeric-no-spread": lambda start: LoracleMethod(start, replace(PRESETS["numeric"], spread=0)),
-        "numeric-no-step": lambda start: LoracleMethod(start, without_step(PRESETS["numeric"])),
+        "default": _ensemble,
+        "numeric": lambda start: _ensemble(start, "numeric"),
+        "informed-only": lambda start: _ensemble(start, informed=1.0),
     }
+    if any(name not in known for name in names):
+        from search_language import language_methods
+
+        known |= language_methods()
     return {name: known[name] for name in names}

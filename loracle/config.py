@@ -85,7 +85,7 @@ class LanguageConfig(Section):
 class SearchConfig(Section):
     """How configs are chosen."""
 
-    preset: Literal["default", "paper", "numeric"] = "default"
+    preset: Literal["default", "numeric", "language", "paper"] = "default"
     trials: PositiveInt = 30
     seed: Annotated[int, Field(ge=0)] = 0
     seed_configs: list[dict[str, Value]] | None = None  # None: as the preset says

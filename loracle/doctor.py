@@ -102,7 +102,7 @@ def _space(config: RunConfig, objective: TrainingObjective, space: SearchSpace) 
 
 def _prompts(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -> Check:
     preset = get_preset(config.search.preset, language=config.language.model != "none")
-    if not preset.surrogate.language:
+    if not preset.reads:
         return Check("prompts", "ok", f"preset {config.search.preset}: numbers only, no language model")
     base = objective.base
     model = load_language_model(
@@ -111,7 +111,7 @@ def _prompts(config: RunConfig, objective: TrainingObjective, space: SearchSpace
         device=config.device,
         trust_remote_code=config.trust_remote_code,
     )
-    assert model is not None  # `none` got a preset without language
+    assert model is not None  # `get_preset` refuses `none` here
     prompt = run_prompt(config, space, model, objective.n_proxy)
     sample = [space.config(int(index)) for index in space.candidates[:: max(1, len(space.candidates) // 200)]]
     longest = max(len(ids) for ids in model.token_ids([prompt.text(config) for config in sample]))

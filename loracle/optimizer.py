@@ -1,6 +1,6 @@
 """From a history to the next configs. `propose` is a pure function; `Optimizer` is ask/tell over it.
 
-Presets are data: what the surrogate is made of, how candidates are scored, which configs come first.
+Presets are data: which surrogate, how candidates are scored, which configs come first.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import numpy.typing as npt
 import torch
 
 from loracle.acquisition import ACQUISITIONS
+from loracle.ensemble import Ensemble, EnsembleSettings, fit_ensemble
 from loracle.errors import ConfigError, SpaceError
 from loracle.features import Features
+from loracle.prior import describe
 from loracle.space import Config, SearchSpace, Value, with_alpha
 from loracle.surrogate import Surrogate, SurrogateSettings, fit_surrogate, transform_outputs
 from loracle.trial import FailureKind, History, Outcome, Trial
@@ -34,63 +36,70 @@ class Preset:
     """How configs are chosen.
 
     Attributes:
-        surrogate: what the model of the score is made of.
+        surrogate: what the model of the score is made of: the published one, or the ensemble on numbers.
         acquisition: a name in `ACQUISITIONS`.
         incumbent: the value to improve on: the best observed, or the best posterior mean of what was tried.
         recommend: the same choice for the config that is recommended at the end.
-        seed_configs: tried first, mapped to the nearest candidates; then one random config if none are given.
-        spread: trials that fill the widest gap between tried step sizes, every other one after these.
+        seed_configs: tried first, mapped to the nearest candidates.
     """
 
-    surrogate: SurrogateSettings
+    surrogate: SurrogateSettings | EnsembleSettings
     acquisition: str
     incumbent: Literal["observed", "posterior_mean"]
     recommend: Literal["observed", "posterior_mean"]
     seed_configs: tuple[dict[str, Value], ...] = ()
-    spread: int = 0
+
+    @property
+    def reads(self) -> bool:
+        """Whether it needs language features."""
+        return isinstance(self.surrogate, SurrogateSettings) and self.surrogate.language
+
+
+def _careful(
+    surrogate: SurrogateSettings | EnsembleSettings, seed_configs: tuple[dict[str, Value], ...]
+) -> Preset:
+    return Preset(
+        surrogate,
+        acquisition="log_expected_improvement",
+        incumbent="posterior_mean",
+        recommend="posterior_mean",
+        seed_configs=seed_configs,
+    )
 
 
 PRESETS: Mapping[str, Preset] = {
-    # arXiv 2602.11171, settings as published.
+    # What other landscapes taught, weighed against a plain GP. The usual settings first: the comparison that
+    # every user makes; the prior chooses the second config.
+    "default": _careful(EnsembleSettings(), GOOD_PRACTICE[:1]),
+    # The plain GP alone.
+    "numeric": _careful(EnsembleSettings(informed=0.0), GOOD_PRACTICE),
+    # The published kernel on language beside one on numbers, with our transform, priors and seed configs.
+    "language": _careful(
+        SurrogateSettings(
+            language=True, numeric=True, learnable_token=False, output="half_rank", priors=True
+        ),
+        GOOD_PRACTICE,
+    ),
+    # arXiv 2602.11171, settings as published; one random config first.
     "paper": Preset(
         SurrogateSettings(language=True, numeric=False),
         acquisition="expected_improvement",
         incumbent="observed",
         recommend="observed",
     ),
-    "default": Preset(
-        SurrogateSettings(
-            language=True, numeric=True, step=True, learnable_token=False, output="half_rank", priors=True
-        ),
-        acquisition="log_expected_improvement",
-        incumbent="posterior_mean",
-        recommend="posterior_mean",
-        seed_configs=GOOD_PRACTICE,
-        spread=5,
-    ),
-    "numeric": Preset(
-        SurrogateSettings(language=False, numeric=True, step=True, output="half_rank", priors=True),
-        acquisition="log_expected_improvement",
-        incumbent="posterior_mean",
-        recommend="posterior_mean",
-        seed_configs=GOOD_PRACTICE,
-        spread=5,
-    ),
 }
 
 
 def get_preset(name: str, *, language: bool = True) -> Preset:
-    """A preset by name. Without a language model, `default` becomes `numeric`.
+    """A preset by name.
 
     Raises:
-        ConfigError: the name is unknown, or `paper` is wanted without a language model.
+        ConfigError: the name is unknown, or it reads prompts and there is no language model.
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
-    if PRESETS[name].surrogate.language and not language:
-        if name == "paper":
-            raise ConfigError("the preset 'paper' reads prompts; name a language model, or use 'numeric'")
-        return PRESETS["numeric"]
+    if PRESETS[name].reads and not language:
+        raise ConfigError(f"the preset {name!r} reads prompts; name a language model, or use 'default'")
     return PRESETS[name]
 
 
@@ -102,45 +111,46 @@ def propose(
     features: Features | None = None,
     n: int = 1,
     seed: int = 0,
+    allowed: npt.NDArray[np.bool_] | None = None,
 ) -> list[int]:
     """Indices of the next `n` configs to train, all different and none tried before.
 
     Depends on its arguments alone: the same history and seed give the same answer, so a resumed run equals
-    one that never stopped. Seed configs come first, then the best of the acquisition function (a random
-    config if nothing was observed yet), one after the other with the earlier ones pending; at first, every
-    other trial spreads over step sizes instead.
+    one that never stopped. Candidates that are not `allowed`, (N,), are left out, and so is what is at least
+    as large as a config that ran out of memory. Seed configs come first, then the best of the acquisition
+    function, one after the other with the earlier ones pending. Before the first observation there is only
+    the prior to go by, or chance where the preset has none.
 
     Raises:
         SpaceError: the history holds an index outside the space, or fewer than `n` candidates are left.
     """
-    open_rows = _untried(space, history)
+    open_rows = _untried(space, history) & _fitting(space, history)
+    if allowed is not None:
+        open_rows &= allowed
     if int(open_rows.sum()) < n:
         raise SpaceError(
             f"{n} configs are wanted, but only {int(open_rows.sum())} of {len(space.candidates):,} "
-            "candidates are untried; stop here or widen the space"
+            "candidates are untried and fit into memory; stop here or widen the space"
         )
     chosen: list[int] = []
-    seeds = seed_indices(space, preset.seed_configs)
-    for index in seeds:
+    for index in seed_indices(space, preset.seed_configs):
         row = _row(space, index)
         if len(chosen) < n and open_rows[row]:
             chosen.append(index)
             open_rows[row] = False
+    informed = isinstance(preset.surrogate, EnsembleSettings) and preset.surrogate.informed > 0
     surrogate = None
-    observed = _observations(space, history)[0].size > 0
     while len(chosen) < n:
-        tried = int((~open_rows).sum())
-        if _is_spread(tried - len(seeds), preset):
-            row = _spread_row(space, open_rows, seed)
-        elif not observed:
+        waiting = [trial.index for trial in history.pending if _is_candidate(space, trial.index)]
+        pending = [_row(space, index) for index in (*waiting, *chosen)]
+        if informed or _observations(space, history)[0].size > 0:
+            surrogate = surrogate or _fit(space, history, preset, features, seed)
+            row = _best_row(surrogate, preset, space, history, pending, open_rows)
+        else:
             # Random configs, different for every position in the run. Interrupted trials do not count, so
             # that a run that was killed goes on as if it had not been.
-            row = int(np.random.default_rng([seed, tried]).choice(np.flatnonzero(open_rows)))
-        else:
-            surrogate = surrogate or _fit(space, history, preset, features, seed)
-            waiting = [trial.index for trial in history.pending if _is_candidate(space, trial.index)]
-            pending = [_row(space, index) for index in (*waiting, *chosen)]
-            row = _best_row(surrogate, preset, space, history, pending, open_rows)
+            taken = int((~_untried(space, history)).sum()) + len(chosen)
+            row = int(np.random.default_rng([seed, taken]).choice(np.flatnonzero(open_rows)))
         chosen.append(int(space.candidates[row]))
         open_rows[row] = False
     return chosen
@@ -196,7 +206,7 @@ class Optimizer:
     """
 
     space: SearchSpace
-    preset: Preset = field(default_factory=lambda: PRESETS["numeric"])
+    preset: Preset = field(default_factory=lambda: PRESETS["default"])
     features: Features | None = None
     seed: int = 0
     history: History = field(default_factory=History)
@@ -260,6 +270,24 @@ def _untried(space: SearchSpace, history: History) -> npt.NDArray[np.bool_]:
     return free
 
 
+def _fitting(space: SearchSpace, history: History) -> npt.NDArray[np.bool_]:
+    """Which candidates may fit into memory, (N,): no config that ran out of it was at most as large.
+
+    Memory grows with the rank and, up to the micro-batch, with the batch. A space without either says nothing
+    about size, and then only the config itself is not tried again.
+    """
+    fits = np.ones(len(space.candidates), dtype=bool)
+    sizes = [name for name in ("rank", "batch_size") if name in space.names]
+    values = space.values(space.candidates)
+    for trial in history.finished:
+        failure = trial.outcome.failure if trial.outcome else None
+        if failure is None or failure.kind is not FailureKind.OUT_OF_MEMORY or not sizes:
+            continue
+        config = space.config(trial.index)
+        fits &= ~np.all([values[name] >= config[name] for name in sizes], axis=0)
+    return fits
+
+
 def _observations(
     space: SearchSpace, history: History
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
@@ -309,60 +337,18 @@ def _complete(space: SearchSpace, config: Mapping[str, Value]) -> Config:
     return {knob.name: min(max(wanted[knob.name], knob.values[0]), knob.values[-1]) for knob in space.knobs}
 
 
-def step_sizes(space: SearchSpace) -> npt.NDArray[np.float64]:
-    """How large a training's steps are, in decades up to a constant, (N,): the coordinate of the best runs.
-
-    log10 of learning_rate x (alpha/rank)^0.62 x rank^0.45 / batch_size^0.57: exponents with which the best
-    learning rate falls or rises in published sweeps (facts 12 and 26). Knobs that the space lacks count as 1.
-    """
-    values = space.values(space.candidates)
-    rank = values.get("rank", np.ones(len(space.candidates)))
-    ratio = values.get("alpha_ratio", values.get("alpha", rank) / rank)
-    rate, batch = (values.get(name, np.ones(len(rank))) for name in ("learning_rate", "batch_size"))
-    with np.errstate(divide="ignore"):
-        size = np.log10(rate) + 0.62 * np.log10(ratio) + 0.45 * np.log10(rank) - 0.57 * np.log10(batch)
-    return np.asarray(np.maximum(size, -20.0))  # a ratio of 0 makes no step at all
-
-
-def _is_spread(position: int, preset: Preset) -> bool:
-    """Whether the trial at this position after the seed configs, from 0, is one of those that spread."""
-    return position % 2 == 1 and 0 < position < 2 * preset.spread
-
-
-def _spread_row(space: SearchSpace, open_rows: npt.NDArray[np.bool_], seed: int) -> int:
-    """Row of a free candidate inside the widest gap of tried step sizes, and unlike what was tried.
-
-    Gaps end at the 10 % and 90 % quantiles of the space, beyond which little trains. An outermost gap is met
-    at two thirds of the way out, an inner one in the middle.
-    """
-    size, tried = step_sizes(space), np.flatnonzero(~open_rows)
-    low, high = np.quantile(size, (0.1, 0.9))
-    edges = np.sort(np.concatenate([[low, high], np.clip(size[tried], low, high)]))
-    gap = int(np.argmax(np.diff(edges)))
-    part = 1 / 3 if gap == 0 else 2 / 3 if gap == len(edges) - 2 else 1 / 2
-    aim = edges[gap] + part * (edges[gap + 1] - edges[gap])
-    free = np.flatnonzero(open_rows)
-    near = free[np.argsort(np.abs(size[free] - aim), kind="stable")[:400]]
-    coordinates = space.coordinates(space.candidates)
-    distance = np.abs(coordinates[near][:, None] - coordinates[tried][None]).sum(axis=2)  # (m, t)
-    unlike = distance.min(axis=1) if len(tried) else np.ones(len(near))
-    # A random factor: the plain maximum would sit in corners of the space.
-    luck = np.random.default_rng([seed, len(tried)]).uniform(0.5, 1.0, len(near))
-    return int(near[np.argmax(unlike * luck)])
-
-
 def _fit(
     space: SearchSpace, history: History, preset: Preset, features: Features | None, seed: int
-) -> Surrogate:
+) -> Surrogate | Ensemble:
     rows, values, diverged = _observations(space, history)
     y = transform_outputs(values, diverged, preset.surrogate.output)
-    coordinates = space.coordinates(space.candidates)
-    step = step_sizes(space) if preset.surrogate.step else None
-    return fit_surrogate(preset.surrogate, coordinates, features, rows, y, seed, step=step)
+    if isinstance(preset.surrogate, EnsembleSettings):
+        return fit_ensemble(preset.surrogate, describe(space), rows, y)
+    return fit_surrogate(preset.surrogate, space.coordinates(space.candidates), features, rows, y, seed)
 
 
 def _best_row(
-    surrogate: Surrogate,
+    surrogate: Surrogate | Ensemble,
     preset: Preset,
     space: SearchSpace,
     history: History,
@@ -373,7 +359,8 @@ def _best_row(
     belief = surrogate.belief(pending)
     rows, values, diverged = _observations(space, history)
     if preset.incumbent == "posterior_mean":
-        best = float(belief.mean[np.concatenate([rows, np.asarray(pending, dtype=np.int64)])].max())
+        tried = np.concatenate([rows, np.asarray(pending, dtype=np.int64)])
+        best = float(belief.mean[tried].max() if len(tried) else belief.mean.max())
     else:
         best = float(transform_outputs(values, diverged, preset.surrogate.output).max())
     score = ACQUISITIONS[preset.acquisition](belief.mean, belief.sd, best)

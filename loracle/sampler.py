@@ -38,8 +38,9 @@ class LoracleSampler(BaseSampler):
 
     Args:
         space: the candidates.
-        preset: a preset's name or a `Preset`; by name, `default` without features is `numeric`.
-        features: language features of the candidates (`loracle.features.build_features`).
+        preset: a preset's name or a `Preset`.
+        features: language features of the candidates (`loracle.features.build_features`), for presets that
+            read prompts.
         seed: makes the search repeatable; None draws one.
         independent_sampler: for parameters that are not knobs of the space; random by default.
 

@@ -1,10 +1,9 @@
 """The language-guided Gaussian process: what the search believes about every candidate's score.
 
-The kernel is a sum of at most three Matern-5/2 parts, as the settings say:
+The kernel is a sum of one or two Matern-5/2 parts, as the settings say:
 
     language:  outputscale * M52(scale(elu(W features + b))), one lengthscale
     numeric:   outputscale * M52(knobs on their own scales in [0, 1]), one lengthscale a knob
-    step:      outputscale * M52(step size in decades), one lengthscale
 
 W, b and the embedding of the learnable token are fitted together with the kernel parameters by marginal
 likelihood (deep kernel learning). Notation: n observations, N candidates, d features, k knobs, p projected
@@ -49,7 +48,6 @@ class SurrogateSettings:
     Attributes:
         language: include the language kernel.
         numeric: include the numeric kernel.
-        step: include the kernel on the step size, by far the best single coordinate of published sweeps.
         learnable_token: append a token to every prompt and fit its embedding.
         projection: dimensions p that the features are projected to.
         output: transform of the observed values.
@@ -61,7 +59,6 @@ class SurrogateSettings:
 
     language: bool
     numeric: bool
-    step: bool = False
     learnable_token: bool = True
     projection: int = 64
     output: Literal["standardize", "half_rank"] = "standardize"
@@ -146,7 +143,7 @@ class Surrogate:
         """Mean and sd at m candidates, given n observed inputs and those pending; (m,) each."""
         y = self._y
         mean, sd = torch.empty(2, len(candidates), dtype=y.dtype)
-        with _threads(1):
+        with single_thread():
             if len(pending):
                 y = torch.cat([y, self._predict(self._factor(x, y), x, pending)[0]])
                 x = torch.cat([x, pending])
@@ -180,8 +177,6 @@ def fit_surrogate(
     rows: npt.NDArray[np.int64],
     y: npt.NDArray[np.float64],
     seed: int,
-    *,
-    step: npt.NDArray[np.float64] | None = None,
 ) -> Surrogate:
     """Fits the surrogate to transformed observations.
 
@@ -197,20 +192,13 @@ def fit_surrogate(
         rows: candidates that were observed, (n,); a row may repeat.
         y: their transformed values, (n,).
         seed: of the projection's first weights.
-        step: step size of all candidates in decades, (N,); needed if `settings.step`.
 
     Raises:
-        ValueError: the settings want language features or step sizes, and there are none or those of another
-            space.
+        ValueError: the settings want language features, and there are none or those of another space.
     """
     if settings.language and features is None:
         raise ValueError("these settings use the language kernel, so `features` are needed")
-    if settings.step and step is None:
-        raise ValueError("these settings use the step-size kernel, so `step` is needed")
-    columns = [coordinates] if settings.numeric else []
-    if settings.step and step is not None:
-        columns.append(step[:, None])
-    numbers = torch.from_numpy(np.concatenate(columns, axis=1)) if columns else None
+    numbers = torch.from_numpy(coordinates) if settings.numeric else None
     source = features if settings.language else None
     positions = torch.from_numpy(rows)
     target = torch.from_numpy(y)
@@ -266,7 +254,7 @@ def transform_outputs(
     """
     if not np.isfinite(values[~diverged]).all():
         raise ValueError("observed values must be finite; mark diverged trials as such")
-    if diverged.all():
+    if diverged.all():  # or there are none
         return np.full(len(values), -1.0)
     worst = values[~diverged].min()
     if output == "half_rank":
@@ -291,8 +279,8 @@ def _half_rank(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Sets how many threads torch uses. The GP takes one, a language model on the CPU as many as allowed.
+def single_thread(number: int = 1) -> Iterator[None]:
+    """Lets torch use one thread (or `number`): for a GP; a language model takes as many as allowed.
 
     Kernel matrices have about 30 rows: more threads only wait for each other, up to seconds each time. One
     also makes beliefs of given features, and so a run's history, independent of the number of threads.
@@ -316,7 +304,7 @@ class _DeepKernelGP(gpytorch.models.ExactGP):  # type: ignore[misc]
             noise_prior=LogNormalPrior(math.log(_NOISE), 1.0) if settings.priors else None,
         )
         first_knob = settings.projection if features else 0
-        width = first_knob + n_knobs + (1 if settings.step else 0)
+        width = first_knob + n_knobs
         super().__init__(torch.zeros(n, width, dtype=torch.float64), torch.zeros(n).double(), likelihood)
         self.mean_module = ConstantMean()
         self.projection: torch.nn.Linear | None = None
@@ -333,14 +321,11 @@ class _DeepKernelGP(gpytorch.models.ExactGP):  # type: ignore[misc]
         if n_knobs:
             knobs = range(first_knob, first_knob + n_knobs)
             kernels.append(_matern(settings, knobs, 0.6, share=0.7, ard=True))
-        if settings.step:
-            # The best runs keep within about a decade (facts 6 and 7), so values change over one.
-            kernels.append(_matern(settings, range(width - 1, width), 1.0, share=0.6, ard=False))
         self.covar_module = kernels[0] if len(kernels) == 1 else AdditiveKernel(*kernels)
         self.double()
 
     def inputs(self, features: Tensor | None, numbers: Tensor | None) -> Tensor:
-        """What the kernel compares: (m, d) features beside (m, k) knobs and step size, float64."""
+        """What the kernel compares: (m, d) features beside (m, k) knobs, float64."""
         parts = []
         if features is not None and self.projection is not None:
             # In the features' own dtype: float32 halves the time of 45,360 x 3,584 and loses nothing here.
@@ -409,12 +394,12 @@ def _maximise_marginal_likelihood(
         frozen = features.rows(positions, None).double()
     model.train()
     many = torch.get_num_threads()
-    with _threads(1):
+    with single_thread():
         while True:
             optimizer.zero_grad()
             read, observed = None, frozen
             if features is not None and model.token is not None:
-                with _threads(many):
+                with single_thread(many):
                     read = features.rows(positions, model.token)
                 observed = read.detach().requires_grad_()
             x = model.inputs(observed, observed_numbers)
@@ -424,7 +409,7 @@ def _maximise_marginal_likelihood(
                 break
             loss.backward()
             if read is not None and observed is not None:
-                with _threads(many):
+                with single_thread(many):
                     torch.autograd.backward(read, observed.grad)
             optimizer.step()
             schedule.step()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loracle.config import RunConfig, build_space, dump_config, load_config, parse_config
+from loracle.ensemble import EnsembleSettings
 from loracle.errors import StudyError
 from loracle.features import Features, build_features
 from loracle.language import CausalReader, LanguageModel, load_language_model
@@ -156,7 +157,8 @@ def prepare_search(config: RunConfig, objective: TrainingObjective, listen: List
     preset = get_preset(config.search.preset, language=config.language.model != "none")
     if config.search.seed_configs is not None:
         preset = replace(preset, seed_configs=tuple(config.search.seed_configs))
-    if not preset.surrogate.language:
+    surrogate = preset.surrogate
+    if isinstance(surrogate, EnsembleSettings) or not surrogate.language:
         return Search(space, preset, None, config.search.seed)
     base, settings = objective.base, config.language
     model = load_language_model(
@@ -165,9 +167,9 @@ def prepare_search(config: RunConfig, objective: TrainingObjective, listen: List
         device=config.device,
         trust_remote_code=config.trust_remote_code,
     )
-    assert model is not None  # `none` got a preset without language
+    assert model is not None  # `get_preset` refuses `none` here
     # An encoder reads every observed text again in every step of a fit, so there it is opt-in.
-    wanted = preset.surrogate.learnable_token and isinstance(model, CausalReader)
+    wanted = surrogate.learnable_token and isinstance(model, CausalReader)
     learnable = wanted if settings.learnable_token is None else settings.learnable_token
     prompt = run_prompt(config, space, model, objective.n_proxy)
     listen(PhaseStarted(f"reading {len(space.candidates):,} prompts ({prompt.version}, {model.name})"))
@@ -181,7 +183,7 @@ def prepare_search(config: RunConfig, objective: TrainingObjective, listen: List
         memory_gb=settings.memory_gb,
         half_precision_cache=settings.half_precision_cache,
     )
-    surrogate = replace(preset.surrogate, learnable_token=learnable)
+    surrogate = replace(surrogate, learnable_token=learnable)
     return Search(space, replace(preset, surrogate=surrogate), features, config.search.seed)
 
 

@@ -101,7 +101,7 @@ def test_impossible_batch(loracle: Run, run_config: Callable[..., Path]) -> None
 
 
 def test_prompt_too_long(loracle: Run, run_config: Callable[..., Path]) -> None:
-    path = change(run_config(), language={"model": "same", "prompt": "lora-v1"})
+    path = change(run_config(), language={"model": "same", "prompt": "lora-v1"}, search={"preset": "paper"})
     message = refused(loracle("tune", path))
     assert "the prompt is too long" in message
     assert "at most 128" in message
@@ -193,7 +193,7 @@ def test_cache_is_shown_and_cleared(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     language = {"model": "same", "prompt": "plain-v1"}
-    assert loracle("tune", run_config(language=language, search={"trials": 1}))[0] == 0
+    assert loracle("tune", run_config(language=language, search={"trials": 1, "preset": "language"}))[0] == 0
     assert "1 entries" in loracle("cache")[1]
     assert json.loads(loracle("cache", "--clear", "--json")[1])["freed"] > 0
     assert json.loads(loracle("cache", "--json")[1])["bytes"] == 0

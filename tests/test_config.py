@@ -37,7 +37,7 @@ MINIMAL = "model: some/model\ndata: {train: train.jsonl}\n"
         ("search: {trials: 0}", ":3: search.trials: input should be greater than 0; got 0"),
         (
             "search:\n  preset: papr",
-            ":4: search.preset: input should be 'default', 'paper' or 'numeric'; got",
+            ":4: search.preset: input should be 'default', 'numeric', 'language' or 'paper'; got",
         ),
         ("training: {epochs: many}", ":3: training.epochs: input should be a valid number"),
         (

@@ -14,7 +14,10 @@ import loracle
 PACKAGE = Path(loracle.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
-SEARCH = {"language", "trie", "features", "surrogate", "acquisition", "optimizer", "sampler", "prompt"}
+SEARCH = {
+    *("language", "trie", "features", "surrogate", "acquisition", "optimizer", "sampler", "prompt"),
+    *("prior", "ensemble"),
+}
 WORK = {"data", "model", "train", "metrics", "objective", "workers"}
 SHARED = {"errors", "trial", "space", "config", "device", "__init__"}  # `__init__` holds the version
 LIGHT = {"errors", "trial", "space", "config", "prompt"}

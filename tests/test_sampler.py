@@ -454,7 +454,7 @@ def test_recommendation_follows_the_preset() -> None:
 def test_optuna_and_the_optimizer_choose_the_same() -> None:
     study = make_study(seed=5)
     study.optimize(objective, n_trials=5)
-    expected = propose(SPACE, history_of(study, SPACE), PRESETS["numeric"], seed=5)
+    expected = propose(SPACE, history_of(study, SPACE), PRESETS["default"], seed=5)
     trial = study.ask()
     suggest(trial)
     assert chosen(study) == SPACE.config(expected[0])

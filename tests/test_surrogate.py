@@ -17,7 +17,10 @@ from loracle.features import Features, FixedFeatures
 from loracle.optimizer import PRESETS
 from loracle.surrogate import Surrogate, SurrogateSettings, _DeepKernelGP, fit_surrogate, transform_outputs
 
-PAPER, DEFAULT, NUMERIC = (PRESETS[name].surrogate for name in ("paper", "default", "numeric"))
+PAPER, LANGUAGE = (PRESETS[name].surrogate for name in ("paper", "language"))
+assert isinstance(PAPER, SurrogateSettings)
+assert isinstance(LANGUAGE, SurrogateSettings)
+NUMERIC = replace(LANGUAGE, language=False)
 N, D, K = 40, 12, 3  # candidates, features, knobs
 
 
@@ -56,28 +59,15 @@ def observations(n: int = 9, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.
     return coordinates, rows, transform_outputs(values, np.zeros(n, dtype=bool), "standardize")
 
 
-def fitted_on(
-    config: SurrogateSettings,
-    coordinates: np.ndarray,
-    features: Features | None,
-    rows: np.ndarray,
-    y: np.ndarray,
-    seed: int,
-) -> Surrogate:
-    """A fit whose step size is the sum of the knobs, in decades."""
-    step = 3 * coordinates.sum(axis=1) if config.step else None
-    return fit_surrogate(config, coordinates, features, rows, y, seed, step=step)
-
-
 def fitted(config: SurrogateSettings, features: Features | None, seed: int = 0) -> Surrogate:
     coordinates, rows, y = observations()
-    return fitted_on(config, coordinates, features, rows, y, seed)
+    return fit_surrogate(config, coordinates, features, rows, y, seed)
 
 
 CASES = {
     "paper": (PAPER, TokenFeatures()),
     "paper, frozen": (PAPER, fixed_features()),
-    "default": (DEFAULT, fixed_features()),
+    "language": (LANGUAGE, fixed_features()),
     "numeric": (NUMERIC, None),
 }
 
@@ -111,7 +101,7 @@ def test_pending_shrinks_the_uncertainty_and_keeps_the_mean(case: str) -> None:
 
 
 def test_beliefs_in_blocks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    surrogate = fitted(DEFAULT, fixed_features())
+    surrogate = fitted(LANGUAGE, fixed_features())
     whole = surrogate.belief()
     monkeypatch.setattr("loracle.surrogate._BLOCK", 7)
     torch.testing.assert_close(surrogate.belief().mean, whole.mean)
@@ -120,7 +110,7 @@ def test_beliefs_in_blocks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatc
 
 def test_the_fit_learns_from_the_data() -> None:
     coordinates, rows, y = observations(n=20)
-    mean = fitted_on(NUMERIC, coordinates, None, rows, y, 0).belief().mean.numpy()
+    mean = fit_surrogate(NUMERIC, coordinates, None, rows, y, 0).belief().mean.numpy()
     truth = np.sin(4 * coordinates[:, 0]) + coordinates[:, 1] ** 2
     unseen = np.setdiff1d(np.arange(N), rows)
     assert np.corrcoef(mean[unseen], truth[unseen])[0, 1] > 0.9
@@ -151,7 +141,7 @@ def test_little_data_gives_a_finite_belief(case: str, values: list[float]) -> No
     array = np.array(values)
     y = transform_outputs(array, np.isnan(array), config.output)
     rows = np.arange(len(values))
-    belief = fitted_on(config, observations()[0], features, rows, y, 0).belief([20])
+    belief = fit_surrogate(config, observations()[0], features, rows, y, 0).belief([20])
     assert torch.isfinite(belief.mean).all()
     assert torch.isfinite(belief.sd).all()
 
@@ -160,7 +150,7 @@ def test_a_config_may_be_observed_twice() -> None:
     coordinates, rows, _ = observations()
     rows[1] = rows[0]
     y = transform_outputs(np.arange(9.0), np.zeros(9, dtype=bool), "standardize")
-    belief = fitted_on(NUMERIC, coordinates, None, rows, y, 0).belief()
+    belief = fit_surrogate(NUMERIC, coordinates, None, rows, y, 0).belief()
     assert torch.isfinite(belief.mean).all()
 
 

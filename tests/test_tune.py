@@ -254,6 +254,7 @@ def test_a_second_process_on_the_same_run_is_refused(run_config: Callable[..., P
     deadline = time.monotonic() + 60
     while not (output / "journal.log").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # so that it is not done before the second has begun
     second = start(path, output)
     _, errors = second.communicate(timeout=60)
     first.kill()

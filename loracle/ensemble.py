@@ -1,0 +1,199 @@
+"""The default surrogate: two Gaussian processes on numbers, weighted by how well each explains the trials.
+
+*Informed* starts from what other landscapes taught (`prior.py`): learned features, a mean, kernel scales.
+*Fresh* has the same kernel without the learned features and the mean. Few trials show which of them fits:
+weights are posterior probabilities of the two, so a task unlike all others is met by a plain Gaussian process
+after about five trials, and nothing is lost.
+
+Notation: n observations, N candidates, k numbers. Outputs are transformed first (`transform_outputs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from loracle.prior import N_SCALES, SHIPPED, Inputs, Prior, covariance, load_prior
+from loracle.surrogate import Belief, single_thread
+
+_NOISE_FLOOR = 1e-3  # of outputs with variance 1: keeps the Cholesky factor exact
+_BLOCK = 8192  # candidates believed at a time: bounds memory at about 8192 x n x k doubles
+_ITERATIONS = 25
+
+# How far the parameters may move from their prior, in natural logarithms (the factor on the mean: as it is).
+_SPREAD = {"variances": 0.7, "noise": 0.7, "lengthscales": 0.5, "mean": 0.4}
+# Scales of `fresh`, for outputs of variance 1; noise, step direction and lengthscales as below.
+_FRESH_VARIANCES = (1e-9, 0.5, 0.4, 0.1)
+_FRESH_LENGTHSCALE, _FRESH_DROPOUT = -0.2, 0.5  # logarithms; dropout matters least (fact 32)
+
+
+@dataclass(frozen=True)
+class EnsembleSettings:
+    """What the ensemble is made of.
+
+    Attributes:
+        informed: probability, before the first trial, that a task is like those the prior was fitted to; 0
+            leaves `fresh` alone.
+        prior: the file; None is the one that ships with the package.
+        output: transform of the observed values.
+    """
+
+    informed: float = 0.8
+    prior: Path | None = None
+    output: str = "half_rank"
+
+
+class _Member:
+    """One Gaussian process; its parameters have normal priors in the logarithm and are fitted by MAP."""
+
+    def __init__(self, inputs: Inputs, start: Tensor) -> None:
+        self.inputs = inputs  # of all candidates
+        self.start = start  # (N_SCALES + k,) prior medians
+        self.theta = start
+        spread = torch.full_like(start, _SPREAD["lengthscales"])
+        spread[:4], spread[4], spread[6] = _SPREAD["variances"], _SPREAD["noise"], _SPREAD["mean"]
+        self.spread = spread
+
+    def fit(self, rows: Tensor, y: Tensor) -> float:
+        """Fits to transformed outputs y (n,) at `rows`; returns the log posterior, up to a constant."""
+        observed = self.inputs.at(rows)
+
+        def loss(point: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+            theta = torch.from_numpy(point).requires_grad_()
+            lower, residual = _factor(observed, y, theta)
+            solved = torch.linalg.solve_triangular(lower, residual[:, None], upper=False)
+            # Rasmussen and Williams (2006), eq. 2.30, and the priors.
+            value = 0.5 * solved.square().sum() + lower.diagonal().log().sum()
+            value = value + 0.5 * ((theta - self.start) / self.spread).square().sum()
+            (gradient,) = torch.autograd.grad(value, theta)
+            return float(value.detach()), gradient.numpy()
+
+        low, high = (self.start + sign * 4 * self.spread for sign in (-1, 1))
+        found = minimize(
+            loss,
+            self.start.numpy(),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=list(zip(low.tolist(), high.tolist(), strict=True)),
+            options={"maxiter": _ITERATIONS},
+        )
+        self.theta = torch.from_numpy(found.x)
+        return -float(found.fun)
+
+    def belief(self, rows: Tensor, y: Tensor, pending: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the latent score at all candidates, (N,) each; see `Ensemble.belief`."""
+        if len(rows) == 0 and len(pending) == 0:
+            variance = self.theta[:4].exp().sum()
+            return self.theta[6] * self.inputs.mean, variance.expand(len(self.inputs.mean))
+        if len(pending):
+            expected = self._predict(rows, y, pending)[0] if len(rows) else self._mean(pending)
+            rows, y = torch.cat([rows, pending]), torch.cat([y, expected])
+        everything = torch.arange(len(self.inputs.mean))
+        blocks = [self._predict(rows, y, block) for block in torch.split(everything, _BLOCK)]
+        return torch.cat([mean for mean, _ in blocks]), torch.cat([variance for _, variance in blocks])
+
+    def _mean(self, rows: Tensor) -> Tensor:
+        return self.theta[6] * self.inputs.mean[rows]
+
+    def _predict(self, rows: Tensor, y: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Rasmussen and Williams (2006), algorithm 2.1."""
+        observed = self.inputs.at(rows)
+        lower, residual = _factor(observed, y, self.theta)
+        cross = covariance(observed, self.inputs.at(at), self.theta)  # (n, m)
+        weights = torch.cholesky_solve(residual[:, None], lower).squeeze(-1)
+        solved = torch.linalg.solve_triangular(lower, cross, upper=False)
+        variance = self.theta[:4].exp().sum() - solved.square().sum(dim=0)
+        return self._mean(at) + weights @ cross, variance.clamp(min=1e-12)
+
+
+def _factor(observed: Inputs, y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Cholesky factor of the observations' covariance, (n, n), and y less its expectation, (n,)."""
+    noise = theta[4].exp() + _NOISE_FLOOR
+    matrix = covariance(observed, observed, theta) + noise * torch.eye(len(y), dtype=y.dtype)
+    lower: Tensor = torch.linalg.cholesky(matrix)
+    return lower, y - theta[6] * observed.mean
+
+
+class Ensemble:
+    """A fitted ensemble. Made by `fit_ensemble`.
+
+    Attributes:
+        weights: probability of each member, `informed` first; (1,) without it.
+    """
+
+    def __init__(
+        self, members: Sequence[_Member], weights: npt.NDArray[np.float64], rows: Tensor, y: Tensor
+    ) -> None:
+        self.weights = weights
+        self._members = members
+        self._rows = rows
+        self._y = y
+
+    @torch.no_grad()
+    def belief(self, pending: Sequence[int] = ()) -> Belief:
+        """Belief at all N candidates: mean and standard deviation of the mixture.
+
+        A pending row counts as observed at each member's own posterior mean ("kriging believer", Ginsbourger
+        et al. 2010).
+        """
+        waiting = torch.as_tensor(list(pending), dtype=torch.int64)
+        mean, second = torch.zeros(2, len(self._members[0].inputs.mean), dtype=torch.float64)
+        with single_thread():
+            for weight, member in zip(self.weights, self._members, strict=True):
+                m, variance = member.belief(self._rows, self._y, waiting)
+                mean += weight * m
+                second += weight * (variance + m.square())
+        return Belief(mean, (second - mean.square()).clamp(min=1e-12).sqrt())
+
+
+def fit_ensemble(
+    settings: EnsembleSettings,
+    numbers: npt.NDArray[np.float64],
+    rows: npt.NDArray[np.int64],
+    y: npt.NDArray[np.float64],
+) -> Ensemble:
+    """Fits the members to transformed observations and weighs them.
+
+    Args:
+        settings: what it is made of.
+        numbers: all candidates as `prior.describe` gives them, (N, k).
+        rows: candidates that were observed, (n,), n may be 0; a row may repeat.
+        y: their transformed values, (n,).
+
+    Raises:
+        ModelError: the prior's file cannot be read.
+    """
+    prior = load_prior(settings.prior or SHIPPED)
+    with torch.no_grad(), single_thread():
+        inputs = prior.inputs(torch.from_numpy(numbers))
+    chances = [settings.informed, 1 - settings.informed]
+    makers = [_informed, _fresh]
+    members = [make(prior, inputs) for make, chance in zip(makers, chances, strict=True) if chance > 0]
+    positions, target = torch.from_numpy(rows), torch.from_numpy(y)
+    log_weights = np.log([chance for chance in chances if chance > 0])
+    if len(rows):
+        with single_thread():
+            log_weights = log_weights + [member.fit(positions, target) for member in members]
+    weights = np.exp(log_weights - log_weights.max())
+    return Ensemble(members, weights / weights.sum(), positions, target)
+
+
+def _informed(prior: Prior, inputs: Inputs) -> _Member:
+    return _Member(inputs, prior.parameters_for(inputs.numbers.shape[-1]))
+
+
+def _fresh(prior: Prior, inputs: Inputs) -> _Member:
+    k = inputs.numbers.shape[-1]
+    start = torch.full((N_SCALES + k,), _FRESH_LENGTHSCALE, dtype=torch.float64)
+    start[:4] = torch.tensor(_FRESH_VARIANCES).log()
+    start[4], start[5], start[6] = prior.scales[4], 0.0, 0.0
+    start[N_SCALES + 4] = _FRESH_DROPOUT
+    nothing = torch.zeros_like(inputs.learned[:, :0])
+    return _Member(Inputs(nothing, inputs.numbers, inputs.step, torch.zeros_like(inputs.mean)), start)
