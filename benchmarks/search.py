@@ -15,13 +15,13 @@ import multiprocessing
 import os
 import platform
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import search_report as report
 import torch
 from landscape_data import Landscape, load_landscapes
 from search_methods import FACTORY, SAME_SEEDS, Start, methods, table_space
@@ -88,14 +88,29 @@ _LANDSCAPES: dict[str, Landscape] = {}
 
 
 def read_log() -> list[dict[str, Any]]:
-    """All rows so far; a line cut off by a kill is left out."""
+    """All rows so far; a line cut off by a kill is left out. Without a log, the rows that are in git."""
+    if not LOG.exists():
+        stored = LOG.with_suffix(".json")
+        return list(json.loads(stored.read_text())["rows"]) if stored.exists() else []
     rows = []
-    for line in LOG.read_text().splitlines() if LOG.exists() else []:
+    for line in LOG.read_text().splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
             continue
     return rows
+
+
+def store(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> None:
+    """Writes `search.json`: a row a line, without what no table needs."""
+    lines = []
+    for row in rows:
+        short = {name: row[name] for name in KEYS} | {"regret": round(row["regret"], 4)}
+        if row["n"] in (LARGE[-1], SMALL[-1]) and "wasted" in row:
+            short["wasted"] = round(row["wasted"], 4)
+        lines.append(json.dumps(short, separators=(",", ":")))
+    content = ",\n".join(lines)
+    LOG.with_suffix(".json").write_text(f'{{"about": {json.dumps(about)},\n"rows": [\n{content}\n]}}\n')
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -132,42 +147,37 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def show(arguments: argparse.Namespace) -> None:
-    """Prints regret by method and trials, means over seeds and landscapes, and mean rank; writes the rows."""
+    """Prints tables of regret, rank, paired differences and waste; writes the rows and two figures."""
     rows = sorted(read_log(), key=lambda row: [row[name] for name in KEYS])
     about = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {name: version(name) for name in ("loracle", "torch", "optuna", "botorch")},
     }
-    if rows:
-        lines = ",\n".join(json.dumps(row) for row in rows)
-        LOG.with_suffix(".json").write_text(f'{{"about": {json.dumps(about)},\n"rows": [\n{lines}\n]}}\n')
+    if LOG.exists() and rows:
+        store(rows, about)
+    results = report.Results(rows)
+    grids, short = ("own", "synthetic"), (3, 5, 8)
     for regime in (SAME_SEEDS, FACTORY):
-        table: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for row in rows:
-            if row["regime"] == regime:
-                table[row["landscape"], row["n"]][row["method"]].append(row["regret"])
-        for n in (3, 5, 8, 10, 20, 30):
-            cells = {key[0]: by for key, by in table.items() if key[1] == n}
-            names = sorted({name for by in cells.values() for name in by})
-            if not names:
-                continue
-            complete = {k: by for k, by in cells.items() if all(name in by for name in names)}
-            ranks = {name: [] for name in names}
-            means = {name: [] for name in names}
-            for by in complete.values():
-                by_method = {name: float(np.mean(by[name])) for name in names}
-                order = sorted(names, key=lambda name: by_method[name])
-                for name in names:
-                    ranks[name].append(1 + order.index(name))
-                    means[name].append(by_method[name])
-            print(f"\n{regime}, {n} trials, {len(complete)} landscapes")
-            for name in sorted(names, key=lambda name: np.mean(means[name])):
-                print(f"  {name:<14} regret {np.mean(means[name]):.3f}  rank {np.mean(ranks[name]):.2f}")
-            if arguments.by_landscape:
-                for landscape, by in sorted(complete.items()):
-                    line = "  ".join(f"{name} {np.mean(by[name]):.3f}" for name in names)
-                    print(f"    {landscape:<44} {line}")
+        for groups in (grids, ("own",), ("synthetic",), ("rows",)):
+            print(report.table(results, regime, groups, (10, 20, 30), report.MAIN))
+        print(report.table(results, regime, ("table",), short, report.MAIN))
+        for groups in (grids, ("rows",)):
+            print(report.advantage_table(results, regime, 30, groups))
+        print(report.advantage_table(results, regime, 8, ("table",)))
+        worse = [
+            *report.worse_than_random(results, regime, 30),
+            *report.worse_than_random(results, regime, 8),
+        ]
+        print(f"{regime}: default worse than random beyond noise: {', '.join(worse) or 'nowhere'}\n")
+        if arguments.by_landscape:
+            for n in (10, 30):
+                print(report.by_landscape(results, regime, n, report.MAIN))
+    print(report.wasted_table(rows, grids))
+    others = sorted({row["method"] for row in rows} - set(report.MAIN))
+    print(report.table(results, SAME_SEEDS, ("rows",), (10, 20, 30), ("default", "paper", *others)))
+    if rows and not arguments.no_figures:
+        report.figures(results, LOG.parent)
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -185,6 +195,7 @@ def main(given: Sequence[str] | None = None) -> None:
     runner.set_defaults(action=run)
     shower = commands.add_parser("show")
     shower.add_argument("--by-landscape", action="store_true")
+    shower.add_argument("--no-figures", action="store_true")
     shower.set_defaults(action=show)
     arguments = parser.parse_args(given)
     arguments.action(arguments)

@@ -100,6 +100,35 @@ class LoracleMethod:
         )[0]
 
 
+class PendingMethod(LoracleMethod):
+    """A preset with four trials at a time: it chooses while three others still run."""
+
+    held = 3
+
+    def __init__(self, start: Start, preset: Preset) -> None:
+        super().__init__(start, preset)
+        self.waiting: list[tuple[int, float | None]] = []  # position in the history, value
+
+    def tell(self, index: int, value: float | None) -> None:
+        self.waiting.append((len(self.history.trials), value))
+        self.history = History((*self.history.trials, Trial(len(self.history.trials), index)))
+        if len(self.waiting) > self.held:
+            self._release()
+
+    def recommend(self) -> int:
+        if len(self.history.trials) >= 30:  # the last ones have ended too
+            while self.waiting:
+                self._release()
+        return super().recommend()
+
+    def _release(self) -> None:
+        position, value = self.waiting.pop(0)
+        failure = Failure(FailureKind.DIVERGED, "diverged") if value is None else None
+        trials = list(self.history.trials)
+        trials[position] = replace(trials[position], outcome=Outcome(value, failure=failure))
+        self.history = History(tuple(trials))
+
+
 class _Observed:
     """What the methods of others share: seeds first, the best observed value recommended."""
 
@@ -294,10 +323,10 @@ def unseen_prior(start: Start) -> Path:
     return path
 
 
-def _ensemble(start: Start, preset: str = "default", **changes: Any) -> LoracleMethod:
+def ensemble(start: Start, name: str = "default", **changes: Any) -> Preset:
     """A preset of ours on the ensemble, with a prior that has not seen the landscape's family."""
-    surrogate = replace(PRESETS[preset].surrogate, prior=unseen_prior(start), **changes)
-    return LoracleMethod(start, replace(PRESETS[preset], surrogate=surrogate))
+    surrogate = replace(PRESETS[name].surrogate, prior=unseen_prior(start), **changes)
+    return replace(PRESETS[name], surrogate=surrogate)
 
 
 def methods(names: Sequence[str]) -> dict[str, Callable[[Start], Method]]:
@@ -308,9 +337,11 @@ def methods(names: Sequence[str]) -> dict[str, Callable[[Start], Method]]:
         "gp_sampler": lambda start: OptunaMethod(start, lambda seed: GPSampler(seed=seed)),
         "botorch": BotorchMethod,
         "smac": SmacMethod,
-        "default": _ensemble,
-        "numeric": lambda start: _ensemble(start, "numeric"),
-        "informed-only": lambda start: _ensemble(start, informed=1.0),
+        "default": lambda start: LoracleMethod(start, ensemble(start)),
+        "numeric": lambda start: LoracleMethod(start, ensemble(start, "numeric")),
+        "prior-alone": lambda start: LoracleMethod(start, ensemble(start, informed=1.0)),
+        "default-less-cautious": lambda start: LoracleMethod(start, ensemble(start, caution=1.0)),
+        "default-4-at-a-time": lambda start: PendingMethod(start, ensemble(start)),
     }
     if any(name not in known for name in names):
         from search_language import language_methods

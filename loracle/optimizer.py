@@ -112,6 +112,7 @@ def propose(
     n: int = 1,
     seed: int = 0,
     allowed: npt.NDArray[np.bool_] | None = None,
+    strict: bool = True,
 ) -> list[int]:
     """Indices of the next `n` configs to train, all different and none tried before.
 
@@ -122,11 +123,14 @@ def propose(
     the prior to go by, or chance where the preset has none.
 
     Raises:
-        SpaceError: the history holds an index outside the space, or fewer than `n` candidates are left.
+        SpaceError: the history holds an index outside the space, or, if `strict`, fewer than `n` candidates
+            are left; otherwise those come back.
     """
     open_rows = _untried(space, history) & _fitting(space, history)
     if allowed is not None:
         open_rows &= allowed
+    if not strict:
+        n = min(n, int(open_rows.sum()))
     if int(open_rows.sum()) < n:
         raise SpaceError(
             f"{n} configs are wanted, but only {int(open_rows.sum())} of {len(space.candidates):,} "
@@ -177,8 +181,13 @@ def ranking(
         raise SpaceError("no trial has succeeded, so there is nothing to recommend")
     scores = [(_value(trial), 0.0) for trial in succeeded]
     if preset.recommend == "posterior_mean":
-        mean = _fit(space, history, preset, features, seed).belief().mean
-        scores = [(float(mean[_row(space, trial.index)]), _value(trial)) for trial in succeeded]
+        rows = [_row(space, trial.index) for trial in succeeded]
+        surrogate = _fit(space, history, preset, features, seed)
+        if isinstance(surrogate, Ensemble):
+            mean = surrogate.belief(at=rows).mean
+        else:
+            mean = surrogate.belief().mean[rows]
+        scores = [(float(m), _value(trial)) for m, trial in zip(mean, succeeded, strict=True)]
     order = sorted(range(len(succeeded)), key=lambda i: (-scores[i][0], -scores[i][1], i))
     return list(dict.fromkeys(succeeded[i].index for i in order))
 
