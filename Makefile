@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check slow clean
+.PHONY: demo test check slow chaos clean
 
 demo: $(STAMP)
 	$(BIN)/loracle demo demo
@@ -19,6 +19,9 @@ check: $(STAMP)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+chaos: $(STAMP)
+	$(BIN)/python -m pytest -m slow tests/chaos
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

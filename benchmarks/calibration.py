@@ -66,7 +66,7 @@ def coverage(landscape: Landscape, seed: int) -> list[bool]:
             noise = sum(
                 w * float(m.theta[4].exp()) for w, m in zip(fitted.weights, fitted._members, strict=True)
             )
-            sd = np.sqrt(float(belief.sd[row]) ** 2 + settings.caution**2 * noise)
+            sd = belief.caution * np.sqrt(float(belief.sd[row]) ** 2 + noise)
             away = abs(in_units_of(values, y, value) - float(belief.mean[row]))
             inside.append(bool(away <= norm.ppf(0.5 + LEVEL / 2) * sd))
         method.tell(index, value)

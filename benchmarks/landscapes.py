@@ -42,7 +42,8 @@ from transformers import logging as transformers_logging
 
 from loracle.config import RunConfig
 from loracle.metrics import score
-from loracle.objective import TrainingObjective, write_atomically
+from loracle.objective import TrainingObjective
+from loracle.outcomes import write_atomically
 from loracle.space import Knob, SearchSpace
 
 HERE = Path(__file__).parent

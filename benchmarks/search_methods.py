@@ -340,7 +340,6 @@ def methods(names: Sequence[str]) -> dict[str, Callable[[Start], Method]]:
         "default": lambda start: LoracleMethod(start, ensemble(start)),
         "numeric": lambda start: LoracleMethod(start, ensemble(start, "numeric")),
         "prior-alone": lambda start: LoracleMethod(start, ensemble(start, informed=1.0)),
-        "default-less-cautious": lambda start: LoracleMethod(start, ensemble(start, caution=1.0)),
         "default-4-at-a-time": lambda start: PendingMethod(start, ensemble(start)),
     }
     if any(name not in known for name in names):

@@ -20,6 +20,7 @@ from loracle.errors import LoracleError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from loracle.config import RunConfig
     from loracle.proxy import ProxyResult
     from loracle.report import Comparison
 
@@ -36,6 +37,12 @@ ConfigFile = Annotated[
     Path, typer.Argument(help="YAML file, as written by `loracle init`.", metavar="CONFIG")
 ]
 RunFolder = Annotated[Path, typer.Argument(help="Run folder, or the config file of a run.", metavar="RUN")]
+Workers = Annotated[
+    int | None, typer.Option(min=0, help="Processes that train at the same time; 0: this very one.")
+]
+Storage = Annotated[
+    str | None, typer.Option(help="Database for many machines: postgresql://... or sqlite:///...")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 
 
@@ -46,9 +53,6 @@ def main() -> None:
     except LoracleError as error:
         sys.stderr.write(f"loracle: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("\nloracle: stopped; the same command continues where it was\n")
-        sys.exit(130)
 
 
 @app.callback(invoke_without_command=True)
@@ -89,10 +93,41 @@ def tune(
         int | None, typer.Option(min=1, help="Total number of trials, earlier ones included.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
+    workers: Workers = None,
+    executor: Annotated[
+        Literal["local", "ray"] | None,
+        typer.Option(help="Where workers run: this machine, or a Ray cluster."),
+    ] = None,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Search, then train the winner. The same command continues a run that was interrupted."""
-    _tune(config, trials, output, as_json)
+    settings = _settings(config, trials, output, workers=workers, executor=executor, storage=storage)
+    _tune(settings, as_json)
+
+
+@app.command()
+def worker(
+    config: ConfigFile,
+    storage: Storage = None,
+    workers: Workers = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Total number of trials, of all machines together.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Run folder; its name is the run's in the database.")
+    ] = None,
+) -> None:
+    """Search together with other machines on one database; then `loracle tune` trains the winner."""
+    from loracle.tune import counted, work
+
+    settings = _settings(config, trials, output, workers=workers, storage=storage)
+    with _live(settings.metric) as listen:
+        stopped, history = work(settings, listen)
+    n = len(counted(history))
+    typer.echo(
+        f"{stopped}; {n} in all, of which {len(history.succeeded)} succeeded. Next: loracle tune {config}"
+    )
 
 
 @app.command()
@@ -115,7 +150,7 @@ def demo(
         except OSError as error:
             raise StudyError(f"{folder} cannot be made: {error}") from None
     sys.stderr.write(f"a normal run: loracle tune {config}\n")
-    _tune(config, trials, None, as_json)
+    _tune(_settings(config, trials, None), as_json)
 
 
 @app.command()
@@ -128,7 +163,7 @@ def show(run: RunFolder, as_json: AsJson = False) -> None:
     from loracle.tune import open_run
 
     config, space = open_run(run)
-    rows = history_rows(space, read_history(config.output, space), config.scoring.metric)
+    rows = history_rows(space, read_history(config.output, space, config.execution.storage), config.metric)
     if as_json:
         typer.echo(json.dumps({"run": str(config.output), "trials": rows}))
     else:
@@ -152,7 +187,7 @@ def proxy(
 
     settings = load_config(config)
     shares = parse_fractions(fractions)
-    with _live(settings.scoring.metric) as listen:
+    with _live(settings.metric) as listen:
         found = check_proxy(settings, configs, shares, listen)
     if as_json:
         typer.echo(json.dumps(found.as_json()))
@@ -168,10 +203,13 @@ def export(
     destination: Annotated[Path, typer.Argument(help="Folder to write.")] = Path("adapter"),
 ) -> None:
     """Write the winning adapter and its settings for another tool."""
+    from loracle.errors import StudyError
     from loracle.export import export_peft
     from loracle.tune import open_run
 
     settings, _ = open_run(run)
+    if settings.objective is not None:
+        raise StudyError(f"{settings.output}: the adapter is where your trainer saved it; see best.yaml")
     for written in export_peft(settings.output, destination):
         typer.echo(written)
 
@@ -232,21 +270,33 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
 # -- helpers ----------------------------------------------------------------------------------------
 
 
-def _tune(path: Path, trials: int | None, output: Path | None, as_json: bool) -> None:
+def _settings(path: Path, trials: int | None, output: Path | None, **execution: Any) -> RunConfig:
+    """The config in a file, with what the command line changes."""
+    from loracle.config import load_config, resolve_storage
+
+    config = load_config(path)
+    changes: dict[str, Any] = {}
+    given = {name: value for name, value in execution.items() if value is not None}
+    if "storage" in given:
+        given["storage"] = resolve_storage(given["storage"], Path.cwd())
+    if given:
+        changes["execution"] = config.execution.model_copy(update=given)
+    if trials is not None:
+        changes["search"] = config.search.model_copy(update={"trials": trials})
+    if output is not None:
+        changes["output"] = output.resolve()
+    return config.model_copy(update=changes)
+
+
+def _tune(config: RunConfig, as_json: bool) -> None:
     from rich.console import Console
 
-    from loracle.config import load_config
     from loracle.report import comparison_json, paired, verdict
     from loracle.tune import tune as run
 
-    config = load_config(path)
-    if trials is not None:
-        config = config.model_copy(update={"search": config.search.model_copy(update={"trials": trials})})
-    if output is not None:
-        config = config.model_copy(update={"output": output.resolve()})
-    with _live(config.scoring.metric) as listen:
+    with _live(config.metric) as listen:
         result = run(config, listen)
-    metric = config.scoring.metric
+    metric = config.metric
     if as_json:
         typer.echo(
             json.dumps(
@@ -256,9 +306,12 @@ def _tune(path: Path, trials: int | None, output: Path | None, as_json: bool) ->
         return
     console = Console()
     console.print(_comparison_table(result.comparison, metric))
+    own = config.objective is not None
     for line in (verdict(result.comparison, metric), paired(result.comparison, metric)):
-        console.print(line, highlight=False)
-    console.print(f"adapter: {result.folder / 'best'}", highlight=False, soft_wrap=True)
+        if line:
+            console.print(line, highlight=False)
+    best = result.folder / ("best.yaml" if own else "best")
+    console.print(f"{'settings' if own else 'adapter'}: {best}", highlight=False, soft_wrap=True)
     console.print(f"report:  {result.folder / 'report.md'}", highlight=False, soft_wrap=True)
 
 
@@ -268,8 +321,12 @@ def _live(metric: str) -> Iterator[Any]:
     from loracle.display import Display
 
     _quiet()
-    with Display(metric) as display:
-        yield display.show
+    try:
+        with Display(metric) as display:
+            yield display.show
+    except KeyboardInterrupt:
+        sys.stderr.write("loracle: stopped; the same command continues where it was\n")
+        raise typer.Exit(130) from None
 
 
 def _quiet() -> None:
@@ -302,9 +359,10 @@ def _comparison_table(comparison: Comparison, metric: str) -> Table:
     from loracle.report import comparison_rows
 
     table = Table(box=None, header_style="bold")
-    for name in ("", "winner", "standard"):
+    names, *rows = comparison_rows(comparison, metric)
+    for name in names:
         table.add_column(name, justify="left" if not name else "right")
-    for row in comparison_rows(comparison, metric):
+    for row in rows:
         table.add_row(*row)
     return table
 

@@ -9,11 +9,22 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from loracle.command import check_placeholders, split_command
 from loracle.errors import ConfigError, SpaceError
 from loracle.space import Knob, Scale, SearchSpace, Value, default_space, paper_space
 
@@ -24,7 +35,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
 
 class DataConfig(Section):
@@ -43,11 +54,15 @@ class DataConfig(Section):
     too_long: Literal["drop", "error"] = "drop"
 
 
+NO_DATA = DataConfig(train=Path())  # of a run whose trainer has its own
+
+
 class TrainingConfig(Section):
     """What every trial shares. A knob of the same name in the space overrides a setting here."""
 
     epochs: Annotated[float, Field(gt=0)] = 1.0
-    micro_batch: PositiveInt = 8  # sequences in memory at once; the effective batch is a knob
+    # Sequences in memory at once; the effective batch is a knob. auto: as many as fit, at most 8.
+    micro_batch: PositiveInt | Literal["auto"] = "auto"
     warmup_fraction: Share = 0.03
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -56,6 +71,11 @@ class TrainingConfig(Section):
     variant: Literal["lora", "rslora", "dora", "pissa"] = "lora"
     gradient_checkpointing: bool = False
     divergence_factor: Annotated[float, Field(gt=1)] = 3.0  # x the first loss
+
+    @property
+    def largest_micro_batch(self) -> int:
+        """The micro-batch where memory allows it, in sequences."""
+        return 8 if self.micro_batch == "auto" else self.micro_batch
 
 
 class ScoringConfig(Section):
@@ -80,6 +100,80 @@ class LanguageConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of a model loaded for reading only
     memory_gb: Annotated[float, Field(gt=0)] = 2.0  # beyond the model, while reading all candidates
     half_precision_cache: bool = False  # keep keys and values of a float32 model in bfloat16
+
+
+class ResultConfig(Section):
+    """Where a command leaves its result: a number in a JSON file in `{folder}`, or in what it prints."""
+
+    json_file: str | None = Field(default=None, alias="json")
+    key: str = "value"  # dots go into nested mappings and lists
+    regex: str | None = None  # its first group (or whole match) in a line; the last match counts
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> ResultConfig:
+        if (self.json_file is None) == (self.regex is None):
+            raise ValueError("needs either json (a file name) or regex")
+        if self.json_file is not None:
+            path = Path(self.json_file)
+            if not path.name or path.is_absolute() or ".." in path.parts or "\0" in self.json_file:
+                raise ValueError(f"json is a file inside the trial's folder; got {self.json_file!r}")
+        if self.regex is not None:
+            try:
+                re.compile(self.regex)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise ValueError(f"regex is not valid: {error}") from None
+        return self
+
+
+class ObjectiveConfig(Section):
+    """A trainer of the user's own in place of the built-in one: a command or a Python function."""
+
+    command: str | list[str] | None = None  # with placeholders, such as {learning_rate} and {folder}
+    function: str | None = None  # package.module:function or path/to/file.py:function
+    result: ResultConfig | None = None  # of a command; None: `value` in result.json
+    direction: Literal["maximize", "minimize"]
+    fraction: Fraction = 0.1  # what {fraction} is in a trial; 1 in the final run
+    time_limit: Annotated[float, Field(gt=0)] | None = None  # seconds a run of the command
+    environment: dict[str, str] = {}  # added to the command's
+    working_folder: Path = Path()  # where the command runs, and where modules are found
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_result(cls, content: Any) -> Any:
+        if isinstance(content, dict) and content.get("command") and content.get("result") is None:
+            return {**content, "result": {"json": "result.json"}}
+        return content
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> ObjectiveConfig:
+        if (self.command is None) == (self.function is None):
+            raise ValueError("needs either command or function")
+        if self.function is not None:
+            source, _, name = self.function.rpartition(":")
+            if not name.isidentifier() or not source or "\0" in source:
+                raise ValueError(f"function is package.module:name or file.py:name; got {self.function!r}")
+            for setting in ("result", "time_limit", "environment"):
+                if getattr(self, setting):
+                    raise ValueError(
+                        f"{setting} belongs to a command; a function returns its result, and runs in a "
+                        "worker, whose limit is execution.time_limit"
+                    )
+        for name, value in self.environment.items():
+            if not name or set(name) & set("=\0") or "\0" in value:
+                raise ValueError(f"environment: {name!r} cannot be the name of a variable with this value")
+        return self
+
+
+class ExecutionConfig(Section):
+    """Where trials run, and when one is given up."""
+
+    workers: NonNegativeInt = 1  # processes; 0: this very one, nothing is isolated
+    gpus_per_trial: NonNegativeInt = 1  # where there are GPUs
+    executor: Literal["local", "ray"] = "local"
+    time_limit: Annotated[float, Field(gt=0)] | None = None  # seconds a trial
+    stall_limit: Annotated[float, Field(gt=0)] = 900.0  # seconds without a sign of life
+    memory_growth_gb: Annotated[float, Field(gt=0)] = 1.0  # then a worker is replaced between trials
+    storage: str | None = None  # None: a journal in the run folder; else sqlite:/// or postgresql://
 
 
 class SearchConfig(Section):
@@ -119,11 +213,13 @@ class RunConfig(Section):
     trust_remote_code: bool = False
     threads: PositiveInt | None = None  # CPU threads; None: all
     space: SpaceConfig = SpaceConfig()
+    objective: ObjectiveConfig | None = None
     training: TrainingConfig = TrainingConfig()
     scoring: ScoringConfig = ScoringConfig()
     language: LanguageConfig = LanguageConfig()
     search: SearchConfig = SearchConfig()
-    standard: dict[str, Value] = {
+    execution: ExecutionConfig = ExecutionConfig()
+    standard: dict[str, Value] | None = {
         "rank": 16,
         "alpha": 32,
         "dropout": 0.05,
@@ -131,14 +227,48 @@ class RunConfig(Section):
         "batch_size": 16,
     }
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own_trainers_need_no_model(cls, content: Any) -> Any:
+        if isinstance(content, dict) and content.get("objective") is not None:
+            content = {"model": "", "data": NO_DATA, "standard": None} | content
+            language = content.get("language", {})
+            if not content["model"] and isinstance(language, dict):
+                content["language"] = {"model": "none"} | language
+        return content
+
+    @property
+    def metric(self) -> str:
+        """What a value is, for people: a metric, or `value` or `cost` (less is better) of an own trainer."""
+        if self.objective is None:
+            return self.scoring.metric
+        return "cost" if self.objective.direction == "minimize" else "value"
+
     @field_validator("space", mode="before")
     @classmethod
     def _space_by_name(cls, value: Any) -> Any:
         return {"base": value} if isinstance(value, str) else value
 
+    @field_validator("language")
+    @classmethod
+    def _same_needs_a_model(cls, value: LanguageConfig, info: ValidationInfo) -> LanguageConfig:
+        own = info.data.get("objective") is not None
+        if own and value.model == "same" and not info.data.get("model"):
+            raise ValueError(
+                "model: same is the model being tuned, and this run names none; "
+                "use minilm, none or a model of your choice"
+            )
+        return value
+
     @field_validator("standard")
     @classmethod
-    def _standard_is_complete(cls, value: dict[str, Value]) -> dict[str, Value]:
+    def _standard_is_complete(
+        cls, value: dict[str, Value] | None, info: ValidationInfo
+    ) -> dict[str, Value] | None:
+        if info.data.get("objective") is not None:
+            return _standard_of_own_trainer(value, info.data.get("space"))
+        if value is None:
+            raise ValueError("needs values")
         for name in ("rank", "dropout", "learning_rate", "batch_size"):
             if name not in value:
                 raise ValueError(f"needs a value for {name}")
@@ -153,6 +283,20 @@ class RunConfig(Section):
             raise ValueError(f"dropout is from 0 up to, but not including, 1; got {value['dropout']}")
         return value
 
+    @field_validator("objective")
+    @classmethod
+    def _command_fits_the_space(
+        cls, value: ObjectiveConfig | None, info: ValidationInfo
+    ) -> ObjectiveConfig | None:
+        if value is None or value.command is None or (space := info.data.get("space")) is None:
+            return value
+        try:
+            parts = (*split_command(value.command), *value.environment.values())
+            check_placeholders(parts, build_space(space).names)
+        except ConfigError as error:
+            raise ValueError(f"command: {error}") from None
+        return value
+
     @field_validator("space")
     @classmethod
     def _space_can_be_built(cls, value: SpaceConfig) -> SpaceConfig:
@@ -161,6 +305,17 @@ class RunConfig(Section):
         except SpaceError as error:
             raise ValueError(str(error)) from None
         return value
+
+
+def _standard_of_own_trainer(
+    value: dict[str, Value] | None, space: SpaceConfig | None
+) -> dict[str, Value] | None:
+    if value is not None and space is not None:
+        try:
+            build_space(space).nearest(value)
+        except SpaceError as error:
+            raise ValueError(str(error)) from None
+    return value
 
 
 def build_space(
@@ -233,29 +388,45 @@ def parse_config(text: str, source: str = "config") -> RunConfig:
 
 def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     """`config` with every local path made absolute, seen from `folder`."""
-    data = {
-        name: (folder / value).resolve()
-        for name in ("train", "validation", "test")
-        if (value := getattr(config.data, name)) is not None
-    }
-    local = folder / config.model
-    changes: dict[str, Any] = {
-        "data": config.data.model_copy(update=data),
-        "output": (folder / config.output).resolve(),
-        "model": str(local.resolve()) if local.is_dir() else config.model,
-    }
+    changes: dict[str, Any] = {"output": (folder / config.output).resolve()}
+    if config.data != NO_DATA:
+        paths = {name: getattr(config.data, name) for name in ("train", "validation", "test")}
+        found = {name: (folder / path).resolve() for name, path in paths.items() if path is not None}
+        changes["data"] = config.data.model_copy(update=found)
+    if config.model and (folder / config.model).is_dir():
+        changes["model"] = str((folder / config.model).resolve())
+    if config.objective is not None:
+        where = (folder / config.objective.working_folder).resolve()
+        changes["objective"] = config.objective.model_copy(update={"working_folder": where})
     language: dict[str, str] = {}
     for name in ("model", "prompt"):
         value = getattr(config.language, name)
         if value not in ("same", "none", "minilm") and (folder / value).exists():
             language[name] = str((folder / getattr(config.language, name)).resolve())
     changes["language"] = config.language.model_copy(update=language)
+    if config.execution.storage is not None:
+        storage = resolve_storage(config.execution.storage, folder)
+        changes["execution"] = config.execution.model_copy(update={"storage": storage})
     return config.model_copy(update=changes)
+
+
+def resolve_storage(url: str, folder: Path) -> str:
+    """`url` with the path of a SQLite file made absolute, seen from `folder`."""
+    path = url.removeprefix("sqlite:///")
+    if path == url or path[:1] in ("", "/", ":"):
+        return url
+    return f"sqlite:///{(folder / path).resolve()}"
 
 
 def dump_config(config: RunConfig) -> str:
     """The YAML text of a config, every default written out; `parse_config` gives the same config back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    content = config.model_dump(mode="json")
+    if config.objective is not None:  # what was not given
+        if not config.model:
+            del content["model"]
+        if config.data == NO_DATA:
+            del content["data"]
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 class _Loader(yaml.SafeLoader):
@@ -316,10 +487,10 @@ def _known_keys(location: list[int | str]) -> list[str]:
         if section is SpaceConfig and part == "knobs":
             section = KnobConfig
         elif (field := section.model_fields.get(str(part))) is not None:
-            annotation = field.annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                section = annotation
-    return list(section.model_fields)
+            for annotation in (field.annotation, *get_args(field.annotation)):  # get_args: of `X | None`
+                if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                    section = annotation
+    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def _line(node: yaml.Node | None, location: list[int | str]) -> int:

@@ -1,24 +1,27 @@
-"""Live progress of a run on stderr: one line a finished trial and a bar below on a terminal."""
+"""Live progress of a run on stderr: one line a finished trial and, on a terminal, bars below."""
 
 from __future__ import annotations
 
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from loracle.events import Event, PhaseStarted, Step, TrialFinished, TrialStarted
 from loracle.report import show_config, show_score
 from loracle.trial import Trial
-from loracle.tune import Event, PhaseStarted, Step, TrialFinished, TrialStarted
 
 
 class Display:
-    """Shows events. Use as a context manager; `show` takes them one by one."""
+    """Shows events. Use as a context manager; `show` takes them one by one.
+
+    On a terminal there is a bar for each trial that is running, or for the phase.
+    """
 
     def __init__(self, metric: str, console: Console | None = None) -> None:
         self._metric = metric
         self._console = console or Console(stderr=True)
-        self._bar = Progress(
+        self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
@@ -29,34 +32,45 @@ class Display:
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("starting", total=None, loss="", note="", visible=False)
+        self._bars: dict[int | None, TaskID] = {}  # by the number of the trial; None: the phase's
         self._left = ""
 
     def __enter__(self) -> Display:
-        self._bar.start()
+        self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._progress.stop()
 
     def show(self, event: Event) -> None:
         """Shows one event."""
         match event:
-            case PhaseStarted(text=text):
+            case PhaseStarted(text=text, number=number):
                 self._console.print(f"[bold]{text}[/]", highlight=False)
-                self._bar.reset(self._task, description=text, total=None, loss="", note="", visible=False)
-            case TrialStarted(number=number, budget=budget, config=config):
-                label = f"trial {number + 1}/{budget}"
-                note = f"{show_config(config)}{self._left}"
-                self._bar.reset(self._task, description=label, total=None, loss="", note=note, visible=True)
-            case Step(done=done, total=total, loss=loss):
-                self._bar.update(self._task, completed=done, total=total, visible=True)
+                for old in [bar for bar in self._bars if number is None or bar is None or bar >= 0]:
+                    self._remove(old)
+                self._add(number, text, visible=False)
+            case TrialStarted(done=done, budget=budget, config=config, number=number):
+                self._remove(None)
+                self._add(number, f"trial {done + 1}/{budget}", f"{show_config(config)}{self._left}")
+            case Step(done=done, total=total, loss=loss, number=number) if number in self._bars:
+                bar = self._bars[number]
+                self._progress.update(bar, completed=done, total=total or None, visible=True)
                 if loss is not None:
-                    self._bar.update(self._task, loss=f"loss {loss:.3f}")
+                    self._progress.update(bar, loss=f"loss {loss:.3f}")
             case TrialFinished():
+                self._remove(event.trial.number)
                 self._finished(event)
+
+    def _add(self, number: int | None, text: str, note: str = "", *, visible: bool = True) -> None:
+        self._remove(number)
+        self._bars[number] = self._progress.add_task(text, total=None, loss="", note=note, visible=visible)
+
+    def _remove(self, number: int | None) -> None:
+        if number in self._bars:
+            self._progress.remove_task(self._bars.pop(number))
 
     def _finished(self, event: TrialFinished) -> None:
         self._left = f"  about {_duration(event.seconds_left)} left"

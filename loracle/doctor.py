@@ -7,21 +7,23 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from loracle.config import RunConfig
+from loracle.command import split_command
+from loracle.config import NO_DATA, RunConfig
 from loracle.errors import LoracleError
+from loracle.external import ExternalObjective
 from loracle.language import load_language_model
+from loracle.memory import allowed, describe
 from loracle.model import Base
 from loracle.objective import TrainingObjective
 from loracle.optimizer import get_preset
-from loracle.space import SearchSpace
+from loracle.space import SearchSpace, with_alpha
 from loracle.tune import run_prompt, search_space
 
 _FEW_STEPS = 20  # below this many optimizer steps a trial says little (fact 29: 100 and more are better)
-_ADAPTER_BYTES = 16  # a parameter in float32: weight, gradient and two Adam moments (fact 41)
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ def examine(config: RunConfig) -> Iterator[Check]:
 
     What cannot be used ends the examination with a `bad` check; no exception is raised for bad input.
     """
+    if config.objective is not None:
+        yield from _own_trainer(config)
+        return
     yield Check("device", "ok", _device(config))
     try:
         objective = TrainingObjective.from_config(config)
@@ -46,10 +51,35 @@ def examine(config: RunConfig) -> Iterator[Check]:
         space = search_space(config, objective.n_proxy)
         yield from _space(config, objective, space)
         yield _prompts(config, objective, space)
+        yield from _memory(config, objective, space)
     except LoracleError as error:
         yield Check("input", "bad", str(error))
         return
-    yield _memory(config, objective.base, space)
+    yield _output(config.output)
+
+
+def _own_trainer(config: RunConfig) -> Iterator[Check]:
+    """What can be known of a trainer of the user's own without running it."""
+    objective = config.objective
+    assert objective is not None
+    try:
+        trainer = ExternalObjective.from_config(config)
+        space = search_space(config, None)
+        get_preset(config.search.preset, language=config.language.model != "none")
+    except LoracleError as error:
+        yield Check("input", "bad", str(error))
+        return
+    what = f"function {objective.function}"
+    if objective.command is not None:
+        what = f"{' '.join(split_command(objective.command))}, in {objective.working_folder}"
+    yield Check("trainer", "ok", f"{what}; its result is to be {objective.direction}d")
+    if not trainer.has_final:
+        yield Check("final", "note", "uses neither phase nor fraction, so the winner is not run once more")
+    unread = config.model and config.language.model != "same"
+    given = [name for name, value in (("model", unread), ("data", config.data != NO_DATA)) if value]
+    if given:
+        yield Check("unused", "note", f"{' and '.join(given)}: a trainer of your own has its own")
+    yield Check("space", "ok", f"{len(space.candidates):,} candidates of {space.size:,} configs")
     yield _output(config.output)
 
 
@@ -124,47 +154,19 @@ def _prompts(config: RunConfig, objective: TrainingObjective, space: SearchSpace
     return Check("prompts", "ok", f"{prompt.version} read by {model.name}, {longest:,}{limit} tokens at most")
 
 
-def _memory(config: RunConfig, base: Base, space: SearchSpace) -> Check:
-    """Compares an estimate of the largest trial with what the device has."""
-    needed = estimate_memory(config, base, space)
-    if base.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(base.device)
-        free += sum(p.numel() * p.element_size() for p in base.model.parameters())  # it is loaded already
-    else:
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    text = f"the largest trial needs about {_gigabytes(needed)} of {_gigabytes(free)}"
-    if needed < 0.9 * free:
-        return Check("memory", "ok", text)
-    return Check(
-        "memory", "note", f"{text}; lower training.micro_batch or data.max_length, or leave high ranks out"
-    )
-
-
-def estimate_memory(config: RunConfig, base: Base, space: SearchSpace) -> int:
-    """Bytes of the largest trial: weights, adapter with optimizer state, activations, logits.
-
-    Activations per layer in a 16-bit run: s b h (34 + 5 a s / h) bytes (Korthikanti et al. 2022,
-    arXiv 2205.05198, eq. 1), twice that in float32; with checkpointing 2 s b h. Logits and their gradient: 3
-    float32 copies.
-    """
-    model_config = base.model.config.get_text_config()
-    rank = int(space["rank"].values[-1]) if "rank" in space.names else 0
-    weights = sum(p.numel() * p.element_size() for p in base.model.parameters())
-    adapter = _ADAPTER_BYTES * rank * _width_of_linear_layers(base.model)
-    length = min(config.data.max_length, base.max_positions or config.data.max_length)
-    tokens = config.training.micro_batch * length
-    hidden, heads = int(model_config.hidden_size), int(model_config.num_attention_heads)
-    factor = base.model.dtype.itemsize / 2
-    per_token = 2 * hidden if config.training.gradient_checkpointing else hidden * 34 + 5 * heads * length
-    activations = factor * tokens * per_token * int(model_config.num_hidden_layers)
-    return int(weights + adapter + activations + 3 * 4 * tokens * int(model_config.vocab_size))
-
-
-def _width_of_linear_layers(model: Any) -> int:
-    """Adapter parameters per rank with all-linear targets: inputs plus outputs of every linear layer."""
-    head = model.get_output_embeddings()
-    layers = (m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
-    return sum(layer.in_features + layer.out_features for layer in layers)
+def _memory(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -> Iterator[Check]:
+    """What trials will take, what there is, and which candidates cannot fit; raises if none can."""
+    model, standard = objective.memory, with_alpha(config.standard or {})
+    allowed(model, space)
+    peaks, *left_out = describe(model, space, standard)
+    if model.limit is None:
+        peaks += f"; how much there is on {objective.base.device} is not known"
+    elif model.peak(standard) > model.limit:
+        peaks += "; the standard config does not fit, so it cannot be compared with"
+    fits = model.limit is None or model.peak(standard) <= model.limit
+    yield Check("memory", "ok" if fits else "note", peaks)
+    for line in left_out:
+        yield Check("left out", "note", line)
 
 
 def _output(folder: Path) -> Check:

@@ -13,9 +13,9 @@ import os
 import platform
 import shutil
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,22 +29,33 @@ from safetensors.torch import save_file
 from loracle import __version__
 from loracle.config import RunConfig, TrainingConfig
 from loracle.data import Encoded, Example, Splits, encode, load_splits, proxy_positions, proxy_size
-from loracle.errors import ConfigError, LoracleError, ModelError, SpaceError
+from loracle.errors import ConfigError, LoracleError, ModelError, SpaceError, StudyError
+from loracle.memory import MemoryModel, Observation, build_memory_model, halvings, observed
+from loracle.meter import release
 from loracle.metrics import Questions, Score, check_scoring, confidence_interval, prepare, score
 from loracle.model import Base, load_base
+from loracle.outcomes import (
+    DISK_ERRORS,
+    as_json,
+    crash,
+    stored_outcomes,
+    write_atomically,
+    write_attempt,
+    write_outcome,
+)
 from loracle.space import Config, SearchSpace
 from loracle.train import (
     Step,
     Trained,
     TrainingFailed,
+    check_knobs,
     out_of_memory,
     train_adapter,
 )
 from loracle.trial import Failure, FailureKind, Outcome
 
-Progress = Callable[[int, int, float], None]  # step from 1, number of steps, loss
-
-_TRACEBACK = 2000  # characters kept of a crash
+# Step from 1, number of steps (0: not known), loss where there is one. Any call is a sign of life.
+Progress = Callable[[int, int, float | None], None]
 
 
 class Objective(Protocol):
@@ -52,6 +63,18 @@ class Objective(Protocol):
 
     def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
         """Runs one trial and writes its files into `folder`. A failed trial is an outcome, no error."""
+        ...
+
+    def final(
+        self,
+        config: Config,
+        *,
+        seed: int,
+        folder: Path,
+        adapter: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Outcome:
+        """Runs one final training, and saves what it made to `adapter` where it can."""
         ...
 
 
@@ -91,6 +114,7 @@ class TrainingObjective:
             validation = validation.select(some)
         self._validation = self._prepare(splits.validation, validation)
         self._test = self._prepare(splits.test, test)
+        self._observed: list[Observation] = []
 
     @classmethod
     def from_config(cls, config: RunConfig) -> TrainingObjective:
@@ -124,7 +148,7 @@ class TrainingObjective:
         data = self.config.data
         share, minimum = (data.proxy, data.proxy_minimum) if fraction is None else (fraction, 1)
         chosen = proxy_positions(self.n_train, share, minimum, self.config.search.seed)
-        return self._trial(_Job(config, seed, folder, "validation", self._validation, chosen, progress, None))
+        return self._trial(self._job(config, seed, folder, "validation", chosen, progress, None))
 
     def final(
         self,
@@ -140,11 +164,58 @@ class TrainingObjective:
         The metrics hold `test_value` with its 95 % interval, `low` and `high`. Writes and raises as `run`.
         """
         chosen = np.arange(self.n_train, dtype=np.int64)
-        return self._trial(_Job(config, seed, folder, "test", self._test, chosen, progress, adapter))
+        return self._trial(self._job(config, seed, folder, "test", chosen, progress, adapter))
 
     def size_at(self, fraction: float) -> int:
         """Training examples in exactly this fraction."""
         return proxy_size(self.n_train, fraction, 1)
+
+    @cached_property
+    def memory(self) -> MemoryModel:
+        """How much memory a trial takes, and how much there is; made when it is first asked for.
+
+        Raises:
+            ModelError: there is no memory for training on one short example.
+        """
+        data, workers = self.config.data, max(1, self.config.execution.workers)
+        chosen = proxy_positions(self.n_train, data.proxy, data.proxy_minimum, self.config.search.seed)
+        trial = self._train.select(chosen)
+        # What the trials of this run have shown so far, so that a worker that was replaced goes on alike.
+        self._observed += observed(stored_outcomes(self.config.output / "trials"))
+        return build_memory_model(self.base, self.config.training, trial, workers=workers)
+
+    def _job(
+        self,
+        config: Config,
+        seed: int,
+        folder: Path,
+        split: str,
+        chosen: npt.NDArray[np.int64],
+        progress: Progress | None,
+        adapter: Path | None,
+    ) -> _Job:
+        check_knobs(list(config))
+        questions = self._validation if split == "validation" else self._test
+        train = self._train.select(chosen)
+        memory = self.memory.on(train).learn(self._observed)
+        micro_batch = min(memory.micro_batch(config), len(train))
+        largest = self.config.scoring.batch_size
+        scoring_batch = memory.scoring_batch(
+            questions.choices or questions.encoded, config, largest, written=self._written
+        )
+        return _Job(
+            config,
+            seed,
+            folder,
+            split,
+            questions,
+            train,
+            progress,
+            adapter,
+            memory,
+            micro_batch,
+            scoring_batch,
+        )
 
     def _encode(self, examples: Sequence[Example]) -> Encoded:
         data, base = self.config.data, self.base
@@ -171,6 +242,12 @@ class TrainingObjective:
         return prepare(examples, encoded, self.base, self.config.scoring, self._max_length)
 
     @property
+    def _written(self) -> int:
+        """Tokens that scoring generates for an example, at most."""
+        scoring = self.config.scoring
+        return scoring.max_new_tokens if scoring.metric == "exact_match" else 0
+
+    @property
     def _max_length(self) -> int:
         """Tokens of the longest example allowed: what the settings say, but no more than the model reads."""
         return min(self.config.data.max_length, self.base.max_positions or self.config.data.max_length)
@@ -178,35 +255,58 @@ class TrainingObjective:
     def _trial(self, job: _Job) -> Outcome:
         began = time.perf_counter()
         job.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(job.folder / "provenance.json", _json(self._provenance(job)))
-        result: _Result | Failure
+        write_atomically(job.folder / "provenance.json", as_json(self._provenance(job)))
+        metrics: dict[str, float] = {}
+        tried = [job.micro_batch]
+        result = self._attempt(job)
+        if _is_out_of_memory(result) and job.micro_batch > 1:
+            # The same effective batch in smaller parts: the same training in less memory.
+            assert isinstance(result, Failure)
+            metrics = _shortage(job)
+            write_attempt(
+                job.folder, 1, job.config, Outcome(None, metrics, time.perf_counter() - began, result)
+            )
+            job = replace(job, micro_batch=job.micro_batch // 2)
+            metrics = {**metrics, "attempts": 2.0}
+            tried.append(job.micro_batch)
+            result = self._attempt(job)
+        seconds = time.perf_counter() - began
         parts: dict[str, float] = {}
+        if isinstance(result, _Result):
+            outcome = Outcome(result.value, metrics | dict(result.metrics), seconds)
+            parts |= result.seconds
+            items = "".join(as_json(item, None) for item in result.items)
+            write_atomically(job.folder / "items.jsonl", items)
+        else:
+            if _is_out_of_memory(result):
+                metrics |= _shortage(job)
+                result = replace(result, message=f"{result.message}; {_sizes_tried(job, tried)}")
+            outcome = Outcome(None, metrics, seconds, result)
+        self._observed += observed([outcome])
+        parts["other"] = seconds - sum(parts.values())
+        write_outcome(job.folder, job.config, outcome, seconds_by_part=parts)
+        return outcome
+
+    def _attempt(self, job: _Job) -> _Result | Failure:
         try:
-            result = self._train_and_score(job)
+            return self._train_and_score(job)
         except LoracleError:
             raise
         except TrainingFailed as error:
-            result = error.failure
+            return error.failure
+        except OSError as error:
+            if error.errno in DISK_ERRORS:  # no fault of the config, and the next trial would meet it too
+                raise StudyError(
+                    f"{job.folder}: {error.strerror}; the run continues once there is room"
+                ) from None
+            return out_of_memory(error) or crash(error)
         except Exception as error:  # whatever a trial runs into, the search goes on and learns from it
-            result = out_of_memory(error) or _crash(error)
-        seconds = time.perf_counter() - began
-        if isinstance(result, Failure):
-            outcome = Outcome(None, {}, seconds, result)
-        else:
-            outcome = Outcome(result.value, result.metrics, seconds)
-            parts |= result.seconds
-            write_atomically(job.folder / "items.jsonl", "".join(_json(item, None) for item in result.items))
-        parts["other"] = seconds - sum(parts.values())
-        write_atomically(
-            job.folder / "outcome.json",
-            _json({"config": job.config, **asdict(outcome), "seconds_by_part": parts}),
-        )
-        return outcome
+            return out_of_memory(error) or crash(error)
 
     def _train_and_score(self, job: _Job) -> _Result:
-        settings = self.config.training
+        settings = self.config.training.model_copy(update={"micro_batch": job.micro_batch})
         with (job.folder / "log.txt").open("w", encoding="utf-8", buffering=1) as log:
-            log.write(f"# {json.dumps(job.config)} seed={job.seed} n_examples={len(job.chosen)}\n")
+            log.write(f"# {json.dumps(job.config)} seed={job.seed} n_examples={len(job.train)}\n")
             log.write("step\tloss\tlearning_rate\tgradient_norm\n")
 
             def record(step: Step) -> None:
@@ -215,12 +315,11 @@ class TrainingObjective:
                 if job.progress is not None:
                     job.progress(step.number, step.total, step.loss)
 
-            train = self._train.select(job.chosen)
             with train_adapter(
-                self.base, train, job.config, settings, seed=job.seed, progress=record
+                self.base, job.train, job.config, settings, seed=job.seed, progress=record
             ) as trained:
                 began = time.perf_counter()
-                scored = score(self.base, job.questions, self.config.scoring)
+                scored = self._score(job)
                 scoring_seconds = time.perf_counter() - began
                 log.write(f"# {job.split}: " + json.dumps(dict(scored.metrics)) + "\n")
                 _require_finite(scored, job.split)
@@ -232,6 +331,21 @@ class TrainingObjective:
             scored.items,
             {"training": trained.seconds, "scoring": scoring_seconds},
         )
+
+    def _score(self, job: _Job) -> Score:
+        """Scores the trained model; in smaller batches where memory runs out, down to one example."""
+        for batch_size in halvings(job.scoring_batch):
+            settings = self.config.scoring.model_copy(update={"batch_size": batch_size})
+            try:
+                return score(self.base, job.questions, settings)
+            except (RuntimeError, MemoryError) as error:
+                shortage = out_of_memory(error)
+                if shortage is None:
+                    raise
+                failure = shortage
+            release(self.base.device)  # here, where the error no longer holds tensors
+        message = f"{failure.message}; while scoring one example at a time"
+        raise TrainingFailed(replace(failure, message=message))
 
     def _provenance(self, job: _Job) -> dict[str, Any]:
         packages = ("torch", "transformers", "peft", "numpy")
@@ -245,7 +359,7 @@ class TrainingObjective:
             "config": job.config,
             "model": {"name": self.base.name, "fingerprint": self.base.fingerprint},
             "data": {"fingerprint": self.data_fingerprint, "dropped": self.dropped},
-            "n_examples": len(job.chosen),
+            "n_examples": len(job.train),
             "scored_on": {"split": job.split, "n_examples": len(job.questions)},
             "language": {"model": self.config.language.model, "prompt": self.config.language.prompt},
             "device": str(self.base.device),
@@ -265,9 +379,12 @@ class _Job:
     folder: Path
     split: str
     questions: Questions
-    chosen: npt.NDArray[np.int64]
+    train: Encoded
     progress: Progress | None
     adapter: Path | None
+    memory: MemoryModel
+    micro_batch: int
+    scoring_batch: int
 
 
 @dataclass(frozen=True)
@@ -300,24 +417,39 @@ def _metrics(job: _Job, trained: Trained, scored: Score) -> dict[str, float]:
         "training_loss": sum(step.loss for step in tail) / len(tail),
         "steps": float(len(trained.steps)),
         "tokens": float(trained.tokens),
-        "n_examples": float(len(job.chosen)),
+        "n_examples": float(len(job.train)),
+        "micro_batch": float(job.micro_batch),
     }
     if trained.peak_memory is not None:
         metrics["peak_memory_bytes"] = float(trained.peak_memory)
+        metrics["memory_growth_bytes"] = float(trained.peak_memory - job.memory.loaded)
+        metrics["predicted_growth_bytes"] = job.memory.predict(job.config, job.micro_batch)
     low, high = confidence_interval(scored.items)
     return metrics | {f"{job.split}_value": scored.value, "low": low, "high": high}
+
+
+def _shortage(job: _Job) -> dict[str, float]:
+    """What a training that ran out of memory says about memory."""
+    predicted = job.memory.predict(job.config, job.micro_batch)
+    return {"micro_batch": float(job.micro_batch), "exceeded_growth_bytes": predicted}
+
+
+def _sizes_tried(job: _Job, micro_batches: Sequence[int]) -> str:
+    tried = " and then ".join(str(size) for size in micro_batches)
+    return (
+        f"rank {job.config['rank']:g}, batch {job.config['batch_size']:g}, micro-batch {tried}, "
+        f"up to {job.memory.sizes.longest:,} tokens"
+    )
+
+
+def _is_out_of_memory(result: _Result | Failure) -> bool:
+    return isinstance(result, Failure) and result.kind is FailureKind.OUT_OF_MEMORY
 
 
 def _require_finite(scored: Score, split: str) -> None:
     for name, value in scored.metrics.items():
         if not np.isfinite(value):
             raise TrainingFailed(Failure(FailureKind.DIVERGED, f"diverged: the {split} {name} is {value:g}"))
-
-
-def _crash(error: Exception) -> Failure:
-    line = " ".join(str(error).split())[:300]
-    tail = "".join(traceback.format_exception(error))[-_TRACEBACK:]
-    return Failure(FailureKind.CRASHED, f"{type(error).__name__}: {line}", tail)
 
 
 # -- a table ----------------------------------------------------------------------------------------
@@ -347,15 +479,20 @@ class TableObjective:
         found = self.values[index]
         return Outcome(None, failure=found) if isinstance(found, Failure) else Outcome(float(found))
 
+    def final(
+        self,
+        config: Config,
+        *,
+        seed: int,
+        folder: Path,
+        adapter: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Outcome:
+        """The same value; nothing is saved."""
+        return self.run(config, seed=seed, folder=folder)
+
 
 # -- files ------------------------------------------------------------------------------------------
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file that is whole or not there, whenever the process dies."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def save_adapter(trained: Trained, folder: Path) -> None:
@@ -380,26 +517,6 @@ def save_adapter(trained: Trained, folder: Path) -> None:
     config.save_pretrained(str(folder))
 
 
-def read_outcome(folder: Path, config: Config) -> Outcome | None:
-    """What the training of `config` in `folder` gave; None where there is no finished one of it."""
-    try:
-        content = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
-        if content["config"] != config:
-            return None
-        failure = content["failure"]
-        if failure:
-            failure = Failure(FailureKind(failure["kind"]), failure["message"], failure["traceback_tail"])
-        return Outcome(content["value"], content["metrics"], content["seconds"], failure)
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None  # not there or damaged: it is trained again
-
-
-def read_items(folder: Path) -> list[dict[str, Any]]:
-    """The per-item results of a finished training."""
-    lines = (folder / "items.jsonl").read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
-
-
 def _save_atomically(trained: Trained, folder: Path) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -409,7 +526,3 @@ def _save_atomically(trained: Trained, folder: Path) -> None:
     for file in partial.iterdir():
         os.replace(file, folder / file.name)
     partial.rmdir()
-
-
-def _json(content: Any, indent: int | None = 2) -> str:
-    return json.dumps(content, indent=indent, ensure_ascii=False) + "\n"

@@ -19,11 +19,13 @@ from scipy.stats import rankdata
 
 from loracle.config import RunConfig
 from loracle.errors import ConfigError, StudyError
-from loracle.objective import TrainingObjective, read_outcome, write_atomically
+from loracle.events import Listener, PhaseStarted, Step
+from loracle.objective import TrainingObjective
+from loracle.outcomes import read_outcome, write_atomically
 from loracle.report import show_config
 from loracle.space import Config, SearchSpace
 from loracle.trial import Outcome
-from loracle.tune import Listener, PhaseStarted, Step, search_space
+from loracle.tune import search_space
 
 Floats = npt.NDArray[np.float64]
 
@@ -103,6 +105,8 @@ def check_proxy(config: RunConfig, k: int, fractions: Sequence[float], listen: L
     Raises:
         LoracleError: bad input, or fewer than 4 configs that train.
     """
+    if config.objective is not None:
+        raise ConfigError("loracle proxy trains with the built-in trainer; this config names one of its own")
     listen(PhaseStarted("reading data and model"))
     objective = TrainingObjective.from_config(config)
     space = search_space(config, objective.n_train)

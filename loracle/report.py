@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from loracle import __version__
+from loracle.command import fill, split_command
 from loracle.config import RunConfig
-from loracle.objective import write_atomically
+from loracle.optimizer import PRESETS
+from loracle.outcomes import write_atomically
 from loracle.space import Config, SearchSpace, Value
 from loracle.trial import FailureKind, History, Outcome, Trial
+
+OWN_METRICS = ("value", "cost")  # of a trainer of the user's own; see `RunConfig.metric`
+_LESS_IS_BETTER = ("loss", "cost")
 
 _BLUE, _ORANGE, _GREY = "#2a6fbb", "#d9822b", "#9a9a9a"
 
@@ -25,14 +31,15 @@ _BLUE, _ORANGE, _GREY = "#2a6fbb", "#d9822b", "#9a9a9a"
 class Comparison:
     """Winner and standard settings, both trained on all training data and scored once on test data.
 
+    A trainer of the user's own may have no standard settings, and its winner's outcome may be a trial's.
     `difference`, `low` and `high` are of the per-item score (larger is better), winner minus standard on the
     same items, with a 95 % interval; None where one of the two failed.
     """
 
     winner: Config
-    standard: Config
+    standard: Config | None
     winner_outcome: Outcome
-    standard_outcome: Outcome
+    standard_outcome: Outcome | None
     difference: float | None = None
     low: float | None = None
     high: float | None = None
@@ -60,7 +67,12 @@ def show_config(config: Mapping[str, Value]) -> str:
 
 
 def show_score(value: float, metric: str) -> str:
-    """A score (larger is better) as its metric reads: a loss without the sign, a share in per cent."""
+    """A score (larger is better) as its metric reads: a loss without the sign, a share in per cent.
+
+    `value` and `cost` are what a trainer of the user's own gives; they stay as they are.
+    """
+    if metric in OWN_METRICS:
+        return f"{value if metric == 'value' else -value:.6g}"
     return f"{-value:.4f}" if metric == "loss" else f"{100 * value:.1f} %"
 
 
@@ -74,24 +86,26 @@ def relative_gain(winner: float, standard: float, metric: str) -> float | None:
     return (winner - standard) / abs(standard)
 
 
-def comparison_rows(comparison: Comparison, metric: str) -> list[tuple[str, str, str]]:
-    """Knobs and test score of winner and standard settings: name, winner, standard."""
-    columns = (shown_knobs(comparison.winner), shown_knobs(comparison.standard))
-    rows = []
-    for name in columns[0] | columns[1]:
-        winner, standard = (show_value(column[name]) if name in column else "" for column in columns)
-        rows.append((name, winner, standard))
-    outcomes = (comparison.winner_outcome, comparison.standard_outcome)
-    winner, standard = (show_test(outcome, metric) for outcome in outcomes)
-    return [*rows, (f"test {metric.replace('_', ' ')}", winner, standard)]
+def comparison_rows(comparison: Comparison, metric: str) -> list[tuple[str, ...]]:
+    """Knobs and final score: name, winner, and standard settings where there are some; first the names."""
+    sides = _sides(comparison)
+    columns = [shown_knobs(config) for config, _ in sides.values()]
+    rows: list[tuple[str, ...]] = [("", *sides)]
+    for name in dict.fromkeys(name for column in columns for name in column):
+        rows.append((name, *(show_value(column[name]) if name in column else "" for column in columns)))
+    label = metric if metric in OWN_METRICS else f"test {metric.replace('_', ' ')}"
+    return [*rows, (label, *(show_test(outcome, metric) for _, outcome in sides.values()))]
+
+
+def _sides(comparison: Comparison) -> dict[str, tuple[Config, Outcome]]:
+    sides = {"winner": (comparison.winner, comparison.winner_outcome)}
+    if comparison.standard is not None and comparison.standard_outcome is not None:
+        sides["standard"] = (comparison.standard, comparison.standard_outcome)
+    return sides
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """A comparison as plain data for programs."""
-    sides = {
-        "winner": (comparison.winner, comparison.winner_outcome),
-        "standard": (comparison.standard, comparison.standard_outcome),
-    }
     content: dict[str, Any] = {
         name: {
             "config": config,
@@ -99,7 +113,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
             "metrics": dict(outcome.metrics),
             "failure": str(outcome.failure.kind) if outcome.failure else None,
         }
-        for name, (config, outcome) in sides.items()
+        for name, (config, outcome) in _sides(comparison).items()
     }
     content["difference"] = {
         "mean": comparison.difference,
@@ -130,7 +144,7 @@ def write_figure(path: Path, space: SearchSpace, history: History, metric: str) 
     grid = figure.add_gridspec(2, len(space.knobs), height_ratios=(1.3, 1))
     top = figure.add_subplot(grid[0, :])
     label = "validation loss" if metric == "loss" else metric.replace("_", " ")
-    sign = -1.0 if metric == "loss" else 1.0
+    sign = -1.0 if metric in _LESS_IS_BETTER else 1.0
     numbers = np.array([i + 1 for i, _ in scored])
     values = np.array([_value(trial) for _, trial in scored])
     failed = [i + 1 for i, trial in enumerate(done) if trial.outcome and trial.outcome.failure]
@@ -139,7 +153,7 @@ def write_figure(path: Path, space: SearchSpace, history: History, metric: str) 
         top.step(
             numbers, sign * np.maximum.accumulate(values), where="post", color=_ORANGE, label="best so far"
         )
-        lowest = float((sign * values).max() if metric == "loss" else (sign * values).min())
+        lowest = float((sign * values).max() if metric in _LESS_IS_BETTER else (sign * values).min())
     else:
         lowest = 0.0
     if failed:
@@ -162,14 +176,16 @@ def write_figure(path: Path, space: SearchSpace, history: History, metric: str) 
     figure.savefig(path, dpi=120)
 
 
-def recipe(config: RunConfig, winner: Config) -> dict[str, Any]:
+def recipe(config: RunConfig, winner: Config, micro_batch: int | None = None) -> dict[str, Any]:
     """The winner in the words of PEFT's `LoraConfig` and transformers' `TrainingArguments`.
 
-    `micro_batch` and accumulation multiply to the effective batch; another split of it trains the same.
+    Micro-batch and accumulation multiply to the effective batch; another split of it trains the same.
+    `micro_batch` is the one that it was trained with.
     """
     training = config.training
-    batch = int(winner.get("batch_size", training.micro_batch))
-    micro = next(size for size in range(min(batch, training.micro_batch), 0, -1) if batch % size == 0)
+    largest = micro_batch or training.largest_micro_batch
+    batch = int(winner.get("batch_size", largest))
+    micro = next(size for size in range(min(batch, largest), 0, -1) if batch % size == 0)
     overrides = {name: winner[name] for name in type(training).model_fields if name in winner}
     training = training.model_copy(update=overrides)
     return {
@@ -201,36 +217,71 @@ def recipe(config: RunConfig, winner: Config) -> dict[str, Any]:
     }
 
 
-def recipe_text(config: RunConfig, winner: Config) -> str:
+def recipe_text(config: RunConfig, winner: Config, micro_batch: int | None = None) -> str:
     """`recipe` as YAML, with a line that says what it is."""
     head = "# The winning settings in the words of peft.LoraConfig and transformers.TrainingArguments.\n"
-    return head + yaml.safe_dump(recipe(config, winner), sort_keys=False)
+    return head + yaml.safe_dump(recipe(config, winner, micro_batch), sort_keys=False)
 
 
 def write_report(
-    config: RunConfig, space: SearchSpace, history: History, comparison: Comparison, stopped: str
+    config: RunConfig,
+    space: SearchSpace,
+    history: History,
+    comparison: Comparison,
+    stopped: str,
+    memory: Sequence[str] = (),
 ) -> None:
-    """Writes `report.md`, `progress.png` and `best/recipe.yaml` into the run folder."""
+    """Writes `report.md`, `progress.png` and `best/recipe.yaml`; `best.yaml` for a trainer of one's own."""
     folder = config.output
-    write_figure(folder / "progress.png", space, history, config.scoring.metric)
-    write_atomically(folder / "report.md", report_text(config, space, history, comparison, stopped))
-    if comparison.winner_outcome.failure is None:
-        write_atomically(folder / "best" / "recipe.yaml", recipe_text(config, comparison.winner))
+    write_figure(folder / "progress.png", space, history, config.metric)
+    write_atomically(folder / "report.md", report_text(config, space, history, comparison, stopped, memory))
+    if config.objective is not None:
+        write_atomically(folder / "best.yaml", own_recipe_text(config, comparison.winner))
+    elif comparison.winner_outcome.failure is None:
+        micro_batch = int(comparison.winner_outcome.metrics.get("micro_batch", 0)) or None
+        text = recipe_text(config, comparison.winner, micro_batch)
+        write_atomically(folder / "best" / "recipe.yaml", text)
+
+
+def own_recipe_text(config: RunConfig, winner: Config) -> str:
+    """The winner for a trainer of the user's own as YAML: settings, and the command, ready for a shell."""
+    assert config.objective is not None
+    content: dict[str, Any] = {"loracle": __version__, "settings": dict(winner)}
+    if config.objective.command is not None:
+        values: dict[str, str | Value] = {**winner, "seed": config.search.seed, "fraction": 1.0}
+        values |= {"number": "winner", "phase": "final", "folder": str(config.output / "final" / "winner")}
+        parts = split_command(config.objective.command)
+        content["command"] = shlex.join(fill(part, values) for part in parts)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
 
 
 def report_text(
-    config: RunConfig, space: SearchSpace, history: History, comparison: Comparison, stopped: str
+    config: RunConfig,
+    space: SearchSpace,
+    history: History,
+    comparison: Comparison,
+    stopped: str,
+    memory: Sequence[str] = (),
 ) -> str:
-    """The report as Markdown; `stopped` says why the search ended."""
-    metric = config.scoring.metric
-    lines = [f"# LoRA search: {Path(config.model).name or config.model}", "", verdict(comparison, metric), ""]
-    lines += ["| | winner | standard |", "|---|---|---|"]
-    lines += [f"| {' | '.join(row)} |" for row in comparison_rows(comparison, metric)]
+    """The report as Markdown.
+
+    `stopped` says why the search ended; `memory` what `memory.describe` says about it.
+    """
+    metric = config.metric
+    name = Path(config.model).name or config.model or config.output.name
+    lines = [f"# LoRA search: {name}", "", verdict(comparison, metric), ""]
+    head, *rows = [f"| {' | '.join(row)} |" for row in comparison_rows(comparison, metric)]
+    lines += [head, "|---" * (head.count("|") - 1) + "|", *rows]
     lines += ["", paired(comparison, metric)]
     lines += ["", "![scores by trial and by knob](progress.png)", "", "## How it was found", ""]
     lines += _how(config, space, history, stopped)
-    lines += ["", "## All trials", "", *_trial_table(space, history, metric), "", "## Use it", ""]
+    lines += [f"- {line[:1].upper()}{line[1:]}." for line in memory]
+    lines += ["", "## All trials", "", *_trial_table(space, history, metric), ""]
+    if config.objective is not None:
+        return "\n".join([*lines, "## Use it", "", "`best.yaml` states the settings.", *_chosen(config), ""])
     lines += [
+        "## Use it",
+        "",
         "`best/` is a PEFT adapter; `best/recipe.yaml` states the settings.",
         "",
         "```python",
@@ -245,16 +296,25 @@ def report_text(
 
 def verdict(comparison: Comparison, metric: str) -> str:
     """The result in one sentence or two."""
-    tuned, standard = comparison.winner_outcome.value, comparison.standard_outcome.value
-    if tuned is None or standard is None:
+    tuned, standard_outcome = comparison.winner_outcome.value, comparison.standard_outcome
+    standard = standard_outcome.value if standard_outcome else None
+    if tuned is None or (standard is None and standard_outcome is not None):
         return f"The best settings found are {show_config(comparison.winner)}."
+    own = metric in OWN_METRICS
+    found = f"The best settings found reach {'a ' if own else ''}{_phrase(tuned, metric)}"
+    if standard is None:
+        return f"{found}: {show_config(comparison.winner)}."
     gain = relative_gain(tuned, standard, metric)
     change = "" if gain is None else f", a relative gain of {100 * gain:.0f} %"
-    return (
-        f"The best settings found reach {show_score(tuned, metric)} {metric.replace('_', ' ')} on test data, "
-        f"the standard settings {show_score(standard, metric)}{change}. "
-        "Both were trained on all training data and scored once."
-    )
+    usual = f"the standard settings {show_score(standard, metric)}{change}"
+    if own:
+        return f"{found}, {usual}."
+    return f"{found} on test data, {usual}. Both were trained on all training data and scored once."
+
+
+def _phrase(value: float, metric: str) -> str:
+    score = show_score(value, metric)
+    return f"{metric} of {score}" if metric in OWN_METRICS else f"{score} {metric.replace('_', ' ')}"
 
 
 def paired(comparison: Comparison, metric: str) -> str:
@@ -283,6 +343,17 @@ def show_test(outcome: Outcome, metric: str) -> str:
 # -- helpers ----------------------------------------------------------------------------------------
 
 
+def _chosen(config: RunConfig) -> list[str]:
+    """What to know about a score that is the best of many."""
+    if (config.output / "final" / "winner").exists():
+        return ["What the last run of the winner saved is in `final/winner/`."]
+    return [
+        "",
+        "The trainer uses neither `phase` nor `fraction`, so the winner was not run again. Its score is the "
+        "one of its trial, and the best of many scores is a little too good.",
+    ]
+
+
 def _how(config: RunConfig, space: SearchSpace, history: History, stopped: str) -> list[str]:
     failures = [t.outcome.failure.kind for t in history.finished if t.outcome and t.outcome.failure]
     kinds = ", ".join(f"{failures.count(kind)} {kind}" for kind in FailureKind if kind in failures)
@@ -291,9 +362,11 @@ def _how(config: RunConfig, space: SearchSpace, history: History, stopped: str) 
         f"- {len(history.finished)} trials, {seconds / 60:.1f} minutes of training and scoring; {stopped}.",
         f"- {len(space.candidates):,} candidates, preset `{config.search.preset}`, "
         f"seed {config.search.seed}.",
-        f"- Prompts `{config.language.prompt}` read by `{config.language.model}`.",
-        f"- Each trial trained on {100 * config.data.proxy:g} % of the training data.",
     ]
+    if PRESETS[config.search.preset].reads:
+        lines.append(f"- Prompts `{config.language.prompt}` read by `{config.language.model}`.")
+    if config.objective is None:
+        lines.append(f"- Each trial trained on {100 * config.data.proxy:g} % of the training data.")
     if kinds:
         lines.append(f"- Failed trials: {kinds}.")
     return lines

@@ -1,44 +1,84 @@
-"""The run's storage: an Optuna study whose every change is one atomic record, so that nothing is lost.
+"""A run's trials: an Optuna study whose every change is one atomic record, so that nothing is lost.
 
-A trial is created with its config in one step and finished in one step. What a killed process left running is
-`interrupted`: it says nothing, and its config is trained again before anything new is chosen.
+A trial is created with its config in one step and finished in one step. What a process that died left running
+is `interrupted`: it says nothing, and its config is trained again before anything new is chosen.
+
+The journal in the run folder belongs to one process, which the folder's lock guarantees, so everything that
+it finds running is left over. A database serves many processes on many machines: each shows signs of life of
+its trials, and what has shown none for a while is left over.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import contextlib
+import functools
+import json
+import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import TrialState, create_trial
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from loracle import storage as storages
 from loracle.errors import StudyError
 from loracle.sampler import FAILURE_KEY, INDEX_KEY
 from loracle.space import Knob, SearchSpace
+from loracle.storage import STUDY_NAME, Storage, open_storage, open_to_read, storage_name
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
 
-_NAME = "loracle"
 _OUTCOME_KEY = "loracle:outcome"
 _SPACE_KEY = "loracle:space"
+_SETTINGS_KEY = "loracle:settings"
+_BEATS_KEY = "loracle:beats"
+_LEFT = "the process ended during the trial"
 
 
 class Study:
-    """One run's trials. Made by `open_study`."""
+    """One run's trials. Made by `open_study`; use as a context manager, or close it."""
 
-    def __init__(self, study: optuna.Study, space: SearchSpace) -> None:
+    def __init__(self, study: optuna.Study, space: SearchSpace, storage: Storage) -> None:
         self.optuna = study
         self._space = space
+        self._storage = storage
+        self._finished: dict[int, Trial] = {}  # by number; they do not change any more
+        self._ids: dict[int, int] = {}  # Optuna's, of the trials that run here, by number
+        self._first_seen: dict[int, float] = {}  # trials without a sign of life; monotonic seconds
+        self._closed = threading.Event()
+        self._pulse: threading.Thread | None = None
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """No more signs of life; what still runs is left to others."""
+        self._closed.set()
+        if self._pulse is not None:
+            self._pulse.join()
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may work on it at the same time."""
+        return self._storage.shared
 
     def history(self) -> History:
-        """All trials, in the order they were started."""
-        return History(tuple(self._trial(frozen) for frozen in self.optuna.get_trials(deepcopy=False)))
+        """All trials, in the order they were started.
+
+        Raises:
+            StudyError: the storage is damaged or out of reach.
+        """
+        return History(tuple(self._trial(frozen) for frozen in self._all()))
 
     def start(self, index: int) -> int:
         """Records that `index` is being trained; returns the trial's number."""
@@ -50,145 +90,244 @@ class Study:
             user_attrs={"alpha": config["alpha"]} if "alpha" in config else {},
             system_attrs={INDEX_KEY: index},
         )
-        storage = self.optuna._storage
-        trial_id = storage.create_new_trial(self.optuna._study_id, template_trial=trial)
-        return storage.get_trial(trial_id).number
+        storage, study_id = self._storage.optuna, self.optuna._study_id
+        # Should the answer be lost, this makes another; the first is taken over, for it shows no life.
+        trial_id = self._storage.ask(lambda: storage.create_new_trial(study_id, template_trial=trial))
+        number = self._storage.ask(lambda: storage.get_trial(trial_id)).number
+        self._ids[number] = trial_id
+        if self.shared:
+            self.beat()
+            self._storage.ask(lambda: storage.set_trial_system_attr(trial_id, _BEATS_KEY, True))
+            if self._pulse is None:
+                self._pulse = threading.Thread(target=self._beat_on, daemon=True)
+                self._pulse.start()
+        return number
 
-    def finish(self, number: int, outcome: Outcome) -> None:
-        """Records what a trial gave."""
-        storage = self.optuna._storage
-        trial_id = storage.get_trial_id_from_study_id_trial_number(self.optuna._study_id, number)
-        storage.set_trial_user_attr(trial_id, _OUTCOME_KEY, _to_json(outcome))
+    def claim(self, index: int, budget: int | None = None) -> int | None:
+        """`start`, unless another process has this config, or the last of `budget` trials: then None.
+
+        Of several processes that take the same at the same time, the lowest trial number keeps it.
+        """
+        if not self.shared:
+            return self.start(index)
+        if _taken(self.history().trials, index, budget):  # most races end here, and leave no trace
+            return None
+        number = self.start(index)
+        if _taken(self.history().trials[:number], index, budget):
+            self.finish(number, _interrupted("another process took this config"))
+            return None
+        return number
+
+    def beat(self) -> None:
+        """A sign of life of all trials that run here. A thread gives one every 10 seconds."""
+        heart = self._storage.optuna
+        assert isinstance(heart, BaseHeartbeat)
+        for trial_id in list(self._ids.values()):
+            self._storage.ask(lambda trial_id=trial_id: heart.record_heartbeat(trial_id))  # type: ignore[misc]
+
+    def finish(self, number: int, outcome: Outcome) -> bool:
+        """Records what a trial gave; False if it was taken over meanwhile, and its config is another's."""
+        attributes: dict[str, Any] = {_OUTCOME_KEY: _to_json(outcome)}
         if outcome.failure is not None:
-            storage.set_trial_user_attr(trial_id, FAILURE_KEY, str(outcome.failure.kind))
-        if outcome.value is None:
-            storage.set_trial_state_values(trial_id, TrialState.FAIL)
-        else:
-            storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [outcome.value])
+            attributes[FAILURE_KEY] = str(outcome.failure.kind)
+        finished = self._end(number, attributes, outcome.value)
+        self._ids.pop(number, None)
+        return finished
 
     def take_over(self) -> list[int]:
-        """Marks what a dead process left running as interrupted; returns the configs to train again."""
-        for trial in self.history().pending:
-            self.finish(
-                trial.number,
-                Outcome(None, failure=Failure(FailureKind.INTERRUPTED, "the process ended during the trial")),
-            )
-        history = self.history()
-        done = {trial.index for trial in history.trials if not trial.interrupted}
-        again = dict.fromkeys(trial.index for trial in history.trials if trial.interrupted)
+        """Marks what dead processes left running as interrupted; returns the configs to train again."""
+        for number in self._left_over():
+            # Not the outcome: should its process live after all, it may just be writing one.
+            self._end(number, {FAILURE_KEY: str(FailureKind.INTERRUPTED)}, None)
+        trials = self.history().trials
+        done = {trial.index for trial in trials if not trial.interrupted}
+        again = dict.fromkeys(trial.index for trial in trials if trial.interrupted)
         return [index for index in again if index not in done]
 
-    def _trial(self, frozen: optuna.trial.FrozenTrial) -> Trial:
-        finished = frozen.state.is_finished()
-        if INDEX_KEY not in frozen.system_attrs or (finished and _OUTCOME_KEY not in frozen.user_attrs):
-            raise StudyError(
-                f"trial {frozen.number} of this run was written by another program, so it cannot be "
-                "continued; use another output"
-            )
-        index = int(frozen.system_attrs[INDEX_KEY])
-        if not finished:
+    # -- helpers --------------------------------------------------------------------------------
+
+    def _all(self) -> list[FrozenTrial]:
+        return self._storage.ask(lambda: self.optuna.get_trials(deepcopy=False))
+
+    def _beat_on(self) -> None:
+        while not self._closed.wait(storages.BEAT_SECONDS):
+            with contextlib.suppress(StudyError):  # the database is out of reach; the run itself will say so
+                self.beat()
+
+    def _left_over(self) -> list[int]:
+        pending = [trial for trial in self._all() if not trial.state.is_finished()]
+        if not self.shared:
+            return [trial.number for trial in pending]
+        now, grace = time.monotonic(), storages.GRACE_SECONDS
+        if now - self._storage.last_outage < grace:  # the others could not beat either
+            return []
+        heart = self._storage.optuna
+        assert isinstance(heart, BaseHeartbeat)
+        silent = set(self._storage.ask(lambda: heart._get_stale_trial_ids(self.optuna._study_id)))
+        # One whose process died between its creation and its first beat: clocks of machines differ, so what
+        # counts is how long it has been seen here.
+        unborn = [trial.number for trial in pending if _BEATS_KEY not in trial.system_attrs]
+        self._first_seen = {number: self._first_seen.get(number, now) for number in unborn}
+        return [
+            trial.number
+            for trial in pending
+            if trial.number not in self._ids
+            and (trial._trial_id in silent or now - self._first_seen.get(trial.number, now) > grace)
+        ]
+
+    def _end(self, number: int, attributes: Mapping[str, Any], value: float | None) -> bool:
+        storage, study_id = self._storage.optuna, self.optuna._study_id
+
+        def write() -> bool:
+            trial_id = self._ids.get(number)
+            if trial_id is None:
+                trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
+            for key, content in attributes.items():
+                storage.set_trial_user_attr(trial_id, key, content)
+            if value is None:
+                return storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            return storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
+
+        try:
+            return self._storage.ask(write)
+        except UpdateFinishedTrialError:
+            return False
+
+    def _trial(self, frozen: FrozenTrial) -> Trial:
+        known = self._finished.get(frozen.number)
+        if known is None:
+            try:
+                known = self._read(frozen)
+            except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
+                raise StudyError(
+                    f"{self._storage.where}: trial {frozen.number} of this run is damaged or was written by "
+                    "another program, so it cannot be continued; restore it or use another output"
+                ) from None
+            if known.outcome is not None:
+                self._finished[frozen.number] = known
+        return known
+
+    def _read(self, frozen: FrozenTrial) -> Trial:
+        """Raises one of many exceptions where a trial is not as `start` and `finish` wrote it."""
+        index = frozen.system_attrs[INDEX_KEY]
+        if type(index) is not int or not 0 <= index < self._space.size:
+            raise ValueError("not an index of the space")
+        config = self._space.config(index)
+        if frozen.params != {knob.name: config[knob.name] for knob in self._space}:
+            raise ValueError("index and params are those of two configs")
+        if not frozen.state.is_finished():
             return Trial(frozen.number, index)
-        return Trial(frozen.number, index, _from_json(frozen.value, frozen.user_attrs[_OUTCOME_KEY]))
+        attributes = frozen.user_attrs
+        if frozen.state == TrialState.FAIL and attributes.get(FAILURE_KEY) == FailureKind.INTERRUPTED:
+            written = (attributes.get(_OUTCOME_KEY) or {}).get("failure") or {}
+            if written.get("kind") != FailureKind.INTERRUPTED:  # it was taken over
+                return Trial(frozen.number, index, _interrupted(_LEFT))
+        return Trial(frozen.number, index, _from_json(frozen.value, attributes[_OUTCOME_KEY]))
 
 
-def open_study(folder: Path, space: SearchSpace) -> Study:
-    """Opens the journal of a run folder, or starts one.
+def open_study(
+    folder: Path,
+    space: SearchSpace,
+    storage: str | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+) -> Study:
+    """Opens the storage of a run, or starts one.
 
-    A last line that was cut off when the machine went down is removed: its record was never finished.
+    Args:
+        folder: the run folder; its name is the study's name in a database.
+        space: what is searched.
+        storage: URL of a database; None: the journal in the run folder.
+        settings: what has to be the same in all processes for their trials to compare, as JSON knows it.
 
     Raises:
-        StudyError: the journal is damaged elsewhere, or belongs to another search space.
+        StudyError: the storage cannot be reached, is damaged, or belongs to another run.
     """
-    path = folder / "journal.log"
-    _drop_unfinished_line(path)
-    study = optuna.create_study(
-        storage=_storage(path), study_name=_NAME, direction="maximize", load_if_exists=True
-    )
-    known = study.user_attrs.get(_SPACE_KEY)
-    if known is None:
-        study.set_user_attr(_SPACE_KEY, space.fingerprint)
-    elif known != space.fingerprint:
-        raise StudyError(
-            f"{path}: this run searched another space (fingerprint {known}, now {space.fingerprint}); "
-            "undo the change or use another output"
-        )
-    return Study(study, space)
+    if storage is None:
+        _refuse_unreadable(folder, space)
+    opened = open_storage(folder, storage)
+    name = _study_name(folder, storage)
+    study = _optuna_study(opened, name)
+    found = Study(study, space, opened)
+    wanted = {_SPACE_KEY: space.fingerprint}
+    if settings is not None:
+        wanted[_SETTINGS_KEY] = json.loads(json.dumps(settings))
+    for key, now in wanted.items():
+        known = opened.ask(lambda: study.user_attrs)
+        if key not in known and (key == _SETTINGS_KEY or not found._all()):
+            opened.ask(lambda key=key, now=now: study.set_user_attr(key, now))  # type: ignore[misc]
+            known = opened.ask(lambda: study.user_attrs)  # another process may have been faster
+        _require_same(opened.where, name, key, known.get(key), now)
+    return found
 
 
-def read_history(folder: Path, space: SearchSpace) -> History:
+def read_history(folder: Path, space: SearchSpace, storage: str | None = None) -> History:
     """The trials of a run that may be going on in another process; nothing is written.
 
     Raises:
-        StudyError: there is no run in this folder, or its journal is damaged.
+        StudyError: there is no run in this folder or database, or its storage is damaged.
     """
-    path = folder / "journal.log"
-    if not path.exists():
-        raise StudyError(f"{folder}: there is no run here (no journal.log); start it with loracle tune")
-    storage = _storage(path)
-    try:
-        study = optuna.load_study(storage=storage, study_name=_NAME)
-    except KeyError:
-        return History()
-    return Study(study, space).history()
+    study = _open_to_read(folder, space, storage)
+    return History() if study is None else study.history()
 
 
-@contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """Holds a run folder for this process; the system frees it when the process ends, however it ends.
-
-    Raises:
-        StudyError: another process holds it.
-    """
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(handle, 32).decode(errors="replace") or "unknown"
-            raise StudyError(
-                f"{folder}: another loracle process (pid {owner}) works on this run; wait for it or stop it"
-            ) from None
-        os.ftruncate(handle, 0)
-        os.write(handle, str(os.getpid()).encode())
-        yield
-    finally:
-        os.close(handle)
+def _open_to_read(folder: Path, space: SearchSpace, storage: str | None) -> Study | None:
+    """What is there now; None: a run whose first record is being written."""
+    opened = open_to_read(folder, storage)
+    name = _study_name(folder, storage)
+    names = {study.study_name for study in opened.ask(opened.optuna.get_all_studies)}
+    if name not in names:
+        if not opened.shared:
+            return None
+        raise StudyError(f"{opened.where}: there is no run {name!r} here; start it with loracle tune")
+    study = opened.ask(lambda: optuna.load_study(storage=opened.optuna, study_name=name))
+    return Study(study, space, opened)
 
 
-class _FileLock(JournalFileOpenLock):
-    """Journal lock that dies with its process; Optuna's own leave a file that blocks for 30 seconds."""
-
-    def __init__(self, journal: Path) -> None:
-        self._path = journal.with_suffix(".log.lock")
-        self._handles: list[int] = []
-
-    def acquire(self) -> bool:
-        handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        self._handles.append(handle)
-        return True
-
-    def release(self) -> None:
-        os.close(self._handles.pop())
+def _refuse_unreadable(folder: Path, space: SearchSpace) -> None:
+    """Raises what opening a journal would, before anything in it is repaired."""
+    study = _open_to_read(folder, space, None) if (folder / "journal.log").exists() else None
+    if study is not None and study.history().trials:
+        known = study.optuna.user_attrs.get(_SPACE_KEY)
+        _require_same(storage_name(folder, None), STUDY_NAME, _SPACE_KEY, known, space.fingerprint)
 
 
-def _storage(path: Path) -> BaseStorage:
-    """The journal, read to its end."""
-    try:
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=_FileLock(path)))
-    except (ValueError, KeyError, TypeError) as error:
-        raise StudyError(
-            f"{path}: the journal is damaged ({error}); restore it or use another output"
-        ) from None
+def _optuna_study(opened: Storage, name: str) -> optuna.Study:
+    """The study of this name, made where there is none; opening one that is there writes nothing."""
+    make = functools.partial(optuna.create_study, direction="maximize", load_if_exists=True)
+    known = {study.study_name for study in opened.ask(opened.optuna.get_all_studies)}
+    open_it = optuna.load_study if name in known else make
+    return opened.ask(lambda: open_it(storage=opened.optuna, study_name=name))
 
 
-def _drop_unfinished_line(path: Path) -> None:
-    if not path.exists():
+def _study_name(folder: Path, storage: str | None) -> str:
+    return STUDY_NAME if storage is None else f"{STUDY_NAME}:{folder.name}"
+
+
+def _require_same(where: str, name: str, key: str, known: Any, now: Any) -> None:
+    if known == now:
         return
-    with path.open("rb+") as file:
-        content = file.read()
-        if content and not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
+    if key == _SPACE_KEY:
+        raise StudyError(
+            f"{where}: this run searched another space (fingerprint {known}, now {now}); undo the change or "
+            "use another output"
+        )
+    known = known if isinstance(known, dict) else {}
+    first = next(key for key in sorted(known.keys() | now.keys()) if known.get(key) != now.get(key))
+    raise StudyError(
+        f"{where}: the run {name!r} was begun with {first}={known.get(first)!r}, here it is "
+        f"{now.get(first)!r}; their trials would not compare. Undo the change or give the "
+        "output another name"
+    )
+
+
+def _taken(trials: tuple[Trial, ...], index: int, budget: int | None) -> bool:
+    count = [trial for trial in trials if not trial.interrupted]
+    return any(trial.index == index for trial in count) or (budget is not None and len(count) >= budget)
+
+
+def _interrupted(reason: str) -> Outcome:
+    return Outcome(None, failure=Failure(FailureKind.INTERRUPTED, reason))
 
 
 def _distribution(knob: Knob) -> BaseDistribution:
@@ -212,10 +351,13 @@ def _to_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def _from_json(value: float | None, content: dict[str, Any]) -> Outcome:
-    failure = content["failure"]
+    """Raises one of many exceptions where `content` is not what `_to_json` made."""
+    failure, metrics = content["failure"], content["metrics"]
     return Outcome(
         value if failure is None else None,
-        content["metrics"],
-        content["seconds"],
-        Failure(FailureKind(failure["kind"]), failure["message"], failure["traceback"]) if failure else None,
+        {str(name): float(number) for name, number in metrics.items()},
+        float(content["seconds"]),
+        Failure(FailureKind(failure["kind"]), str(failure["message"]), str(failure["traceback"]))
+        if failure
+        else None,
     )

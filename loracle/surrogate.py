@@ -71,10 +71,15 @@ class SurrogateSettings:
 
 @dataclass(frozen=True)
 class Belief:
-    """Mean and standard deviation of the latent score at each candidate, transformed units; (N,) each."""
+    """Mean and standard deviation of the latent score at each candidate, transformed units; (N,) each.
+
+    Attributes:
+        caution: factor on `sd` with which intervals hold as many new values as they say.
+    """
 
     mean: Tensor
     sd: Tensor
+    caution: float = 1.0
 
 
 @dataclass(frozen=True)

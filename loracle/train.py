@@ -7,9 +7,9 @@ by their number in the whole effective batch, so micro-batches change memory and
 from __future__ import annotations
 
 import difflib
-import gc
 import math
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +28,9 @@ from torch.nn.utils import clip_grad_norm_
 from loracle.config import TrainingConfig
 from loracle.data import Encoded
 from loracle.errors import ConfigError, ModelError
+from loracle.meter import meter_of, release
 from loracle.model import Base, collate, counted_logits, weights_fingerprint
+from loracle.outcomes import TAIL, out_of_memory_text
 from loracle.space import Value
 from loracle.trial import Failure, FailureKind
 
@@ -148,7 +150,8 @@ class Trained:
     Attributes:
         model: the PEFT model.
         steps, tokens, seconds: of the loop; tokens without padding, wall-clock time.
-        peak_memory: bytes allocated at most on a CUDA device, else None.
+        peak_memory: bytes in use at most during the loop, the base model included, as `meter.py` counts them;
+            None where the device or the system does not tell.
         start: the adapter's tensors before training, kept for PiSSA alone.
     """
 
@@ -210,18 +213,20 @@ def out_of_memory(error: BaseException) -> Failure | None:
     """The failure that an exception stands for, if it says that memory ran out."""
     text = str(error) or "no memory left"
     exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    if not exhausted and not any(s in text for s in ("out of memory", "can't allocate memory")):
+    if not exhausted and not out_of_memory_text(text):
         return None
     line = text.splitlines()[0]
-    return Failure(FailureKind.OUT_OF_MEMORY, f"{line} (lower training.micro_batch or data.max_length)")
+    tail = "".join(traceback.format_exception(error))[-TAIL:]
+    return Failure(FailureKind.OUT_OF_MEMORY, line, tail)
 
 
 def _fit(
     base: Base, model: Any, encoded: Encoded, plan: Plan, seed: int, progress: Progress | None
 ) -> Trained:
     began = time.perf_counter()
-    if base.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(base.device)
+    meter = meter_of(base.device)
+    if meter is not None:
+        meter.restart()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=plan.learning_rate, weight_decay=plan.settings.weight_decay, fused=True
@@ -233,7 +238,7 @@ def _fit(
         rate = plan.rate(number)
         optimizer.param_groups[0]["lr"] = rate
         chosen = order[number * plan.batch_size : (number + 1) * plan.batch_size]
-        loss_sum = _accumulate(base, encoded, chosen, plan.settings.micro_batch)
+        loss_sum = _accumulate(base, encoded, chosen, plan.settings.largest_micro_batch)
         norm = clip_grad_norm_(parameters, plan.settings.max_gradient_norm)
         loss, gradient_norm = torch.stack([loss_sum, norm.to(loss_sum)]).tolist()  # one synchronisation
         steps.append(Step(number + 1, plan.steps, loss, rate, gradient_norm))
@@ -248,7 +253,7 @@ def _fit(
         steps=tuple(steps),
         tokens=int(encoded.lengths[order].sum()),
         seconds=time.perf_counter() - began,
-        peak_memory=torch.cuda.max_memory_allocated(base.device) if base.device.type == "cuda" else None,
+        peak_memory=None if meter is None else meter.peak(),
     )
 
 
@@ -299,6 +304,13 @@ def _diverged(step: Step, what: str) -> None:
 
 
 @contextmanager
+def adapted(base: Base, plan: Plan) -> Iterator[Any]:
+    """Lends the model with a new, untrained adapter to the `with` block."""
+    with _restored(base, plan.settings):
+        yield _attach(base, plan)
+
+
+@contextmanager
 def _restored(base: Base, settings: TrainingConfig) -> Iterator[None]:
     """Takes any adapter off at the end; then the base is as before, to the bit, or an error says so."""
     before = _structure(base.model)
@@ -314,9 +326,7 @@ def _restored(base: Base, settings: TrainingConfig) -> Iterator[None]:
         if settings.gradient_checkpointing:
             _checkpointing(base.model, "disable")()
         base.model.eval()
-        if base.device.type != "cpu":
-            gc.collect()
-            torch.get_device_module(base.device).empty_cache()
+        release(base.device)
         if _structure(base.model) != before or weights_fingerprint(base.model) != base.fingerprint:
             raise ModelError(
                 f"the weights of {base.name} changed during a training, so later ones would not be "

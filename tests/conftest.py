@@ -139,6 +139,7 @@ def run_config(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
             "scoring": {"metric": "loss"},
             "language": {"model": "none"},
             "search": {"trials": 5, "seed": 3},
+            "execution": {"workers": 0},  # isolated workers have tests of their own
         }
         for key, value in changes.items():
             content[key] = content.get(key, {}) | value if isinstance(value, dict) else value

@@ -5,8 +5,8 @@ import io
 from rich.console import Console
 
 from loracle.display import Display
+from loracle.events import PhaseStarted, Step, TrialFinished, TrialStarted
 from loracle.trial import Failure, FailureKind, Outcome, Trial
-from loracle.tune import PhaseStarted, Step, TrialFinished, TrialStarted
 
 CONFIG = {"rank": 8, "alpha_ratio": 2, "alpha": 16, "learning_rate": 2e-4}
 
@@ -17,12 +17,12 @@ def shown(terminal: bool) -> str:
     failed = Trial(1, 2, Outcome(None, seconds=1.0, failure=Failure(FailureKind.DIVERGED, "NaN")))
     with Display("exact_match", Console(file=out, force_terminal=terminal, width=160)) as display:
         display.show(PhaseStarted("searching"))
-        display.show(TrialStarted(0, 30, CONFIG))
-        display.show(Step(3, 10, 1.25))
+        display.show(TrialStarted(0, 30, CONFIG, 0))
+        display.show(Step(3, 10, 1.25, 0))
         display.show(TrialFinished(first, CONFIG, first, 1, 30, 87.0))
-        display.show(TrialStarted(1, 30, CONFIG))
+        display.show(TrialStarted(1, 30, CONFIG, 1))
         display.show(TrialFinished(failed, CONFIG, first, 2, 30, 6000.0))
-        display.show(TrialStarted(2, 30, CONFIG))
+        display.show(TrialStarted(2, 30, CONFIG, 2))
     return out.getvalue()
 
 
@@ -41,3 +41,28 @@ def test_a_terminal_shows_a_bar_with_the_time_left() -> None:
     text = shown(terminal=True)
     assert "trial 3/30" in text
     assert "about 1.7 h left" in text
+
+
+def test_trials_that_run_at_the_same_time_have_a_bar_each() -> None:
+    out = io.StringIO()
+    with Display("loss", Console(file=out, force_terminal=True, width=160)) as display:
+        display.show(PhaseStarted("searching"))
+        for number in (7, 8):
+            display.show(TrialStarted(number, 30, CONFIG, number))
+        display.show(Step(3, 10, 1.25, 8))
+        display.show(Step(4, 10, 2.5, 7))
+        both = display._progress.get_renderable()
+        text = Console(file=io.StringIO(), record=True, width=160)
+        text.print(both)
+        lines = text.export_text().splitlines()
+        assert ["trial 8/30" in lines[0], "4/10" in lines[0], "loss 2.500" in lines[0]] == [True] * 3
+        assert ["trial 9/30" in lines[1], "3/10" in lines[1], "loss 1.250" in lines[1]] == [True] * 3
+        display.show(PhaseStarted("training the winner", -1))
+        display.show(PhaseStarted("training the standard settings", -2))
+        display.show(Step(5, 10, 0.5, -2))
+        display.show(Step(6, 10, 0.25, -1))
+        text.print(display._progress.get_renderable())
+        shown = text.export_text()
+    assert "trial" not in shown.split("training", 1)[1]
+    assert "training the winner" in shown
+    assert "training the standard settings" in shown

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from loracle import objective
 from loracle.config import load_config
-from loracle.doctor import Check, estimate_memory, examine
-from loracle.objective import TrainingObjective
-from loracle.tune import search_space
+from loracle.doctor import Check, examine
+from loracle.memory import MemoryModel
 
 
 def states(checks: list[Check]) -> dict[str, str]:
@@ -49,14 +53,42 @@ def test_long_prompts_are_bad(run_config: Callable[..., Path]) -> None:
     assert next(check for check in found if check.name == "prompts").state == "bad"
 
 
-def test_memory_grows_with_rank_batch_and_length(run_config: Callable[..., Path]) -> None:
-    config = load_config(run_config())
-    objective = TrainingObjective.from_config(config)
-    space = search_space(config, objective.n_proxy)
-    small = estimate_memory(config, objective.base, space)
-    training = config.training.model_copy(update={"micro_batch": 64})
-    assert estimate_memory(config.model_copy(update={"training": training}), objective.base, space) > small
-    checkpointed = config.training.model_copy(update={"gradient_checkpointing": True})
-    assert (
-        estimate_memory(config.model_copy(update={"training": checkpointed}), objective.base, space) < small
-    )
+# -- memory -----------------------------------------------------------------------------------------
+
+
+def test_memory_is_said_in_a_line(run_config: Callable[..., Path]) -> None:
+    checks = {check.name: check for check in examine(load_config(run_config()))}
+    assert checks["memory"].state == "ok"
+    for part in ("smallest config", "standard", "largest", "GiB to use", "micro-batches of"):
+        assert part in checks["memory"].text
+    assert "left out" not in checks
+
+
+def with_room(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """Lets the machine have this share of the memory that the largest trial needs at least."""
+    build = objective.build_memory_model
+
+    def smaller(*args: Any, **kwargs: Any) -> MemoryModel:
+        model = build(*args, **kwargs)
+        return replace(model, room=share * model.predict({"rank": 8, "dropout": 0.1}, 1))
+
+    monkeypatch.setattr(objective, "build_memory_model", smaller)
+
+
+def test_what_cannot_fit_is_counted_with_its_reason(
+    run_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_room(monkeypatch, 0.999)
+    checks = {check.name: check for check in examine(load_config(run_config()))}
+    assert "12 of 72 candidates are left out: rank 8 and above" in checks["left out"].text
+    assert checks["memory"].state == "note"
+    assert "the standard config does not fit" in checks["memory"].text
+
+
+def test_a_machine_that_is_too_small_is_bad(
+    run_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_room(monkeypatch, 0.01)
+    *_, last = examine(load_config(run_config()))
+    assert (last.name, last.state) == ("input", "bad")
+    assert last.text.startswith("no candidate fits into memory: 72 of 72")

@@ -59,7 +59,8 @@ def test_belief_is_the_textbook_mixture_of_the_members_posteriors(settings: Ense
         mean, second = mean + weight * m, second + weight * (v + m**2)
     belief = ensemble.belief()
     torch.testing.assert_close(belief.mean, mean, rtol=0, atol=1e-8)
-    torch.testing.assert_close(belief.sd.square(), 1.3**2 * (second - mean**2), rtol=0, atol=1e-8)
+    torch.testing.assert_close(belief.sd.square(), second - mean**2, rtol=0, atol=1e-8)
+    assert belief.caution == 1.3
 
 
 def test_before_any_trial_the_belief_is_the_prior() -> None:

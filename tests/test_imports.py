@@ -18,9 +18,31 @@ SEARCH = {
     *("language", "trie", "features", "surrogate", "acquisition", "optimizer", "sampler", "prompt"),
     *("prior", "ensemble"),
 }
-WORK = {"data", "model", "train", "metrics", "objective", "workers"}
-SHARED = {"errors", "trial", "space", "config", "device", "__init__"}  # `__init__` holds the version
-LIGHT = {"errors", "trial", "space", "config", "prompt"}
+WORK = {
+    *("data", "model", "train", "metrics", "objective", "external", "printed", "outcomes", "guard"),
+    *("workers", "process", "worker_process", "ray_workers", "memory", "footprint", "meter"),
+}
+SHARED = {
+    "errors",
+    "trial",
+    "space",
+    "command",
+    "config",
+    "device",
+    "__init__",
+}  # `__init__` holds the version
+LIGHT = {
+    "errors",
+    "trial",
+    "space",
+    "command",
+    "config",
+    "prompt",
+    "outcomes",
+    "printed",
+    "guard",
+    "external",
+}
 HEAVY = {"torch", "transformers", "optuna", "peft", "gpytorch", "botorch", "accelerate", "matplotlib"}
 
 

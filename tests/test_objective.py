@@ -13,21 +13,17 @@ from conftest import copy_rows, save_tiny_model
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from loracle import metrics, outcomes
 from loracle import objective as work
+from loracle import train as training
 from loracle.config import RunConfig
 from loracle.errors import ConfigError, DataError, ModelError, SpaceError
 from loracle.metrics import score
-from loracle.model import weights_fingerprint
-from loracle.objective import (
-    Objective,
-    TableObjective,
-    TrainingObjective,
-    read_items,
-    read_outcome,
-    write_atomically,
-)
+from loracle.model import Base, Batch, counted_logits, weights_fingerprint
+from loracle.objective import Objective, TableObjective, TrainingObjective
+from loracle.outcomes import read_items, read_outcome, write_atomically
 from loracle.space import Knob, SearchSpace
-from loracle.trial import Failure, FailureKind
+from loracle.trial import Failure, FailureKind, Outcome
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 Make = Callable[..., TrainingObjective]
@@ -48,6 +44,11 @@ def make(tiny_model: Path, write_rows: Write) -> Make:
         )
 
     return build
+
+
+def quality(outcome: Outcome) -> dict[str, float]:
+    """All metrics but those of memory, which the system counts."""
+    return {name: value for name, value in outcome.metrics.items() if not name.endswith("_bytes")}
 
 
 def test_sizes_and_attributes(make: Make) -> None:
@@ -99,7 +100,7 @@ def test_values_do_not_depend_on_what_ran_before(make: Make, tmp_path: Path) -> 
     again = objective.run(CONFIG, seed=0, folder=tmp_path / "c")
     fresh = make().run(CONFIG, seed=0, folder=tmp_path / "d")
     assert first.value == again.value == fresh.value
-    assert first.metrics == again.metrics == fresh.metrics
+    assert quality(first) == quality(again) == quality(fresh)
     assert (tmp_path / "a" / "items.jsonl").read_text() == (tmp_path / "d" / "items.jsonl").read_text()
 
 
@@ -182,7 +183,7 @@ def test_a_score_that_is_not_a_number_is_divergence(make: Make, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), FailureKind.OUT_OF_MEMORY, "micro_batch"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), FailureKind.OUT_OF_MEMORY, "rank 8"),
         (RuntimeError("MPS backend out of memory"), FailureKind.OUT_OF_MEMORY, "MPS backend"),
         (MemoryError(), FailureKind.OUT_OF_MEMORY, "no memory left"),
         (ZeroDivisionError("by zero"), FailureKind.CRASHED, "ZeroDivisionError: by zero"),
@@ -205,9 +206,132 @@ def test_what_goes_wrong_is_typed(
     assert outcome.failure is not None
     assert outcome.failure.kind == kind
     assert message in outcome.failure.message
-    if kind == FailureKind.CRASHED:
-        assert "in fail" in outcome.failure.traceback_tail
+    assert "in fail" in outcome.failure.traceback_tail
     assert weights_fingerprint(objective.base.model) == objective.base.fingerprint
+
+
+# -- out of memory ----------------------------------------------------------------------------------
+
+
+def limited(
+    monkeypatch: pytest.MonkeyPatch, limit: int, name: str = "counted_logits"
+) -> list[tuple[int, bool]]:
+    """Lets the model take no more than `limit` sequences at a time; returns what was tried."""
+    tried = []
+
+    def guard(base: Base, batch: Batch) -> torch.Tensor:
+        tried.append((len(batch.inputs), torch.is_grad_enabled()))
+        if len(batch.inputs) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return counted_logits(base, batch)
+
+    monkeypatch.setattr(training if name == "counted_logits" else metrics, "counted_logits", guard)
+    return tried
+
+
+def test_out_of_memory_is_tried_again_in_smaller_parts(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = make()
+    config = CONFIG | {"dropout": 0.0}
+    expected = objective.run(config, seed=0, folder=tmp_path / "a")
+    assert expected.metrics["micro_batch"] == 8
+    assert "attempts" not in expected.metrics
+    limited(monkeypatch, 4)
+    outcome = objective.run(config, seed=0, folder=tmp_path / "b")
+    assert outcome.value == pytest.approx(expected.value, rel=1e-5)
+    assert outcome.metrics["micro_batch"] == 4
+    assert outcome.metrics["attempts"] == 2
+    first = json.loads((tmp_path / "b" / "attempt-1.json").read_text())
+    assert first["metrics"]["micro_batch"] == 8
+    assert first["failure"]["kind"] == "out_of_memory"
+    assert "in guard" in first["failure"]["traceback_tail"]
+    assert not (tmp_path / "a" / "attempt-1.json").exists()
+
+
+def test_the_next_trial_does_not_run_into_the_same_wall(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = make(output=tmp_path / "run")
+    limited(monkeypatch, 4)
+    objective.run(CONFIG, seed=0, folder=tmp_path / "run" / "trials" / "0000")
+    larger = CONFIG | {"rank": 16}
+    again = objective.run(larger, seed=0, folder=tmp_path / "run" / "trials" / "0001")
+    assert again.metrics["micro_batch"] == 4
+    assert "attempts" not in again.metrics
+    fresh = make(output=tmp_path / "run").run(larger, seed=0, folder=tmp_path / "elsewhere")  # a new worker
+    assert fresh.metrics["micro_batch"] == 4
+    assert quality(fresh) == quality(again)
+
+
+def test_out_of_memory_twice_is_a_failure_that_says_what_was_tried(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = make(training={"micro_batch": 8})
+    tried = limited(monkeypatch, 2)
+    outcome = objective.run(CONFIG, seed=0, folder=tmp_path)
+    assert [size for size, _ in tried] == [8, 4]
+    assert outcome.failure is not None
+    assert outcome.failure.kind == FailureKind.OUT_OF_MEMORY
+    assert "rank 8, batch 16, micro-batch 8 and then 4" in outcome.failure.message
+    assert "in guard" in outcome.failure.traceback_tail
+    assert outcome.metrics["micro_batch"] == 4
+    assert read_outcome(tmp_path, CONFIG) == outcome
+    assert weights_fingerprint(objective.base.model) == objective.base.fingerprint
+
+
+def test_scoring_goes_on_in_smaller_batches_without_training_again(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = make()
+    expected = objective.run(CONFIG, seed=0, folder=tmp_path / "a")
+    tried = limited(monkeypatch, 3, "score")
+    steps: list[int] = []
+    outcome = objective.run(
+        CONFIG, seed=0, folder=tmp_path / "b", progress=lambda step, *_: steps.append(step)
+    )
+    assert [size for size, _ in tried] == [10, 10, 10, 8, 4, 2, 2, 2, 2, 2]
+    assert steps == [1, 2]
+    assert outcome.value == pytest.approx(expected.value, rel=1e-5)
+
+
+SHORTAGE = """
+import resource, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from loracle.config import RunConfig
+from loracle.objective import TrainingObjective
+objective = TrainingObjective.from_config(RunConfig.model_validate_json(sys.argv[1]))
+objective.memory
+config = {"rank": 4, "alpha": 8, "batch_size": 16, "learning_rate": 1e-3}
+for name in ("plenty", "little"):
+    outcome = objective.run(config, seed=0, folder=Path(sys.argv[2]) / name)
+    print(outcome.value, outcome.metrics["micro_batch"], outcome.metrics.get("attempts"))
+    if name == "little":
+        break
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + int(sys.argv[3])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits the address space as Linux does")
+def test_a_real_shortage_gives_the_same_result(tmp_path: Path, write_rows: Write) -> None:
+    """The logits of 16 sequences take 490 MB here, those of 8 half of it; the limit is between."""
+    rows = [{"prompt": "x", "completion": "ab" * 10 + f"{i:03}"} for i in range(60)]
+    folder = save_tiny_model(tmp_path / "m", vocab_size=80_000)
+    config = run_config(
+        folder, write_rows("t.jsonl", rows), data={"proxy_minimum": 16}, training={"micro_batch": 16}
+    )
+    command = [sys.executable, "-c", SHORTAGE, config.model_dump_json(), str(tmp_path), str(390_000_000)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    plenty, little = (line.split() for line in done.stdout.splitlines())
+    assert float(little[0]) == pytest.approx(float(plenty[0]), rel=1e-5)
+    assert plenty[1:] == ["16.0", "None"]
+    assert little[1:] == ["8.0", "2.0"]
+    first = json.loads((tmp_path / "little" / "attempt-1.json").read_text())
+    assert "can't allocate memory" in first["failure"]["message"]
 
 
 def test_an_interrupt_passes_through(make: Make, tmp_path: Path) -> None:
@@ -277,7 +401,7 @@ def test_files_are_whole_or_absent(tmp_path: Path) -> None:
 
 def test_items_survive_odd_line_ends(tmp_path: Path) -> None:
     items = [{"index": 0, "prediction": "a\u2028b\x85c\nd"}]
-    write_atomically(tmp_path / "items.jsonl", "".join(work._json(item, None) for item in items))
+    write_atomically(tmp_path / "items.jsonl", "".join(outcomes.as_json(item, None) for item in items))
     assert read_items(tmp_path) == items
 
 

@@ -10,9 +10,9 @@ from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from loracle.config import load_config
 from loracle.errors import ConfigError, StudyError
+from loracle.events import Event, PhaseStarted
 from loracle.proxy import COEFFICIENTS, check_proxy, correlate, parse_fractions, spread_configs
 from loracle.space import Knob, SearchSpace, default_space
-from loracle.tune import Event, PhaseStarted
 
 
 def test_fractions_are_parsed_or_refused() -> None:

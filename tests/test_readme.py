@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
@@ -59,9 +60,10 @@ def test_the_configuration_page_names_every_setting() -> None:
     def names(section: type[BaseModel]) -> set[str]:
         found = set()
         for name, field in section.model_fields.items():
-            found.add(name)
-            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                found |= names(field.annotation)
+            found.add(field.alias or name)
+            for kind in (field.annotation, *get_args(field.annotation)):  # get_args: of `X | None`
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    found |= names(kind)
         return found
 
     missing = [name for name in names(RunConfig) | names(KnobConfig) if f"`{name}`" not in page]

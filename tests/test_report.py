@@ -78,6 +78,13 @@ def test_report_says_what_was_found_and_how() -> None:
     assert "running" in text
 
 
+def test_report_says_what_is_known_about_memory() -> None:
+    found = comparison(Outcome(-0.9), Outcome(-1.0))
+    memory = ["predicted peaks 1.20 GiB", "12 of 72 candidates are left out"]
+    text = report_text(CONFIG, SPACE, HISTORY, found, "done", memory)
+    assert "\n- Predicted peaks 1.20 GiB.\n- 12 of 72 candidates are left out.\n" in text
+
+
 def test_failed_finals_are_named_and_not_compared() -> None:
     failed = Comparison(SPACE.config(1), SPACE.config(2), Outcome(None, failure=NAN), Outcome(0.5))
     assert paired(failed, "loss") == ""
@@ -97,6 +104,12 @@ def test_recipe_keeps_the_effective_batch_and_knobs_override_settings() -> None:
     assert sizes["per_device_train_batch_size"] * sizes["gradient_accumulation_steps"] == 20
     assert sizes["num_train_epochs"] == 2
     assert found["lora"] | {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0} == found["lora"]
+
+
+def test_recipe_states_the_micro_batch_that_was_used() -> None:
+    winner = {"rank": 8, "alpha": 16, "batch_size": 32, "learning_rate": 1e-4}
+    assert recipe(CONFIG, winner)["training"]["per_device_train_batch_size"] == 8
+    assert recipe(CONFIG, winner, 2)["training"]["gradient_accumulation_steps"] == 16
 
 
 @pytest.mark.parametrize("history", [HISTORY, History((Trial(0, 900, Outcome(None, failure=NAN)),))])

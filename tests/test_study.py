@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+import resource
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -18,10 +23,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from loracle import storage
 from loracle.errors import StudyError
 from loracle.sampler import history_of
 from loracle.space import Knob, SearchSpace, default_space, paper_space
-from loracle.study import Study, open_study, read_history, run_lock
+from loracle.storage import run_lock
+from loracle.study import Study, _taken, open_study, read_history
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -93,8 +100,10 @@ def test_every_config_of_a_space_can_be_recorded(space: SearchSpace, tmp_path: P
 def test_a_finished_trial_is_not_finished_twice(tmp_path: Path) -> None:
     study = reopened(tmp_path)
     study.finish(study.start(0), Outcome(0.5))
-    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
-        study.finish(0, Outcome(0.6))
+    assert not study.finish(0, Outcome(0.6))
+    assert not study.finish(0, failed(FailureKind.CRASHED))
+    assert study.history() == History((Trial(0, 0, Outcome(0.5)),))
+    assert reopened(tmp_path).history() == study.history()
 
 
 # -- taking over --------------------------------------------------------------------------------------
@@ -164,18 +173,93 @@ def test_every_prefix_of_the_journal_can_be_continued(tmp_path: Path) -> None:
         assert reopened(tmp_path).history().trials[-1].index == 5
 
 
-@pytest.mark.parametrize("damage", [b"nonsense\n", b"\x00\x00\x00\n", b"{}\n", b"[1]\n"])
-def test_damage_elsewhere_is_one_clear_line(damage: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(b"nonsense\n", b"\x00\x00\x00\n", b"\n", b"{}\n", b"[1]\n", b"[" * 100_000 + b"\n"),
+        b'{"op_code":6,"worker_id":"","trial_id":7,"state":1,"values":[0.1]}\n',
+        b'{"op_code":8,"worker_id":"","study_id":1,"user_attr":{"a":1}}\n',
+        b'{"op_code":99,"worker_id":"","study_id":0}\n',
+    ],
+)
+def test_damage_elsewhere_is_one_clear_line_and_changes_nothing(damage: bytes, tmp_path: Path) -> None:
     study = reopened(tmp_path)
     study.finish(study.start(3), Outcome(0.5))
     journal = tmp_path / "journal.log"
     lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([*lines[:2], damage, *lines[2:]]))
+    damaged = b"".join([*lines[:4], damage, *lines[4:], b'{"cut off'])
+    journal.write_bytes(damaged)
     for opens in (open_study, read_history):
-        with pytest.raises(StudyError, match=r"journal\.log: the journal is damaged") as error:
+        with pytest.raises(StudyError) as error:
             opens(tmp_path, SPACE)
-        assert "\n" not in str(error.value)
-        assert "use another output" in str(error.value)
+        assert str(error.value) == f"{journal}:5: the journal is damaged; restore it or use another output"
+    assert journal.read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    ("written", "instead", "says"),
+    [
+        ('"loracle:index":3', '"loracle:index":30', "trial 0 of this run is damaged"),  # another config
+        ('"loracle:index":3', '"loracle:index":3000', "trial 0 of this run is damaged"),
+        ('"loracle:index":3', '"loracle:index":"a"', "trial 0 of this run is damaged"),
+        ('"seconds":1.5', '"seconds":"a"', "trial 0 of this run is damaged"),
+        ('"metrics":{', '"metrics":7,"m":{', "trial 0 of this run is damaged"),
+        ('"values":[0.5]', '"values":["a"]', "trial 0 of this run is damaged"),
+        ('"values":[0.5]', '"values":[NaN]', "trial 0 of this run is damaged"),
+        ('"values":[0.5]', '"values":[0.5, 0.6]', "trial 0 of this run is damaged"),
+        ('"values":[0.5]', '"values":null', "trial 0 of this run is damaged"),
+        ('"study_name":"loracle"', '"study_name":"lor"', "journal.log:1: the journal is damaged"),
+        ('"loracle:space"', '"loracle:spbce"', "this run searched another space (fingerprint None"),
+    ],
+)
+def test_a_record_that_says_something_else_is_refused(
+    written: str, instead: str, says: str, tmp_path: Path
+) -> None:
+    study = reopened(tmp_path)
+    study.finish(study.start(3), Outcome(0.5, {"loss": 0.25}, 1.5))
+    journal = tmp_path / "journal.log"
+    damaged = journal.read_text().replace(written, instead, 1)
+    assert damaged != journal.read_text()
+    journal.write_text(damaged)
+    with pytest.raises(StudyError) as error:
+        reopened(tmp_path).history()
+    assert says in str(error.value)
+    assert journal.read_text() == damaged
+
+
+def test_a_journal_of_an_earlier_version_is_continued(tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).parent / "journals" / "version-0.1.0.log", tmp_path / "journal.log")
+    study = reopened(tmp_path)
+    left = Failure(FailureKind.INTERRUPTED, "the process ended during the trial")
+    nan = Failure(FailureKind.DIVERGED, "the loss is nan", "Traceback")
+    assert study.history().trials == (
+        Trial(0, 3, Outcome(0.5, {"loss": 0.25}, 1.5)),
+        Trial(1, 4, Outcome(None, {}, 2.0, nan)),
+        Trial(2, 5, Outcome(None, failure=left)),
+        Trial(3, 5),
+    )
+    assert study.take_over() == [5]
+
+
+def test_a_full_disk_loses_nothing_that_was_finished(tmp_path: Path) -> None:
+    study = reopened(tmp_path)
+    study.finish(study.start(3), Outcome(0.5))
+    before, journal = study.history(), tmp_path / "journal.log"
+    size = journal.stat().st_size
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, allowed[1]))  # room for a part of a record
+    try:
+        with pytest.raises(
+            StudyError, match=r"journal\.log: File too large; nothing that was finished is lost"
+        ):
+            study.start(4)
+        assert journal.stat().st_size == size + 100
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert study.start(4) == 1  # the very same process may go on, too
+    assert reopened(tmp_path).history() == History((*before.trials, Trial(1, 4)))
 
 
 def test_a_run_can_be_read_while_another_process_writes(tmp_path: Path) -> None:
@@ -206,8 +290,176 @@ def test_another_space_is_refused(tmp_path: Path) -> None:
 def test_trials_of_another_program_are_refused(tmp_path: Path) -> None:
     study = reopened(tmp_path)
     study.optuna.add_trial(optuna.create_trial(value=1.0))
-    with pytest.raises(StudyError, match="trial 0 of this run was written by another program"):
+    with pytest.raises(StudyError, match="trial 0 of this run is damaged or was written by another prog"):
         study.history()
+
+
+# -- many processes ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(storage, "BEAT_SECONDS", 1)
+    monkeypatch.setattr(storage, "GRACE_SECONDS", 3)
+    return f"sqlite:///{tmp_path}/trials.db"
+
+
+def test_of_processes_that_take_one_config_the_first_keeps_it(tmp_path: Path, database: str) -> None:
+    with open_study(tmp_path, SPACE, database) as one, open_study(tmp_path, SPACE, database) as two:
+        assert one.shared
+        assert one.claim(3) == 0
+        assert two.claim(3) is None
+        assert len(one.history().trials) == 1  # and it left no trace
+        assert two.claim(4) == 1
+        # At the very same time: both have looked, and both start.
+        assert (one.start(5), two.start(5)) == (2, 3)
+        assert _taken(two.history().trials[:3], 5, None)
+        assert not _taken(one.history().trials[:2], 5, None)
+
+
+def test_a_budget_holds_for_all_processes_together(tmp_path: Path, database: str) -> None:
+    with open_study(tmp_path, SPACE, database) as one, open_study(tmp_path, SPACE, database) as two:
+        assert one.claim(3, budget=2) == 0
+        assert two.claim(4, budget=2) == 1
+        assert one.claim(5, budget=2) is None
+        two.finish(1, Outcome(None, failure=Failure(FailureKind.INTERRUPTED, "stopped by the user")))
+        assert one.take_over() == [4]
+        assert one.claim(4, budget=2) == 2
+
+
+RACE = """
+import sys
+from pathlib import Path
+from loracle.space import paper_space
+from loracle.study import open_study
+from loracle.trial import Outcome
+with open_study(Path(sys.argv[1]), paper_space(), sys.argv[2]) as study:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for index in range(6):
+        number = study.claim(index)
+        if number is not None:
+            study.finish(number, Outcome(float(index)))
+"""
+
+
+def test_racing_processes_train_each_config_once(tmp_path: Path, database: str) -> None:
+    command = [sys.executable, "-c", RACE, str(tmp_path), database]
+    racers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    for racer in racers:  # they also made the tables at the same time
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        racer.communicate("go\n", timeout=60)
+        assert racer.returncode == 0
+    trials = read_history(tmp_path, paper_space(), database).trials
+    assert sorted(trial.index for trial in trials if not trial.interrupted) == list(range(6))
+    assert all(trial.outcome is not None for trial in trials)
+    with open_study(tmp_path, paper_space(), database) as study:
+        assert study.take_over() == []  # who came too late does not count
+
+
+def test_a_silent_process_is_taken_over_and_its_result_refused(tmp_path: Path, database: str) -> None:
+    with open_study(tmp_path, SPACE, database) as one, open_study(tmp_path, SPACE, database) as two:
+        number = one.claim(3)
+        assert number == 0
+        time.sleep(4)
+        assert two.take_over() == []  # it shows life
+        one.close()
+        end = time.monotonic() + 15
+        while not (again := two.take_over()) and time.monotonic() < end:
+            time.sleep(0.2)
+        assert again == [3]
+        assert not one.finish(number, Outcome(0.5, {"loss": 0.1}))
+        assert two.claim(3) == 1
+        two.finish(1, Outcome(0.5))
+        left = Failure(FailureKind.INTERRUPTED, "the process ended during the trial")
+        expected = History((Trial(0, 3, Outcome(None, failure=left)), Trial(1, 3, Outcome(0.5))))
+        assert one.history() == two.history() == expected
+        assert two.take_over() == []
+
+
+def test_a_process_that_died_before_its_first_sign_is_taken_over(tmp_path: Path, database: str) -> None:
+    with open_study(tmp_path, SPACE, database) as one, open_study(tmp_path, SPACE, database) as two:
+        one.beat = lambda: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            one.start(3)
+        assert two.take_over() == []
+        time.sleep(3.5)
+        assert two.take_over() == [3]
+
+
+def test_an_outage_takes_over_nobody(tmp_path: Path, database: str) -> None:
+    with open_study(tmp_path, SPACE, database) as one, open_study(tmp_path, SPACE, database) as two:
+        one.claim(3)
+        one.close()
+        time.sleep(5)
+        two._storage.last_outage = time.monotonic()  # the others could not show life either
+        assert two.take_over() == []
+        two._storage.last_outage -= 3
+        assert two.take_over() == [3]
+
+
+def test_another_run_of_the_same_name_is_refused(tmp_path: Path, database: str) -> None:
+    with open_study(tmp_path / "run", SPACE, database, settings={"model": "a", "training.epochs": 1.0}):
+        pass
+    with open_study(tmp_path / "run", SPACE, database, settings={"training.epochs": 1.0, "model": "a"}):
+        pass
+    with pytest.raises(StudyError, match=r"run 'loracle:run' was begun with model='a', here it is 'b'"):
+        open_study(tmp_path / "run", SPACE, database, settings={"model": "b", "training.epochs": 1.0})
+    with pytest.raises(StudyError, match="searched another space"):
+        open_study(tmp_path / "run", SearchSpace(SPACE.knobs, ("rank > 4",)), database)
+    with open_study(tmp_path / "other", SPACE, database, settings={"model": "b"}) as other:
+        assert other.history() == History()
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("mysql://host/name", "is no database; give postgresql://user@host/name or sqlite:///file"),
+        ("runs.db", "'runs.db' is no database"),
+        ("sqlite://", "SQLite needs a file"),
+        ("sqlite:///:memory:", "SQLite needs a file"),
+        ("sqlite:////no/such/folder/runs.db", "cannot be used: unable to open database file"),
+        (
+            "postgresql://me:secret@127.0.0.1:1/x",
+            r"me:\*\*\*@127.0.0.1:1/x: the storage cannot be used: conn",
+        ),
+        ("postgresql://me:secret@127.0.0.1:port/x", "the storage cannot be used: invalid literal"),
+        ("postgresql://me:se{cr}et@127.0.0.1:1/x", "the storage cannot be used: connection"),
+    ],
+)
+def test_a_storage_that_cannot_be_reached_is_one_clear_line(url: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=says) as error:
+        open_study(tmp_path, SPACE, url)
+    assert "\n" not in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_reading_makes_no_database(tmp_path: Path, database: str) -> None:
+    with pytest.raises(StudyError, match=r"there is no run here \(no trials\.db\)"):
+        read_history(tmp_path, SPACE, database)
+    assert not (tmp_path / "trials.db").exists()
+    with open_study(tmp_path, SPACE, database):
+        pass
+    assert read_history(tmp_path, SPACE, database) == History()
+    with pytest.raises(StudyError, match="there is no run 'loracle:other' here"):
+        read_history(tmp_path / "other", SPACE, database)
+
+
+def test_nothing_in_a_database_is_a_pickle(tmp_path: Path, database: str) -> None:
+    with open_study(tmp_path, SPACE, database) as study:
+        study.finish(study.start(3), Outcome(0.5, {"loss": 0.25}, 1.5))
+        study.finish(study.start(4), failed(FailureKind.CRASHED))
+    with closing(sqlite3.connect(tmp_path / "trials.db")) as connection:
+        tables = [name for (name,) in connection.execute("select name from sqlite_master where type='table'")]
+        cells = [
+            cell for table in tables for row in connection.execute(f"select * from {table}") for cell in row
+        ]
+    assert len(cells) > 50
+    assert not any(isinstance(cell, bytes) for cell in cells)
 
 
 # -- Optuna reads it ----------------------------------------------------------------------------------
@@ -242,7 +494,7 @@ def test_optuna_alone_reads_the_journal(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from loracle.study import run_lock
+from loracle.storage import run_lock
 with run_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import json
+import gc
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,26 +14,18 @@ from typing import Any
 import pytest
 import yaml
 from peft import AutoPeftModelForCausalLM
+from transformers import LlamaForCausalLM
 
 from loracle.config import RunConfig, load_config
 from loracle.errors import ConfigError, SpaceError, StudyError
+from loracle.events import Event, PhaseStarted, Step, TrialFinished
 from loracle.objective import TableObjective
 from loracle.optimizer import PRESETS
 from loracle.space import Config, Knob, SearchSpace
 from loracle.study import open_study, read_history
-from loracle.trial import Failure, FailureKind, Outcome
-from loracle.tune import (
-    Event,
-    PhaseStarted,
-    Search,
-    Step,
-    TrialFinished,
-    best_of,
-    counted,
-    open_run,
-    run_search,
-    tune,
-)
+from loracle.trial import Failure, FailureKind, Outcome, Trial
+from loracle.tune import Search, best_of, counted, open_run, run_search, tune
+from loracle.workers import Done, InProcess, Job
 
 SPACE = SearchSpace((Knob("rank", (1, 2, 4, 8), "log2"), Knob("learning_rate", (1e-4, 1e-3, 1e-2), "log10")))
 
@@ -95,6 +88,35 @@ def test_the_same_command_adds_trials_and_repeats_none(run_config: Callable[...,
     assert len(after) == len({index for index, _ in after}) == 7
 
 
+def test_isolated_trials_give_the_same_values_and_the_driver_holds_no_model(
+    run_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    plain = load_config(run_config(search={"trials": 3}))
+    tune(plain)
+    held: list[int] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, TrialFinished):
+            held.append(models())
+
+    def models() -> int:
+        gc.collect()
+        return sum(type(thing) is LlamaForCausalLM for thing in gc.get_objects())
+
+    execution = plain.execution.model_copy(update={"workers": 1})
+    isolated = plain.model_copy(update={"output": tmp_path / "isolated", "execution": execution})
+    before = models()
+    result = tune(isolated, listen)
+    assert held == [before] * 3
+    assert finished(isolated.output, isolated) == finished(plain.output, plain)
+    adapters = [
+        (folder / "best" / "adapter_model.safetensors").read_bytes()
+        for folder in (plain.output, isolated.output)
+    ]
+    assert adapters[0] == adapters[1]
+    assert result.comparison.difference is not None
+
+
 @pytest.mark.parametrize("model", ["same", "minilm"])
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_language_models_guide_the_search(run_config: Callable[..., Path], preset: str, model: str) -> None:
@@ -138,7 +160,9 @@ def values() -> dict[int, float | Failure]:
 def search(folder: Path, objective: Any, budget: int) -> str:
     folder.mkdir(exist_ok=True)
     chooser = Search(SPACE, PRESETS["numeric"], None, 0)
-    return run_search(chooser, open_study(folder, SPACE), objective, folder, budget, lambda event: None)
+    return run_search(
+        chooser, open_study(folder, SPACE), InProcess(objective), folder, budget, lambda event: None
+    )
 
 
 def test_stops_when_every_candidate_is_tried(tmp_path: Path) -> None:
@@ -160,11 +184,16 @@ def test_failures_are_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
     assert failures[0].outcome.failure == Failure(FailureKind.DIVERGED, "loss is NaN", "tail")
 
 
-def test_stops_when_every_trial_crashes(tmp_path: Path) -> None:
-    crash = Failure(FailureKind.CRASHED, "ImportError: no module named x")
-    objective = TableObjective(SPACE, dict.fromkeys(range(SPACE.size), crash))
-    with pytest.raises(StudyError, match=r"the last 5 trials crashed.*no module named x"):
+@pytest.mark.parametrize("kind", [FailureKind.CRASHED, FailureKind.LOST])
+def test_stops_when_every_trial_crashes_and_goes_on_when_that_is_mended(
+    tmp_path: Path, kind: FailureKind
+) -> None:
+    failure = Failure(kind, "ImportError: no module named x")
+    objective = TableObjective(SPACE, dict.fromkeys(range(SPACE.size), failure))
+    with pytest.raises(StudyError, match=r"the last 5 trials crashed or were lost.*no module named x"):
         search(tmp_path, objective, 30)
+    search(tmp_path, TableObjective(SPACE, values()), 8)
+    assert len(read_history(tmp_path, SPACE).succeeded) == 3
 
 
 def test_ctrl_c_records_the_trial_and_the_run_continues_with_it(tmp_path: Path) -> None:
@@ -191,6 +220,54 @@ def test_ctrl_c_records_the_trial_and_the_run_continues_with_it(tmp_path: Path) 
     assert kinds == [FailureKind.INTERRUPTED]
 
 
+class Scripted:
+    """Runs several jobs at a time; which one ends next is drawn from a seed."""
+
+    def __init__(self, objective: Any, capacity: int, seed: int) -> None:
+        self.capacity = capacity
+        self._objective, self._chance = objective, random.Random(seed)
+        self.running: list[Job] = []
+        self.most = 0
+
+    def submit(self, job: Job) -> None:
+        assert len(self.running) < self.capacity
+        self.running.append(job)
+        self.most = max(self.most, len(self.running))
+
+    def wait(self, seconds: float, progress: Any) -> list[Done]:
+        job = self.running.pop(self._chance.randrange(len(self.running)))
+        return [Done(job, self._objective.run(job.config, seed=job.seed, folder=job.folder))]
+
+    def close(self) -> None:
+        pass
+
+
+def test_free_room_is_filled_at_once_and_the_order_of_completion_decides(tmp_path: Path) -> None:
+    def run(name: str, seed: int) -> list[Trial]:
+        (tmp_path / name).mkdir()
+        executor = Scripted(TableObjective(SPACE, values()), 3, seed)
+        chooser = Search(SPACE, PRESETS["numeric"], None, 0)
+        ended: list[int] = []
+
+        def listen(event: Event) -> None:
+            if isinstance(event, TrialFinished):
+                ended.append(event.trial.number)
+                assert len(executor.running) == min(2, 10 - event.done)  # the third is chosen now
+
+        with open_study(tmp_path / name, SPACE) as study:
+            run_search(chooser, study, executor, tmp_path / name, 10, listen)
+            history = study.history()
+        assert executor.most == 3
+        assert sorted(ended) == list(range(10))
+        assert len({trial.index for trial in history.trials}) == 10  # what runs is not chosen again
+        return list(history.trials)
+
+    first, again, other = run("a", 1), run("b", 1), run("c", 2)
+    assert first == again
+    assert [trial.index for trial in first[:3]] == [trial.index for trial in other[:3]]
+    assert first != other
+
+
 # -- kill -9 ----------------------------------------------------------------------------------------
 
 
@@ -213,38 +290,25 @@ def kill_when(process: subprocess.Popen[bytes], reached: Callable[[], bool]) -> 
 
 
 def test_kill_9_at_several_moments_changes_nothing(run_config: Callable[..., Path], tmp_path: Path) -> None:
-    path = run_config(search={"trials": 6})
-    undisturbed = tmp_path / "undisturbed"
-    process = start(path, undisturbed)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors.decode()
-
-    killed = tmp_path / "killed"
-    journal = killed / "journal.log"
+    path = run_config(search={"trials": 5}, execution={"workers": 1})
+    config = load_config(path)
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    in_process = config.execution.model_copy(update={"workers": 0})
+    expected = tune(config.model_copy(update={"output": undisturbed, "execution": in_process}))
 
     def records(n: int) -> Callable[[], bool]:
+        journal = killed / "journal.log"
         return lambda: journal.exists() and journal.read_bytes().count(b"\n") >= n
 
     # A trial makes three records: it starts (with its config), it says what it gave, it is finished.
-    moments = [
-        records(3),
-        records(7),
-        records(14),
-        lambda: (killed / "final" / "winner" / "log.txt").exists(),
-    ]
+    moments = [records(6), records(12), lambda: (killed / "final" / "winner" / "log.txt").exists()]
     for moment in moments:
         kill_when(start(path, killed), moment)
-    process = start(path, killed)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors.decode()
+    result = tune(config.model_copy(update={"output": killed}))
 
-    config = load_config(path)
     assert finished(killed, config) == finished(undisturbed, config)
-    outcomes = [
-        json.loads((f / "final" / "winner" / "outcome.json").read_text()) for f in (killed, undisturbed)
-    ]
-    assert outcomes[0]["value"] == outcomes[1]["value"]
-    assert outcomes[0]["config"] == outcomes[1]["config"]
+    assert result.comparison.winner == expected.comparison.winner
+    assert result.comparison.winner_outcome.value == expected.comparison.winner_outcome.value
 
 
 def test_a_second_process_on_the_same_run_is_refused(run_config: Callable[..., Path], tmp_path: Path) -> None:
@@ -255,11 +319,7 @@ def test_a_second_process_on_the_same_run_is_refused(run_config: Callable[..., P
     while not (output / "journal.log").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     first.send_signal(signal.SIGSTOP)  # so that it is not done before the second has begun
-    second = start(path, output)
-    _, errors = second.communicate(timeout=60)
+    with pytest.raises(StudyError, match=rf"another loracle process \(pid {first.pid}\)"):
+        tune(load_config(path))
     first.kill()
     first.communicate()
-    assert second.returncode == 2
-    lines = errors.decode().strip().splitlines()
-    assert len(lines) == 1
-    assert f"another loracle process (pid {first.pid})" in lines[0]

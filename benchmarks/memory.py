@@ -1,0 +1,186 @@
+"""How well peak memory is predicted: against what the allocator gave out, and what the system counted.
+
+    OMP_NUM_THREADS=1 python benchmarks/memory.py --out benchmarks/results/memory.json
+
+Every case trains a random model of a real architecture in a process of its own. `allocated` is the peak of
+the tensors alone, added up from the profiler's record of every allocation: what
+`torch.cuda.max_memory_allocated` is on a GPU. `resident` is the growth of the process in its first training,
+`again` in a second one: these hold what the allocator keeps, and code that is used for the first time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from loracle.config import TrainingConfig
+from loracle.data import Encoded
+from loracle.footprint import Sizes, count_footprint, training_growth, training_tensors
+from loracle.meter import meter_of
+from loracle.model import Base, _has_masked_logits, weights_fingerprint
+from loracle.train import train_adapter
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama": {"vocab_size": 16_000, "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8}
+    | {"num_attention_heads": 6, "num_key_value_heads": 2},
+    "qwen3": {"vocab_size": 64_000, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6}
+    | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64},
+    "gpt2": {"vocab_size": 16_000, "n_embd": 384, "n_layer": 6, "n_head": 6, "n_positions": 1024}
+    | {"bos_token_id": 0, "eos_token_id": 0},
+    "gpt_neox": {"vocab_size": 16_000, "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6}
+    | {"num_attention_heads": 6},
+}
+# Architecture, dtype, rank, micro-batch, tokens, of which in the loss, dropout, changed settings.
+CASES: tuple[tuple[str, str, int, int, int, int, float, dict[str, Any]], ...] = (
+    ("llama", "float32", 8, 4, 256, 32, 0.0, {}),
+    ("llama", "float32", 64, 4, 256, 32, 0.1, {}),
+    ("llama", "float32", 8, 1, 64, 16, 0.0, {}),
+    ("llama", "float32", 8, 8, 256, 32, 0.0, {"gradient_checkpointing": True}),
+    ("llama", "float32", 8, 4, 256, 32, 0.0, {"variant": "dora"}),
+    ("llama", "float32", 8, 4, 256, 32, 0.0, {"variant": "pissa"}),
+    ("llama", "bfloat16", 8, 4, 256, 32, 0.0, {}),
+    ("llama", "bfloat16", 64, 8, 256, 32, 0.1, {"gradient_checkpointing": True}),
+    ("qwen3", "float32", 8, 4, 128, 100, 0.0, {}),
+    ("qwen3", "bfloat16", 16, 8, 128, 64, 0.05, {}),
+    ("gpt2", "float32", 8, 4, 256, 32, 0.0, {}),
+    ("gpt2", "bfloat16", 64, 4, 256, 32, 0.1, {}),
+    ("gpt_neox", "float32", 8, 8, 128, 32, 0.0, {}),
+    ("gpt_neox", "float32", 128, 2, 128, 32, 0.1, {"targets": ["query_key_value"]}),
+)
+
+
+def make_base(kind: str, dtype: str) -> Base:
+    """A random model of that architecture."""
+    transformers.logging.set_verbosity_error()
+    torch.manual_seed(0)
+    options = {"max_position_embeddings": 1024} if kind != "gpt2" else {}
+    config = transformers.AutoConfig.for_model(kind, **SHAPES[kind], **options)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    model.eval().requires_grad_(False)
+    device = torch.device("cpu")
+    masked = _has_masked_logits(model, device)
+    return Base(kind, model, None, device, model.dtype, weights_fingerprint(model), (0,), 0, 1024, masked)
+
+
+def make_data(n: int, length: int, in_loss: int) -> Encoded:
+    """`n` examples of `length` tokens, the last ones in the loss."""
+    counted = np.zeros((n, length), dtype=bool)
+    counted[:, -in_loss:] = True
+    starts = np.arange(n) * length
+    return Encoded(
+        tokens=np.random.default_rng(0).integers(1, 8000, n * length).astype(np.int32),
+        counted=counted.ravel(),
+        starts=starts,
+        ends=starts + length,
+        prompt_lengths=np.full(n, length - in_loss),
+        counts=counted.sum(axis=1),
+        positions=np.arange(n),
+        dropped=0,
+    )
+
+
+def allocated_peak(work: Callable[[], None]) -> int:
+    """Bytes of tensors at the peak of `work` beyond those at its start."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        work()
+    events = []
+    waiting = list(profile.profiler.kineto_results.experimental_event_tree())
+    while waiting:
+        event = waiting.pop()
+        waiting.extend(event.children)
+        if event.tag.name == "Allocation":
+            events.append((event.start_time_ns, event.extra_fields.alloc_size))
+    sizes = [size for _, size in sorted(events)]
+    return int(np.cumsum(sizes).max())
+
+
+def measure(number: int, profiled: bool) -> dict[str, float]:
+    """One case in this process."""
+    kind, dtype, rank, micro_batch, length, in_loss, dropout, changes = CASES[number]
+    torch.set_num_threads(1)
+    base = make_base(kind, dtype)
+    settings = TrainingConfig(**changes, micro_batch=micro_batch, epochs=2)
+    data = make_data(2 * micro_batch, length, in_loss)
+    footprint = count_footprint(base, settings)
+    config = {"rank": rank, "alpha": rank, "dropout": dropout, "learning_rate": 1e-4}
+    config |= {"batch_size": 2 * micro_batch}
+    meter = meter_of(base.device)
+    assert meter is not None
+
+    def train() -> int:
+        with train_adapter(base, data, config, settings, seed=0) as trained:
+            assert trained.peak_memory is not None
+            return trained.peak_memory
+
+    sizes = Sizes.of(data)
+    predicted = float(training_growth(footprint, sizes, rank, micro_batch, dropout))
+    if profiled:
+        tensors = float(training_tensors(footprint, sizes, rank, micro_batch, dropout))
+        return {"allocated": allocated_peak(lambda: train() and None), "predicted_tensors": tensors}
+    before = meter.used()
+    return {"predicted": predicted, "resident": train() - before, "again": train() - before}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--case", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--profiled", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case is not None:
+        print(json.dumps(measure(arguments.case, arguments.profiled)))
+        return
+    rows = []
+    print(
+        f"{'case':58}{'tensors':>9}{'pred.':>9}{'ratio':>7}{'resident':>10}{'again':>9}{'pred.':>9}{'ratio':>7}"
+    )
+    for number, case in enumerate(CASES):
+        found: dict[str, float] = {}
+        for more in ([], ["--profiled"]):
+            command = [sys.executable, __file__, "--case", str(number), *more]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found |= json.loads(done.stdout.splitlines()[-1])
+        kind, dtype, rank, micro_batch, length, in_loss, dropout, changes = case
+        about = f"{kind} {dtype} r{rank} {micro_batch}x{length} ({in_loss}) dropout {dropout} "
+        about += " ".join(str(value) for value in changes.values())
+        rows.append({"case": about.strip(), **found})
+        numbers = [found[name] / 1e6 for name in ("allocated", "predicted_tensors")]
+        line = f"{about:58}{numbers[0]:>9.1f}{numbers[1]:>9.1f}{numbers[0] / numbers[1]:>7.2f}"
+        grown = [found[name] / 1e6 for name in ("resident", "again", "predicted")]
+        line += f"{grown[0]:>10.1f}{grown[1]:>9.1f}{grown[2]:>9.1f}{max(grown[:2]) / grown[2]:>7.2f}"
+        print(line, flush=True)
+    tensors = [row["allocated"] / row["predicted_tensors"] for row in rows]
+    resident = [max(row["resident"], row["again"]) / row["predicted"] for row in rows]
+    summary = {
+        "allocated_over_predicted": [min(tensors), median(tensors), max(tensors)],
+        "resident_over_predicted": [min(resident), median(resident), max(resident)],
+    }
+    print(json.dumps(summary))
+    if arguments.out:
+        packages = ("torch", "transformers", "peft", "numpy", "loracle")
+        about = {
+            "date": datetime.date.today().isoformat(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, one thread",
+            "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        }
+        content = {**about, "minimum_median_maximum": summary, "cases": rows}
+        arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

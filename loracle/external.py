@@ -1,0 +1,484 @@
+"""Trainers of the user's own: a command that is run, or a Python function that is called.
+
+Both get a config and give a number; what goes wrong is typed as in the built-in trainer. Nothing heavy is
+imported here, so that a worker which only runs commands starts at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import json
+import math
+import os
+import platform
+import re
+import selectors
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loracle import __version__, guard
+from loracle.command import fill, placeholders, split_command
+from loracle.config import ObjectiveConfig, ResultConfig, RunConfig
+from loracle.errors import ConfigError, StudyError
+from loracle.outcomes import (
+    DISK_ERRORS,
+    TAIL,
+    as_json,
+    crash,
+    out_of_memory_text,
+    write_atomically,
+    write_outcome,
+)
+from loracle.printed import Output, printing_to
+from loracle.space import Config, with_alpha
+from loracle.trial import Failure, FailureKind, Outcome
+
+if TYPE_CHECKING:
+    from loracle.objective import Objective, Progress
+
+_SEARCHED = 16_000  # characters at the end of an output that are searched for the cause of a failure
+_RESULT_BYTES = 50_000_000
+_SECONDS_BETWEEN_LOOKS = 10.0
+_PATIENCE = 15.0  # seconds for the guard to end; it needs milliseconds
+
+_KILLED = re.compile(r"SIGKILL|[Ss]ignal 9\b|exitcode: -9\b")  # how launchers report it of their processes
+
+
+def load_objective(config: RunConfig) -> Objective:
+    """The objective that a run's config names: the built-in trainer, or one of the user's own.
+
+    Raises:
+        LoracleError: see `TrainingObjective.from_config` and `ExternalObjective.from_config`.
+    """
+    if config.objective is not None:
+        return ExternalObjective.from_config(config)
+    from loracle.objective import TrainingObjective
+
+    return TrainingObjective.from_config(config)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One run of the user's trainer.
+
+    Attributes:
+        config: with `alpha` and `alpha_ratio` both, where there is a rank.
+        folder: the trial's, absolute.
+        phase: `search` in a trial, `final` for the winner and the standard settings at the end.
+        fraction: of the training data that should be used.
+        progress: told of what is printed.
+    """
+
+    config: Config
+    seed: int
+    folder: Path
+    phase: str
+    fraction: float
+    progress: Progress | None
+
+    @property
+    def number(self) -> int | str:
+        """The trial's number; `winner` or `standard` in a final run."""
+        return int(self.folder.name) if self.folder.name.isdecimal() else self.folder.name
+
+    def values(self) -> dict[str, Any]:
+        """What a command or a function may ask for, by name."""
+        names = ("seed", "folder", "number", "phase", "fraction")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a trainer found: the number that is asked for, as it was given, and others."""
+
+    result: float
+    metrics: Mapping[str, float]
+
+
+Trainer = Callable[[Call], Measured | Failure]
+
+
+class ExternalObjective:
+    """Makes outcomes of what the user's trainer gives.
+
+    Attributes:
+        has_final: whether the trainer tells a final run from a trial; else it would only repeat it.
+    """
+
+    def __init__(self, settings: ObjectiveConfig, trainer: Trainer, *, has_final: bool) -> None:
+        self.has_final = has_final
+        self._settings = settings
+        self._trainer = trainer
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> ExternalObjective:
+        """Finds the program or the function.
+
+        Raises:
+            ConfigError: there is none, or the function does not take what it is given.
+        """
+        settings = config.objective
+        assert settings is not None
+        if settings.command is not None:
+            command = Command(settings)
+            return cls(settings, command, has_final=not command.used.isdisjoint({"phase", "fraction"}))
+        function = Function(settings)
+        return cls(settings, function, has_final=not function.wanted.isdisjoint({"phase", "fraction"}))
+
+    def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
+        """One trial. Writes `outcome.json`, `provenance.json` and `log.txt` into `folder`.
+
+        Raises:
+            StudyError: the disk is full.
+        """
+        call = Call(with_alpha(config), seed, folder.resolve(), "search", self._settings.fraction, progress)
+        return self._trial(config, call)
+
+    def final(
+        self,
+        config: Config,
+        *,
+        seed: int,
+        folder: Path,
+        adapter: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Outcome:
+        """The same in phase `final`; what the trainer saves in `folder` is its own affair."""
+        return self._trial(config, Call(with_alpha(config), seed, folder.resolve(), "final", 1.0, progress))
+
+    def _trial(self, config: Config, call: Call) -> Outcome:
+        began = time.perf_counter()
+        try:
+            call.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(call.folder / "provenance.json", as_json(self._provenance(call)))
+            found = self._trainer(call)
+            outcome = self._outcome(found, time.perf_counter() - began)
+            write_outcome(call.folder, config, outcome)
+        except OSError as error:
+            if error.errno in DISK_ERRORS:
+                raise StudyError(
+                    f"{call.folder}: {error.strerror}; the run continues once there is room"
+                ) from None
+            raise
+        return outcome
+
+    def _outcome(self, found: Measured | Failure, seconds: float) -> Outcome:
+        if isinstance(found, Measured) and not math.isfinite(found.result):
+            found = Failure(FailureKind.DIVERGED, f"diverged: the result is {found.result:g}")
+        if isinstance(found, Failure):
+            return Outcome(None, {}, seconds, found)
+        value = found.result if self._settings.direction == "maximize" else -found.result
+        return Outcome(value, {**found.metrics, "result": found.result}, seconds)
+
+    def _provenance(self, call: Call) -> dict[str, Any]:
+        trainer = self._trainer
+        return {
+            "versions": {"loracle": __version__, "python": platform.python_version()},
+            "config": call.config,
+            **{name: str(v) if isinstance(v, Path) else v for name, v in call.values().items()},
+            "command": trainer.arguments(call) if isinstance(trainer, Command) else None,
+            "function": self._settings.function,
+        }
+
+
+# -- a command --------------------------------------------------------------------------------------
+
+
+class Command:
+    """Runs a program for each config and reads its result. No shell is involved.
+
+    Attributes:
+        used: the placeholders that it has.
+
+    Raises:
+        ConfigError: there is no such program.
+    """
+
+    def __init__(self, settings: ObjectiveConfig) -> None:
+        assert settings.command is not None
+        assert settings.result is not None
+        self._settings = settings
+        self._result: ResultConfig = settings.result
+        self._parts = split_command(settings.command)
+        texts = (*self._parts, *settings.environment.values())
+        self.used = {name for text in texts for name in placeholders(text)}
+        # A `python` that is not to be found elsewhere is the one that runs Loracle.
+        self._path = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{Path(sys.executable).parent}"
+        self._require_program(self._parts[0])
+
+    def arguments(self, call: Call) -> list[str]:
+        """The command of one run."""
+        return [fill(part, self._values(call)) for part in self._parts]
+
+    def __call__(self, call: Call) -> Measured | Failure:
+        """Runs the command; the time limit and Ctrl-C end it with all that it started."""
+        file, pattern = self._result.json_file, self._result.regex
+        if file is not None:
+            (call.folder / file).unlink(missing_ok=True)  # of an attempt before
+        arguments = self.arguments(call)
+        with Output(call.folder / "log.txt", pattern, call.progress) as output:
+            output.note(f"# {shlex.join(arguments)}\n")
+            code = self._execute(arguments, call, output)
+        tail = output.tail
+        if code is None:
+            limit = self._settings.time_limit
+            message = f"took longer than objective.time_limit, {limit:g} s"
+            return Failure(FailureKind.TIMEOUT, message, tail[-TAIL:])
+        failure = failure_of(code, tail, call.folder)
+        if failure is not None:
+            return failure
+        try:
+            return self._from_file(call.folder) if file is not None else self._from_output(output)
+        except ValueError as error:
+            return Failure(FailureKind.CRASHED, f"no result: {error}", tail[-TAIL:])
+
+    def _execute(self, arguments: list[str], call: Call, output: Output) -> int | None:
+        """Exit code, negative for a signal; None when the time limit was reached."""
+        limit = self._settings.time_limit
+        end = math.inf if limit is None else time.monotonic() + limit
+        # -I -S: the guard needs nothing that is installed, and starts faster.
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__, *arguments],
+            stdin=subprocess.PIPE,  # held open as long as the command may run; see guard.py
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=self._settings.working_folder,
+            env=self._environment(call),
+            start_new_session=True,
+            bufsize=0,
+        )
+        assert process.stdout is not None
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(process.stdout, selectors.EVENT_READ)
+                while time.monotonic() < end:
+                    # The worker shows no life while this waits, so that a silent command can be told.
+                    if selector.select(min(_SECONDS_BETWEEN_LOOKS, end - time.monotonic())):
+                        if not (chunk := os.read(process.stdout.fileno(), 1 << 16)):
+                            return process.wait()
+                        output.feed(chunk)
+                    elif process.poll() is not None:  # something that cannot be killed holds the pipe
+                        return process.returncode
+            return None
+        finally:
+            _end(process)
+
+    def _environment(self, call: Call) -> dict[str, str]:
+        values = self._values(call)
+        own = {name: fill(text, values) for name, text in self._settings.environment.items()}
+        return {"PYTHONUNBUFFERED": "1"} | os.environ | {"PATH": self._path} | own  # prints come at once
+
+    def _values(self, call: Call) -> dict[str, str | int | float]:
+        return {**call.config, **call.values()}
+
+    def _require_program(self, name: str) -> None:
+        if placeholders(name):
+            return
+        folder = self._settings.working_folder
+        found = os.access(folder / name, os.X_OK) if os.sep in name else shutil.which(name, path=self._path)
+        if not found:
+            raise ConfigError(f"objective.command: there is no program {name!r} that can be run")
+
+    def _from_output(self, output: Output) -> Measured:
+        if output.found is None:
+            raise ValueError(f"no line that the command printed matches {self._result.regex!r}")
+        return Measured(_number(output.found, f"the match of {self._result.regex!r}"), {})
+
+    def _from_file(self, folder: Path) -> Measured:
+        """The number in the result file, and the numbers beside it. Raises ValueError."""
+        name, key = str(self._result.json_file), self._result.key
+        path = (folder / name).resolve()
+        if not path.is_file():
+            raise ValueError(f"the command wrote no {name} into the trial's folder")
+        if not path.is_relative_to(folder):
+            raise ValueError(f"{name} is a link out of the trial's folder")
+        if path.stat().st_size > _RESULT_BYTES:
+            raise ValueError(f"{name} has more than {_RESULT_BYTES // 1_000_000} MB")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{name} is not JSON: {error}") from None
+        found, beside = _look_up(content, key, name)
+        return Measured(
+            _number(found, f"{key} in {name}"), _numbers(beside, leave_out=key.rpartition(".")[2])
+        )
+
+
+def failure_of(code: int, output: str, folder: Path) -> Failure | None:
+    """What an exit code and the end of the output say; None: all is well.
+
+    Raises:
+        StudyError: the disk is full.
+    """
+    if code == 0:
+        return None
+    if os.strerror(DISK_ERRORS[0]) in output[-_SEARCHED:]:
+        raise StudyError(f"{folder}: {os.strerror(DISK_ERRORS[0])}; the run continues once there is room")
+    lines = output.split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")[:200]
+    tail = output[-TAIL:]
+    if out_of_memory_text(output[-_SEARCHED:]):
+        sign = next((line.strip() for line in reversed(lines) if out_of_memory_text(line)), last)[:200]
+        return Failure(FailureKind.OUT_OF_MEMORY, f"the command ran out of memory: {sign}", tail)
+    number = -code if code < 0 else code - 128  # a shell reports a signal as 128 + its number
+    if number == signal.SIGKILL or _KILLED.search(output[-_SEARCHED:]):
+        message = "the command was killed (signal 9); usually the system had no memory left"
+        return Failure(FailureKind.LOST, message, tail)
+    if number in set(signal.Signals):
+        name = signal.Signals(number).name
+        return Failure(FailureKind.CRASHED, f"the command died of {name}: {last}", tail)
+    return Failure(FailureKind.CRASHED, f"the command ended with exit code {code}: {last}", tail)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the guard, and with it the command, if they have not ended."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
+
+
+def _look_up(content: Any, key: str, name: str) -> tuple[Any, Any]:
+    """What stands at `a.b.-1.c`, and the mapping it stands in. Raises ValueError."""
+    around, rest = content, key
+    while True:
+        if isinstance(around, Mapping) and rest in around:
+            return around[rest], around
+        part, _, rest = rest.partition(".")
+        try:
+            inside = around[part] if isinstance(around, Mapping) else around[int(part)]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise ValueError(f"{name} has no {key}") from None
+        if not rest:
+            return inside, around
+        around = inside
+
+
+def _number(found: Any, what: str) -> float:
+    """Raises ValueError."""
+    try:
+        if isinstance(found, bool):
+            raise ValueError
+        return float(found)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{what} is {str(found)[:100]!r}, not a number") from None
+
+
+def _numbers(content: Any, leave_out: str) -> dict[str, float]:
+    """The finite numbers of a mapping, but one."""
+    numbers: dict[str, float] = {}
+    for name, value in content.items() if isinstance(content, Mapping) else ():
+        with contextlib.suppress(ValueError):
+            number = math.nan if isinstance(value, str) else _number(value, "")
+            if str(name) != leave_out and math.isfinite(number):
+                numbers[str(name)] = number
+    return numbers
+
+
+# -- a function -------------------------------------------------------------------------------------
+
+
+class Function:
+    """Calls a Python function with a config, and by keyword with whatever else it takes of
+    `seed`, `folder`, `number`, `phase`, `fraction` and `progress`. It returns a number, or a mapping with
+    `value` and any other numbers.
+
+    Attributes:
+        wanted: the keywords that it takes.
+
+    Raises:
+        ConfigError: it cannot be imported, or does not take a config.
+    """
+
+    def __init__(self, settings: ObjectiveConfig) -> None:
+        assert settings.function is not None
+        self._name = settings.function
+        self._function = _import(settings.function, settings.working_folder)
+        self.wanted = _keywords(self._function, self._name)
+
+    def __call__(self, call: Call) -> Measured | Failure:
+        given = {"progress": call.progress or _ignore, **call.values()}
+        keywords = {name: value for name, value in given.items() if name in self.wanted}
+        with Output(call.folder / "log.txt", None, call.progress) as output, printing_to(output):
+            try:
+                found = self._function(dict(call.config), **keywords)
+                metrics: dict[str, float] = {}
+                if isinstance(found, Mapping):
+                    metrics = _numbers(found, leave_out="value")
+                    found = found.get("value", "missing")
+                return Measured(_number(found, f"the value that {self._name} returned"), metrics)
+            except (Exception, SystemExit) as error:  # the user's code: whatever it raises is a failed trial
+                if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                    raise
+                failure = crash(error)
+                output.note(failure.traceback_tail)
+                if isinstance(error, MemoryError) or out_of_memory_text(failure.message):
+                    return replace(failure, kind=FailureKind.OUT_OF_MEMORY)
+                return failure
+
+
+def _ignore(step: int, total: int, loss: float | None) -> None:
+    pass
+
+
+def _import(name: str, folder: Path) -> Callable[..., Any]:
+    """The function `module:function`, or `path/to/file.py:function`; raises ConfigError."""
+    source, _, attribute = name.rpartition(":")
+    path = folder / source
+    home = str(path.parent if source.endswith(".py") else folder)
+    if home not in sys.path:
+        sys.path.insert(0, home)  # what lies beside it can be imported, as in a script
+    try:
+        if source.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module  # so that its dataclasses and pickles find it
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(source)
+        function = getattr(module, attribute)
+    except Exception as error:  # the user's code: whatever keeps it from loading is told
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ConfigError(f"objective.function: {name!r} cannot be loaded: {line}") from None
+    if not callable(function):
+        raise ConfigError(f"objective.function: {name!r} is not a function")
+    loaded: Callable[..., Any] = function
+    return loaded
+
+
+def _keywords(function: Callable[..., Any], name: str) -> set[str]:
+    """Which keywords a function takes; raises ConfigError where a call is sure to fail."""
+    known = {"seed", "folder", "number", "phase", "fraction", "progress"}
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):  # written in C
+        return set()
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    everything = inspect.Parameter.VAR_KEYWORD in kinds
+    wanted = known if everything else known & set(signature.parameters)
+    try:
+        signature.bind({}, **dict.fromkeys(wanted))
+    except TypeError as error:
+        raise ConfigError(
+            f"objective.function: {name} is called with a config and the keywords "
+            f"{', '.join(sorted(known))} that it takes: {error}"
+        ) from None
+    return wanted

@@ -1,0 +1,125 @@
+"""What memory there is and how much of it is used: on a CUDA device, or by this process where trials run on
+the CPU. Both answer the same questions, so that whatever plans with memory need not know which it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+_PROC = Path("/proc/self")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+class Meter(Protocol):
+    """Memory of a device, in bytes."""
+
+    def used(self) -> int:
+        """What this process uses now."""
+        ...
+
+    def limit(self) -> int:
+        """The most that this process could use now: what it uses and what is free."""
+        ...
+
+    def peak(self) -> int | None:
+        """The most it has used since `restart`; None where the system does not tell."""
+        ...
+
+    def restart(self) -> None:
+        """Forgets the peak so far."""
+        ...
+
+
+def meter_of(device: torch.device) -> Meter | None:
+    """The meter of a device; None for a kind of device that cannot be asked."""
+    if device.type == "cuda":
+        return CudaMeter(device)
+    return ProcessMeter() if device.type == "cpu" and _PROC.exists() else None
+
+
+def release(device: torch.device) -> None:
+    """Gives back what no tensor uses any more, so that the next allocation finds it in one piece."""
+    if device.type != "cpu":
+        gc.collect()
+        torch.get_device_module(device).empty_cache()
+
+
+class CudaMeter:
+    """Tensors on a CUDA device. What the allocator keeps for later counts as free."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def used(self) -> int:
+        return torch.cuda.memory_allocated(self._device)
+
+    def limit(self) -> int:
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return free + torch.cuda.memory_reserved(self._device)
+
+    def peak(self) -> int | None:
+        return torch.cuda.max_memory_allocated(self._device)
+
+    def restart(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+
+class ProcessMeter:
+    """Resident memory of this process, on Linux."""
+
+    def __init__(self) -> None:
+        self._restarted = False
+
+    def used(self) -> int:
+        return int((_PROC / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def limit(self) -> int:
+        free = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+        return self.used() + min([free, *_free_in_groups()])
+
+    def peak(self) -> int | None:
+        return max(_kilobytes(_PROC / "status", "VmHWM"), self.used()) if self._restarted else None
+
+    def restart(self) -> None:
+        self._restarted = False
+        with contextlib.suppress(OSError):  # some sandboxes forbid it; then there is no peak
+            (_PROC / "clear_refs").write_text("5")  # proc(5): resets the peak resident set size
+            self._restarted = True
+
+
+def _kilobytes(path: Path, key: str) -> int:
+    """An entry such as `MemAvailable:   1024 kB`, in bytes."""
+    line = next(line for line in path.read_text().splitlines() if line.startswith(f"{key}:"))
+    return int(line.split()[1]) * 1024
+
+
+def _free_in_groups() -> Iterator[int]:
+    """What each control group of this process has left, in bytes: the limits of containers."""
+    for line in (_PROC / "cgroup").read_text().splitlines():
+        _, controllers, name = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = _CGROUPS / "memory" if controllers else _CGROUPS  # version 1, or the unified one
+        names = ("limit_in_bytes", "usage_in_bytes") if controllers else ("max", "current")
+        group = root / name.strip("/")
+        for folder in (group, *group.parents):  # a container may see its own group as the root
+            with contextlib.suppress(OSError, ValueError):  # no such group here, or no limit ("max")
+                limit, usage = (int((folder / f"memory.{name}").read_text()) for name in names)
+                yield limit - usage + _reclaimable(folder)
+            if folder == root:
+                break
+
+
+def _reclaimable(group: Path) -> int:
+    """Bytes of files that the kernel gives up before anything fails."""
+    for line in (group / "memory.stat").read_text().splitlines():
+        if line.startswith(("inactive_file ", "total_inactive_file ")):
+            return int(line.split()[1])
+    return 0

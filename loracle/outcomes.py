@@ -1,0 +1,109 @@
+"""What became of a trial: what an error says about it, and how an outcome is kept in the trial's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from loracle.space import Config
+from loracle.trial import Failure, FailureKind, Outcome
+
+DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+)  # no fault of a config, and the next would meet it too
+TAIL = 2000  # characters kept of a traceback, or of a command's output
+
+# torch, the allocators of the system and of CUDA, JAX, Python, the C library.
+_MEMORY_SIGNS = (
+    "out of memory",
+    "Out of memory",
+    "OutOfMemoryError",
+    "can't allocate memory",
+    "_ALLOC_FAILED",
+    "RESOURCE_EXHAUSTED",
+    "MemoryError",
+    "Cannot allocate memory",
+)
+
+
+def out_of_memory_text(text: str) -> bool:
+    """Whether a message says that memory ran out, on a device or in the system."""
+    return any(sign in text for sign in _MEMORY_SIGNS)
+
+
+def crash(error: BaseException) -> Failure:
+    """A failure of the kind `crashed` from what was raised."""
+    line = " ".join(str(error).split())[:300]
+    tail = "".join(traceback.format_exception(error))[-TAIL:]
+    return Failure(FailureKind.CRASHED, f"{type(error).__name__}: {line}", tail)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is whole or not there, whenever the process dies."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_outcome(folder: Path, config: Config) -> Outcome | None:
+    """What the training of `config` in `folder` gave; None where there is no finished one of it."""
+    try:
+        content = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
+        if content["config"] != config:
+            return None
+        return outcome_of(content)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None  # not there or damaged: it is trained again
+
+
+def outcome_of(content: Mapping[str, Any]) -> Outcome:
+    """An outcome from its JSON, as `dataclasses.asdict` gives it.
+
+    Raises:
+        KeyError, ValueError, TypeError: it is none.
+    """
+    failure = content["failure"]
+    if failure:
+        failure = Failure(FailureKind(failure["kind"]), failure["message"], failure["traceback_tail"])
+    return Outcome(content["value"], content["metrics"], content["seconds"], failure)
+
+
+def stored_outcomes(folder: Path) -> list[Outcome]:
+    """Outcomes of all finished trials whose folders are in `folder`."""
+    found = []
+    for path in sorted(folder.glob("*/outcome.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # damaged: it is trained again
+            found.append(outcome_of(json.loads(path.read_text(encoding="utf-8"))))
+    return found
+
+
+def write_outcome(folder: Path, config: Config, outcome: Outcome, **more: Any) -> None:
+    """Writes `outcome.json` into a trial's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "outcome.json", as_json({"config": config, **asdict(outcome), **more}))
+
+
+def write_attempt(folder: Path, attempt: int, config: Config, outcome: Outcome) -> None:
+    """Keeps what a failed attempt gave, before the trial is tried again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"attempt-{attempt}.json", as_json({"config": config, **asdict(outcome)}))
+
+
+def read_items(folder: Path) -> list[dict[str, Any]]:
+    """The per-item results of a finished training."""
+    lines = (folder / "items.jsonl").read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
+
+
+def as_json(content: Any, indent: int | None = 2) -> str:
+    """JSON text with a newline at its end."""
+    return json.dumps(content, indent=indent, ensure_ascii=False) + "\n"

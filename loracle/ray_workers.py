@@ -1,0 +1,375 @@
+"""Workers on a Ray cluster: one actor a place, wherever the cluster has room for what a trial needs.
+
+An actor (`Station`) watches over one isolated worker on its own node, as `LocalWorkers` does on one machine:
+crashes, hangs and leaks are dealt with there. Here, what can happen between machines is dealt with: a trial
+whose node was lost is run once more, elsewhere, and files are fetched from nodes that do not see the run
+folder. Driver and stations exchange JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from loracle import errors
+from loracle.config import RunConfig
+from loracle.errors import ConfigError, LoracleError, StudyError
+from loracle.outcomes import outcome_of, write_attempt, write_outcome
+from loracle.trial import Failure, FailureKind, Outcome
+from loracle.workers import Done, Job, LocalWorkers, Progress
+
+_ATTEMPTS = 2
+_ADAPTER = "adapter"
+_SECONDS_A_LOOK = 1.0  # a station answers at least that often
+_FAILED_STARTS = 3  # stations in a row that end before they stand: then the cause is not chance
+_PATIENCE = 60.0  # seconds beyond `stall_limit` for a station's answer
+
+
+class Station:
+    """What runs on a node: one worker, and who watches over it.
+
+    Args:
+        config: JSON of the run's config.
+        run: how the driver sees its run folder; see `_identity`.
+        position: of the place, from 0.
+    """
+
+    def __init__(self, config: str, run: str, position: int) -> None:
+        settings = RunConfig.model_validate_json(config)
+        self._sees_run = bool(run) and _identity(settings.output) == run
+        self._scratch = None if self._sees_run else tempfile.TemporaryDirectory(prefix="loracle-")
+        home = settings.output / "workers" if self._scratch is None else Path(self._scratch.name)
+        # Ray has chosen the GPUs: they are all that can be seen here.
+        execution = settings.execution.model_copy(update={"workers": 1, "gpus_per_trial": 0})
+        changes = {"output": home / f"ray-{position}", "execution": execution}
+        self._workers = LocalWorkers(settings.model_copy(update=changes))
+
+    def ready(self) -> str:
+        """Answers as soon as the station stands."""
+        return json.dumps([])
+
+    def begin(self, job: str) -> str:
+        """Starts a job, and answers as `wait`."""
+        content = json.loads(job)
+        folder, adapter = Path(content["folder"]), content["adapter"] and Path(content["adapter"])
+        if self._scratch is not None:
+            trial = Path(self._scratch.name) / "trial" / folder.name  # a trainer may read its number there
+            shutil.rmtree(trial.parent, ignore_errors=True)
+            folder, adapter = trial, adapter and trial.parent / _ADAPTER
+        self._workers.submit(Job(**{**content, "folder": folder, "adapter": adapter}))
+        return self.wait()
+
+    def wait(self) -> str:
+        """What happened, as a list: `progress`, at last `done` or `refused`; empty after a second."""
+        told: dict[str, Any] | None = None
+
+        def tell(number: int, step: int, total: int, loss: float | None) -> None:
+            nonlocal told
+            told = {"kind": "progress", "step": step, "total": total, "loss": loss}
+
+        try:
+            done = self._workers.wait(_SECONDS_A_LOOK, tell)
+        except LoracleError as error:
+            return json.dumps([{"kind": "refused", "error": type(error).__name__, "message": str(error)}])
+        messages = [
+            {"kind": "done", "outcome": asdict(one.outcome), "files": not self._sees_run} for one in done
+        ]
+        return json.dumps([told, *messages] if told else messages)
+
+    def files(self) -> dict[str, bytes]:
+        """Files of the job that ended last, by path below `trial/NAME` or `adapter`."""
+        assert self._scratch is not None
+        top = Path(self._scratch.name) / "trial"
+        paths = [path for path in top.rglob("*") if path.is_file() and not path.is_symlink()]
+        return {str(path.relative_to(top)): path.read_bytes() for path in paths}
+
+
+@dataclass
+class _Place:
+    """A place for one station, and what it does. `answer` is what it was last asked, until it answers."""
+
+    position: int
+    station: Any = None
+    answer: Any = None
+    asked: float = 0.0  # monotonic seconds
+    ready: bool = False
+    job: Job | None = None
+    began: float = 0.0
+
+
+class RayWorkers:
+    """Runs jobs on a Ray cluster: the one that is running (`RAY_ADDRESS`), or one of this machine's own.
+
+    Args:
+        config: of the run; `execution` says how many workers, and what each needs.
+
+    Attributes:
+        capacity: workers that the cluster has found room for; at least 1.
+
+    Raises:
+        ConfigError: Ray is not installed, or the cluster is too small for a single worker.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._ray = _import_ray()
+        self._execution = config.execution
+        wanted = max(1, config.execution.workers)
+        cpus = config.threads or 1
+        self._started_here = _connect(self._ray, wanted * cpus)
+        self._needs = _resources(config, cpus, self._ray.cluster_resources())
+        self._config = config.model_dump_json()
+        self._run = _identity(config.output)
+        self._attempts: dict[int, int] = {}  # by job number
+        self._queue: deque[Job] = deque()
+        self._done: list[Done] = []
+        self._places = [_Place(position) for position in range(wanted)]
+        self.capacity = 1
+        self._had_room = time.monotonic()
+        self._failed_starts = 0
+        for place in self._places:
+            self._open(place)
+
+    def __enter__(self) -> RayWorkers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def submit(self, job: Job) -> None:
+        self._attempts[job.number] = 1
+        self._queue.append(job)
+        self._hand_out()
+
+    def wait(self, seconds: float, progress: Progress) -> list[Done]:
+        end = time.monotonic() + seconds
+        while not self._done:
+            left = max(0.0, end - time.monotonic())
+            waiting = {place.answer: place for place in self._places if place.answer is not None}
+            if not waiting:
+                time.sleep(left)
+                break
+            answered, _ = self._ray.wait(list(waiting), num_returns=1, timeout=left)
+            for answer in answered:
+                self._hear(waiting[answer], progress)
+            self._watch()
+            self._hand_out()
+            if left == 0:
+                break
+        done, self._done = self._done, []
+        return done
+
+    def close(self) -> None:
+        self._queue.clear()
+        for place in self._places:
+            place.job = None
+            self._close(place)
+        if self._started_here:
+            self._ray.shutdown()
+            self._started_here = False
+
+    # -- stations -------------------------------------------------------------------------------
+
+    def _open(self, place: _Place) -> None:
+        """Asks the cluster for a station; it stands as soon as there is room."""
+        options = {"max_restarts": 0, "scheduling_strategy": "SPREAD", **self._needs}
+        station = self._ray.remote(Station).options(**options)
+        place.station = station.remote(self._config, self._run, place.position)
+        place.ready = False
+        self._ask(place, place.station.ready.remote())
+        self._count()
+
+    def _close(self, place: _Place) -> None:
+        station, place.station, place.answer, place.ready = place.station, None, None, False
+        if station is not None:
+            with contextlib.suppress(self._ray.exceptions.RayError, ValueError):  # it has gone
+                self._ray.kill(station)  # its worker ends with it
+
+    def _ask(self, place: _Place, answer: Any) -> None:
+        place.answer, place.asked = answer, time.monotonic()
+
+    def _count(self) -> None:
+        self.capacity = max(1, sum(place.ready for place in self._places))
+
+    def _hand_out(self) -> None:
+        for place in self._places:
+            if self._queue and place.ready and place.job is None:
+                place.job = self._queue.popleft()
+                place.began = time.monotonic()
+                self._ask(place, place.station.begin.remote(json.dumps(place.job.as_json())))
+
+    def _hear(self, place: _Place, progress: Progress) -> None:
+        """Takes in an answer of a station, and asks it again while it has a job."""
+        try:
+            messages = json.loads(self._ray.get(place.answer))
+            place.answer = None
+            if not place.ready:
+                place.ready, self._failed_starts = True, 0
+                self._count()
+            for message in messages:
+                self._heard(place, message, progress)
+            if place.job is not None:
+                self._ask(place, place.station.wait.remote())
+        except self._ray.exceptions.RayTaskError as error:  # not a lost node
+            raise StudyError(f"a worker on the Ray cluster failed: {_last_line(error)}") from error
+        except self._ray.exceptions.RayError as error:
+            self._failed_starts += not place.ready
+            if self._failed_starts >= _FAILED_STARTS:
+                raise StudyError(
+                    f"{_FAILED_STARTS} workers in a row could not start on the Ray cluster; does every node "
+                    f"have the same version of loracle? {_last_line(error)}"
+                ) from error
+            self._lost(place, _last_line(error))
+
+    def _heard(self, place: _Place, message: Mapping[str, Any], progress: Progress) -> None:
+        assert place.job is not None
+        match message["kind"]:
+            case "progress":
+                progress(place.job.number, message["step"], message["total"], message["loss"])
+            case "refused":
+                raise getattr(errors, message["error"], LoracleError)(message["message"])
+            case "done":
+                if message["files"]:
+                    _unpack(self._ray.get(place.station.files.remote()), place.job)
+                self._finish(place.job, outcome_of(message["outcome"]))
+                place.job = None
+
+    def _watch(self) -> None:
+        """Gives up stations that do not answer, and a cluster without room."""
+        now, limit = time.monotonic(), self._execution.stall_limit
+        for place in self._places:
+            if place.ready and place.answer is not None and now - place.asked > limit + _PATIENCE:
+                self._lost(place, f"no answer for {now - place.asked:.0f} s")
+        if not self._queue or any(place.ready for place in self._places):
+            self._had_room = now
+        elif now - self._had_room > limit:
+            raise StudyError(
+                f"the Ray cluster had no room for a worker for {limit:g} s (execution.stall_limit); the same "
+                f"command continues once a node with {_show(self._needs)} is there"
+            )
+
+    # -- jobs -----------------------------------------------------------------------------------
+
+    def _lost(self, place: _Place, reason: str) -> None:
+        """A node, or a station on it, has gone: its job is run once more, and the place opens elsewhere."""
+        job, place.job = place.job, None
+        seconds = time.monotonic() - place.began
+        self._close(place)
+        self._open(place)
+        if job is None:
+            return
+        outcome = Outcome(
+            None, {}, seconds, Failure(FailureKind.LOST, f"its place on the cluster was lost: {reason}")
+        )
+        attempt = self._attempts[job.number]
+        if attempt < _ATTEMPTS:
+            write_attempt(job.folder, attempt, job.config, outcome)
+            self._attempts[job.number] += 1
+            self._queue.appendleft(job)
+            return
+        write_outcome(job.folder, job.config, outcome)
+        self._finish(job, outcome)
+
+    def _finish(self, job: Job, outcome: Outcome) -> None:
+        more = self._attempts.pop(job.number) - 1
+        if more:
+            attempts = outcome.metrics.get("attempts", 1.0) + more
+            outcome = replace(outcome, metrics={**outcome.metrics, "attempts": attempts})
+        self._done.append(Done(job, outcome))
+
+
+# -- the cluster ------------------------------------------------------------------------------------
+
+
+def _import_ray() -> Any:
+    try:
+        return importlib.import_module("ray")
+    except ImportError:
+        raise ConfigError("execution.executor: ray is not installed: pip install 'loracle[ray]'") from None
+
+
+def _connect(ray: Any, cpus: int) -> bool:
+    """Connects to the running cluster; where there is none, starts one here, and says so."""
+    if ray.is_initialized():
+        return False
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        ray.init(address="auto", **quiet)
+    except ConnectionError as error:
+        if address := os.environ.get("RAY_ADDRESS"):
+            raise ConfigError(f"execution.executor: no Ray cluster answers at {address}") from error
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+        ray.init(num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, **quiet)
+        return True
+    return False
+
+
+def _resources(config: RunConfig, cpus: int, cluster: Mapping[str, float]) -> dict[str, float]:
+    """What one worker needs of the cluster. GPUs where there are any, as on one machine.
+
+    Raises:
+        ConfigError: that is more than the whole cluster has.
+    """
+    needs: dict[str, float] = {"num_cpus": cpus, "num_gpus": config.execution.gpus_per_trial}
+    if config.device in ("cpu", "mps") or (config.device == "auto" and not cluster.get("GPU")):
+        needs["num_gpus"] = 0
+    if cluster.get("CPU", 0) < cpus or cluster.get("GPU", 0) < needs["num_gpus"]:
+        has = {"num_cpus": cluster.get("CPU", 0), "num_gpus": cluster.get("GPU", 0)}
+        raise ConfigError(
+            f"execution: a worker needs {_show(needs)}, but the whole Ray cluster has {_show(has)}; lower "
+            "threads or gpus_per_trial"
+        )
+    return needs
+
+
+def _show(resources: Mapping[str, float]) -> str:
+    return f"{resources['num_cpus']:g} CPU(s) and {resources['num_gpus']:g} GPU(s)"
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]
+
+
+# -- files ------------------------------------------------------------------------------------------
+
+
+def _identity(output: Path) -> str:
+    """Tells whether two machines see the same run folder: its lock is the same file. Empty: there is none.
+
+    Where a file system makes that differ, files travel although they need not.
+    """
+    try:
+        found = (output / ".lock").stat()
+    except OSError:
+        return ""
+    return f"{found.st_ino}:{found.st_mtime_ns}:{found.st_size}"
+
+
+def _unpack(files: Mapping[str, bytes], job: Job) -> None:
+    """Writes what a node sent: the trial's files, and the adapter, whole or not at all."""
+    partial = None if job.adapter is None else job.adapter.with_name(f"{job.adapter.name}.partial")
+    if partial is not None:
+        shutil.rmtree(partial, ignore_errors=True)
+    for name, content in files.items():
+        top, _, rest = name.partition("/")
+        home = {job.folder.name: job.folder, _ADAPTER: partial}.get(top)
+        if home is None or not rest or not (path := (home / rest).resolve()).is_relative_to(home.resolve()):
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    if partial is not None and job.adapter is not None and partial.exists():
+        shutil.rmtree(job.adapter, ignore_errors=True)
+        os.replace(partial, job.adapter)
