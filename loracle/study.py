@@ -287,8 +287,10 @@ def _open_to_read(folder: Path, space: SearchSpace, storage: str | None) -> Stud
 def _refuse_unreadable(folder: Path, space: SearchSpace) -> None:
     """Raises what opening a journal would, before anything in it is repaired."""
     study = _open_to_read(folder, space, None) if (folder / "journal.log").exists() else None
-    if study is not None and study.history().trials:
-        known = study.optuna.user_attrs.get(_SPACE_KEY)
+    if study is None:
+        return
+    begun, known = study.history().trials, study.optuna.user_attrs.get(_SPACE_KEY)
+    if begun or known is not None:
         _require_same(storage_name(folder, None), STUDY_NAME, _SPACE_KEY, known, space.fingerprint)
 
 

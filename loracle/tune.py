@@ -245,12 +245,12 @@ def _prepare(config: RunConfig, listen: Listener) -> _Prepared:
 
 
 def _common_settings(config: RunConfig, objective: Objective) -> dict[str, Any]:
-    """What has to be the same on all machines for their trials to compare: contents, not paths."""
+    """What has to be the same on all machines for their trials to compare: contents, not paths or secrets."""
     flat = _flat(config.model_dump(mode="json"))
     common = {
         key: value
         for key, value in flat.items()
-        if key not in _OF_A_MACHINE and not key.startswith(_MAY_CHANGE)
+        if key not in _OF_A_MACHINE and not key.startswith((*_MAY_CHANGE, "objective.environment."))
     }
     if isinstance(objective, TrainingObjective):
         common |= {"model": objective.base.fingerprint, "data": objective.data_fingerprint}

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loracle.config import TrainingConfig
+from loracle.config import TrainingConfig, load_config
 from loracle.data import Encoded, Example, encode
 from loracle.errors import ConfigError
 from loracle.memory import (
@@ -21,8 +23,10 @@ from loracle.memory import (
     observed,
 )
 from loracle.model import Base
+from loracle.optimizer import PRESETS
 from loracle.space import SearchSpace, default_space
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.tune import Search, tune
 
 SPACE = default_space()
 CONFIG = {"rank": 16, "alpha": 32, "dropout": 0.05, "batch_size": 16, "learning_rate": 2e-4}
@@ -200,6 +204,30 @@ def test_the_description_is_short_and_complete(model: MemoryModel) -> None:
     assert "trainings grew 2.00 times as much" in seen
     unknown = replace(model, room=None)
     assert "to use" not in describe(unknown, SPACE, CONFIG)[0]
+
+
+def test_a_search_proposes_nothing_that_cannot_fit(model: MemoryModel) -> None:
+    tight = with_room(model, CONFIG, 1)
+    search = Search(SPACE, PRESETS["default"], None, 0, tight)
+    seen: tuple[Trial, ...] = ()
+    for number in range(4):
+        index = search.next(History(seen))
+        assert index is not None
+        assert tight.fits(SPACE)[np.searchsorted(SPACE.candidates, index)]
+        seen = (*seen, Trial(number, index, Outcome(float(number))))
+
+
+def test_a_run_reports_its_memory(run_config: Callable[..., Path]) -> None:
+    config = load_config(run_config(search={"trials": 3}))
+    result = tune(config)
+    lines = (result.folder / "report.md").read_text().splitlines()
+    assert any(line.startswith("- Predicted peaks ") and "micro-batches of" in line for line in lines)
+    for trial in result.history.trials:
+        assert trial.outcome is not None
+        assert trial.outcome.metrics["micro_batch"] in (4, 8)
+    if "peak_memory_bytes" in trial.outcome.metrics:
+        assert any(line.startswith("- Observed peaks up to ") for line in lines)
+        assert trial.outcome.metrics["memory_growth_bytes"] < trial.outcome.metrics["peak_memory_bytes"]
 
 
 def test_choosing_is_fast(model: MemoryModel) -> None:
