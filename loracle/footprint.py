@@ -18,7 +18,10 @@ At its peak, when the backward pass begins, a training holds what was loaded bef
 * allocator: what it holds for each byte of a tensor: 1 on CUDA, where PyTorch keeps blocks of like sizes. The
   heap of the C library falls into pieces: on Linux 1.3 to 3.8 were measured.
 
-How close this comes is in `benchmarks/results/memory.json`, made by `benchmarks/memory.py`.
+Measured on 14 trainings of four architectures in float32 and bfloat16 (`benchmarks/memory.py`): tensors at
+the peak are 0.96 to 1.00 times those predicted, with gradient checkpointing 0.79 to 0.88. On a CPU a run
+grows 0.45 to 2.05 times as much as predicted, 0.70 in the median (2.05 with checkpointing); there it matters
+that `memory.py` corrects by what was observed. On CUDA it was not measured.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ _ATTEMPTS = 2
 _ADAPTER = "adapter"
 _SECONDS_A_LOOK = 1.0  # a station answers at least that often
 _FAILED_STARTS = 3  # stations in a row that end before they stand: then the cause is not chance
+_SECONDS_TO_END = 5.0  # of a station that is asked to; then it is killed
 _PATIENCE = 60.0  # seconds beyond `stall_limit` for a station's answer
 
 
@@ -48,8 +49,8 @@ class Station:
     def __init__(self, config: str, run: str, position: int) -> None:
         settings = RunConfig.model_validate_json(config)
         self._sees_run = bool(run) and _identity(settings.output) == run
-        self._scratch = None if self._sees_run else tempfile.TemporaryDirectory(prefix="loracle-")
-        home = settings.output / "workers" if self._scratch is None else Path(self._scratch.name)
+        self._scratch = None if self._sees_run else _scratch_folder()
+        home = self._scratch or settings.output / "workers"
         # Ray has chosen the GPUs: they are all that can be seen here.
         execution = settings.execution.model_copy(update={"workers": 1, "gpus_per_trial": 0})
         changes = {"output": home / f"ray-{position}", "execution": execution}
@@ -64,7 +65,7 @@ class Station:
         content = json.loads(job)
         folder, adapter = Path(content["folder"]), content["adapter"] and Path(content["adapter"])
         if self._scratch is not None:
-            trial = Path(self._scratch.name) / "trial" / folder.name  # a trainer may read its number there
+            trial = self._scratch / "trial" / folder.name  # a trainer may read its number there
             shutil.rmtree(trial.parent, ignore_errors=True)
             folder, adapter = trial, adapter and trial.parent / _ADAPTER
         self._workers.submit(Job(**{**content, "folder": folder, "adapter": adapter}))
@@ -87,10 +88,16 @@ class Station:
         ]
         return json.dumps([told, *messages] if told else messages)
 
+    def end(self) -> None:
+        """Ends the worker, and leaves nothing on the node."""
+        self._workers.close()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
     def files(self) -> dict[str, bytes]:
         """Files of the job that ended last, by path below `trial/NAME` or `adapter`."""
         assert self._scratch is not None
-        top = Path(self._scratch.name) / "trial"
+        top = self._scratch / "trial"
         paths = [path for path in top.rglob("*") if path.is_file() and not path.is_symlink()]
         return {str(path.relative_to(top)): path.read_bytes() for path in paths}
 
@@ -173,6 +180,9 @@ class RayWorkers:
 
     def close(self) -> None:
         self._queue.clear()
+        ends = [place.station.end.remote() for place in self._places if place.ready]
+        if ends:
+            self._ray.wait(ends, num_returns=len(ends), timeout=_SECONDS_TO_END)
         for place in self._places:
             place.job = None
             self._close(place)
@@ -356,6 +366,24 @@ def _identity(output: Path) -> str:
     except OSError:
         return ""
     return f"{found.st_ino}:{found.st_mtime_ns}:{found.st_size}"
+
+
+def _scratch_folder() -> Path:
+    """A folder for this process. Those of processes that were killed before they could remove them go now."""
+    prefix = f"loracle-{os.getuid()}-"
+    for old in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError, ValueError):
+            if old.stat().st_uid == os.getuid() and not _runs(int(old.name.split("-")[2])):
+                shutil.rmtree(old)
+    return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-"))
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _unpack(files: Mapping[str, bytes], job: Job) -> None:

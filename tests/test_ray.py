@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -135,6 +137,7 @@ def test_failures_are_dealt_with_on_the_node_and_files_come_back(
 ) -> None:
     cluster(_1="crash", _2=["kill", ""], _3="hang")
     folder = tmp_path / "elsewhere"
+    left = Path(tempfile.mkdtemp(prefix=f"loracle-{os.getuid()}-99999999-"))  # by one that was killed
     with RayWorkers(settings(tmp_path, workers=1, time_limit=2)) as workers:  # the node sees no run folder
         outcomes = [run(workers, folder, number) for number in range(4)]
         assert [outcome.failure and outcome.failure.kind for outcome in outcomes] == [
@@ -151,8 +154,11 @@ def test_failures_are_dealt_with_on_the_node_and_files_come_back(
         assert (folder / "0002" / "attempt-1.json").exists()
         assert workers.capacity == 1
     assert not list(tmp_path.glob("run/workers/*"))
+    assert not left.exists()
+    assert not list(Path(tempfile.gettempdir()).glob(f"loracle-{os.getuid()}-*"))
 
 
+@pytest.mark.slow
 def test_a_station_that_is_killed_is_replaced(cluster: Callable[..., Any], tmp_path: Path) -> None:
     cluster(_0=["slow", ""], _1="slow")
     (tmp_path / "run").mkdir()
@@ -185,6 +191,7 @@ def _end_stations_when(ran: Path, attempts: int, workers: RayWorkers) -> None:
     raise AssertionError(f"{ran} did not come")
 
 
+@pytest.mark.slow
 def test_what_a_cluster_cannot_hold_is_refused(
     cluster: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

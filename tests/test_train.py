@@ -147,6 +147,7 @@ def test_a_half_attached_adapter_is_taken_off(
     with pytest.raises(TrainingFailed) as caught:
         adapter_of(base, encoded, CONFIG)
     assert caught.value.failure.kind == FailureKind.OUT_OF_MEMORY
+    assert "in attach_and_fail" in caught.value.failure.traceback_tail
     assert caught.value.__context__ is None  # the old traceback would keep tensors alive
     assert [name for name, _ in base.model.named_modules()] == names
     monkeypatch.undo()
