@@ -25,7 +25,7 @@ from loracle.prior import N_SCALES, SHIPPED, Inputs, Prior, covariance, load_pri
 from loracle.surrogate import Belief, single_thread
 
 _NOISE_FLOOR = 1e-3  # of outputs with variance 1: keeps the Cholesky factor exact
-_BLOCK = 8192  # candidates believed at a time: bounds memory at about 8192 x n x k doubles
+_BLOCK = 2048  # candidates believed at a time: bounds memory at about 2048 x n x k doubles
 _ITERATIONS = 25
 
 # How far the parameters may move from their prior, in natural logarithms (the factor on the mean: as it is).
