@@ -22,7 +22,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from loracle.prior import N_SCALES, SHIPPED, Inputs, Prior, covariance, load_prior
-from loracle.surrogate import Belief, single_thread
+from loracle.surrogate import Belief, torch_threads
 
 _NOISE_FLOOR = 1e-3  # of outputs with variance 1: keeps the Cholesky factor exact
 _BLOCK = 2048  # candidates believed at a time: bounds memory at about 2048 x n x k doubles
@@ -156,7 +156,7 @@ class Ensemble:
         everything = len(self._members[0].inputs.mean)
         where = torch.arange(everything) if at is None else torch.as_tensor(list(at), dtype=torch.int64)
         mean, second = torch.zeros(2, len(where), dtype=torch.float64)
-        with single_thread():
+        with torch_threads():
             for weight, member in zip(self.weights, self._members, strict=True):
                 m, variance = member.belief(self._rows, self._y, waiting, where)
                 mean += weight * m
@@ -189,7 +189,7 @@ def fit_ensemble(
     positions, target = torch.from_numpy(rows), torch.from_numpy(y)
     log_weights = np.log([chance for chance in chances if chance > 0])
     if len(rows):
-        with single_thread():
+        with torch_threads():
             log_weights = log_weights + [member.fit(positions, target) for member in members]
     weights = np.exp(log_weights - log_weights.max())
     return Ensemble(members, weights / weights.sum(), positions, target, settings.caution)
@@ -198,7 +198,7 @@ def fit_ensemble(
 @lru_cache(maxsize=2)
 def _inputs(prior: Path, k: int, numbers: bytes) -> Inputs:
     """All candidates as the kernel sees them: the same in every fit of a run."""
-    with torch.no_grad(), single_thread():
+    with torch.no_grad(), torch_threads():
         return load_prior(prior).inputs(torch.from_numpy(np.frombuffer(numbers).copy().reshape(-1, k)))
 
 

@@ -30,12 +30,13 @@ from typing import TYPE_CHECKING, Any
 from loracle import __version__, guard
 from loracle.command import fill, placeholders, split_command
 from loracle.config import ObjectiveConfig, ResultConfig, RunConfig
-from loracle.errors import ConfigError, StudyError
+from loracle.errors import ConfigError
 from loracle.outcomes import (
     DISK_ERRORS,
     TAIL,
     as_json,
     crash,
+    no_room,
     out_of_memory_text,
     write_atomically,
     write_outcome,
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 _SEARCHED = 16_000  # characters at the end of an output that are searched for the cause of a failure
 _RESULT_BYTES = 50_000_000
 _SECONDS_BETWEEN_LOOKS = 10.0
-_PATIENCE = 15.0  # seconds for the guard to end; it needs milliseconds
 
 _KILLED = re.compile(r"SIGKILL|[Ss]ignal 9\b|exitcode: -9\b")  # how launchers report it of their processes
 
@@ -167,9 +167,7 @@ class ExternalObjective:
             write_outcome(call.folder, config, outcome)
         except OSError as error:
             if error.errno in DISK_ERRORS:
-                raise StudyError(
-                    f"{call.folder}: {error.strerror}; the run continues once there is room"
-                ) from None
+                raise no_room(call.folder, error.errno) from None
             raise
         return outcome
 
@@ -247,15 +245,12 @@ class Command:
         """Exit code, negative for a signal; None when the time limit was reached."""
         limit = self._settings.time_limit
         end = math.inf if limit is None else time.monotonic() + limit
-        # -I -S: the guard needs nothing that is installed, and starts faster.
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", guard.__file__, *arguments],
-            stdin=subprocess.PIPE,  # held open as long as the command may run; see guard.py
+        process = guard.start(
+            arguments,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=self._settings.working_folder,
             env=self._environment(call),
-            start_new_session=True,
             bufsize=0,
         )
         assert process.stdout is not None
@@ -272,7 +267,8 @@ class Command:
                         return process.returncode
             return None
         finally:
-            _end(process)
+            guard.end(process)
+            process.stdout.close()
 
     def _environment(self, call: Call) -> dict[str, str]:
         values = self._values(call)
@@ -324,7 +320,7 @@ def failure_of(code: int, output: str, folder: Path) -> Failure | None:
     if code == 0:
         return None
     if os.strerror(DISK_ERRORS[0]) in output[-_SEARCHED:]:
-        raise StudyError(f"{folder}: {os.strerror(DISK_ERRORS[0])}; the run continues once there is room")
+        raise no_room(folder, DISK_ERRORS[0])
     lines = output.split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")[:200]
     tail = output[-TAIL:]
@@ -339,19 +335,6 @@ def failure_of(code: int, output: str, folder: Path) -> Failure | None:
         name = signal.Signals(number).name
         return Failure(FailureKind.CRASHED, f"the command died of {name}: {last}", tail)
     return Failure(FailureKind.CRASHED, f"the command ended with exit code {code}: {last}", tail)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the guard, and with it the command, if they have not ended."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.close()
-    try:
-        process.wait(_PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    process.stdout.close()
 
 
 def _look_up(content: Any, key: str, name: str) -> tuple[Any, Any]:

@@ -1,9 +1,9 @@
 """Runs one command, and ends everything that it started: when it ends, or when whoever asked for it is gone.
 
-Started by `external.py` and `process.py` as `python -I -S guard.py COMMAND...`, with a pipe as its input that
-nobody writes to. When the command has ended, or the pipe closes because its holder closed it or died, all
-descendants of the command are killed, also those that lead sessions of their own, as torchrun's do. Then the
-guard ends as the command did: with its exit code, or of the same signal.
+`start` runs it as `python -I -S guard.py COMMAND...`, with a pipe as its input that nobody writes to. When
+the command has ended, or the pipe closes because its holder closed it or died, all descendants of the command
+are killed, also those that lead sessions of their own, as torchrun's do. Then the guard ends as the command
+did: with its exit code, or of the same signal.
 
 The standard library alone, and nothing of the package, so that it starts in a few hundredths of a second.
 """
@@ -19,11 +19,34 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # Linux: prctl(2)
 _PATIENCE = 10.0  # seconds for processes that the kernel holds; they are killed already
+_PATIENCE_WITH_GUARD = 15.0  # seconds for the guard itself to end; it needs milliseconds
+
+
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Starts a guard with its command; `options` are those of `subprocess.Popen`. `end` ends both."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__, *command],  # it needs nothing installed, and starts faster
+        stdin=subprocess.PIPE,  # held open as long as the command may run
+        start_new_session=True,  # so that Ctrl-C in the terminal comes to the caller alone
+        **options,
+    )
+
+
+def end(process: subprocess.Popen[bytes]) -> int:
+    """Ends a guard, and with it the command and all it started, if they have not ended; the exit code."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        return process.wait(_PATIENCE_WITH_GUARD)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def main(command: list[str]) -> None:

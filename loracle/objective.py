@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from loracle import __version__
 from loracle.config import RunConfig, TrainingConfig
 from loracle.data import Encoded, Example, Splits, encode, load_splits, proxy_positions, proxy_size
-from loracle.errors import ConfigError, LoracleError, ModelError, SpaceError, StudyError
+from loracle.errors import ConfigError, LoracleError, ModelError, SpaceError
 from loracle.memory import MemoryModel, Observation, build_memory_model, halvings, observed
 from loracle.meter import release
 from loracle.metrics import Questions, Score, check_scoring, confidence_interval, prepare, score
@@ -38,6 +38,7 @@ from loracle.outcomes import (
     DISK_ERRORS,
     as_json,
     crash,
+    no_room,
     stored_outcomes,
     write_atomically,
     write_attempt,
@@ -296,9 +297,7 @@ class TrainingObjective:
             return error.failure
         except OSError as error:
             if error.errno in DISK_ERRORS:  # no fault of the config, and the next trial would meet it too
-                raise StudyError(
-                    f"{job.folder}: {error.strerror}; the run continues once there is room"
-                ) from None
+                raise no_room(job.folder, error.errno) from None
             return out_of_memory(error) or crash(error)
         except Exception as error:  # whatever a trial runs into, the search goes on and learns from it
             return out_of_memory(error) or crash(error)

@@ -287,12 +287,12 @@ def _fitting(space: SearchSpace, history: History) -> npt.NDArray[np.bool_]:
     """
     fits = np.ones(len(space.candidates), dtype=bool)
     sizes = [name for name in ("rank", "batch_size") if name in space.names]
+    failures = [(t.index, t.outcome.failure) for t in history.finished if t.outcome and t.outcome.failure]
+    large = [index for index, failure in failures if failure.kind is FailureKind.OUT_OF_MEMORY]
+    if not large or not sizes:
+        return fits
     values = space.values(space.candidates)
-    for trial in history.finished:
-        failure = trial.outcome.failure if trial.outcome else None
-        if failure is None or failure.kind is not FailureKind.OUT_OF_MEMORY or not sizes:
-            continue
-        config = space.config(trial.index)
+    for config in map(space.config, large):
         fits &= ~np.all([values[name] >= config[name] for name in sizes], axis=0)
     return fits
 

@@ -12,14 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from loracle.errors import StudyError
 from loracle.space import Config
 from loracle.trial import Failure, FailureKind, Outcome
 
-DISK_ERRORS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-)  # no fault of a config, and the next would meet it too
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no fault of a config: the next would meet it too
 TAIL = 2000  # characters kept of a traceback, or of a command's output
 
 # torch, the allocators of the system and of CUDA, JAX, Python, the C library.
@@ -43,8 +40,17 @@ def out_of_memory_text(text: str) -> bool:
 def crash(error: BaseException) -> Failure:
     """A failure of the kind `crashed` from what was raised."""
     line = " ".join(str(error).split())[:300]
-    tail = "".join(traceback.format_exception(error))[-TAIL:]
-    return Failure(FailureKind.CRASHED, f"{type(error).__name__}: {line}", tail)
+    return Failure(FailureKind.CRASHED, f"{type(error).__name__}: {line}", traceback_tail(error))
+
+
+def traceback_tail(error: BaseException) -> str:
+    """The end of a traceback, as failures keep it."""
+    return "".join(traceback.format_exception(error))[-TAIL:]
+
+
+def no_room(folder: Path, number: int) -> StudyError:
+    """What to raise where a file could not be written for want of room; `number` is one of `DISK_ERRORS`."""
+    return StudyError(f"{folder}: {os.strerror(number)}; the run continues once there is room")
 
 
 def write_atomically(path: Path, text: str) -> None:

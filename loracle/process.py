@@ -22,7 +22,7 @@ from loracle import guard
 
 _LOG_BYTES = 1_000_000  # of what a worker prints; half of it is kept when there is more
 _TAIL_BYTES = 2000  # of it that a failure shows
-_PATIENCE = 15.0  # seconds for a guard to end; it needs milliseconds
+_PATIENCE = 15.0  # seconds for a guard to follow its worker; it needs milliseconds
 _SECONDS_TO_PRINT = 0.3
 
 
@@ -52,14 +52,8 @@ class WorkerProcess:
         worker = [sys.executable, "-m", "loracle.worker_process", str(theirs.fileno())]
         with theirs, log.open("ab") as printed:
             self._print_begins = printed.tell()
-            self._guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, *worker],
-                stdin=subprocess.PIPE,  # held open as long as the worker may live
-                stdout=printed,
-                stderr=printed,
-                env=dict(environment),
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # so that Ctrl-C in the terminal comes to the driver alone
+            self._guard = guard.start(
+                worker, stdout=printed, stderr=printed, env=dict(environment), pass_fds=[theirs.fileno()]
             )
         self._send(config)
 
@@ -94,13 +88,7 @@ class WorkerProcess:
     def end(self) -> int:
         """Ends the worker, should it live, and whatever it started; returns the exit code."""
         self._socket.close()
-        assert self._guard.stdin is not None
-        self._guard.stdin.close()
-        try:
-            return self._guard.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._guard.kill()
-            return self._guard.wait()
+        return guard.end(self._guard)
 
     def printed(self, *, where_it_stands: bool = False) -> str:
         """The end of what it printed since it was given its job, or started.

@@ -22,17 +22,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from loracle import errors
 from loracle.config import RunConfig
 from loracle.errors import ConfigError, LoracleError, StudyError
 from loracle.outcomes import outcome_of, write_attempt, write_outcome
 from loracle.trial import Failure, FailureKind, Outcome
-from loracle.workers import Done, Job, LocalWorkers, Progress
+from loracle.workers import ATTEMPTS, FAILED_STARTS, Done, Job, LocalWorkers, Progress, refusal
 
-_ATTEMPTS = 2
 _ADAPTER = "adapter"
 _SECONDS_A_LOOK = 1.0  # a station answers at least that often
-_FAILED_STARTS = 3  # stations in a row that end before they stand: then the cause is not chance
 _SECONDS_TO_END = 5.0  # of a station that is asked to; then it is killed
 _PATIENCE = 60.0  # seconds beyond `stall_limit` for a station's answer
 
@@ -62,13 +59,12 @@ class Station:
 
     def begin(self, job: str) -> str:
         """Starts a job, and answers as `wait`."""
-        content = json.loads(job)
-        folder, adapter = Path(content["folder"]), content["adapter"] and Path(content["adapter"])
+        wanted = Job.from_json(json.loads(job))
         if self._scratch is not None:
-            trial = self._scratch / "trial" / folder.name  # a trainer may read its number there
+            trial = self._scratch / "trial" / wanted.folder.name  # a trainer may read its number there
             shutil.rmtree(trial.parent, ignore_errors=True)
-            folder, adapter = trial, adapter and trial.parent / _ADAPTER
-        self._workers.submit(Job(**{**content, "folder": folder, "adapter": adapter}))
+            wanted = replace(wanted, folder=trial, adapter=wanted.adapter and trial.parent / _ADAPTER)
+        self._workers.submit(wanted)
         return self.wait()
 
     def wait(self) -> str:
@@ -236,9 +232,9 @@ class RayWorkers:
             raise StudyError(f"a worker on the Ray cluster failed: {_last_line(error)}") from error
         except self._ray.exceptions.RayError as error:
             self._failed_starts += not place.ready
-            if self._failed_starts >= _FAILED_STARTS:
+            if self._failed_starts >= FAILED_STARTS:
                 raise StudyError(
-                    f"{_FAILED_STARTS} workers in a row could not start on the Ray cluster; does every node "
+                    f"{FAILED_STARTS} workers in a row could not start on the Ray cluster; does every node "
                     f"have the same version of loracle? {_last_line(error)}"
                 ) from error
             self._lost(place, _last_line(error))
@@ -249,7 +245,7 @@ class RayWorkers:
             case "progress":
                 progress(place.job.number, message["step"], message["total"], message["loss"])
             case "refused":
-                raise getattr(errors, message["error"], LoracleError)(message["message"])
+                raise refusal(message)
             case "done":
                 if message["files"]:
                     _unpack(self._ray.get(place.station.files.remote()), place.job)
@@ -284,7 +280,7 @@ class RayWorkers:
             None, {}, seconds, Failure(FailureKind.LOST, f"its place on the cluster was lost: {reason}")
         )
         attempt = self._attempts[job.number]
-        if attempt < _ATTEMPTS:
+        if attempt < ATTEMPTS:
             write_attempt(job.folder, attempt, job.config, outcome)
             self._attempts[job.number] += 1
             self._queue.appendleft(job)

@@ -148,7 +148,7 @@ class Surrogate:
         """Mean and sd at m candidates, given n observed inputs and those pending; (m,) each."""
         y = self._y
         mean, sd = torch.empty(2, len(candidates), dtype=y.dtype)
-        with single_thread():
+        with torch_threads():
             if len(pending):
                 y = torch.cat([y, self._predict(self._factor(x, y), x, pending)[0]])
                 x = torch.cat([x, pending])
@@ -284,7 +284,7 @@ def _half_rank(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 @contextmanager
-def single_thread(number: int = 1) -> Iterator[None]:
+def torch_threads(number: int = 1) -> Iterator[None]:
     """Lets torch use one thread (or `number`): for a GP; a language model takes as many as allowed.
 
     Kernel matrices have about 30 rows: more threads only wait for each other, up to seconds each time. One
@@ -399,12 +399,12 @@ def _maximise_marginal_likelihood(
         frozen = features.rows(positions, None).double()
     model.train()
     many = torch.get_num_threads()
-    with single_thread():
+    with torch_threads():
         while True:
             optimizer.zero_grad()
             read, observed = None, frozen
             if features is not None and model.token is not None:
-                with single_thread(many):
+                with torch_threads(many):
                     read = features.rows(positions, model.token)
                 observed = read.detach().requires_grad_()
             x = model.inputs(observed, observed_numbers)
@@ -414,7 +414,7 @@ def _maximise_marginal_likelihood(
                 break
             loss.backward()
             if read is not None and observed is not None:
-                with single_thread(many):
+                with torch_threads(many):
                     torch.autograd.backward(read, observed.grad)
             optimizer.step()
             schedule.step()

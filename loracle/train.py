@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import math
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from loracle.data import Encoded
 from loracle.errors import ConfigError, ModelError
 from loracle.meter import meter_of, release
 from loracle.model import Base, collate, counted_logits, weights_fingerprint
-from loracle.outcomes import TAIL, out_of_memory_text
+from loracle.outcomes import out_of_memory_text, traceback_tail
 from loracle.space import Value
 from loracle.trial import Failure, FailureKind
 
@@ -215,9 +214,7 @@ def out_of_memory(error: BaseException) -> Failure | None:
     exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError)
     if not exhausted and not out_of_memory_text(text):
         return None
-    line = text.splitlines()[0]
-    tail = "".join(traceback.format_exception(error))[-TAIL:]
-    return Failure(FailureKind.OUT_OF_MEMORY, line, tail)
+    return Failure(FailureKind.OUT_OF_MEMORY, text.splitlines()[0], traceback_tail(error))
 
 
 def _fit(

@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -64,6 +64,7 @@ def _serve(driver: _Driver) -> None:
     from loracle.config import RunConfig
     from loracle.errors import LoracleError
     from loracle.external import load_objective
+    from loracle.workers import Job
 
     threading.Thread(target=_show_life, args=(driver, threading.get_ident()), daemon=True).start()
     config = RunConfig.model_validate(driver.hear())
@@ -73,8 +74,8 @@ def _serve(driver: _Driver) -> None:
         gc.freeze()  # what is loaded stays: looking for garbage among it takes a tenth of a second a trial
         driver.tell(kind="ready")
         while True:
-            outcome = run_job(objective, driver.hear(), _reporter(driver))
-            driver.tell(kind="done", outcome=outcome, bytes=memory_bytes())
+            outcome = Job.from_json(driver.hear()).run(objective, _reporter(driver))
+            driver.tell(kind="done", outcome=asdict(outcome), bytes=memory_bytes())
     except LoracleError as error:
         driver.tell(kind="refused", error=type(error).__name__, message=str(error))
     except ConnectionError:
@@ -82,19 +83,6 @@ def _serve(driver: _Driver) -> None:
     except OSError as error:  # a trial's own are outcomes; this is a run folder that cannot be written
         message = f"{error.filename or config.output}: {error.strerror or error}"
         driver.tell(kind="refused", error="StudyError", message=message)
-
-
-def run_job(
-    objective: Any, job: Mapping[str, Any], progress: Callable[[int, int, float | None], None]
-) -> dict[str, Any]:
-    """Runs a job given as JSON; the outcome as JSON."""
-    arguments = {"seed": job["seed"], "folder": Path(job["folder"]), "progress": progress}
-    if job["final"]:
-        adapter = Path(job["adapter"]) if job["adapter"] else None
-        outcome = objective.final(job["config"], adapter=adapter, **arguments)
-    else:
-        outcome = objective.run(job["config"], **arguments)
-    return asdict(outcome)
 
 
 def memory_bytes() -> int:

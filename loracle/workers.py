@@ -6,6 +6,7 @@ replaced, and a failed trial is all that the run notices. What is done about eac
 
 from __future__ import annotations
 
+import functools
 import os
 import selectors
 import signal
@@ -37,8 +38,8 @@ POLICY: Mapping[FailureKind, Literal["again", "keep"]] = {
     FailureKind.LOST: "again",
     FailureKind.INTERRUPTED: "keep",
 }
-_ATTEMPTS = 2
-_FAILED_STARTS = 3  # workers in a row that end while they load: then the cause is not chance
+ATTEMPTS = 2
+FAILED_STARTS = 3  # workers in a row that end while they load: then the cause is not chance
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 # Signals from outside say nothing about the config, unlike those that a program earns itself.
@@ -59,9 +60,21 @@ class Job:
     adapter: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """For a worker."""
+        """For a worker; `from_json` gives the same job."""
         folder, adapter = str(self.folder), str(self.adapter) if self.adapter else None
         return {**asdict(self), "folder": folder, "adapter": adapter}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Job:
+        adapter = Path(content["adapter"]) if content["adapter"] else None
+        return cls(**{**content, "folder": Path(content["folder"]), "adapter": adapter})
+
+    def run(self, objective: Objective, progress: Callable[[int, int, float | None], None]) -> Outcome:
+        """Runs it here and now."""
+        arguments: dict[str, Any] = {"seed": self.seed, "folder": self.folder, "progress": progress}
+        if self.final:
+            return objective.final(self.config, adapter=self.adapter, **arguments)
+        return objective.run(self.config, **arguments)
 
 
 @dataclass(frozen=True)
@@ -109,15 +122,7 @@ class InProcess:
     def wait(self, seconds: float, progress: Progress) -> list[Done]:
         job = self._jobs.pop()
 
-        def tell(step: int, total: int, loss: float | None) -> None:
-            progress(job.number, step, total, loss)
-
-        arguments: dict[str, Any] = {"seed": job.seed, "folder": job.folder, "progress": tell}
-        if job.final:
-            outcome = self._objective.final(job.config, adapter=job.adapter, **arguments)
-        else:
-            outcome = self._objective.run(job.config, **arguments)
-        return [Done(job, outcome)]
+        return [Done(job, job.run(self._objective, functools.partial(progress, job.number)))]
 
     def close(self) -> None:
         self._jobs.clear()
@@ -238,8 +243,7 @@ class LocalWorkers:
             case "progress" if slot.job is not None:
                 progress(slot.job.number, message["step"], message["total"], message["loss"])
             case "refused":
-                error = getattr(errors, message["error"], errors.LoracleError)
-                raise error(message["message"])
+                raise refusal(message)
             case "done":
                 outcome = outcome_of(message["outcome"])
                 if outcome.failure is not None and POLICY[outcome.failure.kind] == "again":
@@ -274,9 +278,9 @@ class LocalWorkers:
             self._failed(slot, Outcome(None, {}, time.monotonic() - worker.started, failure))
             return
         slot.failed_starts += 1
-        if slot.failed_starts >= _FAILED_STARTS:
+        if slot.failed_starts >= FAILED_STARTS:
             raise StudyError(
-                f"{_FAILED_STARTS} workers in a row ended before they were ready ({failure.message}); see "
+                f"{FAILED_STARTS} workers in a row ended before they were ready ({failure.message}); see "
                 f"{self._log(slot)}"
             )
         if slot.job is not None:
@@ -305,7 +309,7 @@ class LocalWorkers:
         job, failure = slot.job, outcome.failure
         if job is None or failure is None:  # it died between two jobs
             return
-        if POLICY[failure.kind] == "again" and slot.attempt < _ATTEMPTS:
+        if POLICY[failure.kind] == "again" and slot.attempt < ATTEMPTS:
             write_attempt(job.folder, slot.attempt, job.config, outcome)
             slot.attempt += 1
             self._begin(slot)
@@ -319,6 +323,12 @@ class LocalWorkers:
             outcome = replace(outcome, metrics={**outcome.metrics, "attempts": float(slot.attempt)})
         self._done.append(Done(slot.job, outcome))
         slot.job = None
+
+
+def refusal(message: Mapping[str, Any]) -> errors.LoracleError:
+    """The error that a worker's message `refused` stands for."""
+    kind: type[errors.LoracleError] = getattr(errors, message["error"], errors.LoracleError)
+    return kind(message["message"])
 
 
 def _cause_of_death(code: int) -> Failure:

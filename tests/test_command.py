@@ -38,10 +38,12 @@ def test_every_reader_takes_a_value_for_the_same_number(value: float) -> None:
 @given(st.text())
 def test_any_text_is_split_or_refused(text: str) -> None:
     try:
-        for part in split_command(text):
-            placeholders(part)
+        parts = split_command(text)
+        names = {name for part in parts for name in placeholders(part)}
     except ConfigError:
         return
+    assert parts[0]
+    assert all(name.isidentifier() and f"{{{name}}}" in "".join(parts) for name in names)
 
 
 @pytest.mark.parametrize(

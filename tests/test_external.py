@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from processes import alive, gone
 
 from loracle.cli import main
 from loracle.config import RunConfig, dump_config, load_config, parse_config
@@ -56,20 +57,6 @@ def _escape(text: str) -> str:
 
 def run(objective: ExternalObjective, folder: Path, **options: Any) -> Outcome:
     return objective.run(CONFIG, seed=5, folder=folder / "trials" / "0007", **options)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def gone(pids: list[int], seconds: float = 5) -> bool:
-    end = time.monotonic() + seconds
-    while any(map(alive, pids)) and time.monotonic() < end:
-        time.sleep(0.02)
-    return not any(map(alive, pids))
 
 
 def wait_for(path: Path, seconds: float = 60) -> str:

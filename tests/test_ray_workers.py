@@ -16,8 +16,9 @@ from typing import Any
 
 import optuna
 import pytest
+from processes import gone
 from test_worker import Replay
-from test_workers import CONFIG, config_file, gone, wait
+from test_workers import CONFIG, config_file, wait
 
 from loracle.config import RunConfig, load_config
 from loracle.errors import ConfigError, StudyError

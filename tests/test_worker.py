@@ -20,7 +20,8 @@ from typing import Any
 
 import optuna
 import pytest
-from test_workers import config_file, gone
+from processes import gone
+from test_workers import config_file
 
 from loracle import storage as storages
 from loracle.config import load_config

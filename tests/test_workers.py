@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from processes import gone
 
 from loracle.config import load_config
 from loracle.errors import ConfigError, StudyError
@@ -91,26 +92,12 @@ def until_written(path: Path, by: subprocess.Popen[bytes] | None = None) -> None
         time.sleep(0.02)
 
 
-def alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
-
-
 def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def gone(pids: list[int], seconds: float = 5) -> bool:
-    end = time.monotonic() + seconds
-    while any(map(alive, pids)) and time.monotonic() < end:
-        time.sleep(0.05)
-    return not any(map(alive, pids))
 
 
 # -- one worker -------------------------------------------------------------------------------------
