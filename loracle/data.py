@@ -276,7 +276,7 @@ def _example(row: Any, source: str) -> Example:
         raise DataError(f"{source}: a row is an object with fields; got {_shown(row)}")
     forms = [form for form, fields in _FORMS.items() if any(row.get(f) is not None for f in fields)]
     if len(forms) != 1:
-        fields = ", ".join(map(str, row)) or "none"
+        fields = ", ".join(map(_named, list(row)[:20])) or "none"
         problem = f"has fields of two forms ({forms[0]}; {forms[1]})" if forms else "has no form"
         raise DataError(
             f"{source}: a row {problem}; give prompt and completion, or messages, or text. "
@@ -309,7 +309,7 @@ def _messages(value: Any, source: str) -> tuple[Message, ...]:
     if turns[-1].role != "assistant" or not turns[-1].content.strip():
         raise DataError(
             f"{source}: the last turn must be the assistant's, with text to learn; "
-            f"got {turns[-1].role}: {_shown(turns[-1].content)}"
+            f"got {_named(turns[-1].role)}: {_shown(turns[-1].content)}"
         )
     if len(turns) == 1:
         raise DataError(f"{source}: a chat needs a turn before the assistant's")
@@ -319,6 +319,12 @@ def _messages(value: Any, source: str) -> tuple[Message, ...]:
 def _is_text(value: Any) -> TypeGuard[str]:
     """A string that can be written as UTF-8; JSON escapes can spell half a character."""
     return isinstance(value, str) and _HALF_CHARACTER.search(value) is None
+
+
+def _named(name: Any) -> str:
+    """A field's name for a message of one line."""
+    text = str(name)
+    return text if text.isprintable() and len(text) <= 60 else _shown(text)
 
 
 def _shown(value: Any) -> str:

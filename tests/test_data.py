@@ -76,6 +76,7 @@ def test_chats_are_read_from_parquet_and_csv(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "x"}\n\n[1]\n', r"a.jsonl:3: a row is an object"),
         ("a.jsonl", '{"text": "x"}\n{"prompt": "a", "completion": "b"}\n', r"a.jsonl:2: .*one form"),
         ("a.jsonl", '{"question": "x"}\n', r"a.jsonl:1: .*has no form.*Its fields: question"),
+        ("a.csv", 'so,"two\nlines"\n1,2\n', r"a.csv:3: .*Its fields: so, 'two\\nlines'$"),
         ("a.jsonl", '{"text": "x", "prompt": "a", "completion": "b"}\n', r"a.jsonl:1: .*two forms"),
         ("a.jsonl", '{"prompt": "a"}\n', r"a.jsonl:1: completion must be text; got None"),
         ("a.jsonl", '{"prompt": "a", "completion": 4}\n', r"a.jsonl:1: completion must be text; got 4"),
