@@ -18,7 +18,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -38,7 +38,7 @@ MOVES = (0.25, 0.25, 0.25, 0.5, 0.0)  # in the units of `describe`
 
 @dataclass(frozen=True)
 class Task:
-    """Runs of one response surface: numbers (n, 5), values (n,), NaN where a run failed."""
+    """Runs of one response surface: numbers (n, 5 or more), values (n,), NaN where a run failed."""
 
     name: str
     family: str
@@ -67,8 +67,10 @@ def _numbers(space: SearchSpace, indices: Sequence[int]) -> Floats:
     return describe(space)[np.searchsorted(space.candidates, indices)]
 
 
-def sample(task: Task, n: int, random: np.random.Generator) -> tuple[Floats, Floats]:
-    """Numbers (n, 5) and transformed values (n,) of some runs, as a search might have seen them."""
+def sample(
+    task: Task, n: int, random: np.random.Generator, moves: Sequence[float] = MOVES
+) -> tuple[Floats, Floats]:
+    """Numbers (n, k) and transformed values (n,) of some runs, as a search might have seen them."""
     size, failed = len(task.values), np.isnan(task.values)
     chances = np.ones(size)
     if random.random() < 0.5 and size >= 40:
@@ -78,21 +80,34 @@ def sample(task: Task, n: int, random: np.random.Generator) -> tuple[Floats, Flo
     chances[evenly] = 0
     leaning = random.choice(size, n - len(evenly), replace=False, p=chances / chances.sum())
     rows = np.concatenate([evenly, leaning])
-    moved = task.numbers[rows] + random.normal(size=len(MOVES)) * MOVES
+    moved = task.numbers[rows]
+    moved[:, : len(moves)] += random.normal(size=len(moves)) * moves
     return moved, transform_outputs(task.values[rows], failed[rows], "half_rank")
 
 
-def fit(tasks: Sequence[Task], seed: int = 0) -> Prior:
-    """Maximises the marginal likelihood of samples; every group of families counts the same."""
+def fit(
+    tasks: Sequence[Task],
+    seed: int = 0,
+    start: Callable[[], Prior] = Prior,
+    moves: Sequence[float] = MOVES,
+) -> Prior:
+    """Maximises the marginal likelihood of samples; every group of families counts the same.
+
+    Args:
+        tasks: to learn from.
+        seed: of weights and samples.
+        start: gives the prior that is fitted; it reads the tasks' numbers.
+        moves: how far samples are moved, standard deviation in each of the first numbers.
+    """
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     groups: dict[str, list[Task]] = defaultdict(list)
     for task in tasks:
         groups[task.family.partition(":")[0]].append(task)
     names = sorted(groups)
-    prior = Prior()
-    layers = [*prior.hidden.parameters(), *prior.features.parameters(), *prior.mean.parameters()]
+    prior = start()
     scales = [prior.step, prior.scales, prior.lengthscales]
+    layers = [one for one in prior.parameters() if all(one is not scale for scale in scales)]
     optimizer = torch.optim.AdamW(
         [{"params": layers, "weight_decay": DECAY}, {"params": scales, "weight_decay": 0.0}], lr=RATE
     )
@@ -105,7 +120,7 @@ def fit(tasks: Sequence[Task], seed: int = 0) -> Prior:
             group = groups[names[random.integers(len(names))]]
             task = group[random.integers(len(group))]
             if len(task.values) >= n:
-                drawn.append(sample(task, n, random))
+                drawn.append(sample(task, n, random, moves))
         numbers, y = (torch.from_numpy(np.stack(part)).float() for part in zip(*drawn, strict=True))
         inputs = prior.inputs(numbers)
         noise = prior.scales[4].exp() * torch.eye(n)

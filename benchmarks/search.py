@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -38,12 +39,16 @@ def checkpoints(landscape: Landscape) -> tuple[int, ...]:
     return LARGE if len(landscape.candidates) >= 60 else SMALL
 
 
-def observe(landscape: Landscape, index: int, seed: int) -> float | None:
-    """A noisy value; the same config has the same noise for every method of a seed. None: it failed."""
+def observe(landscape: Landscape, index: int, seed: int, before: int = 0) -> float | None:
+    """A noisy value; the same config has the same noise for every method of a seed. None: it failed.
+
+    `before` counts earlier trainings of the config: each has its own noise.
+    """
     value = landscape.value(index)
     if np.isnan(value):
         return None
-    return value + landscape.noise_sd * float(np.random.default_rng([seed, index]).normal())
+    key = [seed, index, before] if before else [seed, index]
+    return value + landscape.noise_sd * float(np.random.default_rng(key).normal())
 
 
 def regret(landscape: Landscape, index: int) -> float:
@@ -59,11 +64,12 @@ def search(landscape: Landscape, regime: str, name: str, seed: int) -> Iterator[
     start = Start(landscape, table_space(landscape), regime, seed)
     method = methods([name])[name](start)
     wasted = dict(zip(landscape.candidates.tolist(), landscape.wasted.tolist(), strict=True))
-    began, spent = time.perf_counter(), 0
+    began, spent, trained = time.perf_counter(), 0, Counter[int]()
     last = min(checkpoints(landscape)[-1], len(landscape.candidates))
     for n in range(1, last + 1):
         index = method.ask()
-        method.tell(index, observe(landscape, index, seed))
+        method.tell(index, observe(landscape, index, seed, trained[index]))
+        trained[index] += 1
         spent += wasted[index]
         if n in checkpoints(landscape):
             yield {
@@ -159,7 +165,7 @@ def show(arguments: argparse.Namespace) -> None:
     results = report.Results(rows)
     grids, short = ("own", "synthetic"), (3, 5, 8)
     for regime in (SAME_SEEDS, FACTORY):
-        for groups in (grids, ("own",), ("synthetic",), ("rows",)):
+        for groups in (grids, ("own",), ("synthetic",), ("noise",), ("rows",)):
             print(report.table(results, regime, groups, (10, 20, 30), report.MAIN))
         print(report.table(results, regime, ("table",), short, report.MAIN))
         for groups in (grids, ("rows",)):
@@ -173,7 +179,8 @@ def show(arguments: argparse.Namespace) -> None:
         if arguments.by_landscape:
             for n in (10, 30):
                 print(report.by_landscape(results, regime, n, report.MAIN))
-    print(report.wasted_table(rows, grids))
+    for groups in (grids, ("rows",)):
+        print(report.wasted_table(rows, groups))
     others = sorted({row["method"] for row in rows} - set(report.MAIN))
     print(report.table(results, SAME_SEEDS, ("rows",), (10, 20, 30), ("default", "paper", *others)))
     if rows and not arguments.no_figures:

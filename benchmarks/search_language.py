@@ -30,7 +30,8 @@ Pooling = Literal["mean", "first"]
 
 
 @cache
-def _reader() -> SentenceReader:
+def language_model() -> SentenceReader:
+    """The real sentence encoder, loaded once a process."""
     model = load_language_model(LanguageConfig(model="minilm"), tuned=None, device="cpu")
     assert isinstance(model, SentenceReader)
     return model
@@ -38,7 +39,7 @@ def _reader() -> SentenceReader:
 
 def _encode(texts: list[str], layer: int, pooling: Pooling) -> torch.Tensor:
     """Vectors (n, 384): the encoder's own (last layer, mean, length 1), or another layer or pooling."""
-    reader = _reader()
+    reader = language_model()
     if layer == -1 and pooling == "mean":
         return reader.encode(texts)
     network, parts = reader.model[0].auto_model, []

@@ -8,9 +8,12 @@ a failed trial as the worst value seen so far; in `factory` each starts and trea
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import subprocess
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,6 +101,19 @@ class LoracleMethod:
         return ranking(
             self.start.space, self.history, self.preset, features=self.features, seed=self.start.seed
         )[0]
+
+
+class ReplicatingMethod(LoracleMethod):
+    """A preset that spends the last two of 30 trials on training its two best configs once more."""
+
+    def __init__(self, start: Start, preset: Preset) -> None:
+        super().__init__(start, preset)
+        self.again: list[int] = []
+
+    def ask(self) -> int:
+        if len(self.history.trials) == 28 and self.history.succeeded:
+            self.again = ranking(self.start.space, self.history, self.preset, seed=self.start.seed)[:2]
+        return self.again.pop(0) if self.again else super().ask()
 
 
 class PendingMethod(LoracleMethod):
@@ -308,6 +324,53 @@ class SmacMethod(_Observed):
         self.smac.tell(moved, TrialValue(cost=-cost, status=status))
 
 
+class HeboMethod(_Observed):
+    """HEBO on ordered integer positions, in a process of its own environment (`hebo_process.py`)."""
+
+    def __init__(self, start: Start) -> None:
+        super().__init__(start)
+        self.knobs = [knob for knob in self.space if len(knob.values) > 1]
+        self.late: list[int] = []  # failures before the first success
+        self.process = subprocess.Popen(
+            [os.environ["LORACLE_HEBO"], str(Path(__file__).with_name("hebo_process.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        weakref.finalize(self, self.process.kill)
+        self._say({"sizes": [len(knob.values) for knob in self.knobs], "seed": start.seed})
+
+    def _say(self, what: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(what) + "\n")
+        self.process.stdin.flush()
+
+    def choose(self) -> int:
+        assert self.process.stdout is not None
+        self._say({})
+        given = dict(
+            zip([k.name for k in self.knobs], json.loads(self.process.stdout.readline()), strict=True)
+        )
+        positions = tuple(given.get(name, 0) for name in self.space.names)
+        return self.nearest_open(int(np.ravel_multi_index(positions, self.space.shape)))
+
+    def tell(self, index: int, value: float | None) -> None:
+        super().tell(index, value)
+        if value is None and self.start.regime == FACTORY:
+            return  # it has no notion of a failure
+        if self.worst is None:
+            self.late.append(index)
+            return
+        for known, score in [(index, self.worst if value is None else value)] + [
+            (failed, self.worst) for failed in self.late
+        ]:
+            positions = np.unravel_index(known, self.space.shape)
+            at = [int(p) for k, p in zip(self.space, positions, strict=True) if len(k.values) > 1]
+            self._say({"at": at, "cost": -score})
+        self.late = []
+
+
 def unseen_prior(start: Start) -> Path:
     """A prior fitted without the landscape's family, made when it is first needed.
 
@@ -337,9 +400,11 @@ def methods(names: Sequence[str]) -> dict[str, Callable[[Start], Method]]:
         "gp_sampler": lambda start: OptunaMethod(start, lambda seed: GPSampler(seed=seed)),
         "botorch": BotorchMethod,
         "smac": SmacMethod,
+        "hebo": HeboMethod,
         "default": lambda start: LoracleMethod(start, ensemble(start)),
         "numeric": lambda start: LoracleMethod(start, ensemble(start, "numeric")),
         "prior-alone": lambda start: LoracleMethod(start, ensemble(start, informed=1.0)),
+        "default-replicated": lambda start: ReplicatingMethod(start, ensemble(start)),
         "default-4-at-a-time": lambda start: PendingMethod(start, ensemble(start)),
     }
     if any(name not in known for name in names):

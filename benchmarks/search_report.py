@@ -1,8 +1,9 @@
 """What the rows of `search.py` say: tables, intervals of paired differences, figures.
 
-Read by `search.py show`. A *group* is a kind of landscape (`own`, `rows`, `table`, `synthetic`). Means are
-over seeds first, then over landscapes, so that every landscape counts the same. Intervals resample landscapes
-and, within each, seeds (2,000 times); the two methods of a difference keep their pairs.
+Read by `search.py show`. A *group* is a kind of landscape (`own`, `rows`, `table`, `synthetic`, and `noise`:
+formulas without noise or with much of it). Means are over seeds first, then over landscapes, so that every
+landscape counts the same. Intervals resample landscapes and, within each, seeds (2,000 times); the two
+methods of a difference keep their pairs.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ NAMES = {
     "default-4-at-a-time": "Loracle default, 4 at a time",
     "botorch": "BoTorch GP, log EI",
     "smac": "SMAC3",
+    "hebo": "HEBO",
     "gp_sampler": "Optuna GPSampler",
     "tpe": "Optuna TPE",
     "random": "random",
@@ -48,7 +50,7 @@ _BOOTSTRAPS = 2000
 def group_of(landscape: str) -> str:
     """Which kind of landscape a name means."""
     if landscape.startswith("synthetic"):
-        return "synthetic"
+        return "synthetic" if ":low:" in landscape else "noise"
     if landscape.endswith(":rows"):
         return "rows"
     return "table" if ":" in landscape else "own"
@@ -197,14 +199,18 @@ def worse_than_random(results: Results, regime: str, n: int) -> list[str]:
 def wasted_table(rows: Sequence[Row], groups: Sequence[str]) -> str:
     """Markdown: share of 30 trials that learnt nothing or failed."""
     shares = Results(rows, "wasted")
-    lines = ["| share of wasted trials in 30 | same seeds | factory |", "|---|---|---|"]
+    lines = [
+        f"| share of wasted trials in 30 ({', '.join(groups)}) | same seeds | factory |",
+        "|---|---|---|",
+    ]
     for method in MAIN:
         cells = []
         for regime in ("same seeds", "factory"):
             landscapes = shares.landscapes(regime, [method], 30, groups)
             per = shares.means(regime, method, 30, landscapes)
             cells.append(f"{100 * per.mean():.0f} %" if len(per) else "")
-        lines.append(f"| {NAMES[method]} | {' | '.join(cells)} |")
+        if any(cells):
+            lines.append(f"| {NAMES[method]} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
