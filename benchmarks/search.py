@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import search_report as report
 import torch
-from landscape_data import Landscape, load_landscapes
+from landscape_data import Landscape, load_landscapes, synthetic_landscapes
 from search_methods import FACTORY, SAME_SEEDS, Start, methods, table_space
 
 HERE = Path(__file__).parent
@@ -121,9 +121,10 @@ def store(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs what is missing."""
+    further = synthetic_landscapes(seeds=[int(seed) for seed in arguments.formulas.split(",") if seed])
     chosen = [
         landscape
-        for landscape in load_landscapes(SOURCES)
+        for landscape in [*load_landscapes(SOURCES), *further]
         if any(
             landscape.name.startswith(part) if part not in SOURCES else landscape.source == part
             for part in arguments.landscapes.split(",")
@@ -165,7 +166,7 @@ def show(arguments: argparse.Namespace) -> None:
     results = report.Results(rows)
     grids, short = ("own", "synthetic"), (3, 5, 8)
     for regime in (SAME_SEEDS, FACTORY):
-        for groups in (grids, ("own",), ("synthetic",), ("noise",), ("rows",)):
+        for groups in (grids, ("own",), ("synthetic",), ("noise",), ("more",), ("rows",)):
             print(report.table(results, regime, groups, (10, 20, 30), report.MAIN))
         print(report.table(results, regime, ("table",), short, report.MAIN))
         for groups in (grids, ("rows",)):
@@ -196,6 +197,7 @@ def main(given: Sequence[str] | None = None) -> None:
     runner = commands.add_parser("run")
     runner.add_argument("--methods", default="random,tpe,gp_sampler,botorch,smac,numeric")
     runner.add_argument("--landscapes", default="own,table,synthetic", help="sources or beginnings of names")
+    runner.add_argument("--formulas", default="", help="seeds of further formulas, such as 1,2")
     runner.add_argument("--regimes", default=f"{SAME_SEEDS},{FACTORY}")
     runner.add_argument("--seeds", type=int, default=20)
     runner.add_argument("--jobs", type=int, default=1)

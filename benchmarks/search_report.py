@@ -1,9 +1,9 @@
 """What the rows of `search.py` say: tables, intervals of paired differences, figures.
 
-Read by `search.py show`. A *group* is a kind of landscape (`own`, `rows`, `table`, `synthetic`, and `noise`:
-formulas without noise or with much of it). Means are over seeds first, then over landscapes, so that every
-landscape counts the same. Intervals resample landscapes and, within each, seeds (2,000 times); the two
-methods of a difference keep their pairs.
+Read by `search.py show`. A *group* is a kind of landscape (`own`, `rows`, `table`, `synthetic`, `noise`:
+formulas without noise or with much of it, and `more`: further formulas, on which choices were made). Means
+are over seeds first, then over landscapes, so that every landscape counts the same. Intervals resample
+landscapes and, within each, seeds (2,000 times); the two methods of a difference keep their pairs.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 Row = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]
 
+GROUPS = ("own", "rows", "synthetic", "noise", "table")
 MAIN = ("default", "botorch", "smac", "gp_sampler", "tpe", "random", "paper")
 NAMES = {
     "default": "Loracle default",
@@ -50,7 +51,8 @@ _BOOTSTRAPS = 2000
 def group_of(landscape: str) -> str:
     """Which kind of landscape a name means."""
     if landscape.startswith("synthetic"):
-        return "synthetic" if ":low:" in landscape else "noise"
+        _, _, noise, seed = landscape.split(":")
+        return "more" if seed != "0" else "synthetic" if noise == "low" else "noise"
     if landscape.endswith(":rows"):
         return "rows"
     return "table" if ":" in landscape else "own"
@@ -188,7 +190,7 @@ def by_landscape(results: Results, regime: str, n: int, methods: Sequence[str]) 
 def worse_than_random(results: Results, regime: str, n: int) -> list[str]:
     """Landscapes on which `default` loses to random search from the same start, by more than noise."""
     found = []
-    for name in results.landscapes(regime, ["default", "random"], n, ("own", "rows", "synthetic", "table")):
+    for name in results.landscapes(regime, ["default", "random"], n, GROUPS):
         (part,) = results.differences(regime, "default", "random", n, [name])
         error = part.std(ddof=1) / np.sqrt(len(part)) if len(part) > 1 else 0.0
         if part.mean() > 2 * error and part.mean() > 1e-9:
