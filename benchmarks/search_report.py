@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter
 
 Row = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]
@@ -219,10 +220,10 @@ def wasted_table(rows: Sequence[Row], groups: Sequence[str]) -> str:
 def figures(results: Results, folder: Path) -> None:
     """`search-curves.png`: regret by trials with bands; `search-ranks.png`: mean ranks."""
     counts = (3, 5, 10, 15, 20, 25, 30)
-    panels = [(g, r) for g in ("own", "synthetic") for r in ("same seeds", "factory")]
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    panels = [(g, r) for g in ("own", "rows", "synthetic") for r in ("same seeds", "factory")]
+    figure = Figure(figsize=(11, 11), layout="constrained")
     for place, (group, regime) in enumerate(panels, 1):
-        axes = figure.add_subplot(2, 2, place)
+        axes = figure.add_subplot(3, 2, place)
         here = [m for m in MAIN if results.landscapes(regime, [m], 30, [group])]
         landscapes = results.landscapes(regime, here, 30, [group])
         for method in here:
@@ -241,9 +242,13 @@ def figures(results: Results, folder: Path) -> None:
             )
             axes.fill_between(counts, middle - error, middle + error, color=COLOURS[method], alpha=0.15, lw=0)
         axes.set(yscale="log", title=f"{group}, {regime} ({len(landscapes)} landscapes)", xlabel="trials")
-        axes.set_ylabel("normalised regret of the recommended config")
+        axes.set_ylabel("regret of the recommended config")
+        axes.yaxis.set_major_locator(FixedLocator([0.02, 0.05, 0.1, 0.2, 0.5]))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False, fontsize=8)
+    handles, labels = figure.axes[2].get_legend_handles_labels()  # of `rows`, where all methods ran
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
     FigureCanvasAgg(figure).print_png(str(folder / "search-curves.png"))
     _rank_figure(results, folder / "search-ranks.png")
 
