@@ -166,7 +166,7 @@ def test_datasets(n: int, name: str, tmp_path: Path) -> None:
             assert path.read_bytes() == mutated
 
     accepted, refused = try_all(content, n, read)
-    assert accepted > n // 50
+    assert accepted > n // (50 if name == "a.json" else 20)  # one wrong byte spoils a whole JSON file
     assert refused > n // 20
 
 
