@@ -12,17 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from landscape_data import Floats, Landscape, load_landscapes
 from scipy.stats import norm
-from search import checkpoints, observe
+from search import about, checkpoints, observe
 from search_methods import FACTORY, LoracleMethod, Start, ensemble, table_space
 
 from loracle.ensemble import EnsembleSettings, fit_ensemble
@@ -95,13 +91,7 @@ def main() -> None:
             found.setdefault(key, []).extend(coverage(landscape, seed))
         print(f"{landscape.name:<60} {100 * np.mean(found[key] or [np.nan]):5.1f} %", flush=True)
     content = {
-        "about": {
-            "date": time.strftime("%Y-%m-%d"),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "versions": {name: version(name) for name in ("loracle", "torch")},
-            "level": LEVEL,
-            "seeds": arguments.seeds,
-        },
+        "about": about() | {"level": LEVEL, "seeds": arguments.seeds},
         "coverage": {name: [float(np.mean(x)), len(x)] for name, x in found.items() if x},
     }
     OUTPUT.write_text(json.dumps(content, indent=2) + "\n")

@@ -20,21 +20,19 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
-import platform
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from landscape_data import Floats, Landscape, load_landscapes
 from pretrain import MOVES, Task, fit
 from scipy.stats import spearmanr
-from search import observe
+from search import about, observe
 from search_language import FEATURES, language_model, random_projection, shuffled, text_features
 from search_methods import SAME_SEEDS, Start, table_space
 from sklearn.gaussian_process import GaussianProcessRegressor  # type: ignore[import-untyped]
@@ -88,28 +86,29 @@ class TextPrior(Prior):
         return full if self.reads_numbers else full[: -len(MOVES)]
 
 
-# How a variation begins, the prompt it reads, whether texts are shuffled, how far samples are moved.
-PRETRAINED: dict[str, tuple[Callable[[], Prior], str | None, bool, Sequence[float]]] = {
-    "numbers": (Prior, None, False, MOVES),
-    "numbers, samples not moved": (Prior, None, False, np.zeros(len(MOVES)).tolist()),
-    "text, derived": (lambda: TextPrior(numbers=False), "derived-v1", False, MOVES),
-    "text, domain": (lambda: TextPrior(numbers=False), "lora-v1", False, MOVES),
-    "text, plain": (lambda: TextPrior(numbers=False), "plain-v1", False, MOVES),
-    "text, shuffled": (lambda: TextPrior(numbers=False), "derived-v1", True, MOVES),
-    "both, derived": (lambda: TextPrior(numbers=True), "derived-v1", False, MOVES),
-    "both, shuffled": (lambda: TextPrior(numbers=True), "derived-v1", True, MOVES),
-    "both, mean from numbers": (
-        lambda: TextPrior(numbers=True, text_mean=False),
-        "derived-v1",
-        False,
-        MOVES,
-    ),
-    "both, mean from numbers, shuffled": (
-        lambda: TextPrior(numbers=True, text_mean=False),
-        "derived-v1",
-        True,
-        MOVES,
-    ),
+class Variation(NamedTuple):
+    """How a prior is fitted: where it starts, the prompt it reads, whether texts are shuffled, the moves."""
+
+    start: Callable[[], Prior] = Prior
+    prompt: str | None = None
+    shuffle: bool = False
+    moves: Sequence[float] = MOVES
+
+
+_text = partial(TextPrior, numbers=False)
+_both = partial(TextPrior, numbers=True)
+_refined = partial(TextPrior, numbers=True, text_mean=False)
+PRETRAINED: dict[str, Variation] = {
+    "numbers": Variation(),
+    "numbers, samples not moved": Variation(moves=(0.0,) * len(MOVES)),
+    "text, derived": Variation(_text, "derived-v1"),
+    "text, domain": Variation(_text, "lora-v1"),
+    "text, plain": Variation(_text, "plain-v1"),
+    "text, shuffled": Variation(_text, "derived-v1", shuffle=True),
+    "both, derived": Variation(_both, "derived-v1"),
+    "both, shuffled": Variation(_both, "derived-v1", shuffle=True),
+    "both, mean from numbers": Variation(_refined, "derived-v1"),
+    "both, mean from numbers, shuffled": Variation(_refined, "derived-v1", shuffle=True),
 }
 
 
@@ -134,28 +133,24 @@ def pretrained(name: str, landscapes: Sequence[Landscape]) -> Iterator[tuple[Lan
             numbers = {n: np.column_stack([inputs[n], (texts[n] - centre) @ to_parts]) for n in inputs}
         tasks = [Task(one.name, one.family, numbers[one.name], one.values) for one in others]
         prior = fit(tasks, start=start, moves=moves)
-        with torch.no_grad():
-            everything = prior.inputs(torch.from_numpy(numbers[held.name]).float())
-            theta = prior.parameters_for(len(MOVES))
+        yield held, conditioned(prior, torch.from_numpy(numbers[held.name]).float())
 
-        def predict(
-            _: Landscape,
-            rows: np.ndarray,
-            y: Floats,
-            seed: int,
-            everything: Inputs = everything,
-            theta: Tensor = theta,
-        ) -> Floats:
-            with torch.no_grad():
-                seen = everything.at(torch.from_numpy(rows))
-                noise = theta[4].exp() * torch.eye(len(rows))
-                lower = torch.linalg.cholesky(covariance(seen, seen, theta) + noise)
-                residual = (torch.from_numpy(y).float() - seen.mean)[:, None]
-                weights = torch.cholesky_solve(residual, lower)
-                mean = everything.mean + (covariance(everything, seen, theta) @ weights).squeeze(-1)
-            return np.asarray(mean.double().numpy())
 
-        yield held, predict
+@torch.no_grad()
+def conditioned(prior: Prior, numbers: Tensor) -> Predict:
+    """Mean of a prior, its parameters held fixed, given the n values."""
+    everything, theta = prior.inputs(numbers), prior.parameters_for(len(MOVES))
+
+    @torch.no_grad()
+    def predict(landscape: Landscape, rows: np.ndarray, y: Floats, seed: int) -> Floats:
+        seen = everything.at(torch.from_numpy(rows))
+        lower = torch.linalg.cholesky(covariance(seen, seen, theta) + theta[4].exp() * torch.eye(len(rows)))
+        residual = (torch.from_numpy(y).float() - seen.mean)[:, None]
+        weights = torch.cholesky_solve(residual, lower)
+        mean = everything.mean + (covariance(everything, seen, theta) @ weights).squeeze(-1)
+        return np.asarray(mean.double().numpy())
+
+    return predict
 
 
 # -- fitted to the trials of one task -----------------------------------------------------------------
@@ -301,16 +296,14 @@ def main() -> None:
         for name in names
         if name not in results.get(part, {}) and arguments.only in name
     ]
-    about = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("loracle", "torch", "sentence-transformers")},
-        "repeats": arguments.repeats,
-    }
     with multiprocessing.get_context("fork").Pool(arguments.jobs) as pool:
         for part, name, found in pool.imap(_work, jobs):
             results.setdefault(part, {})[name] = found
-            OUTPUT.write_text(json.dumps({"about": about, "spearman": results}, indent=1) + "\n")
+            content = {
+                "about": about("sentence-transformers") | {"repeats": arguments.repeats},
+                "spearman": results,
+            }
+            OUTPUT.write_text(json.dumps(content, indent=1) + "\n")
             print(table(part, {name: found}).splitlines()[-1], flush=True)
     for part, rows in results.items():
         print("\n" + table(part, rows))

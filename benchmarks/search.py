@@ -153,16 +153,20 @@ def run(arguments: argparse.Namespace) -> None:
                 print(f"{i} of {len(jobs)}", flush=True)
 
 
+def about(*packages: str) -> dict[str, Any]:
+    """Date, machine and versions, for what is written."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in ("loracle", "torch", *packages)},
+    }
+
+
 def show(arguments: argparse.Namespace) -> None:
     """Prints tables of regret, rank, paired differences and waste; writes the rows and two figures."""
     rows = sorted(read_log(), key=lambda row: [row[name] for name in KEYS])
-    about = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("loracle", "torch", "optuna", "botorch")},
-    }
     if LOG.exists() and rows:
-        store(rows, about)
+        store(rows, about("optuna", "botorch"))
     results = report.Results(rows)
     grids, short = ("own", "synthetic"), (3, 5, 8)
     for regime in (SAME_SEEDS, FACTORY):

@@ -152,6 +152,7 @@ class _Observed:
         self.start, self.space = start, start.space
         self.first = start.seeds if start.regime == SAME_SEEDS else []
         self.tried: dict[int, float | None] = {}
+        self.late: list[int] = []  # failures before the first success
         self.rng = np.random.default_rng([start.seed, 17])
         self.coordinates = self.space.coordinates(self.space.candidates)
 
@@ -164,6 +165,23 @@ class _Observed:
 
     def tell(self, index: int, value: float | None) -> None:
         self.tried[index] = value
+
+    def scored(self, index: int, value: float | None) -> list[tuple[int, float]]:
+        """What a library without failures is told of a result, after `tell`: indices and values.
+
+        A failure counts as the worst value so far, and waits for it; in `factory` it is left out.
+        """
+        if value is None and self.start.regime == FACTORY:
+            return []
+        if self.worst is None:
+            self.late.append(index)
+            return []
+        failed, self.late = self.late, []
+        return [(index, self.worst if value is None else value), *((one, self.worst) for one in failed)]
+
+    def positions(self, index: int) -> list[int]:
+        """Place of a config in the range of each knob."""
+        return [int(position) for position in np.unravel_index(index, self.space.shape)]
 
     def recommend(self) -> int:
         return max(self.tried, key=lambda index: -np.inf if (v := self.tried[index]) is None else v)
@@ -236,7 +254,6 @@ class OptunaMethod(_Observed):
         self.distributions = {
             knob.name: optuna.distributions.IntDistribution(0, len(knob.values) - 1) for knob in self.space
         }
-        self.late: list[dict[str, int]] = []  # failures before the first success
 
     def choose(self) -> int:
         with warnings.catch_warnings():
@@ -248,19 +265,10 @@ class OptunaMethod(_Observed):
 
     def tell(self, index: int, value: float | None) -> None:
         super().tell(index, value)
-        positions = np.unravel_index(index, self.space.shape)
-        params = {name: int(p) for name, p in zip(self.space.names, positions, strict=True)}
-        if value is None and self.start.regime == FACTORY:
-            return
-        if self.worst is None:
-            self.late.append(params)
-            return
-        told = [(params, self.worst if value is None else value)]
-        told += [(failed, self.worst) for failed in self.late]
-        self.late = []
-        for known, score in told:
+        for known, score in self.scored(index, value):
+            params = dict(zip(self.space.names, self.positions(known), strict=True))
             self.study.add_trial(
-                optuna.create_trial(params=known, distributions=self.distributions, value=score)
+                optuna.create_trial(params=params, distributions=self.distributions, value=score)
             )
 
 
@@ -300,11 +308,8 @@ class SmacMethod(_Observed):
     def _spell(self, index: int) -> Any:
         from ConfigSpace import Configuration
 
-        positions = np.unravel_index(index, self.space.shape)
-        return Configuration(
-            self.configs,
-            {k.name: int(p) for k, p in zip(self.space, positions, strict=True) if len(k.values) > 1},
-        )
+        places = zip(self.space, self.positions(index), strict=True)
+        return Configuration(self.configs, {k.name: place for k, place in places if len(k.values) > 1})
 
     def ask(self) -> int:
         self.asked = self.smac.ask()
@@ -330,7 +335,6 @@ class HeboMethod(_Observed):
     def __init__(self, start: Start) -> None:
         super().__init__(start)
         self.knobs = [knob for knob in self.space if len(knob.values) > 1]
-        self.late: list[int] = []  # failures before the first success
         self.process = subprocess.Popen(
             [os.environ["LORACLE_HEBO"], str(Path(__file__).with_name("hebo_process.py"))],
             stdin=subprocess.PIPE,
@@ -357,18 +361,9 @@ class HeboMethod(_Observed):
 
     def tell(self, index: int, value: float | None) -> None:
         super().tell(index, value)
-        if value is None and self.start.regime == FACTORY:
-            return  # it has no notion of a failure
-        if self.worst is None:
-            self.late.append(index)
-            return
-        for known, score in [(index, self.worst if value is None else value)] + [
-            (failed, self.worst) for failed in self.late
-        ]:
-            positions = np.unravel_index(known, self.space.shape)
-            at = [int(p) for k, p in zip(self.space, positions, strict=True) if len(k.values) > 1]
-            self._say({"at": at, "cost": -score})
-        self.late = []
+        for known, score in self.scored(index, value):
+            places = zip(self.space, self.positions(known), strict=True)
+            self._say({"at": [place for knob, place in places if len(knob.values) > 1], "cost": -score})
 
 
 def unseen_prior(start: Start) -> Path:
