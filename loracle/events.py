@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from loracle.notices import Notice
 from loracle.space import Config
 from loracle.trial import Trial
 
@@ -15,6 +16,13 @@ class PhaseStarted:
 
     text: str
     number: int | None = None
+
+
+@dataclass(frozen=True)
+class Noticed:
+    """Something that the user must see; told once, before anything is trained where that is possible."""
+
+    notice: Notice
 
 
 @dataclass(frozen=True)
@@ -58,5 +66,5 @@ class TrialFinished:
     seconds_left: float
 
 
-Event = PhaseStarted | TrialStarted | Step | TrialFinished
+Event = PhaseStarted | Noticed | TrialStarted | Step | TrialFinished
 Listener = Callable[[Event], None]

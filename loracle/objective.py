@@ -34,6 +34,7 @@ from loracle.memory import MemoryModel, Observation, build_memory_model, halving
 from loracle.meter import release
 from loracle.metrics import Questions, Score, check_scoring, confidence_interval, prepare, score
 from loracle.model import Base, load_base
+from loracle.notices import Notice
 from loracle.outcomes import (
     DISK_ERRORS,
     as_json,
@@ -92,6 +93,7 @@ class TrainingObjective:
         n_proxy: how many of them a trial trains on.
         dropped: examples left out for their length, by split.
         data_fingerprint: sha256 of all splits.
+        notices: what the user must see about data and model.
     """
 
     def __init__(self, config: RunConfig, splits: Splits, base: Base) -> None:
@@ -116,6 +118,7 @@ class TrainingObjective:
         self._validation = self._prepare(splits.validation, validation)
         self._test = self._prepare(splits.test, test)
         self._observed: list[Observation] = []
+        self.notices: tuple[Notice, ...] = ()
 
     @classmethod
     def from_config(cls, config: RunConfig) -> TrainingObjective:

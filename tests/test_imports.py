@@ -29,6 +29,8 @@ SHARED = {
     "command",
     "config",
     "device",
+    "notices",
+    "escape",
     "__init__",
 }  # `__init__` holds the version
 LIGHT = {
