@@ -7,7 +7,6 @@ Only the other items are generated.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +20,7 @@ from loracle.config import ScoringConfig
 from loracle.data import Encoded, Example, Message, encode
 from loracle.errors import ConfigError, DataError
 from loracle.model import Base, collate, counted_logits
+from loracle.patterns import Pattern
 
 Item = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]
@@ -147,24 +147,20 @@ def prepare(
     )
 
 
-def answer_pattern(settings: ScoringConfig) -> re.Pattern[str] | None:
+def answer_pattern(settings: ScoringConfig) -> Pattern | None:
     """The compiled answer pattern. Raises ConfigError where it is malformed."""
     if settings.answer_pattern is None:
         return None
-    try:
-        return re.compile(settings.answer_pattern, re.DOTALL)
-    except re.error as error:
-        raise ConfigError(f"scoring.answer_pattern: {settings.answer_pattern!r}: {error}") from None
+    return Pattern(settings.answer_pattern, "scoring.answer_pattern")
 
 
-def answer(text: str, pattern: re.Pattern[str] | None) -> str | None:
-    """The answer in a text: the last match of the pattern (its first group, if it has one), stripped."""
-    if pattern is None:
-        return text.strip()
-    matches = list(pattern.finditer(text))
-    if not matches:
-        return None
-    found = matches[-1].group(1 if pattern.groups else 0)
+def answer(text: str, pattern: Pattern | None) -> str | None:
+    """The answer in a text: the last match of the pattern (its first group, if it has one), stripped.
+
+    Raises:
+        ConfigError: the pattern takes too long on this text.
+    """
+    found = text if pattern is None else pattern.last(text)
     return None if found is None else found.strip()
 
 

@@ -31,6 +31,7 @@ SHARED = {
     "device",
     "notices",
     "escape",
+    "patterns",
     "__init__",
 }  # `__init__` holds the version
 LIGHT = {
@@ -44,6 +45,7 @@ LIGHT = {
     "printed",
     "guard",
     "external",
+    "patterns",
 }
 HEAVY = {"torch", "transformers", "optuna", "peft", "gpytorch", "botorch", "accelerate", "matplotlib"}
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from conftest import copy_rows, save_tiny_model
 
+import loracle
 from loracle.config import RunConfig, ScoringConfig, TrainingConfig
 from loracle.data import Example, Message, encode
 from loracle.errors import ConfigError, DataError
@@ -143,8 +145,26 @@ def test_answer_patterns() -> None:
     assert found(r"#### (.*)$", "no answer") is None
     assert found(r"(x)|y", "y") is None
     assert answer("  a b\n", None) == "a b"
+    assert found("#### (.+)", "so\n#### 12\nHope it helps") == "12"
+    assert found("(?s)<answer>(.+)</answer>", "<answer>1\n2</answer>") == "1\n2"
     with pytest.raises(ConfigError, match=r"scoring.answer_pattern: '\(': "):
         answer_pattern(ScoringConfig(answer_pattern="("))
+
+
+def test_the_pattern_that_init_prints_ends_with_its_line() -> None:
+    template = (Path(loracle.__file__).parent / "template.yaml").read_text()
+    (printed,) = re.findall(r'# answer_pattern: "(.*?)"', template)
+    pattern = answer_pattern(ScoringConfig(answer_pattern=printed))
+    assert answer("4 + 8 = 12\n#### 12\nHope it helps", pattern) == "12"
+
+
+def test_a_pattern_that_never_ends_is_refused_where_it_is_checked() -> None:
+    settings = EXACT.model_copy(update={"answer_pattern": "([a-z]+)+$"})
+    examples = examples_of([{"prompt": "p", "completion": "a" * 5000 + "!"}])
+    with pytest.raises(
+        ConfigError, match=r"scoring.answer_pattern: .* took more than 5 s on a text of 5,001"
+    ):
+        check_scoring(examples, settings)
 
 
 def test_answers_are_extracted_from_both_sides(skilled: Base) -> None:
