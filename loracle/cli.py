@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from loracle import __version__
+from loracle import __version__, escape
 from loracle.errors import LoracleError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from loracle.config import RunConfig
+    from loracle.notices import Notice
     from loracle.proxy import ProxyResult
     from loracle.report import Comparison
 
@@ -158,16 +160,22 @@ def show(run: RunFolder, as_json: AsJson = False) -> None:
     """List the trials of a run as a table."""
     from rich.console import Console
 
+    from loracle.notices import as_json as as_json_list
+    from loracle.notices import read_notices
     from loracle.report import history_rows
     from loracle.study import read_history
     from loracle.tune import open_run
 
     config, space = open_run(run)
     rows = history_rows(space, read_history(config.output, space, config.execution.storage), config.metric)
+    notices = read_notices(config.output)
     if as_json:
-        typer.echo(json.dumps({"run": str(config.output), "trials": rows}))
+        content = {"run": str(config.output), "trials": rows, "notices": as_json_list(notices)}
+        typer.echo(json.dumps(content))
     else:
-        Console().print(_trial_table(rows))
+        console = Console()
+        console.print(_trial_table(rows))
+        _print_notices(notices, console)
 
 
 @app.command()
@@ -250,6 +258,7 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
 
     from loracle.config import load_config
     from loracle.doctor import examine
+    from loracle.notices import as_json as as_json_list
 
     settings = load_config(config)
     _quiet()
@@ -262,7 +271,9 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
             console.print(f"{mark}  [bold]{check.name:<9}[/] ", end="")
             console.print(check.text, markup=False, highlight=False, soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps([{"name": c.name, "state": c.state, "text": c.text} for c in checks]))
+        found = [{"name": c.name, "state": c.state, "text": c.text} for c in checks]
+        noticed = [c.notice for c in checks if c.notice is not None]
+        typer.echo(json.dumps({"checks": found, "notices": as_json_list(noticed)}))
     if any(check.state == "bad" for check in checks):
         raise typer.Exit(2)
 
@@ -291,6 +302,7 @@ def _settings(path: Path, trials: int | None, output: Path | None, **execution: 
 def _tune(config: RunConfig, as_json: bool) -> None:
     from rich.console import Console
 
+    from loracle.notices import as_json as as_json_list
     from loracle.report import comparison_json, paired, verdict
     from loracle.tune import tune as run
 
@@ -300,7 +312,12 @@ def _tune(config: RunConfig, as_json: bool) -> None:
     if as_json:
         typer.echo(
             json.dumps(
-                comparison_json(result.comparison) | {"run": str(result.folder), "stopped": result.stopped}
+                comparison_json(result.comparison)
+                | {
+                    "run": str(result.folder),
+                    "stopped": result.stopped,
+                    "notices": as_json_list(result.notices),
+                }
             )
         )
         return
@@ -310,9 +327,23 @@ def _tune(config: RunConfig, as_json: bool) -> None:
     for line in (verdict(result.comparison, metric), paired(result.comparison, metric)):
         if line:
             console.print(line, highlight=False)
+    _print_notices(result.notices, console)
     best = result.folder / ("best.yaml" if own else "best")
     console.print(f"{'settings' if own else 'adapter'}: {best}", highlight=False, soft_wrap=True)
     console.print(f"report:  {result.folder / 'report.md'}", highlight=False, soft_wrap=True)
+
+
+def _print_notices(notices: Sequence[Notice], console: Console) -> None:
+    """One line each, as the display showed them before the first trial."""
+    for notice in notices:
+        console.print("[yellow]note[/]", end=" ")
+        console.print(
+            escape.printable(f"{notice.about}: {notice.text}"),
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+            emoji=False,
+        )
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from loracle.events import Event, PhaseStarted, Step, TrialFinished, TrialStarted
+from loracle import escape
+from loracle.events import Event, Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
 from loracle.report import show_config, show_score
 from loracle.trial import Trial
 
@@ -52,6 +53,9 @@ class Display:
                 for old in [bar for bar in self._bars if number is None or bar is None or bar >= 0]:
                     self._remove(old)
                 self._add(number, text, visible=False)
+            case Noticed(notice=notice):
+                line = f"[yellow]note[/] {notice.about}: {escape.terminal(notice.text)}"
+                self._console.print(line, highlight=False, soft_wrap=True, emoji=False)
             case TrialStarted(done=done, budget=budget, config=config, number=number):
                 self._remove(None)
                 self._add(number, f"trial {done + 1}/{budget}", f"{show_config(config)}{self._left}")

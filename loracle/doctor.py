@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ from loracle.external import ExternalObjective
 from loracle.language import load_language_model
 from loracle.memory import allowed, describe
 from loracle.model import Base
+from loracle.notices import About, Notice
 from loracle.objective import TrainingObjective
 from loracle.optimizer import get_preset
 from loracle.space import SearchSpace, with_alpha
@@ -28,11 +29,15 @@ _FEW_STEPS = 20  # below this many optimizer steps a trial says little (fact 29:
 
 @dataclass(frozen=True)
 class Check:
-    """One finding: `ok`, `note` (worth reading) or `bad` (the run would fail)."""
+    """One finding: `ok`, `note` (worth reading) or `bad` (the run would fail).
+
+    `notice`: where the finding is one that `tune` and the report show, too.
+    """
 
     name: str
     state: Literal["ok", "note", "bad"]
     text: str
+    notice: Notice | None = None
 
 
 def examine(config: RunConfig) -> Iterator[Check]:
@@ -47,7 +52,9 @@ def examine(config: RunConfig) -> Iterator[Check]:
     try:
         objective = TrainingObjective.from_config(config)
         yield from _data(objective)
+        yield from _noticed(objective.notices, "data")
         yield Check("model", "ok", _model(objective.base))
+        yield from _noticed(objective.notices, "model")
         space = search_space(config, objective.n_proxy)
         yield from _space(config, objective, space)
         yield _prompts(config, objective, space)
@@ -56,6 +63,12 @@ def examine(config: RunConfig) -> Iterator[Check]:
         yield Check("input", "bad", str(error))
         return
     yield _output(config.output)
+
+
+def _noticed(notices: Sequence[Notice], about: About) -> Iterator[Check]:
+    for notice in notices:
+        if notice.about == about:
+            yield Check(about, "note", notice.text, notice)
 
 
 def _own_trainer(config: RunConfig) -> Iterator[Check]:

@@ -13,9 +13,10 @@ import yaml
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from loracle import __version__
+from loracle import __version__, escape
 from loracle.command import fill, split_command
 from loracle.config import RunConfig
+from loracle.notices import Notice
 from loracle.optimizer import PRESETS
 from loracle.outcomes import write_atomically
 from loracle.space import Config, SearchSpace, Value
@@ -230,11 +231,13 @@ def write_report(
     comparison: Comparison,
     stopped: str,
     memory: Sequence[str] = (),
+    notices: Sequence[Notice] = (),
 ) -> None:
     """Writes `report.md`, `progress.png` and `best/recipe.yaml`; `best.yaml` for a trainer of one's own."""
     folder = config.output
     write_figure(folder / "progress.png", space, history, config.metric)
-    write_atomically(folder / "report.md", report_text(config, space, history, comparison, stopped, memory))
+    text = report_text(config, space, history, comparison, stopped, memory, notices)
+    write_atomically(folder / "report.md", text)
     if config.objective is not None:
         write_atomically(folder / "best.yaml", own_recipe_text(config, comparison.winner))
     elif comparison.winner_outcome.failure is None:
@@ -262,14 +265,18 @@ def report_text(
     comparison: Comparison,
     stopped: str,
     memory: Sequence[str] = (),
+    notices: Sequence[Notice] = (),
 ) -> str:
     """The report as Markdown.
 
-    `stopped` says why the search ended; `memory` what `memory.describe` says about it.
+    `stopped` says why the search ended; `memory` what `memory.describe` says about it; `notices` are what
+    the user must see.
     """
     metric = config.metric
     name = Path(config.model).name or config.model or config.output.name
     lines = [f"# LoRA search: {name}", "", verdict(comparison, metric), ""]
+    if notices:
+        lines += ["## Notices", "", *(f"- {n.about}: {escape.markdown(n.text)}." for n in notices), ""]
     head, *rows = [f"| {' | '.join(row)} |" for row in comparison_rows(comparison, metric)]
     lines += [head, "|---" * (head.count("|") - 1) + "|", *rows]
     lines += ["", paired(comparison, metric)]

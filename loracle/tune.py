@@ -26,15 +26,18 @@ import torch
 from loracle.config import RunConfig, build_space, dump_config, load_config, parse_config
 from loracle.ensemble import EnsembleSettings
 from loracle.errors import StudyError
-from loracle.events import Listener, PhaseStarted, Step, TrialFinished, TrialStarted
+from loracle.events import Listener, Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
 from loracle.external import load_objective
 from loracle.features import Features, build_features
 from loracle.final import compare, compare_trial
 from loracle.language import CausalReader, LanguageModel, load_language_model
 from loracle.memory import MemoryModel, allowed, describe
+from loracle.notices import FILE as NOTICES
+from loracle.notices import Notice, gathered
+from loracle.notices import as_json as notices_as_json
 from loracle.objective import Objective, TrainingObjective
 from loracle.optimizer import Preset, get_preset, propose, ranking
-from loracle.outcomes import DISK_ERRORS, write_atomically
+from loracle.outcomes import DISK_ERRORS, as_json, write_atomically
 from loracle.prompt import Prompt, load_prompt
 from loracle.report import Comparison, write_report
 from loracle.space import Config, SearchSpace, with_alpha
@@ -74,6 +77,7 @@ class Result:
     history: History
     comparison: Comparison
     stopped: str  # why the search ended
+    notices: tuple[Notice, ...] = ()  # what the user must see
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Search:
     """The search half of a run, ready to choose.
 
     `memory` says which candidates can fit; None where trials run on other machines, or it cannot be known.
+    `notices` are what the user must see about the space and how it is searched.
     """
 
     space: SearchSpace
@@ -88,6 +93,7 @@ class Search:
     features: Features | None
     seed: int
     memory: MemoryModel | None = None
+    notices: tuple[Notice, ...] = ()
 
     def next(self, history: History) -> int | None:
         """The config to train next; None if there is none left."""
@@ -116,12 +122,14 @@ class _Prepared:
         executor: trains them.
         final: what a final training takes, in words; None where it would only repeat a trial.
         settings: what all processes that share a storage must have in common.
+        notices: what the user must see before anything is trained.
     """
 
     search: Search
     executor: Executor
     final: str | None
     settings: Mapping[str, Any]
+    notices: tuple[Notice, ...]
 
 
 def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
@@ -139,13 +147,15 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         _record_config(config)
         run = _prepare(config, listen)
         space = run.search.space
+        _tell(run.notices, config.output, listen)
         with closing(run.executor):
             stopped, history = _search(config, run, listen)
             comparison = _compare(config, run, history, listen)
         memory = run.search.memory
         said = describe(memory, space, with_alpha(config.standard or {}), history) if memory else []
-        write_report(config, space, history, comparison, stopped, said)
-        return Result(config.output, space, history, comparison, stopped)
+        _keep(run.notices, config.output)
+        write_report(config, space, history, comparison, stopped, said, run.notices)
+        return Result(config.output, space, history, comparison, stopped, run.notices)
 
 
 def work(config: RunConfig, listen: Listener = lambda event: None) -> tuple[str, History]:
@@ -164,6 +174,8 @@ def work(config: RunConfig, listen: Listener = lambda event: None) -> tuple[str,
     with _own_folder(config.output) as own:
         _record_config(config, own)
         run = _prepare(config.model_copy(update={"output": own}), listen)
+        _tell(run.notices, own, listen)
+        os.replace(own / NOTICES, config.output / NOTICES)
         with closing(run.executor):
             return _search(config, run, listen)
 
@@ -231,8 +243,9 @@ def _prepare(config: RunConfig, listen: Listener) -> _Prepared:
     memory = objective.memory if isinstance(objective, TrainingObjective) and local else None
     search = replace(prepare_search(config, objective, listen), memory=memory)
     final, settings = _final_training(objective), _common_settings(config, objective)
+    notices = gathered(getattr(objective, "notices", ()), search.notices)
     if config.execution.workers == 0:
-        return _Prepared(search, InProcess(objective), final, settings)
+        return _Prepared(search, InProcess(objective), final, settings, notices)
     del objective
     gc.collect()
     if torch.cuda.is_available():
@@ -240,8 +253,19 @@ def _prepare(config: RunConfig, listen: Listener) -> _Prepared:
     if config.execution.executor == "ray":
         from loracle.ray_workers import RayWorkers
 
-        return _Prepared(search, RayWorkers(config), final, settings)
-    return _Prepared(search, LocalWorkers(config), final, settings)
+        return _Prepared(search, RayWorkers(config), final, settings, notices)
+    return _Prepared(search, LocalWorkers(config), final, settings, notices)
+
+
+def _tell(notices: Sequence[Notice], folder: Path, listen: Listener) -> None:
+    """Tells and keeps what the user must see, before anything is trained."""
+    for notice in notices:
+        listen(Noticed(notice))
+    _keep(notices, folder)
+
+
+def _keep(notices: Sequence[Notice], folder: Path) -> None:
+    write_atomically(folder / NOTICES, as_json(notices_as_json(notices)))
 
 
 def _common_settings(config: RunConfig, objective: Objective) -> dict[str, Any]:

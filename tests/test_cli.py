@@ -185,7 +185,7 @@ def test_doctor(loracle: Run, run_config: Callable[..., Path]) -> None:
     assert not (path.parent / "run").exists()
     code, out, _ = loracle("doctor", change(path, model="/no/such/folder"), "--json")
     assert code == 2
-    assert json.loads(out)[-1]["state"] == "bad"
+    assert json.loads(out)["checks"][-1]["state"] == "bad"
 
 
 def test_cache_is_shown_and_cleared(
