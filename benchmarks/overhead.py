@@ -27,7 +27,8 @@ from typing import Any
 
 from loracle.config import RunConfig, load_config
 from loracle.events import Event, PhaseStarted, TrialFinished, TrialStarted
-from loracle.tune import trial_folder, tune
+from loracle.run_folder import trial_folder
+from loracle.tune import tune
 
 RESULTS = Path(__file__).parent / "results" / "overhead.json"
 

@@ -163,8 +163,8 @@ def show(run: RunFolder, as_json: AsJson = False) -> None:
     from loracle.notices import as_json as as_json_list
     from loracle.notices import read_notices
     from loracle.report import history_rows
+    from loracle.run_folder import open_run
     from loracle.study import read_history
-    from loracle.tune import open_run
 
     config, space = open_run(run)
     rows = history_rows(space, read_history(config.output, space, config.execution.storage), config.metric)
@@ -213,7 +213,7 @@ def export(
     """Write the winning adapter and its settings for another tool."""
     from loracle.errors import StudyError
     from loracle.export import export_peft
-    from loracle.tune import open_run
+    from loracle.run_folder import open_run
 
     settings, _ = open_run(run)
     if settings.objective is not None:
@@ -231,7 +231,7 @@ def cache(
     from datetime import datetime
 
     from loracle.features import cache_entries, clear_cache
-    from loracle.tune import cache_folder
+    from loracle.prepare import cache_folder
 
     folder = cache_folder()
     freed = clear_cache(folder) if clear else 0

@@ -21,8 +21,8 @@ from loracle.model import Base
 from loracle.notices import About, Notice
 from loracle.objective import TrainingObjective
 from loracle.optimizer import get_preset
+from loracle.prepare import run_prompt, search_space
 from loracle.space import SearchSpace, with_alpha
-from loracle.tune import run_prompt, search_space
 
 _FEW_STEPS = 20  # below this many optimizer steps a trial says little (fact 29: 100 and more are better)
 

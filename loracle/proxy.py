@@ -22,10 +22,10 @@ from loracle.errors import ConfigError, StudyError
 from loracle.events import Listener, PhaseStarted, Step
 from loracle.objective import TrainingObjective
 from loracle.outcomes import read_outcome, write_atomically
+from loracle.prepare import search_space
 from loracle.report import show_config
 from loracle.space import Config, SearchSpace
 from loracle.trial import Outcome
-from loracle.tune import search_space
 
 Floats = npt.NDArray[np.float64]
 

@@ -21,9 +21,10 @@ from loracle.cli import main
 from loracle.config import RunConfig, dump_config, load_config, parse_config
 from loracle.errors import ConfigError
 from loracle.external import ExternalObjective
+from loracle.run_folder import open_run
 from loracle.study import read_history
 from loracle.trial import FailureKind, Outcome
-from loracle.tune import counted, open_run
+from loracle.tune import counted
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "command"
 CONFIG = {"rank": 8, "alpha_ratio": 2, "alpha": 16, "learning_rate": 1e-5}

@@ -24,9 +24,10 @@ from loracle.memory import (
 )
 from loracle.model import Base
 from loracle.optimizer import PRESETS
+from loracle.prepare import Search
 from loracle.space import SearchSpace, default_space
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
-from loracle.tune import Search, tune
+from loracle.tune import tune
 
 SPACE = default_space()
 CONFIG = {"rank": 16, "alpha": 32, "dropout": 0.05, "batch_size": 16, "learning_rate": 2e-4}

@@ -24,11 +24,12 @@ from loracle.config import RunConfig, load_config
 from loracle.errors import ConfigError, StudyError
 from loracle.events import Event, TrialFinished, TrialStarted
 from loracle.optimizer import get_preset
+from loracle.prepare import Search
 from loracle.ray_workers import RayWorkers, _unpack
 from loracle.storage import run_lock
 from loracle.study import open_study
 from loracle.trial import FailureKind
-from loracle.tune import Search, counted, run_search, tune
+from loracle.tune import counted, run_search, tune
 from loracle.workers import Job
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'loracle[ray]'")

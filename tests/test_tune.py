@@ -21,10 +21,12 @@ from loracle.errors import ConfigError, SpaceError, StudyError
 from loracle.events import Event, PhaseStarted, Step, TrialFinished
 from loracle.objective import TableObjective
 from loracle.optimizer import PRESETS
+from loracle.prepare import Search
+from loracle.run_folder import open_run
 from loracle.space import Config, Knob, SearchSpace
 from loracle.study import open_study, read_history
 from loracle.trial import Failure, FailureKind, Outcome, Trial
-from loracle.tune import Search, best_of, counted, open_run, run_search, tune
+from loracle.tune import best_of, counted, run_search, tune
 from loracle.workers import Done, InProcess, Job
 
 SPACE = SearchSpace((Knob("rank", (1, 2, 4, 8), "log2"), Knob("learning_rate", (1e-4, 1e-3, 1e-2), "log10")))

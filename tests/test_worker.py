@@ -28,10 +28,12 @@ from loracle.config import load_config
 from loracle.errors import StudyError
 from loracle.events import Event
 from loracle.optimizer import get_preset
+from loracle.prepare import Search
+from loracle.run_folder import open_run
 from loracle.space import SearchSpace
 from loracle.study import open_study, read_history
 from loracle.trial import History, Outcome, Trial
-from loracle.tune import Search, counted, open_run, run_search, work
+from loracle.tune import counted, run_search, work
 from loracle.workers import Done, Job, Progress
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -22,9 +22,10 @@ from processes import gone
 
 from loracle.config import load_config
 from loracle.errors import ConfigError, StudyError
+from loracle.run_folder import open_run
 from loracle.study import read_history
 from loracle.trial import FailureKind, Outcome
-from loracle.tune import best_of, counted, open_run, tune
+from loracle.tune import best_of, counted, tune
 from loracle.workers import Done, Job, LocalWorkers, _threads, visible_devices
 
 FAULTS = Path(__file__).parent / "faults.py"

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loracle.run_folder import open_run
 from loracle.study import read_history
 from loracle.trial import FailureKind, History, Trial
-from loracle.tune import counted, open_run
+from loracle.tune import counted
 
 pytestmark = pytest.mark.slow
 
