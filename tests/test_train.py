@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import weakref
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import get_peft_model
 
+import loracle
 from loracle import train as training
 from loracle.config import RunConfig, TrainingConfig
 from loracle.data import Encoded, Example, encode
@@ -244,17 +246,22 @@ def test_bfloat16_base_trains_a_float32_adapter(tiny_model: Path, encoded: Encod
 # -- failures ---------------------------------------------------------------------------------------
 
 
-def test_an_exploding_training_stops_early(base: Base, encoded: Encoded) -> None:
+def test_an_exploding_training_stops_early() -> None:
+    # A base that is good at its task has far to fall, whatever the rounding of this machine.
+    base = load_base(run_config(Path(loracle.__file__).parent / "demo" / "base"))
+    words = sorted({"".join(word) for word in permutations("abcde")})[:64]
+    rows = [Example(f"t:{i}", prompt=f"copy {word}=", completion=word) for i, word in enumerate(words)]
+    encoded = encode(rows, base.tokenizer, 64, stop_ids=base.stop_ids)
     steps: list[Step] = []
-    config = CONFIG | {"learning_rate": 10.0, "rank": 16, "alpha": 512, "batch_size": 32}
-    settings = TrainingConfig(epochs=60, max_gradient_norm=1e9, warmup_fraction=0.01)
+    config = CONFIG | {"learning_rate": 1.0, "rank": 16, "alpha": 512, "batch_size": 32}
+    settings = TrainingConfig(epochs=20, max_gradient_norm=1e9, warmup_fraction=0.0)
     with (
-        pytest.raises(TrainingFailed, match=r"diverged at step \d+ of 75: the loss") as caught,
+        pytest.raises(TrainingFailed, match=r"diverged at step \d+ of 40: the loss rose") as caught,
         train_adapter(base, encoded, config, settings, seed=0, progress=steps.append),
     ):
         pass
     assert caught.value.failure.kind == FailureKind.DIVERGED
-    assert len(steps) < 20
+    assert len(steps) < 20, [step.loss for step in steps]
     assert weights_fingerprint(base.model) == base.fingerprint
 
 
