@@ -34,12 +34,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from loracle.adapter import adapted
 from loracle.config import TrainingConfig
 from loracle.data import Encoded
 from loracle.errors import ModelError
 from loracle.model import Base, Batch, counted_logits
+from loracle.plan import plan_training
 from loracle.space import Config
-from loracle.train import adapted, out_of_memory, plan_training
+from loracle.train import out_of_memory
 
 Floats = npt.NDArray[np.float64]
 

@@ -6,12 +6,8 @@ resumed search sees what an undisturbed one would have seen.
 
 from __future__ import annotations
 
-import copy
-import difflib
 import json
-import os
 import platform
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,13 +19,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from peft import get_peft_model_state_dict
-from safetensors.torch import save_file
 
 from loracle import __version__
-from loracle.config import RunConfig, TrainingConfig
+from loracle.adapter import check_targets, save_atomically
+from loracle.config import RunConfig
 from loracle.data import Encoded, Example, Splits, encode, load_splits, proxy_positions, proxy_size
-from loracle.errors import ConfigError, LoracleError, ModelError, SpaceError
+from loracle.errors import LoracleError, ModelError, SpaceError
 from loracle.memory import MemoryModel, Observation, build_memory_model, halvings, observed
 from loracle.meter import release
 from loracle.metrics import Questions, Score, check_scoring, confidence_interval, prepare, score
@@ -45,12 +40,12 @@ from loracle.outcomes import (
     write_attempt,
     write_outcome,
 )
+from loracle.plan import check_knobs
 from loracle.space import Config, SearchSpace
 from loracle.train import (
     Step,
     Trained,
     TrainingFailed,
-    check_knobs,
     out_of_memory,
     train_adapter,
 )
@@ -326,7 +321,7 @@ class TrainingObjective:
                 log.write(f"# {job.split}: " + json.dumps(dict(scored.metrics)) + "\n")
                 _require_finite(scored, job.split)
                 if job.adapter is not None:
-                    _save_atomically(trained, job.adapter)
+                    save_atomically(trained.model, trained.start, job.adapter)
         return _Result(
             scored.value,
             _metrics(job, trained, scored),
@@ -395,19 +390,6 @@ class _Result:
     metrics: Mapping[str, float]
     items: Sequence[Mapping[str, Any]]
     seconds: Mapping[str, float]
-
-
-def check_targets(base: Base, settings: TrainingConfig) -> None:
-    """Checks that every named target module exists. Raises ConfigError."""
-    if settings.targets == "all-linear":
-        return
-    names = [f".{name}" for name, _ in base.model.named_modules() if name]
-    known = {name.rpartition(".")[2] for name in names}
-    for target in settings.targets:
-        if not any(name.endswith(f".{target}") for name in names):
-            close = difflib.get_close_matches(target, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))}"
-            raise ConfigError(f"training.targets: the model has no module {target!r}; {hint}")
 
 
 def _metrics(job: _Job, trained: Trained, scored: Score) -> dict[str, float]:
@@ -492,39 +474,3 @@ class TableObjective:
     ) -> Outcome:
         """The same value; nothing is saved."""
         return self.run(config, seed=seed, folder=folder)
-
-
-# -- files ------------------------------------------------------------------------------------------
-
-
-def save_adapter(trained: Trained, folder: Path) -> None:
-    """Writes the adapter in PEFT's layout.
-
-    PiSSA trains on a base less its start, W - s B0 A0. It is written as a LoRA of twice the rank on W itself:
-    s (B A - B0 A0) = s [B, -B0] [A; A0], which any user of the base model can load.
-    """
-    if not trained.start:
-        trained.model.save_pretrained(str(folder), save_embedding_layers=False)  # "auto" would ask the hub
-        return
-    state = get_peft_model_state_dict(trained.model, save_embedding_layers=False)
-    merged = {}
-    for name, tensor in state.items():
-        now, start = tensor.detach().cpu(), trained.start[name]
-        is_a = "lora_A" in name
-        merged[name] = torch.cat([now, start if is_a else -start], dim=0 if is_a else 1)
-    config = copy.copy(trained.model.peft_config["default"])
-    config.r, config.lora_alpha, config.init_lora_weights = 2 * config.r, 2 * config.lora_alpha, True
-    config.inference_mode = True
-    save_file(merged, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config.save_pretrained(str(folder))
-
-
-def _save_atomically(trained: Trained, folder: Path) -> None:
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_adapter(trained, partial)
-    folder.mkdir(exist_ok=True)
-    for file in partial.iterdir():
-        os.replace(file, folder / file.name)
-    partial.rmdir()

@@ -25,9 +25,9 @@ from loracle.memory import MemoryModel, allowed
 from loracle.notices import Notice, gathered
 from loracle.objective import Objective, TrainingObjective
 from loracle.optimizer import Preset, get_preset, propose, ranking
+from loracle.plan import check_knobs
 from loracle.prompt import Prompt, load_prompt
 from loracle.space import SearchSpace
-from loracle.train import check_knobs
 from loracle.trial import History
 from loracle.workers import Executor, InProcess, LocalWorkers
 

@@ -6,10 +6,8 @@ by their number in the whole effective batch, so micro-batches change memory and
 
 from __future__ import annotations
 
-import difflib
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,111 +16,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
-from pydantic import ValidationError
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
+from loracle.adapter import adapter_state, attach, restored
 from loracle.config import TrainingConfig
 from loracle.data import Encoded
-from loracle.errors import ConfigError, ModelError
-from loracle.meter import meter_of, release
-from loracle.model import Base, collate, counted_logits, weights_fingerprint
+from loracle.meter import meter_of
+from loracle.model import Base, collate, counted_logits
 from loracle.outcomes import out_of_memory_text, traceback_tail
+from loracle.plan import Plan, example_order, plan_training
 from loracle.space import Value
 from loracle.trial import Failure, FailureKind
 
-_REQUIRED = ("rank", "learning_rate", "batch_size")
-_ALPHA = ("alpha", "alpha_ratio")
-_OVERRIDES = ("epochs", "warmup_fraction", "weight_decay", "max_gradient_norm")
-KNOBS = (*_REQUIRED, *_ALPHA, "dropout", *_OVERRIDES)
-
 _SMOOTH_EXAMPLES = 32  # a loss over fewer examples is too noisy to call a training diverged
 _SMOOTH_STEPS = 3
-
-
-# -- knobs and settings -----------------------------------------------------------------------------
-
-
-def check_knobs(names: Sequence[str]) -> None:
-    """Checks that a training understands every knob and lacks none.
-
-    Raises:
-        ConfigError: an unknown, missing or doubled knob.
-    """
-    for name in names:
-        if name not in KNOBS:
-            close = difflib.get_close_matches(name, KNOBS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it knows {', '.join(KNOBS)}"
-            raise ConfigError(f"training has no knob {name!r}; {hint}")
-    missing = [name for name in _REQUIRED if name not in names]
-    if not any(name in names for name in _ALPHA):
-        missing.append("alpha_ratio (or alpha)")
-    if missing:
-        raise ConfigError(f"training needs a knob for {', '.join(missing)}; one value is enough to fix it")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A training as config and settings make it: `n_seen` examples, repeats included, in `steps` updates."""
-
-    rank: int
-    alpha: float
-    dropout: float
-    learning_rate: float
-    batch_size: int
-    n_examples: int
-    n_seen: int
-    steps: int
-    warmup_steps: int
-    settings: TrainingConfig
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, from 0. Warm-up starts above zero, so no step is wasted."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / (self.warmup_steps + 1)
-        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        factors = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}
-        return self.learning_rate * factors[self.settings.schedule]
-
-
-def plan_training(config: Mapping[str, Value], settings: TrainingConfig, n_examples: int) -> Plan:
-    """Derives a plan. Epochs may be fractional; epochs follow one another without a short batch between.
-
-    Raises:
-        ConfigError: unknown or missing knobs, or a value that the settings refuse.
-    """
-    check_knobs(list(config))
-    changes = {name: config[name] for name in _OVERRIDES if name in config}
-    try:
-        settings = TrainingConfig.model_validate(settings.model_dump() | changes)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"knob {first['loc'][0]}: {first['msg']}; got {first['input']!r}") from None
-    rank = int(config["rank"])
-    batch_size = min(int(config["batch_size"]), n_examples)
-    n_seen = max(1, round(settings.epochs * n_examples))
-    steps = math.ceil(n_seen / batch_size)
-    return Plan(
-        rank=rank,
-        alpha=float(config["alpha"] if "alpha" in config else config["alpha_ratio"] * rank),
-        dropout=float(config.get("dropout", 0.0)),
-        learning_rate=float(config["learning_rate"]),
-        batch_size=batch_size,
-        n_examples=n_examples,
-        n_seen=n_seen,
-        steps=steps,
-        warmup_steps=min(steps - 1, math.ceil(settings.warmup_fraction * steps)),
-        settings=settings,
-    )
-
-
-def example_order(n_examples: int, n_seen: int, seed: int) -> npt.NDArray[np.int64]:
-    """Which example is seen when, shape (n_seen,): one seeded permutation an epoch."""
-    random = np.random.default_rng(seed)
-    epochs = [random.permutation(n_examples) for _ in range(math.ceil(n_seen / n_examples))]
-    return np.concatenate(epochs)[:n_seen].astype(np.int64)
 
 
 # -- training ---------------------------------------------------------------------------------------
@@ -193,11 +101,11 @@ def train_adapter(
     cuda = [base.device.index or 0] if base.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
-        with _restored(base, plan.settings):
+        with restored(base, plan.settings):
             failure = None
             try:
-                model = _attach(base, plan)
-                start = _adapter_state(model) if plan.settings.variant == "pissa" else {}
+                model = attach(base, plan)
+                start = adapter_state(model) if plan.settings.variant == "pissa" else {}
                 trained = replace(_fit(base, model, encoded, plan, seed, progress), start=start)
             except RuntimeError as error:
                 failure = out_of_memory(error)
@@ -295,90 +203,3 @@ def _diverged(step: Step, what: str) -> None:
         f"diverged at step {step.number} of {step.total}: {what} (learning rate {step.learning_rate:.3g})"
     )
     raise TrainingFailed(Failure(FailureKind.DIVERGED, message))
-
-
-# -- putting the adapter on and off ------------------------------------------------------------------
-
-
-@contextmanager
-def adapted(base: Base, plan: Plan) -> Iterator[Any]:
-    """Lends the model with a new, untrained adapter to the `with` block."""
-    with _restored(base, plan.settings):
-        yield _attach(base, plan)
-
-
-@contextmanager
-def _restored(base: Base, settings: TrainingConfig) -> Iterator[None]:
-    """Takes any adapter off at the end; then the base is as before, to the bit, or an error says so."""
-    before = _structure(base.model)
-    originals: dict[str, torch.Tensor] = {}
-    if settings.variant == "pissa":  # it gives layers new weights, so the old ones are kept
-        originals = {name: p.data for name, p in base.model.named_parameters()}
-    try:
-        yield
-    finally:
-        _detach(base.model)
-        for name, weight in originals.items():
-            base.model.get_parameter(name).data = weight
-        if settings.gradient_checkpointing:
-            _checkpointing(base.model, "disable")()
-        base.model.eval()
-        release(base.device)
-        if _structure(base.model) != before or weights_fingerprint(base.model) != base.fingerprint:
-            raise ModelError(
-                f"the weights of {base.name} changed during a training, so later ones would not be "
-                "comparable; start the command again"
-            )
-
-
-def _attach(base: Base, plan: Plan) -> Any:
-    if plan.settings.gradient_checkpointing:
-        _checkpointing(base.model, "enable")({"use_reentrant": False})
-    with warnings.catch_warnings():  # PEFT 0.21 asks transformers 5.23 by an old name
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        return get_peft_model(base.model, _lora_config(plan))
-
-
-def _checkpointing(model: Any, action: str) -> Callable[..., None]:
-    """The method that switches recomputation of activations on or off; transformers is renaming it."""
-    names = (f"activation_checkpointing_{action}", f"gradient_checkpointing_{action}")
-    method: Callable[..., None] = getattr(model, next(name for name in names if hasattr(model, name)))
-    return method
-
-
-def _detach(model: Any) -> None:
-    """Puts every adapted layer's own layer back, also where attaching stopped half-way.
-
-    PEFT's `unload` needs the finished PEFT model, which an error on the way never gives.
-    """
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, module.get_base_layer())
-    vars(model).pop("peft_config", None)
-
-
-def _lora_config(plan: Plan) -> LoraConfig:
-    settings = plan.settings
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=plan.rank,
-        lora_alpha=int(plan.alpha) if plan.alpha.is_integer() else plan.alpha,
-        lora_dropout=plan.dropout,
-        target_modules=settings.targets if settings.targets == "all-linear" else list(settings.targets),
-        use_rslora=settings.variant == "rslora",
-        use_dora=settings.variant == "dora",
-        init_lora_weights="pissa" if settings.variant == "pissa" else True,
-    )
-
-
-def _structure(model: torch.nn.Module) -> list[tuple[str, Any]]:
-    """What an adapter could leave behind: modules and their types, parameters, extra attributes."""
-    modules: list[tuple[str, Any]] = [(name, type(module)) for name, module in model.named_modules()]
-    parameters = [(name, p.requires_grad) for name, p in model.named_parameters()]
-    return [*modules, *parameters, ("peft_config", hasattr(model, "peft_config"))]
-
-
-def _adapter_state(model: Any) -> dict[str, torch.Tensor]:
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}

@@ -9,10 +9,12 @@ import pytest
 import torch
 from conftest import save_tiny_model
 
+from loracle.adapter import adapted
 from loracle.config import RunConfig, TrainingConfig
 from loracle.footprint import Sizes, count_footprint, scoring_growth, training_growth, training_tensors
 from loracle.model import Base, load_base, weights_fingerprint
-from loracle.train import adapted, plan_training, train_adapter
+from loracle.plan import plan_training
+from loracle.train import train_adapter
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 

@@ -19,7 +19,19 @@ SEARCH = {
     *("prior", "ensemble"),
 }
 WORK = {
-    *("data", "model", "train", "metrics", "objective", "external", "printed", "outcomes", "guard"),
+    *(
+        "data",
+        "model",
+        "train",
+        "plan",
+        "adapter",
+        "metrics",
+        "objective",
+        "external",
+        "printed",
+        "outcomes",
+        "guard",
+    ),
     *("workers", "process", "worker_process", "ray_workers", "memory", "footprint", "meter"),
 }
 SHARED = {

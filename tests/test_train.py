@@ -16,17 +16,16 @@ from hypothesis import strategies as st
 from peft import get_peft_model
 
 import loracle
+from loracle import adapter
 from loracle import train as training
 from loracle.config import RunConfig, TrainingConfig
 from loracle.data import Encoded, Example, encode
 from loracle.errors import ConfigError, ModelError
 from loracle.model import Base, load_base, weights_fingerprint
+from loracle.plan import check_knobs, example_order, plan_training
 from loracle.train import (
     Step,
     TrainingFailed,
-    check_knobs,
-    example_order,
-    plan_training,
     train_adapter,
 )
 from loracle.trial import FailureKind
@@ -145,7 +144,7 @@ def test_a_half_attached_adapter_is_taken_off(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     names = [name for name, _ in base.model.named_modules()]
-    monkeypatch.setattr(training, "get_peft_model", attach_and_fail)
+    monkeypatch.setattr(adapter, "get_peft_model", attach_and_fail)
     with pytest.raises(TrainingFailed) as caught:
         adapter_of(base, encoded, CONFIG)
     assert caught.value.failure.kind == FailureKind.OUT_OF_MEMORY
