@@ -28,10 +28,10 @@ import torch
 import transformers
 
 from loracle.config import TrainingConfig
-from loracle.data import Encoded
 from loracle.footprint import Sizes, count_footprint, training_growth, training_tensors
 from loracle.meter import meter_of
 from loracle.model import Base, _has_masked_logits, weights_fingerprint
+from loracle.tokens import Encoded
 from loracle.train import train_adapter
 
 SHAPES: dict[str, dict[str, Any]] = {

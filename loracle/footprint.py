@@ -36,11 +36,11 @@ import torch
 
 from loracle.adapter import adapted
 from loracle.config import TrainingConfig
-from loracle.data import Encoded
 from loracle.errors import ModelError
 from loracle.model import Base, Batch, counted_logits
 from loracle.plan import plan_training
 from loracle.space import Config
+from loracle.tokens import Encoded
 from loracle.train import out_of_memory
 
 Floats = npt.NDArray[np.float64]

@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from loracle.config import TrainingConfig
-from loracle.data import Encoded
 from loracle.errors import ConfigError
 from loracle.footprint import Footprint, Sizes, count_footprint, scoring_growth, training_growth
 from loracle.meter import meter_of
 from loracle.model import Base
 from loracle.space import SearchSpace, Value
+from loracle.tokens import Encoded
 from loracle.trial import History, Outcome
 
 Floats = npt.NDArray[np.float64]

@@ -17,10 +17,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from loracle.config import ScoringConfig
-from loracle.data import Encoded, Example, Message, encode
 from loracle.errors import ConfigError, DataError
+from loracle.examples import Example, Message
 from loracle.model import Base, collate, counted_logits
 from loracle.patterns import Pattern
+from loracle.tokens import Encoded, encode
 
 Item = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]

@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from loracle.config import RunConfig
-from loracle.data import Encoded
 from loracle.device import pick_device, pick_dtype
 from loracle.errors import ModelError
+from loracle.tokens import Encoded
 
 # Elements hashed at once, 40 bytes each. On a CPU what fits into its cache takes a tenth of the time.
 _CHECKSUM_CHUNK = {"cpu": 1 << 18}

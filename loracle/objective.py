@@ -23,8 +23,9 @@ import torch
 from loracle import __version__
 from loracle.adapter import check_targets, save_atomically
 from loracle.config import RunConfig
-from loracle.data import Encoded, Example, Splits, encode, load_splits, proxy_positions, proxy_size
+from loracle.data import Splits, load_splits, proxy_positions, proxy_size
 from loracle.errors import LoracleError, ModelError, SpaceError
+from loracle.examples import Example
 from loracle.memory import MemoryModel, Observation, build_memory_model, halvings, observed
 from loracle.meter import release
 from loracle.metrics import Questions, Score, check_scoring, confidence_interval, prepare, score
@@ -42,6 +43,7 @@ from loracle.outcomes import (
 )
 from loracle.plan import check_knobs
 from loracle.space import Config, SearchSpace
+from loracle.tokens import Encoded, encode
 from loracle.train import (
     Step,
     Trained,

@@ -21,12 +21,12 @@ from torch.nn.utils import clip_grad_norm_
 
 from loracle.adapter import adapter_state, attach, restored
 from loracle.config import TrainingConfig
-from loracle.data import Encoded
 from loracle.meter import meter_of
 from loracle.model import Base, collate, counted_logits
 from loracle.outcomes import out_of_memory_text, traceback_tail
 from loracle.plan import Plan, example_order, plan_training
 from loracle.space import Value
+from loracle.tokens import Encoded
 from loracle.trial import Failure, FailureKind
 
 _SMOOTH_EXAMPLES = 32  # a loss over fewer examples is too noisy to call a training diverged

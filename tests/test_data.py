@@ -16,17 +16,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from loracle.config import DataConfig
-from loracle.data import (
-    Encoded,
-    Example,
-    Message,
-    encode,
-    load_splits,
-    proxy_positions,
-    proxy_size,
-    read_examples,
-)
+from loracle.data import load_splits, proxy_positions, proxy_size
 from loracle.errors import DataError, ModelError
+from loracle.examples import Example, Message
+from loracle.rows import read_examples
+from loracle.tokens import Encoded, encode
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]

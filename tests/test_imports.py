@@ -19,19 +19,9 @@ SEARCH = {
     *("prior", "ensemble"),
 }
 WORK = {
-    *(
-        "data",
-        "model",
-        "train",
-        "plan",
-        "adapter",
-        "metrics",
-        "objective",
-        "external",
-        "printed",
-        "outcomes",
-        "guard",
-    ),
+    *("data", "rows", "examples", "tokens", "chat"),
+    *("model", "train", "plan", "adapter", "metrics", "objective"),
+    *("external", "printed", "outcomes", "guard"),
     *("workers", "process", "worker_process", "ray_workers", "memory", "footprint", "meter"),
 }
 SHARED = {

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loracle.config import TrainingConfig, load_config
-from loracle.data import Encoded, Example, encode
 from loracle.errors import ConfigError
+from loracle.examples import Example
 from loracle.memory import (
     MemoryModel,
     Observation,
@@ -26,6 +26,7 @@ from loracle.model import Base
 from loracle.optimizer import PRESETS
 from loracle.prepare import Search
 from loracle.space import SearchSpace, default_space
+from loracle.tokens import Encoded, encode
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.tune import tune
 

@@ -13,8 +13,8 @@ from conftest import copy_rows, save_tiny_model
 
 import loracle
 from loracle.config import RunConfig, ScoringConfig, TrainingConfig
-from loracle.data import Example, Message, encode
 from loracle.errors import ConfigError, DataError
+from loracle.examples import Example, Message
 from loracle.metrics import (
     Questions,
     answer,
@@ -27,6 +27,7 @@ from loracle.metrics import (
     score,
 )
 from loracle.model import Base, load_base
+from loracle.tokens import encode
 from loracle.train import train_adapter
 
 EXACT = ScoringConfig(metric="exact_match", max_new_tokens=8, batch_size=7)

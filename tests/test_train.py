@@ -19,10 +19,11 @@ import loracle
 from loracle import adapter
 from loracle import train as training
 from loracle.config import RunConfig, TrainingConfig
-from loracle.data import Encoded, Example, encode
 from loracle.errors import ConfigError, ModelError
+from loracle.examples import Example
 from loracle.model import Base, load_base, weights_fingerprint
 from loracle.plan import check_knobs, example_order, plan_training
+from loracle.tokens import Encoded, encode
 from loracle.train import (
     Step,
     TrainingFailed,
