@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -351,10 +349,36 @@ def test_the_search_beats_random_search_from_the_same_start(name: str) -> None:
     assert np.mean(ours) < 0.5 * np.mean(theirs)
 
 
-# -- speed --------------------------------------------------------------------------------------------
+# -- scores of any size -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "features"), CASES)
+@pytest.mark.parametrize("absurd", [1e160, 1e308, -1e308, 1e-320])
+def test_a_run_goes_on_after_any_finite_score(
+    name: str, features: FixedFeatures | None, absurd: float
+) -> None:
+    past = history(*((t.index, t.outcome) for t in SOME.trials), (CANDIDATES[1], absurd))
+    chosen = propose(SPACE, past, PRESETS[name], features=features, n=3)
+    assert len(set(chosen)) == 3
+    best = recommend(SPACE, past, PRESETS[name], features=features)
+    if absurd > 1:
+        assert best == CANDIDATES[1]
+    elif absurd < -1:
+        assert best != CANDIDATES[1]
+
+
+@pytest.mark.parametrize(("name", "features"), CASES)
+@pytest.mark.parametrize("value", [0.0, 1e308, -1e308, 1e-320])
+def test_a_run_of_equal_scores_goes_on(name: str, features: FixedFeatures | None, value: float) -> None:
+    past = history(*((index, value) for index in CANDIDATES[:6]))
+    assert propose(SPACE, past, PRESETS[name], features=features)[0] not in CANDIDATES[:6]
+    assert recommend(SPACE, past, PRESETS[name], features=features) in CANDIDATES[:6]
+
+
+# -- memory -------------------------------------------------------------------------------------------
 
 MEASURE = """
-import json, resource, time
+import resource
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
@@ -363,41 +387,26 @@ from loracle.optimizer import PRESETS, propose
 from loracle.space import paper_space
 from loracle.trial import History, Outcome, Trial
 
-torch.set_num_threads(2)
 space = paper_space()
 features = FixedFeatures(torch.randn(len(space.candidates), 384, generator=torch.Generator().manual_seed(0)))
 rows = np.random.default_rng(0).choice(space.size, 30, replace=False)
 trials = tuple(Trial(i, int(row), Outcome(float(np.sin(row)))) for i, row in enumerate(rows))
-seconds = {}
 for name in ("paper", "language", "default"):
-    preset = replace(PRESETS[name], seed_configs=())
-    seconds[name] = []
-    while len(seconds[name]) < 4 and min(seconds[name], default=9) >= 1:
-        wall, processor = time.perf_counter(), time.process_time()
-        propose(space, History(trials), preset, features=features)
-        seconds[name].append(min(time.perf_counter() - wall, time.process_time() - processor))
+    propose(space, History(trials), replace(PRESETS[name], seed_configs=()), features=features)
 status = Path("/proc/self/status")
 if status.exists():  # ru_maxrss would begin with the size of pytest, from which this process was forked
     peak = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
 else:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"seconds": seconds, "gigabytes": peak / 1e6}))
+print(peak)
 """
 
 
-def test_asking_on_the_published_space_takes_under_a_second_and_a_gigabyte() -> None:
-    """45,360 candidates, 30 observations, two threads. Other work on the machine must not decide: the best of
-    some tries counts, in wall or processor time, and twice the limit where all cores are taken already."""
+def test_asking_on_the_published_space_takes_under_a_gigabyte() -> None:
+    """45,360 candidates, 30 observations. What it takes in time is measured by `benchmarks/proposals.py`."""
     assert len(paper_space().candidates) == 45_360
-    limit = 1 if os.getloadavg()[0] < 0.7 * (os.cpu_count() or 1) else 2
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    command = [sys.executable, "-c", MEASURE]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    measured = json.loads(run.stdout)
-    assert {
-        name: min(seconds) for name, seconds in measured["seconds"].items() if min(seconds) >= limit
-    } == {}
-    assert measured["gigabytes"] < 1
+    run = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 1e6  # kB
 
 
 def test_presets_are_data() -> None:

@@ -382,3 +382,54 @@ def test_values_that_are_not_finite_must_be_marked() -> None:
     for value in (math.nan, math.inf):
         with pytest.raises(ValueError, match="must be finite"):
             transform_outputs(np.array([1.0, value]), np.array([False, False]), "standardize")
+
+
+@pytest.mark.parametrize("output", ["standardize", "half_rank"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.5, 0.6, 0.7, 1e160],
+        [0.5, 0.6, 0.7, 1e308],
+        [0.5, 0.6, 0.7, -1e308],
+        [1e308, 1e308, -1e308, 1.7e308],
+        [1e-320, 2e-320, 3e-320, 5e-324],
+        [1e-320, 1e308, 0.0, -1e308, -1e-320],
+    ],
+)
+def test_any_finite_values_are_standardised_in_their_order(output: str, values: list[float]) -> None:
+    for data in (np.array(values), np.array([*values, math.nan])):
+        y = transform_outputs(data, np.isnan(data), output)
+        assert np.isfinite(y).all()
+        assert y.std(ddof=1) == pytest.approx(1)
+        assert (np.diff(y[: len(values)][np.argsort(values)]) >= 0).all()
+        assert y[np.argmax(values)] == y.max()
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(
+        st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([1e160, 1e308, -1e308, 1e-320]),
+        min_size=1,
+        max_size=12,
+    ),
+    st.sampled_from(["standardize", "half_rank"]),
+)
+def test_no_finite_values_break_the_outputs(values: list[float], output: str) -> None:
+    array = np.array(values)
+    y = transform_outputs(array, np.zeros(len(array), dtype=bool), output)
+    assert np.isfinite(y).all()
+    assert abs(y.mean()) < 1e-9
+    assert (np.diff(y[np.argsort(array, kind="stable")]) >= -1e-9).all()
+
+
+def test_one_absurd_value_leaves_the_others_apart() -> None:
+    values = np.array([*np.linspace(0.1, 0.9, 9), 1e160])
+    y = transform_outputs(values, np.zeros(10, dtype=bool), "half_rank")
+    assert (np.diff(y) > 0.1).all()
+
+
+def test_failures_stay_apart_from_equal_successes() -> None:
+    values = np.array([0.0, 0.3, 0.1 + 0.2])  # the last two are equal to rounding
+    y = transform_outputs(values, np.zeros(3, dtype=bool), "half_rank")
+    assert y[0] < y[1] - 1
+    assert y[1] == pytest.approx(y[2])
