@@ -36,6 +36,7 @@ import torch
 
 from loracle.adapter import adapted
 from loracle.config import TrainingConfig
+from loracle.dropout import Masks, key_dropout, training_mode
 from loracle.errors import ModelError
 from loracle.model import Base, Batch, counted_logits
 from loracle.plan import plan_training
@@ -102,12 +103,14 @@ def count_footprint(base: Base, settings: TrainingConfig) -> Footprint:
         sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
         modules = [module for module in model.modules() if hasattr(module, "lora_dropout")]
         weights = [module.get_base_layer().weight for module in modules]
-        model.train()
+        masks = Masks(0, base.device)
+        key_dropout(base.model, masks, kept_logits=base.masked_logits)
         try:
-            with_dropout = _saved_polynomial(base, model)
-            for dropout in (drop for module in modules for drop in module.lora_dropout.values()):
-                dropout.p = 0.0
-            saved = np.stack([_saved_polynomial(base, model), with_dropout])
+            with training_mode(model):
+                with_dropout = _saved_polynomial(base, model, masks)
+                for dropout in (drop for module in modules for drop in module.lora_dropout.values()):
+                    dropout.p = 0.0
+                saved = np.stack([_saved_polynomial(base, model, masks), with_dropout])
         except RuntimeError as error:
             failure = out_of_memory(error)
             if failure is None:
@@ -145,18 +148,18 @@ def _key_width(config: Any) -> int:
     return int(head) * int(getattr(config, "num_key_value_heads", None) or heads)
 
 
-def _saved_polynomial(base: Base, model: Any) -> Floats:
+def _saved_polynomial(base: Base, model: Any, masks: Masks) -> Floats:
     """Coefficients c0, c1, c2 of the bytes that autograd keeps of a sequence of t tokens, (3,)."""
     most = min(_PROBE[-1], base.max_positions or _PROBE[-1])
     lengths = [max(1, most * length // _PROBE[-1]) for length in _PROBE]
     held = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
-    sizes = [_saved_bytes(base, length, held) for length in lengths]
+    sizes = [_saved_bytes(base, length, held, masks) for length in lengths]
     powers = np.vander(np.array(lengths, dtype=float), 3, increasing=True)
     solution: Floats = np.linalg.lstsq(powers, np.array(sizes, dtype=float))[0]
     return np.maximum(solution, 0.0)
 
 
-def _saved_bytes(base: Base, length: int, held: set[int]) -> int:
+def _saved_bytes(base: Base, length: int, held: set[int], masks: Masks) -> int:
     """Bytes that autograd keeps of a forward pass: every storage once, without those `held` anyway."""
     kept: list[weakref.ref[_Kept]] = []
 
@@ -169,7 +172,8 @@ def _saved_bytes(base: Base, length: int, held: set[int]) -> int:
     last = torch.zeros_like(inputs, dtype=torch.bool)
     last[0, -1] = True
     zero = torch.zeros(1, dtype=torch.long, device=base.device)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one.tensor):
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one.tensor)
+    with hooks, masks.of(0, [0], length, last):
         logits = counted_logits(base, Batch(inputs, last, zero, zero, zero))
     # What the logits do not depend on is gone by now, as some of DoRA's norms are.
     storages = [one.tensor.untyped_storage() for one in (ref() for ref in kept) if one is not None]

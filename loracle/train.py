@@ -1,7 +1,8 @@
 """One LoRA training of one config, on a base model that stays in memory.
 
 A plain loop: the adapter alone is trained, the loss of a step is the sum over all tokens that count divided
-by their number in the whole effective batch, so micro-batches change memory and never the result.
+by their number in the whole effective batch, and dropout masks belong to examples (`dropout.py`), so
+micro-batches change memory and never the result.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from loracle.adapter import adapter_state, attach, restored
 from loracle.config import TrainingConfig
+from loracle.dropout import Masks, key_dropout, training_mode
 from loracle.meter import meter_of
 from loracle.model import Base, collate, counted_logits
 from loracle.outcomes import out_of_memory_text, traceback_tail
@@ -137,22 +139,26 @@ def _fit(
         parameters, lr=plan.learning_rate, weight_decay=plan.settings.weight_decay, fused=True
     )
     order = example_order(plan.n_examples, plan.n_seen, seed)
+    # An example that comes again in another epoch is another one to the masks, even within one batch.
+    known_as = encoded.positions[order] + ((np.arange(plan.n_seen) // plan.n_examples) << 32)
+    masks = Masks(seed, base.device)
+    key_dropout(base.model, masks, kept_logits=base.masked_logits)
     steps: list[Step] = []
-    model.train()
-    for number in range(plan.steps):
-        rate = plan.rate(number)
-        optimizer.param_groups[0]["lr"] = rate
-        chosen = order[number * plan.batch_size : (number + 1) * plan.batch_size]
-        loss_sum = _accumulate(base, encoded, chosen, plan.settings.largest_micro_batch)
-        norm = clip_grad_norm_(parameters, plan.settings.max_gradient_norm)
-        loss, gradient_norm = torch.stack([loss_sum, norm.to(loss_sum)]).tolist()  # one synchronisation
-        steps.append(Step(number + 1, plan.steps, loss, rate, gradient_norm))
-        if progress is not None:
-            progress(steps[-1])
-        _check_divergence(steps, plan)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    model.eval()
+    with training_mode(model):
+        for number in range(plan.steps):
+            rate = plan.rate(number)
+            optimizer.param_groups[0]["lr"] = rate
+            part = slice(number * plan.batch_size, (number + 1) * plan.batch_size)
+            batch = _EffectiveBatch(number, order[part], known_as[part])
+            loss_sum = _accumulate(base, encoded, batch, masks, plan.settings.largest_micro_batch)
+            norm = clip_grad_norm_(parameters, plan.settings.max_gradient_norm)
+            loss, gradient_norm = torch.stack([loss_sum, norm.to(loss_sum)]).tolist()  # one synchronisation
+            steps.append(Step(number + 1, plan.steps, loss, rate, gradient_norm))
+            if progress is not None:
+                progress(steps[-1])
+            _check_divergence(steps, plan)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
     return Trained(
         model=model,
         steps=tuple(steps),
@@ -162,19 +168,30 @@ def _fit(
     )
 
 
+@dataclass(frozen=True)
+class _EffectiveBatch:
+    """The examples of one step: which they are, and what masks know them as, (n,) each."""
+
+    step: int
+    chosen: npt.NDArray[np.int64]
+    known_as: npt.NDArray[np.int64]
+
+
 def _accumulate(
-    base: Base, encoded: Encoded, chosen: npt.NDArray[np.int64], micro_batch: int
+    base: Base, encoded: Encoded, whole: _EffectiveBatch, masks: Masks, micro_batch: int
 ) -> torch.Tensor:
     """Adds the gradient of the effective batch's mean loss per token; returns that loss, shape ()."""
     # Sequences of like length share a micro-batch: less padding, and the sum is the same in any order.
-    by_length = chosen[np.argsort(-encoded.lengths[chosen], kind="stable")]
-    n_tokens = int(encoded.counts[chosen].sum())
+    by_length = np.argsort(-encoded.lengths[whole.chosen], kind="stable")
+    n_tokens = int(encoded.counts[whole.chosen].sum())
     total = torch.zeros((), device=base.device)
     for start in range(0, len(by_length), micro_batch):
-        batch = collate(encoded, by_length[start : start + micro_batch], base)
-        logits = counted_logits(base, batch)
-        loss = cross_entropy(logits, batch.targets, reduction="sum") / n_tokens
-        loss.backward()  # type: ignore[no-untyped-call]
+        part = by_length[start : start + micro_batch]
+        batch = collate(encoded, whole.chosen[part], base)
+        with masks.of(whole.step, whole.known_as[part], batch.inputs.shape[1], batch.keep):
+            logits = counted_logits(base, batch)
+            loss = cross_entropy(logits, batch.targets, reduction="sum") / n_tokens
+            loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     return total
 

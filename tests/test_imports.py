@@ -20,7 +20,7 @@ SEARCH = {
 }
 WORK = {
     *("data", "rows", "examples", "tokens", "chat"),
-    *("model", "train", "plan", "adapter", "metrics", "objective"),
+    *("model", "train", "plan", "adapter", "dropout", "metrics", "objective"),
     *("external", "printed", "outcomes", "guard"),
     *("workers", "process", "worker_process", "ray_workers", "memory", "footprint", "meter"),
 }
