@@ -61,10 +61,38 @@ def spell(value: str | int | float) -> str:
     return format(Decimal(repr(value)), "f") if isinstance(value, float) else str(value)
 
 
-def check_placeholders(arguments: Sequence[str], knobs: Sequence[str]) -> None:
+def check_names(knobs: Sequence[str]) -> None:
+    """Refuses knobs with the name of something else that a command or function asks for, as a ConfigError."""
+    for name in knobs:
+        if name in PLACES:
+            raise ConfigError(
+                f"a knob cannot be called {name}: {', '.join(PLACES)} are what every run of your trainer is "
+                f"given; call it my_{name}"
+            )
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Refuses values of variables whose braces do not match, as a ConfigError. Values may be secrets."""
+    for name, text in environment.items():
+        try:
+            placeholders(text)
+        except ConfigError:
+            raise ConfigError(
+                f"environment: the value of {name} has braces that hold no name; write {{{{ and }}}} for them"
+            ) from None
+
+
+def check_placeholders(
+    arguments: Sequence[str], knobs: Sequence[str], environment: Mapping[str, str] | None = None
+) -> None:
     """Checks that every name means something and that every knob is used.
 
     `alpha` and `alpha_ratio` stand in for each other where there is a rank.
+
+    Args:
+        arguments: of the command.
+        knobs: names of the space's.
+        environment: its variables, with values that may name knobs, too.
 
     Raises:
         ConfigError: an unknown name, or a knob that changes nothing.
@@ -72,6 +100,14 @@ def check_placeholders(arguments: Sequence[str], knobs: Sequence[str]) -> None:
     used = {name for argument in arguments for name in placeholders(argument)}
     twins = {"alpha", "alpha_ratio"} if "rank" in knobs and {"alpha", "alpha_ratio"} & set(knobs) else set()
     known = sorted({*knobs, *twins, *PLACES})
+    for variable, text in (environment or {}).items():
+        found = placeholders(text)
+        if not found <= set(known):  # what it says may be a secret
+            raise ConfigError(
+                f"environment: the value of {variable} has an unknown placeholder; there are "
+                f"{', '.join(known)} (write {{{{ and }}}} for braces)"
+            )
+        used |= found
     for name in sorted(used - set(known)):
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {{{close[0]}}}?" if close else f"there are {', '.join(known)}"

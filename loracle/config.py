@@ -7,35 +7,53 @@ the file, the line and the key. Paths in a file are relative to that file.
 from __future__ import annotations
 
 import difflib
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
-    NonNegativeInt,
-    PositiveInt,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from loracle.command import check_placeholders, split_command
+from loracle.command import check_environment, check_names, check_placeholders, split_command
 from loracle.errors import ConfigError, SpaceError
+from loracle.escape import printable
+from loracle.patterns import Pattern
 from loracle.space import Knob, Scale, SearchSpace, Value, default_space, paper_space
+from loracle.yaml_file import YamlError, dump, parse, read_text
+
+
+def _no_truth(value: Any) -> Any:
+    """Refuses `true` and `false`, which Python takes for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("input should be a number, not true or false")
+    return value
+
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+Number = Annotated[Value, BeforeValidator(_no_truth)]  # of a knob
+_MANY = 1000  # processes, GPUs or threads: beyond it is a slip
 
 
 class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys."""
+    """A frozen group of settings that refuses unknown keys, infinite numbers, and truth for numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        return value if bool in (annotation, *get_args(annotation)) else _no_truth(value)
 
 
 class DataConfig(Section):
@@ -48,11 +66,14 @@ class DataConfig(Section):
     validation_fraction: Share = 0.1
     test_fraction: Share = 0.1
     proxy: Fraction = 0.1
-    proxy_minimum: PositiveInt = 200  # examples
-    validation_limit: PositiveInt | None = 500  # examples scored in each trial
-    max_length: PositiveInt = 512  # tokens
+    proxy_minimum: Count = 200  # examples
+    validation_limit: Count | None = 500  # examples scored in each trial
+    max_length: Count = 512  # tokens
     too_long: Literal["drop", "error"] = "drop"
 
+
+_SHOWN = 200  # characters of a key or value in an error
+_SECRET = (["objective", "environment"], ["execution", "storage"])  # values that no error shows
 
 NO_DATA = DataConfig(train=Path())  # of a run whose trainer has its own
 
@@ -60,9 +81,9 @@ NO_DATA = DataConfig(train=Path())  # of a run whose trainer has its own
 class TrainingConfig(Section):
     """What every trial shares. A knob of the same name in the space overrides a setting here."""
 
-    epochs: Annotated[float, Field(gt=0)] = 1.0
+    epochs: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     # Sequences in memory at once; the effective batch is a knob. auto: as many as fit, at most 8.
-    micro_batch: PositiveInt | Literal["auto"] = "auto"
+    micro_batch: Count | Literal["auto"] = "auto"
     warmup_fraction: Share = 0.03
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -84,8 +105,15 @@ class ScoringConfig(Section):
     metric: Literal["loss", "exact_match", "choice_accuracy"] = "loss"
     answer_pattern: str | None = None  # regex; its first group (or whole match) is the answer
     choices: list[str] | None = None  # for choice_accuracy, where examples have no `choices` of their own
-    max_new_tokens: PositiveInt = 64
-    batch_size: PositiveInt = 64  # sequences
+    max_new_tokens: Count = 64
+    batch_size: Count = 64  # sequences
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _pattern_is_valid(cls, value: str | None) -> str | None:
+        if value is not None:
+            _compile(value)
+        return value
 
 
 class LanguageConfig(Section):
@@ -96,7 +124,7 @@ class LanguageConfig(Section):
     prompt: str = "auto"  # a version in loracle/prompts or a file; auto: short for sentence encoders
     layer: int = -1  # hidden state: 0 is the embedding, -1 the last
     learnable_token: bool | None = None  # None: as the preset says
-    batch_size: PositiveInt = 32  # texts, where they are read one by one
+    batch_size: Count = 32  # texts, where they are read one by one
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of a model loaded for reading only
     memory_gb: Annotated[float, Field(gt=0)] = 2.0  # beyond the model, while reading all candidates
     half_precision_cache: bool = False  # keep keys and values of a float32 model in bfloat16
@@ -118,11 +146,15 @@ class ResultConfig(Section):
             if not path.name or path.is_absolute() or ".." in path.parts or "\0" in self.json_file:
                 raise ValueError(f"json is a file inside the trial's folder; got {self.json_file!r}")
         if self.regex is not None:
-            try:
-                re.compile(self.regex)
-            except (re.error, RecursionError, OverflowError) as error:
-                raise ValueError(f"regex is not valid: {error}") from None
+            _compile(self.regex)
         return self
+
+
+def _compile(pattern: str) -> None:
+    try:
+        Pattern(pattern, "not a regular expression")
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 class ObjectiveConfig(Section):
@@ -161,14 +193,19 @@ class ObjectiveConfig(Section):
         for name, value in self.environment.items():
             if not name or set(name) & set("=\0") or "\0" in value:
                 raise ValueError(f"environment: {name!r} cannot be the name of a variable with this value")
+        try:
+            check_environment(self.environment)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return self
 
 
 class ExecutionConfig(Section):
     """Where trials run, and when one is given up."""
 
-    workers: NonNegativeInt = 1  # processes; 0: this very one, nothing is isolated
-    gpus_per_trial: NonNegativeInt = 1  # where there are GPUs
+    workers: Annotated[int, Field(ge=0, le=_MANY)] = 1  # processes; 0: this very one, nothing is isolated
+    # Where there are GPUs. None: 1, and all that can be seen, in equal shares, for an own trainer's workers.
+    gpus_per_trial: Annotated[int, Field(ge=0, le=_MANY)] | None = None
     executor: Literal["local", "ray"] = "local"
     time_limit: Annotated[float, Field(gt=0)] | None = None  # seconds a trial
     stall_limit: Annotated[float, Field(gt=0)] = 900.0  # seconds without a sign of life
@@ -180,15 +217,15 @@ class SearchConfig(Section):
     """How configs are chosen."""
 
     preset: Literal["default", "numeric", "language", "paper"] = "default"
-    trials: PositiveInt = 30
+    trials: Count = 30
     seed: Annotated[int, Field(ge=0)] = 0
-    seed_configs: list[dict[str, Value]] | None = None  # None: as the preset says
+    seed_configs: list[dict[str, Number]] | None = None  # None: as the preset says
 
 
 class KnobConfig(Section):
     """A knob as written in a file."""
 
-    values: list[Value]
+    values: list[Number]
     scale: Scale = "linear"
     explanation: str = ""
 
@@ -211,7 +248,7 @@ class RunConfig(Section):
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     trust_remote_code: bool = False
-    threads: PositiveInt | None = None  # CPU threads; None: all
+    threads: Annotated[int, Field(gt=0, le=_MANY)] | None = None  # CPU threads; None: all
     space: SpaceConfig = SpaceConfig()
     objective: ObjectiveConfig | None = None
     training: TrainingConfig = TrainingConfig()
@@ -219,7 +256,7 @@ class RunConfig(Section):
     language: LanguageConfig = LanguageConfig()
     search: SearchConfig = SearchConfig()
     execution: ExecutionConfig = ExecutionConfig()
-    standard: dict[str, Value] | None = {
+    standard: dict[str, Number] | None = {
         "rank": 16,
         "alpha": 32,
         "dropout": 0.05,
@@ -285,16 +322,18 @@ class RunConfig(Section):
 
     @field_validator("objective")
     @classmethod
-    def _command_fits_the_space(
+    def _trainer_fits_the_space(
         cls, value: ObjectiveConfig | None, info: ValidationInfo
     ) -> ObjectiveConfig | None:
-        if value is None or value.command is None or (space := info.data.get("space")) is None:
+        if value is None or (space := info.data.get("space")) is None:
             return value
+        names = build_space(space).names
         try:
-            parts = (*split_command(value.command), *value.environment.values())
-            check_placeholders(parts, build_space(space).names)
+            check_names(names)
+            if value.command is not None:
+                check_placeholders(split_command(value.command), names, value.environment)
         except ConfigError as error:
-            raise ValueError(f"command: {error}") from None
+            raise ValueError(f"{'command' if value.command is not None else 'function'}: {error}") from None
         return value
 
     @field_validator("space")
@@ -359,11 +398,9 @@ def load_config(path: str | Path) -> RunConfig:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text") from None
+        text = read_text(path)
+    except YamlError as error:
+        raise ConfigError(f"{error.place(path)}: {error}") from None
     config = parse_config(text, source=str(path))
     return resolve_paths(config, path.parent)
 
@@ -371,13 +408,9 @@ def load_config(path: str | Path) -> RunConfig:
 def parse_config(text: str, source: str = "config") -> RunConfig:
     """Validates the text of a YAML file; `source` names it in errors. Raises like `load_config`."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{source}:{line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+        content, node = parse(text)
+    except YamlError as error:
+        raise ConfigError(f"{error.place(source)}: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{source}: a config is a mapping of keys to values; see `loracle init`")
     try:
@@ -393,7 +426,7 @@ def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
         paths = {name: getattr(config.data, name) for name in ("train", "validation", "test")}
         found = {name: (folder / path).resolve() for name, path in paths.items() if path is not None}
         changes["data"] = config.data.model_copy(update=found)
-    if config.model and (folder / config.model).is_dir():
+    if config.model and _exists(folder / config.model, folder=True):
         changes["model"] = str((folder / config.model).resolve())
     if config.objective is not None:
         where = (folder / config.objective.working_folder).resolve()
@@ -401,13 +434,20 @@ def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     language: dict[str, str] = {}
     for name in ("model", "prompt"):
         value = getattr(config.language, name)
-        if value not in ("same", "none", "minilm") and (folder / value).exists():
+        if value not in ("same", "none", "minilm") and _exists(folder / value):
             language[name] = str((folder / getattr(config.language, name)).resolve())
     changes["language"] = config.language.model_copy(update=language)
     if config.execution.storage is not None:
         storage = resolve_storage(config.execution.storage, folder)
         changes["execution"] = config.execution.model_copy(update={"storage": storage})
     return config.model_copy(update=changes)
+
+
+def _exists(path: Path, *, folder: bool = False) -> bool:
+    try:
+        return path.is_dir() if folder else path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def resolve_storage(url: str, folder: Path) -> str:
@@ -426,30 +466,7 @@ def dump_config(config: RunConfig) -> str:
             del content["model"]
         if config.data == NO_DATA:
             del content["data"]
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads `1e-4` as a number (YAML 1.1 wants `1.0e-4`) and refuses repeated keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue  # not a plain key: refused below
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key.value!r} is given twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+    return dump(content)
 
 
 def _explain(error: ValidationError, node: yaml.Node | None, source: str) -> str:
@@ -458,7 +475,7 @@ def _explain(error: ValidationError, node: yaml.Node | None, source: str) -> str
     first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
     location = _place(first["loc"])
     line = _line(node, location)
-    key = ".".join(str(part) for part in location)
+    key = printable(".".join(str(part) for part in location), _SHOWN)
     if first["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
@@ -468,7 +485,9 @@ def _explain(error: ValidationError, node: yaml.Node | None, source: str) -> str
     message = " or ".join(rule[:1].lower() + rule[1:] for rule in dict.fromkeys(rules))
     given = first.get("input")
     shown = f"; got {given!r}" if isinstance(given, str | int | float) else ""
-    return f"{source}:{line}: {key}: {message}{shown}"
+    if location[:2] in _SECRET:
+        shown = ""
+    return f"{source}:{line}: {key}: {printable(message, 1000)}{printable(shown, _SHOWN)}"
 
 
 def _place(location: tuple[int | str, ...]) -> list[int | str]:

@@ -27,10 +27,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from loracle.errors import PromptError
+from loracle.escape import printable
 from loracle.space import Knob, SearchSpace, Value, with_alpha
+from loracle.yaml_file import YamlError, parse, read_text
 
 PROMPTS = Path(__file__).parent / "prompts"
 
@@ -127,7 +127,7 @@ def load_prompt(
     if not isinstance(version, str) or not version:
         raise PromptError(f"{path}: version: a prompt file needs a version, such as `version: my-v1`")
     if not isinstance(heading, str):
-        raise PromptError(f"{path}: heading: must be text; got {heading!r}")
+        raise PromptError(f"{path}: heading: must be text; got {_short(heading)}")
 
     shared: dict[str, Value] = {} if "epochs" in space.names else {"epochs": epochs}
     if n_examples is not None:
@@ -205,32 +205,29 @@ def _find(name: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PromptError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise PromptError(f"{path}: is not UTF-8 text") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise PromptError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise PromptError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        content, _ = parse(read_text(path))
+    except YamlError as error:
+        raise PromptError(f"{error.place(path)}: {error}") from None
     if not isinstance(content, dict):
         raise PromptError(f"{path}: a prompt file is a mapping with the keys {', '.join(_KEYS)}")
     return content
 
 
+def _short(value: Any) -> str:
+    return printable(repr(value), 100)
+
+
 def _mapping(path: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
     found = content.get(key, {})
     if not isinstance(found, dict):
-        raise PromptError(f"{path}: {key}: must map names to lists of sentences; got {found!r}")
+        raise PromptError(f"{path}: {key}: must map names to lists of sentences; got {_short(found)}")
     return {str(name): value for name, value in found.items()}
 
 
 def _sentences(path: Path, key: str, sentences: Any) -> list[tuple[str, tuple[int, ...]]]:
     """Sentences as (text, facts)."""
     if not isinstance(sentences, list):
-        raise PromptError(f"{path}: {key}: must be a list of sentences; got {sentences!r}")
+        raise PromptError(f"{path}: {key}: must be a list of sentences; got {_short(sentences)}")
     found = []
     for number, sentence in enumerate(sentences):
         entry = {"say": sentence} if isinstance(sentence, str) else sentence

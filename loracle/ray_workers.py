@@ -328,7 +328,8 @@ def _resources(config: RunConfig, cpus: int, cluster: Mapping[str, float]) -> di
     Raises:
         ConfigError: that is more than the whole cluster has.
     """
-    needs: dict[str, float] = {"num_cpus": cpus, "num_gpus": config.execution.gpus_per_trial}
+    gpus = config.execution.gpus_per_trial
+    needs: dict[str, float] = {"num_cpus": cpus, "num_gpus": 1 if gpus is None else gpus}
     if config.device in ("cpu", "mps") or (config.device == "auto" and not cluster.get("GPU")):
         needs["num_gpus"] = 0
     if cluster.get("CPU", 0) < cpus or cluster.get("GPU", 0) < needs["num_gpus"]:

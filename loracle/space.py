@@ -29,6 +29,8 @@ Indices = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 _MAX_GRID = 10_000_000  # configs: listing the candidates takes about 2 s and 1 GB
+_MAX_KNOBS = 64  # axes of an array in numpy
+_LARGEST = sys.float_info.max
 _MAX_EXPRESSION = 500  # characters
 _MAX_NESTING = 50  # levels of an expression
 
@@ -59,8 +61,9 @@ class Knob:
         if not self.values:
             raise SpaceError(f"knob {self.name!r} has no values; give at least one")
         for value in self.values:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise SpaceError(f"knob {self.name!r}: values must be finite numbers; got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+                shown = "a whole number beyond 1e308" if type(value) is int else repr(value)[:50]
+                raise SpaceError(f"knob {self.name!r}: values must be finite numbers; got {shown}")
         for low, high in zip(self.values, self.values[1:], strict=False):
             if not low < high:
                 raise SpaceError(
@@ -122,6 +125,11 @@ class SearchSpace:
     def __post_init__(self) -> None:
         if not self.knobs:
             raise SpaceError("a search space needs at least one knob")
+        if len(self.knobs) > _MAX_KNOBS:
+            raise SpaceError(
+                f"a search space has at most {_MAX_KNOBS} knobs; this one has {len(self.knobs)}. Leave out "
+                "those with a single value"
+            )
         names = [knob.name for knob in self.knobs]
         for name in names:
             if names.count(name) > 1:

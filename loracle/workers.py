@@ -159,7 +159,8 @@ class LocalWorkers:
         threads = _threads(config.threads, self.capacity)
         self._config = config.model_copy(update={"threads": threads}).model_dump_json()
         environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
-        devices = visible_devices(config.device, self.capacity, execution.gpus_per_trial)
+        own = config.objective is not None
+        devices = visible_devices(config.device, self.capacity, execution.gpus_per_trial, own=own)
         self._slots = [_Slot(i, os.environ | environment | device) for i, device in enumerate(devices)]
         self._selector = selectors.DefaultSelector()
         self._done: list[Done] = []
@@ -359,13 +360,17 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def visible_devices(device: str, workers: int, gpus: int) -> list[dict[str, str]]:
+def visible_devices(
+    device: str, workers: int, gpus: int | None, *, own: bool = False
+) -> list[dict[str, str]]:
     """Environment of each worker: its own slice of the GPUs that this process may see.
 
     Args:
         device: as in the config.
         workers: how many there are.
-        gpus: for each. With 0, or where there is no GPU, nothing is shared out.
+        gpus: for each. With 0, or where there is no GPU, nothing is shared out. None: 1; of an own trainer,
+            which may be a `torchrun` over many, an equal share, so that a single worker sees all.
+        own: whether the trainer is the user's own.
 
     Raises:
         ConfigError: there are fewer than `workers` x `gpus`, or `device` names a single one.
@@ -374,7 +379,7 @@ def visible_devices(device: str, workers: int, gpus: int) -> list[dict[str, str]
         if workers > 1:
             raise ConfigError(f"device: {workers} workers cannot share {device}; use cuda or auto")
         return [{}]
-    if gpus == 0 or device in ("cpu", "mps"):
+    if gpus == 0 or device in ("cpu", "mps") or (gpus is None and own and workers == 1):
         return [{}] * workers
     count = _count_gpus()  # what CUDA_VISIBLE_DEVICES leaves
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -382,6 +387,8 @@ def visible_devices(device: str, workers: int, gpus: int) -> list[dict[str, str]
     visible = names[:count]
     if not visible:
         return [{}] * workers
+    if gpus is None:
+        gpus = max(1, len(visible) // workers) if own else 1
     if len(visible) < workers * gpus:
         raise ConfigError(
             f"execution: {workers} workers with {gpus} GPU(s) each need {workers * gpus}, but {len(visible)} "

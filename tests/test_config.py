@@ -49,10 +49,13 @@ MINIMAL = "model: some/model\ndata: {train: train.jsonl}\n"
         ("search: {seed: 1, seed: 2}", ":3: not valid YAML: key 'seed' is given twice"),
         ("output: [a", "not valid YAML"),
         ("output: *nowhere", ":3: not valid YAML: found undefined alias"),
-        ("output: !!python/object/apply:os.getcwd []", "not valid YAML: could not determine a constructor"),
-        ("? [a, b]\n: 1", ":3: not valid YAML: found unhashable key"),
-        ("3: 4", ":3: 3: keys should be strings; got 3"),
-        ("loop: &loop [*loop]", ":3: unknown key 'loop'"),
+        (
+            "output: !!python/object/apply:os.getcwd []",
+            ":3: not valid YAML: the tag !!python/object/apply:os.getcwd has no",
+        ),
+        ("? [a, b]\n: 1", ":3: not valid YAML: the key a list or mapping is no word"),
+        ("3: 4", ":3: not valid YAML: the key 3 is no word; put it in quotes"),
+        ("loop: &loop [*loop]", ":3: not valid YAML: *loop stands within itself"),
         ("output: a\0b", "not valid YAML"),
         ("space: papr", ":3: space.base: input should be 'default', 'paper' or 'empty'; got 'papr'"),
         ("space: {knobs: {rank: {values: [8, 4]}}}", ":3: space: knob 'rank': values must increase"),
@@ -96,7 +99,7 @@ def test_a_mistake_is_one_line_with_its_place(text: str, message: str) -> None:
         ("", "a.yaml: a config is a mapping of keys to values"),
         ("- model: m", "a.yaml: a config is a mapping of keys to values"),
         ("a: b: c", "a.yaml:1: not valid YAML: mapping values are not allowed here"),
-        ("[" * 5000, "a.yaml: not valid YAML: maximum recursion depth exceeded"),
+        ("[" * 100_000, "a.yaml:1: nested deeper than 50 levels"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused(text: str, message: str) -> None:
@@ -124,7 +127,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         load_config(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"model: caf\xe9")
-    with pytest.raises(ConfigError, match=r"latin\.yaml: is not UTF-8 text"):
+    with pytest.raises(ConfigError, match=r"latin\.yaml:1: is not UTF-8 text"):
         load_config(tmp_path / "latin.yaml")
 
 
@@ -170,8 +173,8 @@ def test_numbers_survive_the_round_trip_exactly(value: float) -> None:
         update={"standard": {"learning_rate": value, "rank": 8, "alpha": 8}}
     )
     assert yaml.safe_load(dump_config(config))["standard"]["learning_rate"] in (value, repr(value))
-    text = dump_config(RunConfig(model="m", data={"train": "t"}, training={"epochs": value}))  # type: ignore[arg-type]
-    assert parse_config(text).training.epochs == value
+    text = dump_config(RunConfig(model="m", data={"train": "t"}, execution={"time_limit": value}))  # type: ignore[arg-type]
+    assert parse_config(text).execution.time_limit == value
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:

@@ -395,7 +395,10 @@ COMMAND = "command: 'train {rank} {alpha} {dropout} {batch_size} {learning_rate}
             f"objective: {{{COMMAND}, result: {{json: /x.json}}}}",
             "c:1: objective.result: json is a file inside",
         ),
-        (f"objective: {{{COMMAND}, result: {{regex: '('}}}}", "c:1: objective.result: regex is not valid"),
+        (
+            f"objective: {{{COMMAND}, result: {{regex: '('}}}}",
+            "c:1: objective.result: not a regular expression",
+        ),
         (f"objective: {{{COMMAND}, result: {{key: x}}}}", "needs either json .* or regex"),
         (
             f"objective: {{{COMMAND}, result: {{jsn: x}}}}",

@@ -170,7 +170,7 @@ def test_unknown_names_and_missing_files(tmp_path: Path) -> None:
         load_prompt("lora-v9", default_space())
     with pytest.raises(PromptError, match="there is no such prompt file"):
         load_prompt(tmp_path / "none.yaml", default_space())
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\x00")
     with pytest.raises(PromptError, match="is not UTF-8"):
         load_prompt(tmp_path / "binary.yaml", default_space())
 
