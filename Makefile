@@ -1,6 +1,8 @@
 # Every target makes .venv and installs what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+# One process a core, at most eight; tests that share a cluster or a server stay together.
+PARALLEL := --numprocesses=auto --maxprocesses=8 --dist=loadgroup
 STAMP := .venv/.installed
 
 .PHONY: demo test check slow chaos clean
@@ -9,13 +11,13 @@ demo: $(STAMP)
 	$(BIN)/loracle demo demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term --cov-fail-under=90
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: a test process has one core, and what it starts
+
 import pytest
 import torch
 import yaml
+from hypothesis import HealthCheck, settings
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -18,6 +22,9 @@ from loracle.config import RunConfig
 from loracle.model import Base, load_base
 
 torch.set_num_threads(1)
+# No test asserts a time: hypothesis would, with 200 ms for an example.
+settings.register_profile("loracle", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("loracle")
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 =+-*/.,:;!?#<>()_'\n"
 CHAT_TEMPLATE = (

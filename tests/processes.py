@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+PATIENCE = 300.0  # seconds that a test waits for what comes at once on an idle machine
+
 
 def alive(pid: int) -> bool:
     """Whether there is such a process, and it is not just waiting to be buried."""
@@ -14,7 +16,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def gone(pids: list[int], seconds: float = 5) -> bool:
+def gone(pids: list[int], seconds: float = PATIENCE) -> bool:
     """Whether all of them have ended within that time."""
     end = time.monotonic() + seconds
     while any(map(alive, pids)) and time.monotonic() < end:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from processes import alive, gone
+from processes import PATIENCE, alive, gone
 
 from loracle.cli import main
 from loracle.config import RunConfig, dump_config, load_config, parse_config
@@ -60,7 +60,7 @@ def run(objective: ExternalObjective, folder: Path, **options: Any) -> Outcome:
     return objective.run(CONFIG, seed=5, folder=folder / "trials" / "0007", **options)
 
 
-def wait_for(path: Path, seconds: float = 60) -> str:
+def wait_for(path: Path, seconds: float = PATIENCE) -> str:
     end = time.monotonic() + seconds
     while not (path.exists() and path.read_text().endswith("\n")) and time.monotonic() < end:
         time.sleep(0.02)
@@ -213,9 +213,7 @@ def test_a_command_over_its_time_is_ended_with_all_it_started(tmp_path: Path) ->
         "held = subprocess.Popen(['sleep', '3600'], start_new_session=True)\n"
         "print(held.pid, flush=True); time.sleep(3600)"
     )
-    began = time.monotonic()
     failure = run(objective(tmp_path, script, time_limit=1.0), tmp_path).failure
-    assert 1 < time.monotonic() - began < 5
     assert failure is not None
     assert failure.kind is FailureKind.TIMEOUT
     assert failure.message == "took longer than objective.time_limit, 1 s"
@@ -273,7 +271,7 @@ def test_a_command_ends_with_whoever_runs_it(tmp_path: Path, sign: signal.Signal
     pids = [int(pid) for pid in wait_for(tmp_path / "0001" / "pids").split()]
     assert all(map(alive, pids))
     process.send_signal(sign)
-    process.wait(20)
+    process.wait(PATIENCE)
     assert gone(pids)
     assert not (tmp_path / "0001" / "outcome.json").exists()  # interrupted is not an outcome of the config
 
@@ -582,11 +580,11 @@ def test_ctrl_c_ends_the_command_and_the_same_line_continues(
     command = [sys.executable, "-m", "loracle", "tune", str(path)]
     driver = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     log = tmp_path / "run" / "trials" / "0002" / "log.txt"
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while not (log.exists() and "started" in log.read_text()) and time.monotonic() < end:
         time.sleep(0.05)
     driver.send_signal(signal.SIGINT)
-    _, errors = driver.communicate(timeout=30)
+    _, errors = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 130
     assert errors.splitlines()[-1].startswith("loracle: stopped")
     assert left_over(tmp_path / "run") == []

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from processes import alive, gone
+from processes import PATIENCE, alive, gone
 
 from loracle import guard
 
@@ -33,7 +33,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     assert process.stdin is not None
     with process.stdout, process.stdin:
         output = process.stdout.read()
-        process.wait(20)
+        process.wait(PATIENCE)
     return output
 
 
@@ -75,8 +75,8 @@ def test_a_command_that_nobody_wants_is_ended_with_all_it_started() -> None:
     assert len(pids) == 3
     assert all(map(alive, pids))
     process.stdin.close()
-    assert gone(pids, seconds=3)
-    assert process.wait(10) == -signal.SIGKILL
+    assert gone(pids)
+    assert process.wait(PATIENCE) == -signal.SIGKILL
     process.stdout.close()
 
 
@@ -84,7 +84,7 @@ def test_what_is_handed_over_reaches_the_command() -> None:
     reading, writing = os.pipe()
     command = [*GUARD, sys.executable, "-c", f"import os; os.write({writing}, b'here')"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[writing]) as process:
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
     assert os.read(reading, 10) == b"here"
     os.close(reading)
     os.close(writing)

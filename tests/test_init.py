@@ -1,4 +1,4 @@
-"""Importing the package is quick and loads nothing heavy; every public name is there."""
+"""Importing the package loads nothing heavy, so it is quick; every public name is there."""
 
 from __future__ import annotations
 
@@ -11,24 +11,16 @@ import pytest
 import loracle
 
 HEAVY = ("torch", "transformers", "optuna", "peft", "gpytorch", "botorch", "numpy", "pydantic")
-IMPORT = """
-import json, sys, time
-began = time.perf_counter()
-import loracle
-seconds = time.perf_counter() - began
-print(json.dumps({"seconds": seconds, "modules": sorted(sys.modules)}))
-"""
+IMPORT = "import json, sys, loracle; print(json.dumps(sorted(sys.modules)))"
 
 
-def test_import_is_quick_and_light() -> None:
-    runs = []
-    for _ in range(3):  # the best of three, for a busy machine
-        output = subprocess.run(
-            [sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True
-        ).stdout
-        runs.append(json.loads(output))
-    assert min(run["seconds"] for run in runs) < 0.3
-    assert not set(HEAVY) & set(runs[0]["modules"])
+def test_import_is_light() -> None:
+    """How long it takes is in `benchmarks/speed.py`."""
+    output = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True).stdout
+    modules = json.loads(output)
+    assert not set(HEAVY) & set(modules)
+    own = {name for name in modules if name.partition(".")[0] == "loracle"}
+    assert own <= {"loracle", "loracle.errors"}
 
 
 @pytest.mark.parametrize("name", loracle.__all__)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -230,12 +229,3 @@ def test_a_run_reports_its_memory(run_config: Callable[..., Path]) -> None:
     if "peak_memory_bytes" in trial.outcome.metrics:
         assert any(line.startswith("- Observed peaks up to ") for line in lines)
         assert trial.outcome.metrics["memory_growth_bytes"] < trial.outcome.metrics["peak_memory_bytes"]
-
-
-def test_choosing_is_fast(model: MemoryModel) -> None:
-    """A space of this size is looked at before every trial."""
-    learnt = model.learn([grown(model, CONFIG, 1.2)] * 30)
-    began = time.perf_counter()
-    learnt.fits(SPACE)
-    assert time.perf_counter() - began < 0.5
-    assert np.ndim(learnt.fits(SPACE)) == 1

@@ -299,7 +299,7 @@ def test_infinite_values_count_as_diverged(value: float) -> None:
 
 
 def test_four_jobs_never_train_a_config_twice() -> None:
-    barrier = threading.Barrier(4, timeout=20)
+    barrier = threading.Barrier(4, timeout=300)
 
     def meet(trial: optuna.Trial) -> float:
         config = suggest(trial)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from peft import AutoPeftModelForCausalLM
+from processes import PATIENCE
 from transformers import LlamaForCausalLM
 
 from loracle.config import RunConfig, load_config
@@ -283,7 +284,7 @@ def start(path: Path, output: Path) -> subprocess.Popen[bytes]:
 
 
 def kill_when(process: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not reached() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
@@ -317,7 +318,7 @@ def test_a_second_process_on_the_same_run_is_refused(run_config: Callable[..., P
     path = run_config(search={"trials": 30})
     output = tmp_path / "run"
     first = start(path, output)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not (output / "journal.log").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     first.send_signal(signal.SIGSTOP)  # so that it is not done before the second has begun

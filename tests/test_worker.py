@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -20,7 +22,7 @@ from typing import Any
 
 import optuna
 import pytest
-from processes import gone
+from processes import PATIENCE, gone
 from test_workers import config_file
 
 from loracle import storage as storages
@@ -38,6 +40,8 @@ from loracle.workers import Done, Job, Progress
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
+pytestmark = pytest.mark.xdist_group("postgresql")  # one server for all
+
 
 class Server:
     """A PostgreSQL of its own, on a free port."""
@@ -49,9 +53,7 @@ class Server:
             user = pwd.getpwnam("postgres")
             os.chown(folder, user.pw_uid, user.pw_gid)
             self._as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = _free_port()
         self._run("initdb", "-D", "data", "-U", "loracle", "-A", "trust", "--no-sync")
 
     def start(self) -> None:
@@ -71,6 +73,15 @@ class Server:
         command = [*self._as_user, str(self._programs / program), *arguments]
         done = subprocess.run(command, cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         assert done.returncode == 0, done.stderr.decode()
+
+
+def _free_port() -> int:
+    """Below those that systems give out, so that nobody gets it while the server is down."""
+    while True:
+        port = random.randint(20_000, 32_000)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +136,7 @@ def test_four_processes_share_a_run_and_one_is_killed(server: Server, tmp_path: 
         _until(lambda: len(_finished(config.output, space, url)) >= 6)
         victim = _driver_of(_running_trial(config.output, space, url))
         os.kill(victim, signal.SIGKILL)
-        ends = {process.pid: process.communicate(timeout=240)[0] for process in processes}
+        ends = {process.pid: process.communicate(timeout=PATIENCE)[0] for process in processes}
     finally:
         for process in processes:
             process.kill()
@@ -149,22 +160,24 @@ def test_four_processes_share_a_run_and_one_is_killed(server: Server, tmp_path: 
     assert gone([int(pid) for attempts in ran.values() for pid in attempts])
     # Then one of them reports, and everybody can look.
     tuned = start("tune", str(path), "--storage", url, "--json", faults={})
-    out, errors = tuned.communicate(timeout=60)
+    out, errors = tuned.communicate(timeout=PATIENCE)
     assert tuned.returncode == 0, errors
     assert json.loads(out)["stopped"] == f"all {n} trials are done"
     shown = start("show", str(config.output), "--json", faults={})
-    out, errors = shown.communicate(timeout=60)
+    out, errors = shown.communicate(timeout=PATIENCE)
     assert shown.returncode == 0, errors
     assert len(json.loads(out)["trials"]) == len(history.trials)
 
 
 def _running_trial(output: Path, space: SearchSpace, url: str) -> int:
     """The process of a trial that has just begun, and takes a second."""
-    while True:
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
         for trial in read_history(output, space, url).pending:
             ran = output / "trials" / f"{trial.number:04d}" / "ran"
             if ran.exists() and time.time() - ran.stat().st_mtime < 0.3:
                 return int(ran.read_text())
+    raise AssertionError("no trial was caught at its beginning")
 
 
 def _driver_of(worker: int) -> int:
@@ -174,7 +187,7 @@ def _driver_of(worker: int) -> int:
     return worker
 
 
-def _until(happens: Any, seconds: float = 90) -> None:
+def _until(happens: Any, seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not happens():
         assert time.monotonic() < end
@@ -263,7 +276,7 @@ class Turns:
     def wait(self, seconds: float, progress: Progress) -> list[Done]:
         job = self._job
         assert job is not None
-        _until(lambda: self._settled(self._order.index(job.number)), 60)
+        _until(lambda: self._settled(self._order.index(job.number)))
         return [Done(job, Outcome(self._value(job.config)))]
 
     def close(self) -> None:
@@ -294,7 +307,7 @@ def test_two_machines_give_the_history_of_one(server: Server, tmp_path: Path, qu
     for one in machines:
         one.start()
     for one in machines:
-        one.join(120)
+        one.join(PATIENCE)
     history = read_history(tmp_path, space, url)
     assert len(history.succeeded) == len(history.trials) == len(order)
     ended = [history.trials[number] for number in order]
@@ -325,7 +338,7 @@ def test_processes_of_one_machine_share_a_run_folder(tmp_path: Path, quick: None
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert ended == ["all 6 trials are done"] * 2
     assert len(counted(read_history(config.output, open_run(path)[1], config.execution.storage))) == 6
     assert load_config(config.output / "config.yaml").execution.storage == config.execution.storage

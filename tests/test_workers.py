@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from processes import gone
+from processes import PATIENCE, gone
 
 from loracle.config import load_config
 from loracle.errors import ConfigError, StudyError
@@ -71,12 +71,12 @@ def plan(monkeypatch: pytest.MonkeyPatch, **faults: Any) -> None:
     )
 
 
-def run(workers: LocalWorkers, folder: Path, number: int = 0, seconds: float = 60) -> Outcome:
+def run(workers: LocalWorkers, folder: Path, number: int = 0, seconds: float = PATIENCE) -> Outcome:
     workers.submit(Job(number, CONFIG, 0, folder / f"{number:04d}"))
     return wait(workers, seconds)[0].outcome
 
 
-def wait(workers: LocalWorkers, seconds: float = 60) -> list[Done]:
+def wait(workers: LocalWorkers, seconds: float = PATIENCE) -> list[Done]:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         done = workers.wait(1.0, lambda *_: None)
@@ -86,7 +86,7 @@ def wait(workers: LocalWorkers, seconds: float = 60) -> list[Done]:
 
 
 def until_written(path: Path, by: subprocess.Popen[bytes] | None = None) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while not (path.exists() and path.read_text().endswith("\n")):
         assert time.monotonic() < end
         assert by is None or by.poll() is None, f"it ended: {by.stderr.read().decode() if by.stderr else ''}"
@@ -345,7 +345,7 @@ def test_no_process_outlives_its_driver(
     below = started_by(driver, tmp_path / "run" / "trials" / "0001" / "ran")
     assert len(below) == 3
     driver.send_signal(sign)
-    _, errors = driver.communicate(timeout=30)
+    _, errors = driver.communicate(timeout=PATIENCE)
     assert gone(below)
     one_success_and_one_interrupted(path, recorded=sign is not signal.SIGKILL)
     if sign is not signal.SIGKILL:
@@ -369,7 +369,7 @@ def test_no_process_outlives_a_closed_terminal(tmp_path: Path, monkeypatch: pyte
     below = [driver, parent(worker), worker, *children(worker)]
     assert len(below) == 4
     os.close(ours)
-    shell.wait(30)
+    shell.wait(PATIENCE)
     assert gone(below)
     one_success_and_one_interrupted(path, recorded=True)
 
@@ -387,7 +387,7 @@ def test_a_run_under_nohup_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     driver = start(path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     started_by(driver, tmp_path / "run" / "trials" / "0001" / "ran")
     driver.send_signal(signal.SIGHUP)
-    _, errors = driver.communicate(timeout=60)
+    _, errors = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, errors.decode()
 
 
@@ -413,7 +413,7 @@ def test_a_full_disk_is_one_line_and_nothing_finished_is_lost(
     plan(monkeypatch, **{f"_{number}": "fill" for number in range(4, 7)})
     path = config_file(tmp_path, output=str(small_disk / "run"), execution={"workers": workers})
     driver = start(path)
-    _, errors = driver.communicate(timeout=60)
+    _, errors = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 2, errors.decode()
     last = errors.decode().strip().splitlines()[-1]
     assert last.startswith("loracle: ")
@@ -426,7 +426,7 @@ def test_a_full_disk_is_one_line_and_nothing_finished_is_lost(
         stuffing.unlink()
     monkeypatch.delenv("LORACLE_FAULTS")
     driver = start(path)
-    _, errors = driver.communicate(timeout=60)
+    _, errors = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, errors.decode()
     after = {t.index: t.outcome for t in counted(read_history(config.output, space))}
     assert len(after) == 8

@@ -119,7 +119,7 @@ def processes(marker: str) -> list[int]:
 
 
 def none_left(marker: str) -> bool:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 300
     while processes(marker) and time.monotonic() < end:
         time.sleep(0.05)
     return not processes(marker)
@@ -129,7 +129,7 @@ def kill_at_random(path: Path, environment: dict[str, str], chance: random.Rando
     """Starts the driver and kills it a moment after it has started a trial of its own."""
     before = len(history_of(path).trials) if (path.parent / "run" / "journal.log").exists() else 0
     driver = start(path, environment)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while driver.poll() is None and time.monotonic() < end:
         if (path.parent / "run" / "journal.log").exists() and len(history_of(path).trials) > before:
             break
@@ -151,7 +151,7 @@ def test_a_run_survives_everything(chaos_config: Path, environment: dict[str, st
         assert kept.items() <= now.items()  # what was recorded once stays as it was
         kept = now
     driver = start(chaos_config, environment)
-    _, errors = driver.communicate(timeout=600)
+    _, errors = driver.communicate(timeout=1800)
     assert driver.returncode == 0, errors.decode()
     assert none_left(marker)
 
@@ -211,7 +211,7 @@ def test_memory_does_not_grow(chaos_config: Path, environment: dict[str, str]) -
     harmless = {"faults": faults, "largest_rank": LARGEST_RANK}
     Path(environment["LORACLE_CHAOS"]).write_text(json.dumps(harmless))
     ended = subprocess.run(
-        [sys.executable, str(MEASURED), str(chaos_config)], env=environment, capture_output=True, timeout=600
+        [sys.executable, str(MEASURED), str(chaos_config)], env=environment, capture_output=True, timeout=1800
     )
     assert ended.returncode == 0, ended.stderr.decode()
     seen = [json.loads(line) for line in ended.stdout.splitlines()]
