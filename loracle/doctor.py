@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from loracle.command import split_command
@@ -21,6 +22,7 @@ from loracle.model import Base
 from loracle.notices import About, Notice
 from loracle.objective import TrainingObjective
 from loracle.optimizer import get_preset
+from loracle.plan import count_steps
 from loracle.prepare import run_prompt, search_space
 from loracle.space import SearchSpace, with_alpha
 
@@ -131,14 +133,16 @@ def _space(config: RunConfig, objective: TrainingObjective, space: SearchSpace) 
     yield Check("space", "ok", f"{len(space.candidates):,} candidates of {space.size:,} configs")
     if "batch_size" not in space.names:
         return
-    epochs = config.training.epochs
-    largest = space.realised_batch(int(space["batch_size"].values[-1]))
-    steps = int(objective.n_proxy * epochs / largest)
+    values = space.values(space.candidates)
+    batches = values["batch_size"]
+    epochs = values.get("epochs", np.full(len(batches), config.training.epochs))
+    n = objective.n_proxy
+    steps, batch = min((count_steps(n, e, b), b) for e, b in set(zip(epochs, batches, strict=True)))
     if steps < _FEW_STEPS:
         yield Check(
             "steps",
             "note",
-            f"batch_size {largest} gives only {steps} optimizer steps in a trial; "
+            f"batch_size {int(min(batch, n))} gives only {steps} optimizer steps in a trial; "
             "raise data.proxy, or leave large batches out of the space",
         )
 

@@ -64,7 +64,7 @@ class Plan:
 
 
 def plan_training(config: Mapping[str, Value], settings: TrainingConfig, n_examples: int) -> Plan:
-    """Derives a plan. Epochs may be fractional; epochs follow one another without a short batch between.
+    """Derives a plan.
 
     Raises:
         ConfigError: unknown or missing knobs, or a value that the settings refuse.
@@ -77,21 +77,33 @@ def plan_training(config: Mapping[str, Value], settings: TrainingConfig, n_examp
         first = error.errors()[0]
         raise ConfigError(f"knob {first['loc'][0]}: {first['msg']}; got {first['input']!r}") from None
     rank = int(config["rank"])
-    batch_size = min(int(config["batch_size"]), n_examples)
-    n_seen = max(1, round(settings.epochs * n_examples))
-    steps = math.ceil(n_seen / batch_size)
+    batch_size = int(config["batch_size"])
+    steps = count_steps(n_examples, settings.epochs, batch_size)
     return Plan(
         rank=rank,
         alpha=float(config["alpha"] if "alpha" in config else config["alpha_ratio"] * rank),
         dropout=float(config.get("dropout", 0.0)),
         learning_rate=float(config["learning_rate"]),
-        batch_size=batch_size,
+        batch_size=min(batch_size, n_examples),
         n_examples=n_examples,
-        n_seen=n_seen,
+        n_seen=count_seen(n_examples, settings.epochs),
         steps=steps,
         warmup_steps=min(steps - 1, math.ceil(settings.warmup_fraction * steps)),
         settings=settings,
     )
+
+
+def count_seen(n_examples: int, epochs: float) -> int:
+    """Examples that a training sees, repeats included: epochs may be fractional, one example is the least."""
+    return max(1, round(epochs * n_examples))
+
+
+def count_steps(n_examples: int, epochs: float, batch_size: float) -> int:
+    """Optimizer steps of a training. No batch is larger than the data.
+
+    Epochs follow one another without a short batch between them, so only the last batch may be short.
+    """
+    return math.ceil(count_seen(n_examples, epochs) / min(batch_size, n_examples))
 
 
 def example_order(n_examples: int, n_seen: int, seed: int) -> npt.NDArray[np.int64]:

@@ -29,6 +29,7 @@ from typing import Any
 
 from loracle.errors import PromptError
 from loracle.escape import printable
+from loracle.plan import count_steps
 from loracle.space import Knob, SearchSpace, Value, with_alpha
 from loracle.yaml_file import YamlError, parse, read_text
 
@@ -41,7 +42,7 @@ DERIVED = {
     "update_scale": "learning rate times alpha over rank",
     "examples": "number of training examples of a trial",
     "epochs": "passes over them",
-    "optimizer_steps": "examples times epochs over batch size (fact 29)",
+    "optimizer_steps": "examples times epochs over batch size, rounded up (fact 29)",
 }
 _USUAL = ("rank", "dropout", "batch_size", "learning_rate")  # a file may name them, in the space or not
 _SHARED = ("examples", "epochs")  # the same for every config, so allowed in the prefix
@@ -289,7 +290,7 @@ def _derive(values: Mapping[str, Value]) -> dict[str, Value]:
     if "learning_rate" in full and "alpha_ratio" in full:
         full["update_scale"] = full["learning_rate"] * full["alpha_ratio"]
     if "batch_size" in full and "examples" in full and "epochs" in full:
-        full["optimizer_steps"] = math.ceil(full["examples"] * full["epochs"] / full["batch_size"])
+        full["optimizer_steps"] = count_steps(int(full["examples"]), full["epochs"], full["batch_size"])
     return full
 
 

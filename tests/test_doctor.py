@@ -11,6 +11,7 @@ from loracle import objective
 from loracle.config import load_config
 from loracle.doctor import Check, examine
 from loracle.memory import MemoryModel
+from loracle.prepare import search_space
 
 
 def states(checks: list[Check]) -> dict[str, str]:
@@ -92,3 +93,32 @@ def test_a_machine_that_is_too_small_is_bad(
     *_, last = examine(load_config(run_config()))
     assert (last.name, last.state) == ("input", "bad")
     assert last.text.startswith("no candidate fits into memory: 72 of 72")
+
+
+@pytest.mark.parametrize(
+    ("changes", "batch"),
+    [
+        ({}, 8),
+        ({"training": {"epochs": 0.55}}, 8),
+        ({"training": {"epochs": 2.3, "warmup_fraction": 0.5}}, 8),
+        ({"space": {"knobs": {"batch_size": {"values": [5, 500]}}}}, 24),
+        ({"space": {"knobs": {"batch_size": {"values": [7]}, "epochs": {"values": [0.3, 4.0]}}}}, 7),
+    ],
+)
+def test_the_steps_that_are_announced_are_those_that_are_trained(
+    run_config: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], batch: int
+) -> None:
+    if "space" in changes:
+        knobs = {"rank": {"values": [2]}, "alpha": {"values": [2]}, "learning_rate": {"values": [1e-3]}}
+        changes = {"space": {"base": "empty", "knobs": knobs | changes["space"]["knobs"]}}
+    config = load_config(run_config(**changes))
+    said = next(check.text for check in examine(config) if check.name == "steps")
+    trainer = objective.TrainingObjective.from_config(config)
+    space = search_space(config, trainer.n_proxy)
+    fewest = min(
+        (space.config(int(index)) for index in space.candidates),
+        key=lambda one: (one.get("epochs", 1), -one["batch_size"]),
+    )
+    outcome = trainer.run(fewest, seed=0, folder=tmp_path / "trial")
+    steps = outcome.metrics["steps"]
+    assert said.startswith(f"batch_size {batch} gives only {steps:g} optimizer steps in a trial")

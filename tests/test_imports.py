@@ -20,7 +20,7 @@ SEARCH = {
 }
 WORK = {
     *("data", "rows", "examples", "tokens", "chat"),
-    *("model", "train", "plan", "adapter", "dropout", "metrics", "objective"),
+    *("model", "train", "adapter", "dropout", "metrics", "objective"),
     *("external", "printed", "outcomes", "guard"),
     *("workers", "process", "worker_process", "ray_workers", "memory", "footprint", "meter"),
 }
@@ -34,6 +34,7 @@ SHARED = {
     "device",
     "notices",
     "escape",
+    "plan",
     "patterns",
     "__init__",
 }  # `__init__` holds the version
