@@ -82,7 +82,7 @@ class TrainingConfig(Section):
     """What every trial shares. A knob of the same name in the space overrides a setting here."""
 
     epochs: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    # Sequences in memory at once; the effective batch is a knob. auto: as many as fit, at most 8.
+    # Sequences in memory at once, at most; the effective batch is a knob. auto: as many as are fast, and fit.
     micro_batch: Count | Literal["auto"] = "auto"
     warmup_fraction: Share = 0.03
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -95,7 +95,7 @@ class TrainingConfig(Section):
 
     @property
     def largest_micro_batch(self) -> int:
-        """The micro-batch where memory allows it, in sequences."""
+        """The micro-batch where nobody plans with memory, in sequences."""
         return 8 if self.micro_batch == "auto" else self.micro_batch
 
 

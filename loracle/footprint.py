@@ -196,15 +196,18 @@ class Sizes:
     Attributes:
         longest: tokens of the longest input.
         counted: (n,) positions in the loss of the one, two, three, ... examples that have most.
+        typical: tokens of an input, the mean.
     """
 
     longest: int
     counted: npt.NDArray[np.int64]
+    typical: float
 
     @classmethod
     def of(cls, encoded: Encoded) -> Sizes:
         """Of a data set; a model reads all but the last token of an example."""
-        return cls(int(encoded.lengths.max()) - 1, np.sort(encoded.counts)[::-1].cumsum())
+        counted = np.sort(encoded.counts)[::-1].cumsum()
+        return cls(int(encoded.lengths.max()) - 1, counted, float(encoded.lengths.mean()) - 1)
 
     def in_loss(self, n: npt.ArrayLike) -> Floats:
         """At most so many positions count in a batch of `n` examples; same shape as `n`."""

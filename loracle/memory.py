@@ -10,6 +10,7 @@ for `propose(allowed=...)`; `describe(model, space, standard, history)` says it 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
@@ -25,12 +26,21 @@ from loracle.meter import meter_of
 from loracle.model import Base
 from loracle.space import SearchSpace, Value
 from loracle.tokens import Encoded
-from loracle.trial import History, Outcome
+from loracle.trial import FailureKind, History, Outcome
 
 Floats = npt.NDArray[np.float64]
 
 _RESERVE = 0.1  # share of the free memory left alone: for fragmentation, and for what others take
 _FACTORS = (0.2, 4.0)  # a correction beyond these is an accident of measuring
+# Tokens in a micro-batch from where on a training does not become faster. On a CPU it becomes slower again:
+# measured on one core (`benchmarks/micro_batch.py`), widths 32 to 512 with 20 to 300 tokens an example are
+# fastest with 300 to 2,500 tokens at once, and 1,024 cost at most a quarter more than the best; one example
+# at a time costs up to 18 times as much, 64 up to twice. GPUs were not measured. The number for CUDA is a
+# bound from data sheets: an H100 does 295 operations a byte, so a matrix product is bound by arithmetic from
+# some 300 tokens on; about 50 kernels a layer, 5 us each, are hidden from 800 tokens on in a model of 1 B
+# parameters and from 10,000 on in one of 0.1 B.
+_FAST_TOKENS = {"cpu": 1024, "cuda": 16_384}
+_FAST_TOKENS_ELSEWHERE = 4096  # smaller devices, which do not tell what memory they have
 _NOTHING = History()
 _REMEDY = "lower data.max_length, set training.gradient_checkpointing, or choose a smaller model"
 
@@ -55,8 +65,8 @@ class MemoryModel:
         sizes: of the examples of a trial.
         loaded: bytes that are there before a training: the base model, and on the CPU the whole process.
         room: bytes by which a training may grow; None where the device does not tell.
-        largest: micro-batch where memory allows it.
-        free: whether a smaller one may be chosen; a number that the user gave is obeyed.
+        largest: micro-batch where memory allows it: the user's, or None for what is fast.
+        device: its kind, such as `cuda`, which decides what is fast.
         observations: of trainings.
     """
 
@@ -64,8 +74,8 @@ class MemoryModel:
     sizes: Sizes
     loaded: int
     room: float | None
-    largest: int
-    free: bool
+    largest: int | None
+    device: str = "cpu"
     observations: tuple[Observation, ...] = ()
 
     def learn(self, observations: Iterable[Observation]) -> MemoryModel:
@@ -83,9 +93,7 @@ class MemoryModel:
 
     def micro_batch(self, config: Mapping[str, Value]) -> int:
         """The largest micro-batch that fits, or 1: `largest`, the batch, or a power of two below."""
-        largest = min(self.largest, int(config["batch_size"]))
-        if not self.free:
-            return largest
+        largest = self.wanted(int(config["batch_size"]))
         tried = halvings(largest)
         grows = self._growth(config["rank"], np.array(tried), config.get("dropout", 0.0))
         return next((m for m, growth in zip(tried, grows, strict=True) if self._fits(growth)), 1)
@@ -96,8 +104,8 @@ class MemoryModel:
         return self.loaded + float(self._growth(config["rank"], m, config.get("dropout", 0.0)))
 
     def fits(self, space: SearchSpace) -> npt.NDArray[np.bool_]:
-        """Which candidates can fit, if only with the smallest micro-batch that is tried, (N,)."""
-        return np.asarray(self._fits(self.peaks(space, self.smallest) - self.loaded), dtype=bool)
+        """Which candidates can fit, if only one example at a time, (N,)."""
+        return np.asarray(self._fits(self.peaks(space, 1) - self.loaded), dtype=bool)
 
     def peaks(self, space: SearchSpace, micro_batch: int) -> Floats:
         """Bytes at the peak of each candidate, (N,), with this micro-batch or, where smaller, its batch."""
@@ -111,10 +119,14 @@ class MemoryModel:
         """The largest peak that fits, in bytes; None where it is not known."""
         return None if self.room is None else self.loaded + self.room
 
-    @property
-    def smallest(self) -> int:
-        """No smaller micro-batch is tried: a number that was given is halved once, where memory runs out."""
-        return 1 if self.free else max(1, self.largest // 2)
+    def wanted(self, batch_size: int) -> int:
+        """The micro-batch where memory does not matter: the user's, or parts of a size that is fast."""
+        if self.largest is not None:
+            return min(self.largest, batch_size)
+        most = max(
+            1, int(_FAST_TOKENS.get(self.device, _FAST_TOKENS_ELSEWHERE) / max(1.0, self.sizes.typical))
+        )
+        return math.ceil(batch_size / math.ceil(batch_size / most))  # parts of like size
 
     def scoring_batch(
         self, encoded: Encoded, config: Mapping[str, Value], largest: int, *, written: int
@@ -176,8 +188,8 @@ def build_memory_model(
             weights = sum(p.numel() * p.element_size() for p in base.model.parameters())
             free = (free - (workers - 1) * weights) // workers
         room = (1 - _RESERVE) * max(0, free)
-    free_choice = training.micro_batch == "auto"
-    return MemoryModel(footprint, Sizes.of(trial), loaded, room, training.largest_micro_batch, free_choice)
+    largest = None if training.micro_batch == "auto" else training.micro_batch
+    return MemoryModel(footprint, Sizes.of(trial), loaded, room, largest, base.device.type)
 
 
 # -- for the search half, and for people --------------------------------------------------------------
@@ -203,13 +215,22 @@ def learnt(model: MemoryModel, history: History) -> MemoryModel:
 def allowed(model: MemoryModel, space: SearchSpace, history: History = _NOTHING) -> npt.NDArray[np.bool_]:
     """Which candidates can fit into memory as far as is known, (N,), for `propose(allowed=...)`.
 
+    Decided by the equations, the room, and trials that failed even with one example at a time. What others
+    took does not count: it depends on the micro-batch and on the machine's other work; proposals must not.
+
     Raises:
         ConfigError: none does, and none has been trained.
     """
-    fits = learnt(model, history).fits(space)
+    fits = _after_failures(model, history).fits(space)
     if not fits.any() and not history.succeeded:
         raise ConfigError(f"no candidate fits into memory: {_left_out(model, space, fits)}; {_REMEDY}")
     return fits
+
+
+def _after_failures(model: MemoryModel, history: History) -> MemoryModel:
+    outcomes = [trial.outcome for trial in history.finished if trial.outcome is not None]
+    kind = FailureKind.OUT_OF_MEMORY
+    return model.learn(observed(o for o in outcomes if o.failure is not None and o.failure.kind is kind))
 
 
 def describe(
@@ -217,7 +238,7 @@ def describe(
 ) -> list[str]:
     """What to say about memory in up to three lines: peaks, what is left out and why, observed peaks."""
     now = learnt(model, history)
-    peaks_at_most = now.peaks(space, now.largest)
+    peaks_at_most = now.peaks(space, now.wanted(int(space["batch_size"].values[-1])))
     configs: dict[str, Mapping[str, Value]] = {
         "smallest config": space.config(int(space.candidates[int(np.argmin(peaks_at_most))])),
         **({"standard": standard} if standard else {}),
@@ -228,9 +249,10 @@ def describe(
     batches = str(micro[0]) if len(set(micro)) == 1 else _and([str(m) for m in micro])
     there = "" if now.limit is None else f" of {_gigabytes(now.limit)} to use"
     lines = [f"predicted peaks {_and(peaks)}{there}; micro-batches of {batches}"]
-    fits = now.fits(space)
+    known = _after_failures(model, history)
+    fits = known.fits(space)
     if not fits.all():
-        lines.append(_left_out(now, space, fits))
+        lines.append(_left_out(known, space, fits))
     measured = [o.observed / o.predicted for o in now.observations if o.observed is not None]
     if measured:
         most = max(o.observed for o in now.observations if o.observed is not None) + now.loaded
@@ -242,13 +264,12 @@ def describe(
 
 
 def _left_out(model: MemoryModel, space: SearchSpace, fits: npt.NDArray[np.bool_]) -> str:
-    least = np.where(fits, np.inf, model.peaks(space, model.smallest))
+    least = np.where(fits, np.inf, model.peaks(space, 1))
     row = int(np.argmin(least))
     config = space.config(int(space.candidates[row]))
-    m = min(model.smallest, int(config["batch_size"]))
     return (
         f"{int((~fits).sum()):,} of {len(fits):,} candidates are left out: rank {config['rank']:g} and above "
-        f"need {_gigabytes(least[row])} and more, with {m} x {model.sizes.longest:,} tokens at a time"
+        f"need {_gigabytes(least[row])} and more, with 1 x {model.sizes.longest:,} tokens at a time"
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,8 @@ from loracle.train import (
     train_adapter,
 )
 from loracle.trial import Failure, FailureKind, Outcome
+
+_WHILE_SCORING = "while scoring one example at a time"
 
 # Step from 1, number of steps (0: not known), loss where there is one. Any call is a sign of life.
 Progress = Callable[[int, int, float | None], None]
@@ -258,19 +260,23 @@ class TrainingObjective:
         job.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(job.folder / "provenance.json", as_json(self._provenance(job)))
         metrics: dict[str, float] = {}
-        tried = [job.micro_batch]
-        result = self._attempt(job)
-        if _is_out_of_memory(result) and job.micro_batch > 1:
-            # The same effective batch in smaller parts: the same training in less memory.
-            assert isinstance(result, Failure)
-            metrics = _shortage(job)
-            write_attempt(
-                job.folder, 1, job.config, Outcome(None, metrics, time.perf_counter() - began, result)
-            )
-            job = replace(job, micro_batch=job.micro_batch // 2)
-            metrics = {**metrics, "attempts": 2.0}
-            tried.append(job.micro_batch)
+        tried: list[int] = []
+        # The same effective batch in smaller and smaller parts: the same training in less memory.
+        for micro_batch in halvings(job.micro_batch):
+            job = replace(job, micro_batch=micro_batch)
+            tried.append(micro_batch)
+            if len(tried) > 1:
+                metrics["attempts"] = float(len(tried))
             result = self._attempt(job)
+            if not _is_out_of_memory(result):
+                break
+            if result.message.endswith(_WHILE_SCORING):  # the training is not what needs less
+                metrics |= _shortage(replace(job, micro_batch=1))
+                break
+            metrics |= _shortage(job)
+            if micro_batch > 1:
+                so_far = Outcome(None, dict(metrics), time.perf_counter() - began, result)
+                write_attempt(job.folder, len(tried), job.config, so_far)
         seconds = time.perf_counter() - began
         parts: dict[str, float] = {}
         if isinstance(result, _Result):
@@ -280,7 +286,6 @@ class TrainingObjective:
             write_atomically(job.folder / "items.jsonl", items)
         else:
             if _is_out_of_memory(result):
-                metrics |= _shortage(job)
                 result = replace(result, message=f"{result.message}; {_sizes_tried(job, tried)}")
             outcome = Outcome(None, metrics, seconds, result)
         self._observed += observed([outcome])
@@ -343,7 +348,7 @@ class TrainingObjective:
                     raise
                 failure = shortage
             release(self.base.device)  # here, where the error no longer holds tensors
-        message = f"{failure.message}; while scoring one example at a time"
+        message = f"{failure.message}; {_WHILE_SCORING}"
         raise TrainingFailed(replace(failure, message=message))
 
     def _provenance(self, job: _Job) -> dict[str, Any]:
@@ -421,14 +426,15 @@ def _shortage(job: _Job) -> dict[str, float]:
 
 
 def _sizes_tried(job: _Job, micro_batches: Sequence[int]) -> str:
-    tried = " and then ".join(str(size) for size in micro_batches)
+    *first, last = map(str, micro_batches)
+    tried = f"{', '.join(first)} and then {last}" if first else last
     return (
         f"rank {job.config['rank']:g}, batch {job.config['batch_size']:g}, micro-batch {tried}, "
         f"up to {job.memory.sizes.longest:,} tokens"
     )
 
 
-def _is_out_of_memory(result: _Result | Failure) -> bool:
+def _is_out_of_memory(result: _Result | Failure) -> TypeGuard[Failure]:
     return isinstance(result, Failure) and result.kind is FailureKind.OUT_OF_MEMORY
 
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 from memory import allocated_peak, make_data
 
-SIZES = Sizes(32, np.array([4, 8, 12, 15]))
+SIZES = Sizes(32, np.array([4, 8, 12, 15]), 20.0)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_memory_grows_with_everything_that_is_larger(base: Base) -> None:
     assert (np.diff(plain, axis=0) > 0).all()
     assert (np.diff(plain, axis=1) > 0).all()
     assert (training_growth(footprint, SIZES, ranks, batches, 0.1) > plain).all()
-    longer = Sizes(64, SIZES.counted)
+    longer = Sizes(64, SIZES.counted, 40.0)
     assert (training_growth(footprint, longer, ranks, batches, 0.0) > plain).all()
     less = count_footprint(base, TrainingConfig(gradient_checkpointing=True))
     assert (training_growth(less, SIZES, ranks, batches, 0.0) < plain).all()

@@ -19,6 +19,7 @@ from loracle.memory import (
     build_memory_model,
     describe,
     halvings,
+    learnt,
     observed,
 )
 from loracle.model import Base
@@ -42,7 +43,7 @@ def encoded(base: Base) -> Encoded:
 
 @pytest.fixture(scope="module")
 def model(base: Base, encoded: Encoded) -> MemoryModel:
-    return build_memory_model(base, TrainingConfig(), encoded)
+    return build_memory_model(base, TrainingConfig(micro_batch=8), encoded)
 
 
 def with_room(model: MemoryModel, config: dict[str, float], micro_batch: int) -> MemoryModel:
@@ -58,6 +59,7 @@ def test_where_memory_suffices_nothing_changes(model: MemoryModel) -> None:
     assert model.micro_batch(CONFIG | {"batch_size": 6}) == 6
     assert model.fits(SPACE).all()
     assert replace(model, room=None).micro_batch(HUGE) == 8
+    assert replace(model, largest=None).micro_batch(CONFIG) == 16  # no faster with fewer
 
 
 @pytest.mark.parametrize("fitting", [1, 2, 4, 8])
@@ -68,12 +70,17 @@ def test_the_largest_micro_batch_that_fits_is_chosen(model: MemoryModel, fitting
     assert tight.micro_batch(HUGE) == 1  # tried all the same
 
 
-def test_a_given_micro_batch_is_obeyed(base: Base, encoded: Encoded) -> None:
-    given = build_memory_model(base, TrainingConfig(micro_batch=12), encoded)
-    tight = with_room(given, CONFIG, 1)
-    assert tight.micro_batch(CONFIG) == 12
-    assert tight.smallest == 6  # as after one halving
-    assert not tight.fits(SPACE).all()
+def test_a_given_micro_batch_is_the_most_and_changes_nothing_else(base: Base, encoded: Encoded) -> None:
+    found = []
+    for micro_batch in ("auto", 1, 12):
+        given = build_memory_model(base, TrainingConfig(micro_batch=micro_batch), encoded)
+        assert micro_batch == "auto" or given.micro_batch(CONFIG) == micro_batch
+        tight = with_room(given, CONFIG, 1)
+        assert tight.micro_batch(CONFIG) == 1
+        found.append(tight.fits(SPACE))
+    assert not found[0].all()
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
 
 
 def test_candidates_fit_as_each_does_alone(model: MemoryModel) -> None:
@@ -180,6 +187,22 @@ def test_the_search_is_told_what_cannot_fit(model: MemoryModel) -> None:
     fits = allowed(roomy, SPACE, History((Trial(0, SPACE.nearest(bad), failed),)))
     assert not fits[SPACE.values(SPACE.candidates)["rank"] > 64].any()
     assert fits[SPACE.values(SPACE.candidates)["rank"] < 8].all()
+
+
+def test_what_successful_trials_took_changes_no_proposal(model: MemoryModel) -> None:
+    """It depends on micro-batch and machine: a run that goes on elsewhere would choose otherwise."""
+    tight = with_room(model, CONFIG, 1)
+    took = {
+        "memory_growth_bytes": 3 * tight.predict(CONFIG, 8),
+        "predicted_growth_bytes": tight.predict(CONFIG, 8),
+    }
+    again = took | {"attempts": 2.0, "exceeded_growth_bytes": tight.predict(CONFIG, 8)}
+    for metrics in (took, again):
+        history = history_of(SPACE, CONFIG, metrics)
+        assert np.array_equal(allowed(tight, SPACE, history), allowed(tight, SPACE))
+        assert learnt(tight, history).micro_batch(CONFIG) == 1
+        lines = describe(tight, SPACE, None, history)
+        assert any(line.startswith(f"{(~tight.fits(SPACE)).sum():,} of") for line in lines)
 
 
 def test_nothing_that_fits_is_an_error_before_the_first_trial(model: MemoryModel) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import copy_rows, save_tiny_model
@@ -232,50 +233,56 @@ def limited(
 def test_out_of_memory_is_tried_again_in_smaller_parts(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    objective = make()
-    config = CONFIG | {"dropout": 0.0}
+    objective = make(training={"micro_batch": 8, "epochs": 10})
+    config = CONFIG | {"dropout": 0.3}
     expected = objective.run(config, seed=0, folder=tmp_path / "a")
+    assert expected.metrics["steps"] >= 13
     assert expected.metrics["micro_batch"] == 8
     assert "attempts" not in expected.metrics
-    limited(monkeypatch, 4)
+    limited(monkeypatch, 2)
     outcome = objective.run(config, seed=0, folder=tmp_path / "b")
     assert outcome.value == pytest.approx(expected.value, rel=1e-5)
-    assert outcome.metrics["micro_batch"] == 4
-    assert outcome.metrics["attempts"] == 2
-    first = json.loads((tmp_path / "b" / "attempt-1.json").read_text())
-    assert first["metrics"]["micro_batch"] == 8
-    assert first["failure"]["kind"] == "out_of_memory"
-    assert "in guard" in first["failure"]["traceback_tail"]
+    assert outcome.metrics["micro_batch"] == 2
+    assert outcome.metrics["attempts"] == 3
+    for number, size in ((1, 8), (2, 4)):
+        attempt = json.loads((tmp_path / "b" / f"attempt-{number}.json").read_text())
+        assert attempt["metrics"]["micro_batch"] == size
+        assert attempt["failure"]["kind"] == "out_of_memory"
+        assert "in guard" in attempt["failure"]["traceback_tail"]
     assert not (tmp_path / "a" / "attempt-1.json").exists()
+    losses = [np.loadtxt(tmp_path / name / "log.txt", skiprows=2)[:, 1] for name in "ab"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_the_next_trial_does_not_run_into_the_same_wall(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    objective = make(output=tmp_path / "run")
+    objective = make(output=tmp_path / "run", training={"micro_batch": 8})
     limited(monkeypatch, 4)
     objective.run(CONFIG, seed=0, folder=tmp_path / "run" / "trials" / "0000")
     larger = CONFIG | {"rank": 16}
     again = objective.run(larger, seed=0, folder=tmp_path / "run" / "trials" / "0001")
     assert again.metrics["micro_batch"] == 4
     assert "attempts" not in again.metrics
-    fresh = make(output=tmp_path / "run").run(larger, seed=0, folder=tmp_path / "elsewhere")  # a new worker
+    fresh = make(output=tmp_path / "run", training={"micro_batch": 8}).run(
+        larger, seed=0, folder=tmp_path / "elsewhere"
+    )  # a new worker
     assert fresh.metrics["micro_batch"] == 4
     assert quality(fresh) == quality(again)
 
 
-def test_out_of_memory_twice_is_a_failure_that_says_what_was_tried(
+def test_out_of_memory_with_one_example_is_a_failure_that_says_what_was_tried(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objective = make(training={"micro_batch": 8})
-    tried = limited(monkeypatch, 2)
+    tried = limited(monkeypatch, 0)
     outcome = objective.run(CONFIG, seed=0, folder=tmp_path)
-    assert [size for size, _ in tried] == [8, 4]
+    assert [size for size, _ in tried] == [8, 4, 2, 1]
     assert outcome.failure is not None
     assert outcome.failure.kind == FailureKind.OUT_OF_MEMORY
-    assert "rank 8, batch 16, micro-batch 8 and then 4" in outcome.failure.message
+    assert "rank 8, batch 16, micro-batch 8, 4, 2 and then 1" in outcome.failure.message
     assert "in guard" in outcome.failure.traceback_tail
-    assert outcome.metrics["micro_batch"] == 4
+    assert outcome.metrics["micro_batch"] == 1
     assert read_outcome(tmp_path, CONFIG) == outcome
     assert weights_fingerprint(objective.base.model) == objective.base.fingerprint
 
@@ -293,6 +300,19 @@ def test_scoring_goes_on_in_smaller_batches_without_training_again(
     assert [size for size, _ in tried] == [10, 10, 10, 8, 4, 2, 2, 2, 2, 2]
     assert steps == [1, 2]
     assert outcome.value == pytest.approx(expected.value, rel=1e-5)
+
+
+def test_no_training_is_repeated_because_scoring_had_no_memory(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = make(training={"micro_batch": 8})
+    limited(monkeypatch, 0, "score")
+    steps: list[int] = []
+    outcome = objective.run(CONFIG, seed=0, folder=tmp_path, progress=lambda step, *_: steps.append(step))
+    assert steps == [1, 2]
+    assert outcome.failure is not None
+    assert outcome.failure.kind is FailureKind.OUT_OF_MEMORY
+    assert "while scoring one example at a time" in outcome.failure.message
 
 
 SHORTAGE = """
