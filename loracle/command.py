@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from loracle.errors import ConfigError
+from loracle.secret import without_references
 
 # What a command may name besides the knobs.
 PLACES = ("folder", "seed", "number", "fraction", "phase")
@@ -75,7 +76,7 @@ def check_environment(environment: Mapping[str, str]) -> None:
     """Refuses values of variables whose braces do not match, as a ConfigError. Values may be secrets."""
     for name, text in environment.items():
         try:
-            placeholders(text)
+            placeholders(without_references(text))
         except ConfigError:
             raise ConfigError(
                 f"environment: the value of {name} has braces that hold no name; write {{{{ and }}}} for them"
@@ -101,7 +102,7 @@ def check_placeholders(
     twins = {"alpha", "alpha_ratio"} if "rank" in knobs and {"alpha", "alpha_ratio"} & set(knobs) else set()
     known = sorted({*knobs, *twins, *PLACES})
     for variable, text in (environment or {}).items():
-        found = placeholders(text)
+        found = placeholders(without_references(text))
         if not found <= set(known):  # what it says may be a secret
             raise ConfigError(
                 f"environment: the value of {variable} has an unknown placeholder; there are "

@@ -166,7 +166,7 @@ class ObjectiveConfig(Section):
     direction: Literal["maximize", "minimize"]
     fraction: Fraction = 0.1  # what {fraction} is in a trial; 1 in the final run
     time_limit: Annotated[float, Field(gt=0)] | None = None  # seconds a run of the command
-    environment: dict[str, str] = {}  # added to the command's
+    environment: dict[str, str] = {}  # added to the command's; ${NAME} is a variable of Loracle's own
     working_folder: Path = Path()  # where the command runs, and where modules are found
 
     @model_validator(mode="before")
@@ -210,7 +210,8 @@ class ExecutionConfig(Section):
     time_limit: Annotated[float, Field(gt=0)] | None = None  # seconds a trial
     stall_limit: Annotated[float, Field(gt=0)] = 900.0  # seconds without a sign of life
     memory_growth_gb: Annotated[float, Field(gt=0)] = 1.0  # then a worker is replaced between trials
-    storage: str | None = None  # None: a journal in the run folder; else sqlite:/// or postgresql://
+    # None: a journal in the run folder; else sqlite:///, postgresql:// or ${NAME}, a variable that holds it.
+    storage: str | None = None
 
 
 class SearchConfig(Section):

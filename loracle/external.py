@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loracle import __version__, guard
+from loracle import __version__, guard, secret
 from loracle.command import fill, placeholders, split_command
 from loracle.config import ObjectiveConfig, ResultConfig, RunConfig
 from loracle.errors import ConfigError
@@ -200,7 +200,7 @@ class Command:
         used: the placeholders that it has.
 
     Raises:
-        ConfigError: there is no such program.
+        ConfigError: there is no such program, or no such environment variable.
     """
 
     def __init__(self, settings: ObjectiveConfig) -> None:
@@ -209,11 +209,13 @@ class Command:
         self._settings = settings
         self._result: ResultConfig = settings.result
         self._parts = split_command(settings.command)
-        texts = (*self._parts, *settings.environment.values())
+        texts = (*self._parts, *map(secret.without_references, settings.environment.values()))
         self.used = {name for text in texts for name in placeholders(text)}
         # A `python` that is not to be found elsewhere is the one that runs Loracle.
         self._path = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{Path(sys.executable).parent}"
         self._require_program(self._parts[0])
+        for name, text in settings.environment.items():
+            secret.expanded(text, f"objective.environment.{name}")  # refused now, and not in each trial
 
     def arguments(self, call: Call) -> list[str]:
         """The command of one run."""
@@ -272,7 +274,10 @@ class Command:
 
     def _environment(self, call: Call) -> dict[str, str]:
         values = self._values(call)
-        own = {name: fill(text, values) for name, text in self._settings.environment.items()}
+        own = {
+            name: secret.expanded(text, f"objective.environment.{name}", lambda part: fill(part, values))
+            for name, text in self._settings.environment.items()
+        }
         return {"PYTHONUNBUFFERED": "1"} | os.environ | {"PATH": self._path} | own  # prints come at once
 
     def _values(self, call: Call) -> dict[str, str | int | float]:

@@ -17,6 +17,7 @@ from loracle.space import Config
 from loracle.trial import Failure, FailureKind, Outcome
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no fault of a config: the next would meet it too
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 TAIL = 2000  # characters kept of a traceback, or of a command's output
 
 # torch, the allocators of the system and of CUDA, JAX, Python, the C library.
@@ -53,10 +54,13 @@ def no_room(folder: Path, number: int) -> StudyError:
     return StudyError(f"{folder}: {os.strerror(number)}; the run continues once there is room")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file that is whole or not there, whenever the process dies."""
+def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
+    """Writes a file that is whole or not there, whenever the process dies; `private`: for its owner alone."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    if private:
+        partial.unlink(missing_ok=True)  # it may be another's to read
+    with open(os.open(partial, _WRITE, 0o600 if private else 0o666), "w", encoding="utf-8") as file:
+        file.write(text)
     os.replace(partial, path)
 
 

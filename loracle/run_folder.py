@@ -6,16 +6,17 @@ import itertools
 import os
 import platform
 import re
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+from loracle import secret
 from loracle.config import RunConfig, build_space, dump_config, load_config
 from loracle.errors import StudyError
 from loracle.identity import require_same
 from loracle.outcomes import DISK_ERRORS, write_atomically
+from loracle.signals import signals_as_interrupt
 from loracle.space import SearchSpace
 from loracle.storage import LockedError, run_lock
 
@@ -60,7 +61,7 @@ def hold(folder: Path) -> Iterator[None]:
     """Makes and holds the run's folder. Being told to end, by whatever signal, counts as Ctrl-C."""
     try:
         _make_folder(folder)
-        with run_lock(folder), _signals_as_interrupt():
+        with run_lock(folder), signals_as_interrupt():
             yield
     except OSError as error:
         if error.errno not in DISK_ERRORS:
@@ -71,41 +72,39 @@ def hold(folder: Path) -> Iterator[None]:
         ) from None
 
 
+def require_recorded(config: RunConfig) -> None:
+    """Holds the config of a run that is continued against the recorded one."""
+    path = config.output / "config.yaml"
+    if path.exists():
+        require_same(without_secrets(config), path)
+
+
 def record_config(config: RunConfig, own: Path | None = None) -> None:
-    """Writes `config.yaml`, or holds the config of a run that is continued against it.
+    """Writes `config.yaml`.
 
     Args:
         own: of a process that shares the run folder: a folder where it alone writes. The first such process
             records its config.
     """
     path = config.output / "config.yaml"
-    if path.exists():
-        require_same(config, path)
-        if own is not None:
-            return
+    if own is not None and path.exists():
+        return
     whole = (own or config.output) / "config.yaml"
-    write_atomically(whole, dump_config(config))
+    write_atomically(whole, dump_config(without_secrets(config)), private=True)
     os.replace(whole, path)
 
 
-@contextmanager
-def _signals_as_interrupt() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, and means it
-            before[number] = signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def without_secrets(config: RunConfig) -> RunConfig:
+    """What a file may keep: passwords are left out, and other secrets are read from variables."""
+    changes: dict[str, Any] = {}
+    if (storage := config.execution.storage) is not None:
+        execution = config.execution.model_copy(update={"storage": secret.recorded(storage)})
+        changes["execution"] = execution
+    if config.objective is not None and config.objective.environment:
+        given = config.objective.environment
+        kept = {name: secret.recorded_value(name, value) for name, value in given.items()}
+        changes["objective"] = config.objective.model_copy(update={"environment": kept})
+    return config.model_copy(update=changes)
 
 
 def _make_folder(folder: Path) -> None:

@@ -10,11 +10,12 @@ import fcntl
 import json
 import logging
 import os
-import re
+import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,9 +26,18 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
 from optuna.storages.journal._storage import JournalOperation
 from sqlalchemy import make_url
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import (
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+    SAWarning,
+    SQLAlchemyError,
+)
 
-from loracle.errors import StudyError
+from loracle import secret
+from loracle.errors import ConfigError, StudyError
+from loracle.signals import held_back
 
 BEAT_SECONDS = 10  # between two signs of life of a trial in a database
 GRACE_SECONDS = 60  # without a sign of life, a trial is taken over
@@ -60,19 +70,24 @@ class Storage:
 
     Attributes:
         where: for people, without passwords.
+        url: of a database; nothing in it is ever shown.
         optuna: the storage itself; everything that reads or writes it goes through `ask`.
         shared: whether other processes may use it at the same time.
         last_outage: when the database was last out of reach; monotonic seconds.
     """
 
-    def __init__(self, where: str, opened: BaseStorage, *, shared: bool) -> None:
+    def __init__(self, where: str, opened: BaseStorage, url: str | None = None) -> None:
         self.where = where
         self.optuna = opened
-        self.shared = shared
+        self.url = url
+        self.shared = url is not None
         self.last_outage = -float("inf")
 
     def ask(self, action: Callable[[], _Found]) -> _Found:
         """What `action` gives; it is tried again while a database is out of reach.
+
+        Ctrl-C and its like wait for the end of a change to a journal: half of one would leave memory and file
+        apart. A database undoes half a change by itself, and may take long to answer.
 
         Raises:
             StudyError: the storage cannot be used.
@@ -80,13 +95,14 @@ class Storage:
         began, pause = time.monotonic(), 0.1
         while True:
             try:
-                return action()
+                with nullcontext() if self.shared else held_back():
+                    return action()
             except (SQLAlchemyError, StorageInternalError) as error:
                 self.last_outage = time.monotonic()
                 if not _passes(error) or self.last_outage - began > PATIENCE_SECONDS:
-                    raise _unusable(self.where, error) from None
+                    raise _unusable(self.where, self.url, error) from None
                 if pause == 0.1:
-                    _log.warning("%s does not answer; trying again: %s", self.where, _reason(error))
+                    _log.warning("%s does not answer; trying again: %s", self.where, _reason(error, self.url))
             except OSError as error:
                 raise StudyError(
                     f"{self.where}: {error.strerror or error}; nothing that was finished is lost, and the "
@@ -111,9 +127,10 @@ def open_storage(folder: Path, storage: str | None) -> Storage:
     """
     where = storage_name(folder, storage)
     if storage is not None:
-        return Storage(where, _open_database(where, storage), shared=True)
+        return _database(where, storage)
     try:
-        return Storage(where, _open_journal(folder / "journal.log", repair=True), shared=False)
+        with held_back():
+            return Storage(where, _open_journal(folder / "journal.log", repair=True))
     except OSError as error:
         raise StudyError(f"{where}: {error.strerror or error}") from None
 
@@ -125,19 +142,21 @@ def open_to_read(folder: Path, storage: str | None) -> Storage:
         StudyError: it is not there, cannot be used, or is damaged.
     """
     where = storage_name(folder, storage)
-    path = folder / "journal.log" if storage is None else _sqlite_file(storage)
+    path = folder / "journal.log" if storage is None else _sqlite_file(_url(storage))
     if path is not None and not path.exists():
         raise StudyError(f"{folder}: there is no run here (no {path.name}); start it with loracle tune")
     if storage is not None:
-        return Storage(where, _open_database(where, storage), shared=True)
-    return Storage(where, _open_journal(folder / "journal.log", repair=False), shared=False)
+        return _database(where, storage)
+    return Storage(where, _open_journal(folder / "journal.log", repair=False))
 
 
 def storage_name(folder: Path, storage: str | None) -> str:
-    """Where a run is stored, for people: without the password of a database."""
-    if storage is None:
-        return str(folder / "journal.log")
-    return re.sub(r"//([^:/@]*):[^/]*@", r"//\1:***@", storage)
+    """Where a run is stored, for people: without the password of a database.
+
+    Raises:
+        ConfigError: see `secret.expanded`.
+    """
+    return str(folder / "journal.log") if storage is None else secret.shown(_url(storage))
 
 
 @contextmanager
@@ -174,25 +193,40 @@ class _FileLock(JournalFileOpenLock):
     """Journal lock that dies with its process; Optuna's own leave a file that blocks for 30 seconds.
 
     Who takes it finds whole lines only: what a full disk let through of a record is removed.
+
+    The file is opened once, and what a thread holds it may take again: so an interruption between any two
+    steps leaves nothing that the next taking would wait for.
     """
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
-        self._path = journal.with_suffix(".log.lock")
-        self._handles: list[int] = []
+        self._threads = threading.RLock()  # `flock` tells processes apart, not threads
+        self._handle = os.open(journal.with_suffix(".log.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        weakref.finalize(self, os.close, self._handle)
 
     def acquire(self) -> bool:
-        handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        self._handles.append(handle)
-        with self._journal.open("rb+") as file:
-            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
+        if not self._held():
+            self._threads.acquire()
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX)
+            with self._journal.open("rb+") as file:
+                if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+        except BaseException:
+            self.release()
+            raise
         return True
 
     def release(self) -> None:
-        os.close(self._handles.pop())
+        if self._held():
+            fcntl.flock(self._handle, fcntl.LOCK_UN)
+        while self._held():
+            self._threads.release()
+
+    def _held(self) -> bool:
+        held: bool = self._threads._is_owned()  # type: ignore[attr-defined]
+        return held
 
 
 class _Records(BaseJournalBackend):
@@ -280,6 +314,15 @@ def _replays(records: list[dict[str, Any]]) -> bool:
 # -- databases --------------------------------------------------------------------------------------
 
 
+def _url(storage: str) -> str:
+    return secret.expanded(storage, "execution.storage")
+
+
+def _database(where: str, storage: str) -> Storage:
+    url = _url(storage)
+    return Storage(where, _open_database(where, url), url)
+
+
 def _open_database(where: str, url: str) -> BaseStorage:
     """Optuna's storage of a database, with heartbeats; a connection that was cut is made anew."""
     scheme = url.partition("://")[0]
@@ -289,6 +332,10 @@ def _open_database(where: str, url: str) -> BaseStorage:
         )
     connection: dict[str, Any] = {"timeout": _SQLITE_SECONDS}
     if scheme != "sqlite":
+        try:
+            secret.checked(url)
+        except ConfigError as error:
+            raise StudyError(str(error)) from None
         url = f"{_driver(scheme)}{url[len(scheme) :]}"
         connection = {name: value for name, value in _CONNECTION.items() if f"{name}=" not in url}
     elif _sqlite_file(url) is None:
@@ -299,6 +346,7 @@ def _open_database(where: str, url: str) -> BaseStorage:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
+                warnings.filterwarnings("error", "Query string argument", SAWarning)  # it would be ignored
                 rdb = optuna.storages.RDBStorage(
                     url.replace("{", "{{").replace("}", "}}"),  # Optuna fills in templates
                     engine_kwargs={"pool_pre_ping": True, "connect_args": connection},
@@ -308,10 +356,11 @@ def _open_database(where: str, url: str) -> BaseStorage:
             return optuna.storages.get_storage(rdb)
         except (SQLAlchemyError, StorageInternalError) as error:
             if not attempts or not _is_race(error):
-                raise _unusable(where, error) from None
+                raise _unusable(where, url, error) from None
             time.sleep(0.2)
-        except (ImportError, ValueError, RuntimeError) as error:  # driver, port, or schema of another Optuna
-            raise _unusable(where, error) from None
+        # Driver, port, schema of another Optuna, a parameter that nobody knows.
+        except (ImportError, ValueError, RuntimeError, SAWarning) as error:
+            raise _unusable(where, url, error) from None
 
 
 def _driver(scheme: str) -> str:
@@ -354,10 +403,11 @@ def _cause(error: BaseException) -> BaseException:
     return error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, url: str | None) -> str:
     cause = _cause(error)
-    return " ".join(str(getattr(cause, "orig", None) or cause).split())[:200]
+    text = " ".join(str(getattr(cause, "orig", None) or cause).split())
+    return (text if url is None else secret.scrubbed(text, url))[:200]
 
 
-def _unusable(where: str, error: BaseException) -> StudyError:
-    return StudyError(f"{where}: the storage cannot be used: {_reason(error)}")
+def _unusable(where: str, url: str | None, error: BaseException) -> StudyError:
+    return StudyError(f"{where}: the storage cannot be used: {_reason(error, url)}")

@@ -25,7 +25,7 @@ from loracle.notices import as_json as notices_as_json
 from loracle.outcomes import as_json, write_atomically
 from loracle.prepare import Prepared, Search, prepare
 from loracle.report import Comparison, write_report
-from loracle.run_folder import hold, own_folder, record_config, trial_folder
+from loracle.run_folder import hold, own_folder, record_config, require_recorded, trial_folder
 from loracle.space import Config, SearchSpace, with_alpha
 from loracle.study import Study, open_study
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
@@ -59,12 +59,14 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         KeyboardInterrupt: as it came; the trial is recorded as interrupted, and the run can be continued.
     """
     with hold(config.output):
-        record_config(config)
+        require_recorded(config)
         run = prepare(config, listen)
         space = run.search.space
-        _tell(run.notices, config.output, listen)
-        with closing(run.executor):
-            stopped, history = _search(config, run, listen)
+        with closing(run.executor), _open(config, run) as study:
+            record_config(config)
+            _tell(run.notices, config.output, listen)
+            stopped = _search(config, run, study, listen)
+            history = study.history()
             comparison = _compare(config, run, history, listen)
         memory = run.search.memory
         said = describe(memory, space, with_alpha(config.standard or {}), history) if memory else []
@@ -87,12 +89,13 @@ def work(config: RunConfig, listen: Listener = lambda event: None) -> tuple[str,
     if config.execution.storage is None:
         raise StudyError("workers on many machines share a database; give --storage postgresql://...")
     with own_folder(config.output) as own:
-        record_config(config, own)
+        require_recorded(config)
         run = prepare(config.model_copy(update={"output": own}), listen)
-        _tell(run.notices, own, listen)
-        os.replace(own / NOTICES, config.output / NOTICES)
-        with closing(run.executor):
-            return _search(config, run, listen)
+        with closing(run.executor), _open(config, run) as study:
+            record_config(config, own)
+            _tell(run.notices, own, listen)
+            os.replace(own / NOTICES, config.output / NOTICES)
+            return _search(config, run, study, listen), study.history()
 
 
 def _tell(notices: Sequence[Notice], folder: Path, listen: Listener) -> None:
@@ -106,14 +109,15 @@ def _keep(notices: Sequence[Notice], folder: Path) -> None:
     write_atomically(folder / NOTICES, as_json(notices_as_json(notices)))
 
 
-def _search(config: RunConfig, run: Prepared, listen: Listener) -> tuple[str, History]:
-    """The whole search: why it stopped, and all trials."""
+def _open(config: RunConfig, run: Prepared) -> Study:
     storage = config.execution.storage
     settings = None if storage is None else run.settings
-    with open_study(config.output, run.search.space, storage, settings=settings) as study:
-        trials = config.search.trials
-        stopped = run_search(run.search, study, run.executor, config.output, trials, listen)
-        return stopped, study.history()
+    return open_study(config.output, run.search.space, storage, settings=settings)
+
+
+def _search(config: RunConfig, run: Prepared, study: Study, listen: Listener) -> str:
+    """The whole search; returns why it stopped."""
+    return run_search(run.search, study, run.executor, config.output, config.search.trials, listen)
 
 
 def run_search(

@@ -33,6 +33,7 @@ SHARED = {
     "yaml_file",
     "device",
     "notices",
+    "secret",
     "escape",
     "plan",
     "patterns",

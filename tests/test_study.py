@@ -440,7 +440,7 @@ def test_another_run_of_the_same_name_is_refused(tmp_path: Path, database: str) 
             "postgresql://me:secret@127.0.0.1:1/x",
             r"me:\*\*\*@127.0.0.1:1/x: the storage cannot be used: conn",
         ),
-        ("postgresql://me:secret@127.0.0.1:port/x", "the storage cannot be used: invalid literal"),
+        ("postgresql://me:secret@127.0.0.1:port/x", r"postgresql://\*\*\* cannot be understood; write"),
         ("postgresql://me:se{cr}et@127.0.0.1:1/x", "the storage cannot be used: connection"),
     ],
 )
