@@ -89,7 +89,7 @@ def make_data(n: int, length: int, in_loss: int) -> Encoded:
         prompt_lengths=np.full(n, length - in_loss),
         counts=counted.sum(axis=1),
         positions=np.arange(n),
-        dropped=0,
+        goes_on=np.zeros(n, dtype=bool),
     )
 
 

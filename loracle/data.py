@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from loracle.config import DataConfig
+from loracle.data_notices import FEWEST, about_rows, require_enough
 from loracle.errors import DataError
 from loracle.examples import Example
+from loracle.notices import Notice
 from loracle.rows import read_examples
 
 Indices = npt.NDArray[np.int64]
@@ -25,22 +27,34 @@ _SPLIT_STREAM, _PROXY_STREAM = 1, 2  # one seed, independent random streams
 
 @dataclass(frozen=True)
 class Splits:
-    """Examples to train on, to choose by and to report on; `fingerprint` is the sha256 of all of them."""
+    """Examples to train on, to choose by and to report on.
+
+    Attributes:
+        fingerprint: sha256 of all that they hold, in their order.
+        notices: what the user must see about them.
+    """
 
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
     fingerprint: str
+    notices: tuple[Notice, ...] = ()
+
+    @property
+    def parts(self) -> dict[str, tuple[Example, ...]]:
+        """The examples by the name of their split."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
 def load_splits(config: DataConfig, seed: int) -> Splits:
     """Reads all files and splits off what has no file of its own, by seed.
 
-    Identical rows never stand on both sides of an automatic split.
+    Rows with one prompt never stand on both sides of an automatic split, whose rows share no prompt with a
+    file of another role either. Files that share rows or prompts are told of.
 
     Raises:
         DataError: a missing or malformed file, a row of a wrong or another form, one file in two roles,
-            or an empty split.
+            or a split of fewer than two rows.
     """
     files = {"train": config.train, "validation": config.validation, "test": config.test}
     given = {name: path for name, path in files.items() if path is not None}
@@ -55,21 +69,23 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
     shares = {"test": config.test_fraction, "validation": config.validation_fraction}
     wanted = {name: round(share * len(parts["train"])) for name, share in shares.items() if name not in parts}
     for name, size in wanted.items():
-        if size == 0:
-            raise DataError(
-                f"the {name} split is empty: {shares[name]:g} of {len(parts['train'])} examples; "
-                f"raise data.{name}_fraction or name a file in data.{name}"
-            )
-    parts |= _carve(parts["train"], wanted, seed)
-    if not parts["train"]:
-        raise DataError(
-            f"the train split is empty: {config.train} has too few distinct examples for "
-            f"{' and '.join(f'data.{name}_fraction={shares[name]:g}' for name in wanted)}"
+        hint = f"raise data.{name}_fraction or name a file in data.{name}"
+        require_enough(name, size, f"{shares[name]:g} of {len(parts['train'])} examples; {hint}")
+    parts |= _carve(parts, wanted, seed)
+    asked = " and ".join(f"data.{name}_fraction={shares[name]:g}" for name in wanted)
+    elsewhere = " that no other file has" if len(given) > 1 else ""
+    few = (
+        f"{config.train} has too few distinct prompts{elsewhere} for {asked}; rows of one prompt go together"
+    )
+    parts = {name: parts[name] for name in ("train", "validation", "test")}
+    for name, part in parts.items():
+        require_enough(
+            name, len(part), few if wanted and (name in wanted or name == "train") else f"{given[name]}"
         )
     digest = hashlib.sha256()
-    for name in ("train", "validation", "test"):
-        digest.update(json.dumps([name, [e.content for e in parts[name]]]).encode())
-    return Splits(parts["train"], parts["validation"], parts["test"], digest.hexdigest())
+    for name, part in parts.items():
+        digest.update(json.dumps([name, [e.content for e in part]]).encode())
+    return Splits(**parts, fingerprint=digest.hexdigest(), notices=tuple(about_rows(parts)))
 
 
 def proxy_size(n_examples: int, fraction: float, minimum: int) -> int:
@@ -95,20 +111,43 @@ def _refuse_shared_files(given: Mapping[str, Path]) -> None:
 
 
 def _carve(
-    examples: tuple[Example, ...], wanted: Mapping[str, int], seed: int
+    parts: Mapping[str, tuple[Example, ...]], wanted: Mapping[str, int], seed: int
 ) -> dict[str, tuple[Example, ...]]:
-    """Takes splits of at least the wanted sizes out of `examples`, which keep their order."""
+    """Takes splits of about the wanted sizes out of `train`, whose other rows keep their order.
+
+    Rows of one prompt go together, and none goes whose prompt stands in another file. A prompt of so many
+    rows that it would make a split half again as large as wanted stays where others are left.
+    """
+    examples = parts["train"]
     groups: dict[tuple[Any, ...], list[int]] = {}
     for position, example in enumerate(examples):
-        groups.setdefault(example.content, []).append(position)
-    identical = list(groups.values())
-    order = iter(np.random.default_rng((_SPLIT_STREAM, seed)).permutation(len(identical)))
-    parts: dict[str, tuple[Example, ...]] = {}
+        groups.setdefault(example.question, []).append(position)
+    elsewhere = {example.question for name, part in parts.items() if name != "train" for example in part}
+    asked = list(groups)
+    order = np.random.default_rng((_SPLIT_STREAM, seed)).permutation(len(asked))
+    free = [groups[asked[i]] for i in order if asked[i] not in elsewhere]
+    found: dict[str, tuple[Example, ...]] = {}
     rest = set(range(len(examples)))
     for name, size in wanted.items():
-        taken: list[int] = []
-        while len(taken) < size and (group := next(order, None)) is not None:
-            taken += identical[group]
+        taken, free = _take(free, size)
         rest -= set(taken)
-        parts[name] = tuple(examples[i] for i in sorted(taken))
-    return parts | {"train": tuple(examples[i] for i in sorted(rest))}
+        found[name] = tuple(examples[i] for i in sorted(taken))
+    return found | {"train": tuple(examples[i] for i in sorted(rest))}
+
+
+def _take(groups: list[list[int]], size: int) -> tuple[list[int], list[list[int]]]:
+    """Groups that make up about `size` rows, from the first on, and those that are left."""
+    taken: list[int] = []
+    left: list[list[int]] = []
+    for group in groups:
+        if len(taken) < size and len(taken) + len(group) <= 1.5 * size:
+            taken += group
+        else:
+            left.append(group)
+    if len(taken) < size and left:
+        smallest = min(left, key=len)
+        nearer = len(taken) + len(smallest) - size < size - len(taken)
+        if nearer or len(taken) < FEWEST:
+            taken += smallest
+            left.remove(smallest)
+    return taken, left

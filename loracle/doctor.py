@@ -116,10 +116,6 @@ def _data(objective: TrainingObjective) -> Iterator[Check]:
         f"{objective.n_train:,} training, {len(splits.validation):,} validation, {len(splits.test):,} test "
         f"examples; a trial trains on {objective.n_proxy:,}",
     )
-    dropped = {name: n for name, n in objective.dropped.items() if n}
-    if dropped:
-        parts = ", ".join(f"{n:,} of {name}" for name, n in dropped.items())
-        yield Check("length", "note", f"longer than data.max_length tokens and left out: {parts}")
 
 
 def _model(base: Base) -> str:

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from loracle.config import ScoringConfig
 from loracle.errors import ConfigError, DataError
-from loracle.examples import Example, Message
+from loracle.examples import Example
 from loracle.model import Base, collate, counted_logits
 from loracle.patterns import Pattern
 from loracle.tokens import Encoded, encode
@@ -167,7 +167,7 @@ def answer(text: str, pattern: Pattern | None) -> str | None:
 
 def _with_reference(example: Example, reference: str) -> Example:
     if example.messages:
-        last = Message(example.messages[-1].role, reference)
+        last = replace(example.messages[-1], content=reference)
         return replace(example, messages=(*example.messages[:-1], last))
     return replace(example, completion=reference)
 
@@ -214,7 +214,7 @@ def _judge(
         ]
     pattern = answer_pattern(settings)
     predictions = list(questions.references)
-    open_ones = np.flatnonzero(~matched)
+    open_ones = np.flatnonzero(~matched | questions.encoded.goes_on)  # generation ends at the first stop
     written = generate(base, questions.encoded.select(open_ones), settings)
     for i, text in zip(open_ones, written, strict=True):
         predictions[i] = text

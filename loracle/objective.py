@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -24,13 +24,21 @@ from loracle import __version__
 from loracle.adapter import check_targets, save_atomically
 from loracle.config import RunConfig
 from loracle.data import Splits, load_splits, proxy_positions, proxy_size
+from loracle.data_notices import (
+    about_lengths,
+    about_limit,
+    about_references,
+    about_sizes,
+    about_tokens,
+    require_enough,
+)
 from loracle.errors import LoracleError, ModelError, SpaceError
 from loracle.examples import Example
 from loracle.memory import MemoryModel, Observation, build_memory_model, halvings, observed
 from loracle.meter import release
 from loracle.metrics import Questions, Score, check_scoring, confidence_interval, prepare, score
 from loracle.model import Base, load_base
-from loracle.notices import Notice
+from loracle.notices import Notice, gathered
 from loracle.outcomes import (
     DISK_ERRORS,
     as_json,
@@ -101,23 +109,20 @@ class TrainingObjective:
         self.splits = splits
         self.data_fingerprint = splits.fingerprint
         check_targets(base, config.training)
-        self._train = self._encode(splits.train)
+        encoded = {name: self._encode(name, part) for name, part in splits.parts.items()}
+        self._train = encoded["train"]
         self.n_train = len(self._train)
         self.n_proxy = proxy_size(self.n_train, config.data.proxy, config.data.proxy_minimum)
-        validation, test = self._encode(splits.validation), self._encode(splits.test)
-        self.dropped = {
-            "train": self._train.dropped,
-            "validation": validation.dropped,
-            "test": test.dropped,
-        }
+        self.dropped = {name: part.dropped for name, part in encoded.items()}
+        validation = encoded["validation"]
         limit = config.data.validation_limit or len(validation)
         if limit < len(validation):
             some = proxy_positions(len(validation), limit / len(validation), 1, config.search.seed)
             validation = validation.select(some)
         self._validation = self._prepare(splits.validation, validation)
-        self._test = self._prepare(splits.test, test)
+        self._test = self._prepare(splits.test, encoded["test"])
         self._observed: list[Observation] = []
-        self.notices: tuple[Notice, ...] = ()
+        self.notices: tuple[Notice, ...] = gathered(splits.notices, self._about_data(encoded))
 
     @classmethod
     def from_config(cls, config: RunConfig) -> TrainingObjective:
@@ -220,18 +225,20 @@ class TrainingObjective:
             scoring_batch,
         )
 
-    def _encode(self, examples: Sequence[Example]) -> Encoded:
+    def _encode(self, name: str, examples: Sequence[Example]) -> Encoded:
         data, base = self.config.data, self.base
-        remedy = "raise data.max_length"
-        if self._max_length < data.max_length:
-            remedy = "choose a model that reads more"
         encoded = encode(
             examples,
             base.tokenizer,
             self._max_length,
             data.too_long,
             stop_ids=base.stop_ids,
-            remedy=remedy,
+            remedy=self._remedy,
+        )
+        require_enough(
+            name,
+            len(encoded),
+            f"{encoded.dropped} of {len(examples)} have more than {self._max_length} tokens; {self._remedy}",
         )
         vocabulary = self.base.model.get_input_embeddings().num_embeddings
         if int(encoded.tokens.max()) >= vocabulary:
@@ -241,6 +248,17 @@ class TrainingObjective:
             )
         return encoded
 
+    def _about_data(self, encoded: Mapping[str, Encoded]) -> Iterator[Notice]:
+        parts, metric = self.splits.parts, self.config.scoring.metric
+        scored = {"validation": len(self._validation), "test": len(self._test)}
+        yield from about_lengths(self.dropped, parts, self._max_length, self._remedy)
+        yield from about_tokens({name: part.remarks for name, part in encoded.items()}, parts)
+        if metric == "exact_match":
+            going_on = {name: int(encoded[name].goes_on.sum()) for name in scored}
+            yield from about_references(going_on, parts)
+        yield from about_sizes(self.n_train, scored, metric)
+        yield from about_limit(scored["validation"], len(encoded["validation"]))
+
     def _prepare(self, examples: Sequence[Example], encoded: Encoded) -> Questions:
         return prepare(examples, encoded, self.base, self.config.scoring, self._max_length)
 
@@ -249,6 +267,13 @@ class TrainingObjective:
         """Tokens that scoring generates for an example, at most."""
         scoring = self.config.scoring
         return scoring.max_new_tokens if scoring.metric == "exact_match" else 0
+
+    @property
+    def _remedy(self) -> str:
+        """What helps against examples that are too long."""
+        if self._max_length < self.config.data.max_length:
+            return "choose a model that reads more"
+        return "raise data.max_length"
 
     @property
     def _max_length(self) -> int:

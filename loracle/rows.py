@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,11 @@ import pyarrow.parquet
 
 from loracle.errors import DataError
 from loracle.examples import Example, as_example
+from loracle.fields import named, parse_json
 
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+_ROWS_AT_ONCE = 1024  # of a Parquet file, as Python values
 
 csv.field_size_limit(2**31 - 1)  # a long text is not an error
 
@@ -39,7 +41,7 @@ def read_examples(path: Path, file_format: str = "auto", key: str = "data") -> t
     examples: list[Example] = []
     try:
         for source, row in readers[file_format](path):
-            example = as_example(row, source)
+            example = _example(row, source)
             if examples and example.form != examples[0].form:
                 raise DataError(
                     f"{source}: a row of {example.form}, but {examples[0].source} has {examples[0].form}; "
@@ -53,15 +55,22 @@ def read_examples(path: Path, file_format: str = "auto", key: str = "data") -> t
     return tuple(examples)
 
 
+def _example(row: Any, source: str) -> Example:
+    try:
+        return as_example(row, source)
+    except RecursionError:
+        raise DataError(f"{source}: a field is nested too deeply") from None
+
+
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield f"{path}:{number}", _parse_json(line, f"{path}:{number}")
+                yield f"{path}:{number}", parse_json(line, f"{path}:{number}")
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
-    rows = _parse_json(path.read_text(encoding="utf-8-sig"), str(path))
+    rows = parse_json(path.read_text(encoding="utf-8-sig"), str(path))
     if not isinstance(rows, list):
         raise DataError(f"{path}: a JSON dataset is a list of objects; for one object a line, use .jsonl")
     for number, row in enumerate(rows, start=1):
@@ -73,33 +82,77 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
         reader = csv.DictReader(file, restkey="", strict=True)
         line = 1
         try:
-            columns = len(reader.fieldnames or ())
+            names = list(reader.fieldnames or ())
+            _refuse_twice(names, path)
             line = reader.line_num + 1  # where the next row begins; it may have several lines
             while (row := next(reader, None)) is not None:
                 source = f"{path}:{line}"
                 if "" in row or None in row.values():
-                    raise DataError(f"{source}: a row needs {columns} columns")
-                nested = {k: _parse_json(row[k], source) for k in ("messages", "choices") if row.get(k)}
+                    raise DataError(f"{source}: a row needs {len(names)} columns")
+                nested = {k: parse_json(row[k], source) for k in ("messages", "choices") if row.get(k)}
                 yield source, row | nested
                 line = reader.line_num + 1
         except csv.Error as error:
             raise DataError(f"{path}:{line}: not valid CSV: {error}") from None
 
 
+def _refuse_twice(names: list[str], path: Path) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}: two columns are named {named(twice)}; rename one of them")
+
+
+# -- Parquet ----------------------------------------------------------------------------------------
+
+
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from None
-    for number, row in enumerate(rows, start=1):
-        yield f"{path}: row {number}", row
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise DataError(f"{path}: not a Parquet file: {reason}") from None
+    names = table.column_names
+    _refuse_twice(names, path)
+    batches = (batch for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE))
+    number = 0
+    for batch in batches:
+        columns = [_values(batch.column(i)) for i in range(len(names))]
+        for values in zip(*columns, strict=True):
+            number += 1
+            row = dict(zip(names, values, strict=True))
+            # All rows of a column have the same fields: those that a row does not have are null.
+            yield f"{path}: row {number}", {k: _without_nulls(v) for k, v in row.items()}
 
 
-def _parse_json(text: str, source: str) -> Any:
+def _values(column: Any) -> list[Any]:
+    """A column as Python values. Dates beyond those of Python and nanoseconds become text."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = f":{error.lineno}" if "\n" in text.strip() else ""
-        raise DataError(f"{source}{line}: not valid JSON: {error.msg} (column {error.colno})") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{source}: not valid JSON: {error}") from None
+        return list(column.to_pylist())
+    except (ValueError, OverflowError, TypeError, NotImplementedError, pyarrow.ArrowException):
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError, TypeError, NotImplementedError, pyarrow.ArrowException):
+        if not scalar.is_valid:
+            return None
+        if isinstance(scalar, pyarrow.StructScalar):
+            return {name: _value(inner) for name, inner in scalar.items()}
+        if isinstance(scalar, pyarrow.ListScalar):
+            return [_value(inner) for inner in scalar.values]
+        return _spelt(scalar)
+
+
+def _spelt(scalar: Any) -> str:
+    try:
+        return str(scalar.cast(pyarrow.string()).as_py())
+    except pyarrow.ArrowException:
+        return f"<{scalar.type}>"
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value

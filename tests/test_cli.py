@@ -152,7 +152,8 @@ def test_tune_show_export(loracle: Run, run_config: Callable[..., Path], tmp_pat
 
     code, out, _ = loracle("show", tmp_path / "run")
     assert code == 0
-    assert len(out.strip().splitlines()) == 4
+    table = [line for line in out.strip().splitlines() if not line.startswith("note ")]
+    assert len(table) == 4
     shown = json.loads(loracle("show", path, "--json")[1])
     assert [row["trial"] for row in shown["trials"]] == [0, 1, 2]
 

@@ -1,115 +1,22 @@
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
-from conftest import copy_rows, make_tokenizer
+from conftest import copy_rows
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from loracle.config import DataConfig
 from loracle.data import load_splits, proxy_positions, proxy_size
-from loracle.errors import DataError, ModelError
-from loracle.examples import Example, Message
-from loracle.rows import read_examples
-from loracle.tokens import Encoded, encode
+from loracle.errors import DataError
+from loracle.examples import Example
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
-
-
-def counted_text(encoded: Encoded, tokenizer: Any, i: int = 0) -> str:
-    tokens = encoded.tokens[encoded.starts[i] : encoded.ends[i]]
-    return str(tokenizer.decode(tokens[encoded.counted[encoded.starts[i] : encoded.ends[i]]]))
-
-
-def whole_text(encoded: Encoded, tokenizer: Any, i: int = 0) -> str:
-    return str(tokenizer.decode(encoded.tokens[encoded.starts[i] : encoded.ends[i]]))
-
-
-# -- reading ----------------------------------------------------------------------------------------
-
-
-def test_every_format_gives_the_same_examples(tmp_path: Path, write_rows: Write) -> None:
-    rows = [
-        {"prompt": "a, b", "completion": 'say "x"\nnow', "choices": ["p", "q"]},
-        {"prompt": "é", "completion": "2", "choices": ["p", "q"]},
-    ]
-    paths = [write_rows("a.jsonl", rows), tmp_path / "a.json", tmp_path / "a.csv", tmp_path / "a.parquet"]
-    paths[1].write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    lines = ["prompt,completion,choices", '"a, b","say ""x""\nnow","[""p"", ""q""]"', 'é,2,"[""p"", ""q""]"']
-    paths[2].write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), paths[3])
-    contents = [[example.content for example in read_examples(path)] for path in paths]
-    assert contents[0][0][:2] == ("a, b", 'say "x"\nnow')
-    assert contents[1:] == contents[:1] * 3
-
-
-def test_chats_are_read_from_parquet_and_csv(tmp_path: Path) -> None:
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"messages": CHAT}]), tmp_path / "c.parquet")
-    quoted = json.dumps(CHAT).replace('"', '""')
-    (tmp_path / "c.csv").write_text(f'messages\n"{quoted}"\n', encoding="utf-8")
-    for name in ("c.parquet", "c.csv"):
-        (example,) = read_examples(tmp_path / name)
-        assert example.messages == (Message("user", "hi"), Message("assistant", "yo"))
-        assert example.reference == "yo"
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.jsonl", '{"text": "x"}\n{"text": \n', r"a.jsonl:2: not valid JSON"),
-        ("a.jsonl", '{"text": "x"}\n\n[1]\n', r"a.jsonl:3: a row is an object"),
-        ("a.jsonl", '{"text": "x"}\n{"prompt": "a", "completion": "b"}\n', r"a.jsonl:2: .*one form"),
-        ("a.jsonl", '{"question": "x"}\n', r"a.jsonl:1: .*has no form.*Its fields: question"),
-        ("a.csv", 'so,"two\nlines"\n1,2\n', r"a.csv:3: .*Its fields: so, 'two\\nlines'$"),
-        ("a.jsonl", '{"text": "x", "prompt": "a", "completion": "b"}\n', r"a.jsonl:1: .*two forms"),
-        ("a.jsonl", '{"prompt": "a"}\n', r"a.jsonl:1: completion must be text; got None"),
-        ("a.jsonl", '{"prompt": "a", "completion": 4}\n', r"a.jsonl:1: completion must be text; got 4"),
-        ("a.jsonl", '{"prompt": "a", "completion": " "}\n', r"a.jsonl:1: completion is empty"),
-        ("a.jsonl", '{"text": "\\ud83d"}\n', r"a.jsonl:1: text must be text"),
-        ("a.jsonl", '{"text": "a", "choices": "b"}\n', r"a.jsonl:1: choices is a list"),
-        ("a.jsonl", '{"messages": "hi"}\n', r"a.jsonl:1: messages is a list of turns"),
-        ("a.jsonl", '{"messages": [{"role": "user"}]}\n', r"a.jsonl:1: a turn is a role and a content"),
-        ("a.jsonl", json.dumps({"messages": CHAT[:1]}), r"a.jsonl:1: the last turn must be the assistant's"),
-        ("a.jsonl", json.dumps({"messages": CHAT[1:]}), r"a.jsonl:1: a chat needs a turn before"),
-        ("a.jsonl", "\n", r"a.jsonl holds no examples"),
-        ("a.json", '[\n{"text": "x"},\n{"text" "y"}]', r"a.json:3: not valid JSON"),
-        ("a.json", '{"text": "x"}', r"a.json: a JSON dataset is a list"),
-        ("a.json", '[{"text": "x"}, {"text": ""}]', r"a.json: row 2: text is empty"),
-        ("a.csv", "prompt,completion\na,b\na\n", r"a.csv:3: a row needs 2 columns"),
-        ("a.csv", "prompt,completion\na,b,c\n", r"a.csv:2: a row needs 2 columns"),
-        ("a.csv", 'prompt,completion\n"a"b,c\n', r"a.csv:2: not valid CSV"),
-        ("a.parquet", "no", r"a.parquet: not a Parquet file"),
-        ("a.txt", "x", r"a suffix '.txt' tells no format"),
-    ],
-)
-def test_bad_files_are_refused_by_file_and_line(tmp_path: Path, name: str, text: str, message: str) -> None:
-    (tmp_path / name).write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=message) as caught:
-        read_examples(tmp_path / name)
-    assert "\n" not in str(caught.value)
-
-
-def test_missing_file_folder_and_encoding(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data.train: .*none.jsonl does not exist"):
-        load_splits(DataConfig(train=tmp_path / "none.jsonl"), 0)
-    with pytest.raises(DataError, match="is not a file"):
-        read_examples(tmp_path)
-    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "\xe9"}\n')
-    with pytest.raises(DataError, match="is not UTF-8 text"):
-        read_examples(tmp_path / "latin.jsonl")
-
-
-# -- splits -----------------------------------------------------------------------------------------
 
 
 def test_automatic_split_is_seeded_and_disjoint(write_rows: Write) -> None:
@@ -131,6 +38,135 @@ def test_identical_rows_stay_on_one_side(write_rows: Write) -> None:
     assert not sides[0] & sides[1]
     assert not sides[0] & sides[2]
     assert not sides[1] & sides[2]
+
+
+def lines(examples: Sequence[Example]) -> list[int]:
+    return [int(example.source.rpartition(":")[2]) for example in examples]
+
+
+def test_splits_without_repeated_prompts_stay_what_they_were(write_rows: Write) -> None:
+    """Taken from version 0.1.0, so that its runs keep their meaning."""
+    rows = copy_rows(30, 5)
+    config = DataConfig(train=write_rows("t.jsonl", rows), validation_fraction=0.2)
+    first, second = load_splits(config, 0), load_splits(config, 7)
+    assert lines(first.validation) == [2, 4, 12, 16, 26, 29]
+    assert lines(first.test) == [8, 17, 22]
+    assert first.fingerprint == "b863b1965415d5835b077698b79691026eafffe280365e9c9684549dbd7980cc"
+    assert lines(second.validation) == [3, 4, 5, 6, 23, 24]
+    assert lines(second.test) == [2, 7, 22]
+    others = [{"prompt": f"other{i}", "completion": "x"} for i in range(5)]
+    given = load_splits(DataConfig(train=config.train, validation=write_rows("v.jsonl", others)), 0)
+    assert lines(given.test) == [8, 17, 22]
+    chats = [
+        {
+            "messages": [
+                {"role": "user", "content": row["prompt"]},
+                {"role": "assistant", "content": row["completion"]},
+            ]
+        }
+        for row in rows
+    ]
+    chat = load_splits(DataConfig(train=write_rows("c.jsonl", chats)), 3)
+    assert (lines(chat.validation), lines(chat.test)) == ([3, 5, 20], [21, 25, 26])
+    assert chat.fingerprint == "9f8b2d8245eb66fced18cba8d239982e0a3507084e8b8edf27fb645a1000b617"
+
+
+def questions(examples: Sequence[Example]) -> set[Any]:
+    return {example.question for example in examples}
+
+
+@pytest.mark.parametrize("form", ["prompt", "messages", "text"])
+def test_rows_of_one_prompt_stay_on_one_side(form: str, write_rows: Write) -> None:
+    """Four answers to each of forty prompts; a text is a prompt of its own."""
+    rows: list[dict[str, Any]] = []
+    for i in range(160):
+        ask, say = f"q{i // 4}", f"a{i}" if form != "text" else f"a{i // 4}"
+        turns = [{"role": "user", "content": ask}, {"role": "assistant", "content": say}]
+        prompted = {"prompt": ask, "completion": say}
+        rows.append(
+            {"messages": turns} if form == "messages" else prompted if form == "prompt" else {"text": say}
+        )
+    config = DataConfig(train=write_rows("t.jsonl", rows))
+    for seed in range(3):
+        splits = load_splits(config, seed)
+        assert [len(part) for part in splits.parts.values()] == [128, 16, 16]
+        train, validation, test = (questions(part) for part in splits.parts.values())
+        assert not train & validation
+        assert not train & test
+        assert not validation & test
+
+
+def test_an_automatic_split_shares_no_prompt_with_a_given_file(write_rows: Write) -> None:
+    rows = copy_rows(40, 5)
+    train = write_rows("t.jsonl", rows)
+    given = write_rows("v.jsonl", [{**row, "completion": "other"} for row in rows[:20]])
+    for seed in range(5):
+        for config in (DataConfig(train=train, validation=given), DataConfig(train=train, test=given)):
+            splits = load_splits(config, seed)
+            assert not questions(splits.validation) & questions(splits.test)
+            assert len(splits.train) == 36
+    every = write_rows("w.jsonl", [{**row, "completion": "other"} for row in rows])
+    with pytest.raises(
+        DataError, match=r"test split is empty: .*too few distinct prompts that no other file"
+    ):
+        load_splits(DataConfig(train=train, validation=every), 0)
+
+
+def test_a_prompt_of_many_rows_makes_no_large_split(write_rows: Write) -> None:
+    rows = [{"prompt": "say", "completion": f"a{i}"} for i in range(60)]
+    rows += [{"prompt": f"q{i}", "completion": "b"} for i in range(40)]
+    config = DataConfig(train=write_rows("t.jsonl", rows))
+    for seed in range(10):
+        splits = load_splits(config, seed)
+        assert [len(part) for part in splits.parts.values()] == [80, 10, 10]
+    alone = write_rows("u.jsonl", rows[:60])
+    with pytest.raises(
+        DataError, match=r"too few distinct prompts for data.test_fraction=0.1 and data.valid"
+    ):
+        load_splits(DataConfig(train=alone), 0)
+
+
+def test_white_space_makes_another_prompt(write_rows: Write) -> None:
+    """Nothing is normalised: a model reads other tokens."""
+    rows = [{"prompt": f"q{i // 2}{' ' * (i % 2)}", "completion": "b"} for i in range(40)]
+    splits = load_splits(DataConfig(train=write_rows("t.jsonl", rows)), 0)
+    assert len({q for part in splits.parts.values() for q in questions(part)}) == 40
+
+
+def test_everything_that_training_uses_is_in_the_fingerprint(write_rows: Write) -> None:
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d"},
+    ]
+    call = {"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    changed: list[dict[str, Any]] = [
+        {"messages": turns},
+        {"messages": [*turns[:3], {**turns[3], "reasoning_content": "e"}]},
+        {"messages": [*turns[:3], {**turns[3], **call}]},
+        {"messages": [*turns[:3], {**turns[3], **call, "content": None}]},
+        {"messages": [turns[0], {**turns[1], "weight": 0}, *turns[2:]]},
+        {"messages": [{**turns[0], "name": "eve"}, *turns[1:]]},
+        {"messages": turns, "tools": tools},
+        {"messages": turns, "documents": tools},
+        {"messages": turns, "chat_template_kwargs": {"enable_thinking": False}},
+        {"messages": turns, "choices": ["d", "e"]},
+    ]
+    others = write_rows(
+        "o.jsonl", [{"messages": [{**turns[0], "content": str(i)}, turns[1]]} for i in range(4)]
+    )
+    fingerprints = set()
+    for row in changed:
+        path = write_rows("t.jsonl", [row, {"messages": turns[:2]}])
+        config = DataConfig(
+            train=path, validation=others, test=write_rows("p.jsonl", [{"messages": turns}] * 2)
+        )
+        fingerprints.add(load_splits(config, 0).fingerprint)
+    assert len(fingerprints) == len(changed)
+    unread = write_rows("t.jsonl", [{**changed[0], "id": 7}, {"messages": turns[:2]}])
+    assert load_splits(config.model_copy(update={"train": unread}), 0).fingerprint in fingerprints
 
 
 def test_explicit_files_are_used_whole(write_rows: Write) -> None:
@@ -181,120 +217,3 @@ def test_proxy_size_has_no_rounding_surprise() -> None:
     assert proxy_size(1000, 0.1, 200) == 200
     assert proxy_size(50, 0.1, 200) == 50
     assert proxy_size(7, 1.0, 1) == 7
-
-
-# -- tokens -----------------------------------------------------------------------------------------
-
-
-def test_loss_counts_the_completion_and_its_end(tokenizer: Any) -> None:
-    examples = [Example("a:1", prompt="1+2=", completion="3"), Example("a:2", prompt="x", completion="yz")]
-    encoded = encode(examples, tokenizer, 20)
-    assert whole_text(encoded, tokenizer) == "1+2=3<eos>"
-    assert counted_text(encoded, tokenizer) == "3<eos>"
-    assert counted_text(encoded, tokenizer, 1) == "yz<eos>"
-    assert encoded.prompt_lengths.tolist() == [4, 1]
-    assert encoded.counts.tolist() == [2, 3]
-    second = encoded.select([1])
-    assert counted_text(second, tokenizer) == "yz<eos>"
-    assert second.lengths.tolist() == [4]
-
-
-def test_text_is_learnt_whole_but_for_its_first_token(tokenizer: Any) -> None:
-    encoded = encode([Example("a:1", text="abc")], tokenizer, 20)
-    assert counted_text(encoded, tokenizer) == "bc<eos>"
-
-
-def test_an_end_in_the_data_is_not_doubled(tokenizer: Any) -> None:
-    encoded = encode([Example("a:1", prompt="a", completion="b<eos>")], tokenizer, 20)
-    assert whole_text(encoded, tokenizer) == "ab<eos>"
-
-
-def test_begin_of_sequence_comes_first(tokenizer: Any) -> None:
-    dressed = make_tokenizer()
-    dressed.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<user> $A <eos>", special_tokens=[("<user>", 3), ("<eos>", 1)]
-    )
-    encoded = encode([Example("a:1", prompt="a", completion="b")], dressed, 20)
-    assert whole_text(encoded, tokenizer) == "<user>ab<eos>"
-    assert counted_text(encode([Example("a:1", text="ab")], dressed, 20), tokenizer) == "ab<eos>"
-
-
-def test_every_assistant_turn_counts(tokenizer: Any) -> None:
-    turns = [("user", "a"), ("assistant", "bc"), ("user", "d"), ("assistant", "e")]
-    example = Example("a:1", messages=tuple(Message(*turn) for turn in turns))
-    encoded = encode([example], tokenizer, 40)
-    assert whole_text(encoded, tokenizer) == "<user>a\n<assistant>bc<eos>\n<user>d\n<assistant>e<eos>"
-    assert counted_text(encoded, tokenizer) == "bc<eos>e<eos>"
-    prompt = encoded.tokens[: encoded.prompt_lengths[0]]
-    chat = [{"role": role, "content": content} for role, content in turns[:-1]]
-    seen = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
-    assert prompt.tolist() == seen
-
-
-def test_a_turn_that_the_template_rewrites_is_not_learnt() -> None:
-    forgetful = make_tokenizer()
-    forgetful.chat_template = (
-        "{% for m in messages %}{% if m['role'] == 'user' %}<user>{{ m['content'] }}"
-        "{% else %}<assistant>{% if loop.last %}?{% endif %}{{ m['content'] }}<eos>{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<assistant>{% endif %}"
-    )
-    turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
-    example = Example("a:1", messages=tuple(Message(*turn) for turn in turns))
-    encoded = encode([example], forgetful, 40)
-    assert counted_text(encoded, forgetful) == "?d<eos>"
-
-
-def test_chat_template_problems_are_explained(tokenizer: Any) -> None:
-    example = Example("a:7", messages=(Message("user", "a"), Message("assistant", "b")))
-    none = make_tokenizer()
-    none.chat_template = None
-    with pytest.raises(DataError, match=r"a:7: rows are messages, but the tokenizer has no chat template"):
-        encode([example], none, 40)
-    none.chat_template = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(DataError, match=r"a:7: the chat template refuses these messages: roles must alter"):
-        encode([example], none, 40)
-    none.chat_template = "{{ messages[-1]['content'] }}{% if add_generation_prompt %}<assistant>{% endif %}"
-    with pytest.raises(DataError, match=r"a:7: the chat template does not render the last turn"):
-        encode([example], none, 40)
-
-
-def merging_tokenizer() -> PreTrainedTokenizerFast:
-    """BPE that merges `=` and `4` into one token."""
-    vocabulary = {"<eos>": 0, "2": 1, "=": 2, "4": 3, "=4": 4, "5": 5}
-    backend = Tokenizer(models.BPE(vocabulary, [("=", "4")]))
-    backend.pre_tokenizer = pre_tokenizers.Split("|", "removed")
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
-
-
-def test_a_merge_across_the_boundary_does_not_change_the_prompt() -> None:
-    tokenizer = merging_tokenizer()
-    assert tokenizer("2=4")["input_ids"] == [1, 4]
-    rows = [Example("a:1", prompt="2=", completion="4"), Example("a:2", prompt="2=4", completion="5")]
-    encoded = encode(rows, tokenizer, 20)
-    assert encoded.tokens.tolist() == [1, 2, 3, 0, 1, 4, 5, 0]
-    assert encoded.counted.tolist() == [False, False, True, True, False, False, True, True]
-
-
-def test_a_prompt_without_tokens_is_refused() -> None:
-    with pytest.raises(DataError, match=r"a:1: the tokenizer finds no token in the prompt"):
-        encode([Example("a:1", prompt="|", completion="4")], merging_tokenizer(), 20)
-
-
-def test_long_examples_are_dropped_or_refused(tokenizer: Any) -> None:
-    examples = [Example(f"a:{i}", prompt="p" * i, completion="c") for i in (1, 2, 3, 9)]
-    encoded = encode(examples, tokenizer, 5)
-    assert encoded.dropped == 1
-    assert encoded.positions.tolist() == [0, 1, 2]
-    with pytest.raises(DataError, match=r"a:9: 11 tokens, but 5 are allowed; .*data.max_length"):
-        encode(examples, tokenizer, 5, "error")
-    with pytest.raises(DataError, match=r"3 of 4 examples have more than 3 tokens \(the first: a:2\)"):
-        encode(examples, tokenizer, 3)
-    with pytest.raises(DataError, match="4 of 4 examples"):
-        encode(examples, tokenizer, 1)
-
-
-def test_a_tokenizer_without_end_is_refused() -> None:
-    endless = make_tokenizer()
-    endless.eos_token = None
-    with pytest.raises(ModelError, match="no end-of-sequence token"):
-        encode([Example("a:1", text="abc")], endless, 20)

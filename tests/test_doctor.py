@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import copy_rows
 
 from loracle import objective
 from loracle.config import load_config
@@ -22,7 +24,7 @@ def test_a_good_config_has_nothing_bad(run_config: Callable[..., Path]) -> None:
     path = run_config(language={"model": "same", "prompt": "plain-v1"}, search={"preset": "language"})
     checks = list(examine(load_config(path)))
     assert "bad" not in states(checks).values()
-    text = {check.name: check.text for check in checks}
+    text = {check.name: check.text for check in checks if check.notice is None}
     assert "48 training, 6 validation, 6 test" in text["data"]
     assert "72 candidates" in text["space"]
     assert "of 128 tokens" in text["prompts"]
@@ -37,9 +39,15 @@ def test_few_steps_and_a_run_that_exists_are_noted(run_config: Callable[..., Pat
 
 
 def test_left_out_examples_are_counted(run_config: Callable[..., Path]) -> None:
-    data = {"train": "train.jsonl", "max_length": 11, "proxy": 0.5, "proxy_minimum": 10}
-    checks = {check.name: check for check in examine(load_config(run_config(data=data)))}
-    assert checks.get("length", checks.get("input")).state in ("note", "bad")  # type: ignore[union-attr]
+    path = run_config()  # rows of at most 32 tokens
+    rows = [*copy_rows(40), *({"prompt": f"{i} " + "a" * 30, "completion": "b"} for i in range(9))]
+    (path.parent / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    checks = list(examine(load_config(path)))
+    (found,) = [check for check in checks if check.notice and check.notice.name == "rows_too_long"]
+    assert (found.name, found.state) == ("data", "note")
+    assert found.notice is not None
+    assert found.notice.count == 9
+    assert "rows have more than 32 tokens and are left out; raise data.max_length" in found.text
 
 
 def test_bad_input_ends_the_examination(run_config: Callable[..., Path]) -> None:

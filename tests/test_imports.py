@@ -19,7 +19,7 @@ SEARCH = {
     *("prior", "ensemble"),
 }
 WORK = {
-    *("data", "rows", "examples", "tokens", "chat"),
+    *("data", "rows", "examples", "fields", "tokens", "chat", "data_notices"),
     *("model", "train", "adapter", "dropout", "metrics", "objective"),
     *("external", "printed", "outcomes", "guard"),
     *("workers", "process", "worker_process", "ray_workers", "memory", "footprint", "meter"),

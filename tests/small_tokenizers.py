@@ -1,0 +1,102 @@
+"""Small tokenizers of the kinds that models have, made here."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+_BYTES = [f"<0x{i:02X}>" for i in range(256)]
+_CORPUS = [
+    "answer: yes and no, maybe; the answer is four",
+    "question: what is 2 + 2 = 4 and 12 + 30 = 42?",
+    "document one and document two\nsay yes, say no\n\n",
+] * 4
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@cache
+def metaspace(scheme: str = "always", opens: bool = False) -> PreTrainedTokenizerFast:
+    """Like Llama 2's in its new form: a space becomes a letter, and one is put before the text (`always`,
+    `first`) or not (`never`); what is unknown becomes bytes. `opens`: with a begin-of-sequence token."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    backend.decoder = _spaces(scheme != "never")
+    return _trained(backend, opens, _BYTES)
+
+
+@cache
+def legacy(opens: bool = False) -> PreTrainedTokenizerFast:
+    """Like Llama 2's in its first form: the normaliser puts a space before every stretch of text."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = _spaces(True)
+    return _trained(backend, opens, _BYTES)
+
+
+@cache
+def byte_level(opens: bool = False) -> PreTrainedTokenizerFast:
+    """Like those of GPT-2, Llama 3 and Qwen."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return _trained(backend, opens, pre_tokenizers.ByteLevel.alphabet())
+
+
+@cache
+def word_piece() -> PreTrainedTokenizerFast:
+    """Like BERT's: words, and pieces that go on from others."""
+    pieces = ["answer", "a", "an", "##s", "##w", "##er", "yes", "4", ":"]
+    vocabulary = {piece: i for i, piece in enumerate([*SPECIAL, *pieces])}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(cleanup=False)
+    return _fast(backend)
+
+
+def exact_tokenizers() -> dict[str, PreTrainedTokenizerFast]:
+    """Those whose tokens spell every text exactly, by name."""
+    found = {f"metaspace-{scheme}": metaspace(scheme) for scheme in ("always", "first", "never")}
+    found |= {
+        "metaspace-always-bos": metaspace("always", True),
+        "legacy": legacy(),
+        "legacy-bos": legacy(True),
+    }
+    return found | {"byte-level": byte_level(), "byte-level-bos": byte_level(True)}
+
+
+def _spaces(strips: bool) -> decoders.Decoder:
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    return decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if strips else steps)
+
+
+def _trained(backend: Tokenizer, opens: bool, alphabet: list[str]) -> PreTrainedTokenizerFast:
+    special = [*SPECIAL, *_BYTES] if alphabet is _BYTES else SPECIAL
+    letters = [] if alphabet is _BYTES else alphabet
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=letters, show_progress=False
+    )
+    backend.train_from_iterator(_CORPUS, trainer)
+    if opens:
+        backend.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", SPECIAL.index("<s>"))]
+        )
+    return _fast(backend)
+
+
+def _fast(backend: Tokenizer) -> PreTrainedTokenizerFast:
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHATML
+    return fast
