@@ -105,16 +105,28 @@ def save_adapter(model: Any, start: Mapping[str, torch.Tensor], folder: Path) ->
     config.save_pretrained(str(folder))
 
 
-def save_atomically(model: Any, start: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Writes the adapter into a folder whose files are old or new, never half of one."""
+def save_atomically(
+    model: Any, start: Mapping[str, torch.Tensor], folder: Path, tokenizer: Any = None
+) -> None:
+    """Writes the adapter, and the tokenizer with its chat template, into a folder whose files are old or new,
+    never half of one."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_adapter(model, start, partial)
-    folder.mkdir(exist_ok=True)
-    for file in partial.iterdir():
-        os.replace(file, folder / file.name)
-    partial.rmdir()
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(partial))
+    move_files(partial, folder)
+
+
+def move_files(source: Path, destination: Path) -> None:
+    """Moves all files of a folder into another, each in one step, and removes the folder."""
+    for path in sorted(source.rglob("*")):
+        place = destination / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            os.replace(path, place)
+    shutil.rmtree(source)
 
 
 def _checkpointing(model: Any, action: str) -> Callable[..., None]:

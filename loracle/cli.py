@@ -5,26 +5,21 @@ Bad input is one line on stderr and exit code 2. Results go to stdout, progress 
 
 from __future__ import annotations
 
+import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from loracle import __version__, escape
+from loracle import __version__
 from loracle.errors import LoracleError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from loracle.config import RunConfig
-    from loracle.notices import Notice
-    from loracle.proxy import ProxyResult
-    from loracle.report import Comparison
 
 app = typer.Typer(
     name="loracle",
@@ -50,10 +45,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for 
 
 def main() -> None:
     """Entry point of the `loracle` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal's encoding lacks is spelt out
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except LoracleError as error:
-        sys.stderr.write(f"loracle: {error}\n")
+        from loracle.console import error_line
+
+        sys.stderr.write(error_line(error))
         sys.exit(2)
 
 
@@ -158,24 +158,23 @@ def demo(
 @app.command()
 def show(run: RunFolder, as_json: AsJson = False) -> None:
     """List the trials of a run as a table."""
-    from rich.console import Console
-
-    from loracle.notices import as_json as as_json_list
+    from loracle.console import console, say_json, say_notices, say_table
+    from loracle.notices import as_json as notices_as_json
     from loracle.notices import read_notices
-    from loracle.report import history_rows
     from loracle.run_folder import open_run
     from loracle.study import read_history
+    from loracle.tables import history_json, history_table
 
     config, space = open_run(run)
-    rows = history_rows(space, read_history(config.output, space, config.execution.storage), config.metric)
+    history = read_history(config.output, space, config.execution.storage)
     notices = read_notices(config.output)
     if as_json:
-        content = {"run": str(config.output), "trials": rows, "notices": as_json_list(notices)}
-        typer.echo(json.dumps(content))
-    else:
-        console = Console()
-        console.print(_trial_table(rows))
-        _print_notices(notices, console)
+        content = {"run": str(config.output), "metric": config.metric}
+        trials = history_json(space, history, config.metric)
+        say_json(content | {"trials": trials, "notices": notices_as_json(notices)})
+        return
+    say_table(console(), history_table(space, history, config.metric))
+    say_notices(console(), notices)
 
 
 @app.command()
@@ -188,20 +187,20 @@ def proxy(
     as_json: AsJson = False,
 ) -> None:
     """Measure how well training subsets rank configs, by training some on subsets and on everything."""
-    from rich.console import Console
-
     from loracle.config import load_config
+    from loracle.console import console, say, say_json, say_table
     from loracle.proxy import check_proxy, parse_fractions
+    from loracle.tables import proxy_table
 
     settings = load_config(config)
     shares = parse_fractions(fractions)
     with _live(settings.metric) as listen:
         found = check_proxy(settings, configs, shares, listen)
     if as_json:
-        typer.echo(json.dumps(found.as_json()))
+        say_json(found.as_json())
         return
-    Console().print(_proxy_table(found))
-    typer.echo(f"figure and data: {found.folder}")
+    say_table(console(), proxy_table(found))
+    say(console(), f"figure and data: {found.folder}")
 
 
 @app.command()
@@ -254,26 +253,24 @@ def cache(
 @app.command()
 def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
     """Check device, memory, data, model, space and prompts before anything costs money."""
-    from rich.console import Console
-
     from loracle.config import load_config
+    from loracle.console import console, say_json, say_parts
     from loracle.doctor import examine
-    from loracle.notices import as_json as as_json_list
+    from loracle.notices import as_json as notices_as_json
 
     settings = load_config(config)
     _quiet()
     checks = []
-    console = Console()
+    styles = {"ok": "green", "note": "yellow", "bad": "red"}
     for check in examine(settings):
         checks.append(check)
         if not as_json:
-            mark = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}[check.state]
-            console.print(f"{mark}  [bold]{check.name:<9}[/] ", end="")
-            console.print(check.text, markup=False, highlight=False, soft_wrap=True)
+            state = (f"{check.state:<4}  ", styles[check.state])
+            say_parts(console(), state, (f"{check.name:<9} ", "bold"), (check.text, ""))
     if as_json:
         found = [{"name": c.name, "state": c.state, "text": c.text} for c in checks]
-        noticed = [c.notice for c in checks if c.notice is not None]
-        typer.echo(json.dumps({"checks": found, "notices": as_json_list(noticed)}))
+        notices = notices_as_json(c.notice for c in checks if c.notice is not None)
+        say_json({"checks": found, "notices": notices})
     if any(check.state == "bad" for check in checks):
         raise typer.Exit(2)
 
@@ -300,50 +297,27 @@ def _settings(path: Path, trials: int | None, output: Path | None, **execution: 
 
 
 def _tune(config: RunConfig, as_json: bool) -> None:
-    from rich.console import Console
-
-    from loracle.notices import as_json as as_json_list
-    from loracle.report import comparison_json, paired, verdict
+    from loracle.console import console, say, say_json, say_notices, say_table
+    from loracle.notices import as_json as notices_as_json
+    from loracle.tables import comparison_json, comparison_rows
     from loracle.tune import tune as run
+    from loracle.verdict import verdict
 
     with _live(config.metric) as listen:
         result = run(config, listen)
-    metric = config.metric
+    metric, found = config.metric, result.comparison
+    said = verdict(found, metric, result.history)
     if as_json:
-        typer.echo(
-            json.dumps(
-                comparison_json(result.comparison)
-                | {
-                    "run": str(result.folder),
-                    "stopped": result.stopped,
-                    "notices": as_json_list(result.notices),
-                }
-            )
-        )
+        content = {"run": str(result.folder), "stopped": result.stopped, "verdict": said}
+        say_json(comparison_json(found, metric) | content | {"notices": notices_as_json(result.notices)})
         return
-    console = Console()
-    console.print(_comparison_table(result.comparison, metric))
-    own = config.objective is not None
-    for line in (verdict(result.comparison, metric), paired(result.comparison, metric)):
-        if line:
-            console.print(line, highlight=False)
-    _print_notices(result.notices, console)
-    best = result.folder / ("best.yaml" if own else "best")
-    console.print(f"{'settings' if own else 'adapter'}: {best}", highlight=False, soft_wrap=True)
-    console.print(f"report:  {result.folder / 'report.md'}", highlight=False, soft_wrap=True)
-
-
-def _print_notices(notices: Sequence[Notice], console: Console) -> None:
-    """One line each, as the display showed them before the first trial."""
-    for notice in notices:
-        console.print("[yellow]note[/]", end=" ")
-        console.print(
-            escape.printable(f"{notice.about}: {notice.text}"),
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-            emoji=False,
-        )
+    out = console()
+    say_table(out, comparison_rows(found, metric), left=[0])
+    say(out, said)
+    say_notices(out, result.notices)
+    if result.best is not None:
+        say(out, f"{'adapter' if result.best.is_dir() else 'settings'}: {result.best}")
+    say(out, f"report:  {result.folder / 'report.md'}")
 
 
 @contextmanager
@@ -371,50 +345,3 @@ def _quiet() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
-
-
-def _trial_table(rows: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold")
-    for name in rows[0] if rows else ["trial"]:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    return table
-
-
-def _comparison_table(comparison: Comparison, metric: str) -> Table:
-    from rich.table import Table
-
-    from loracle.report import comparison_rows
-
-    table = Table(box=None, header_style="bold")
-    names, *rows = comparison_rows(comparison, metric)
-    for name in names:
-        table.add_column(name, justify="left" if not name else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _proxy_table(found: ProxyResult) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold")
-    for name in ("data", "examples", "seconds", "coefficient", "all configs", "better half", "published"):
-        table.add_column(name, justify="right")
-    for part in found.fractions:
-        by_kind = {
-            (c.kind, c.among): f"{c.estimate:.2f} ({c.low:.2f} to {c.high:.2f})" for c in part.correlations
-        }
-        for i, kind in enumerate(("pearson", "spearman", "kendall")):
-            first = (f"{100 * part.fraction:g} %", f"{part.n_examples:,}", f"{part.seconds:.1f}")
-            table.add_row(
-                *(first if i == 0 else ("", "", "")),
-                kind,
-                by_kind[kind, "all"],
-                by_kind[kind, "better half"],
-                part.published if kind == "pearson" else "",
-            )
-    return table

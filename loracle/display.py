@@ -8,9 +8,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from loracle import escape
+from loracle.console import console as plain_console
+from loracle.console import say, say_notices, say_parts
 from loracle.events import Event, Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
-from loracle.report import show_config, show_score
 from loracle.trial import Trial
+from loracle.words import show_config, show_duration, show_loss, show_score
+
+_ROOM_FOR_CONFIGS = 120  # columns of a terminal that shows the config beside the bar
+_LONGEST_TITLE = 34  # characters
 
 
 class Display:
@@ -21,20 +26,20 @@ class Display:
 
     def __init__(self, metric: str, console: Console | None = None) -> None:
         self._metric = metric
-        self._console = console or Console(stderr=True)
+        self._console = console or plain_console(errors=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[loss]}"),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.fields[loss]}", markup=False),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
         )
         self._bars: dict[int | None, TaskID] = {}  # by the number of the trial; None: the phase's
-        self._left = ""
+        self._left: list[str] = []  # how long it will take, once that is known
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -49,57 +54,56 @@ class Display:
         """Shows one event."""
         match event:
             case PhaseStarted(text=text, number=number):
-                self._console.print(f"[bold]{text}[/]", highlight=False)
+                say(self._console, text, "bold")
                 for old in [bar for bar in self._bars if number is None or bar is None or bar >= 0]:
                     self._remove(old)
                 self._add(number, text, visible=False)
             case Noticed(notice=notice):
-                line = f"[yellow]note[/] {notice.about}: {escape.terminal(notice.text)}"
-                self._console.print(line, highlight=False, soft_wrap=True, emoji=False)
+                say_notices(self._console, [notice])
             case TrialStarted(done=done, budget=budget, config=config, number=number):
                 self._remove(None)
-                self._add(number, f"trial {done + 1}/{budget}", f"{show_config(config)}{self._left}")
+                note = [show_config(config)] if self._console.width >= _ROOM_FOR_CONFIGS else []
+                self._add(number, f"trial {done + 1}/{budget}", ", ".join([*note, *self._left]))
             case Step(done=done, total=total, loss=loss, number=number) if number in self._bars:
                 bar = self._bars[number]
                 self._progress.update(bar, completed=done, total=total or None, visible=True)
                 if loss is not None:
-                    self._progress.update(bar, loss=f"loss {loss:.3f}")
+                    self._progress.update(bar, loss=f"loss {show_loss(loss, 3)}")
             case TrialFinished():
                 self._remove(event.trial.number)
                 self._finished(event)
 
     def _add(self, number: int | None, text: str, note: str = "", *, visible: bool = True) -> None:
         self._remove(number)
-        self._bars[number] = self._progress.add_task(text, total=None, loss="", note=note, visible=visible)
+        title = escape.printable(text, _LONGEST_TITLE)
+        note = escape.printable(note)
+        self._bars[number] = self._progress.add_task(title, total=None, loss="", note=note, visible=visible)
 
     def _remove(self, number: int | None) -> None:
         if number in self._bars:
             self._progress.remove_task(self._bars.pop(number))
 
     def _finished(self, event: TrialFinished) -> None:
-        self._left = f"  about {_duration(event.seconds_left)} left"
+        self._left = [f"about {show_duration(event.seconds_left)} left"]
         outcome = event.trial.outcome
         assert outcome is not None
-        is_best = event.best is not None and event.best.number == event.trial.number
-        score = (
-            str(outcome.failure.kind) if outcome.failure else show_score(outcome.value or 0.0, self._metric)
-        )
+        is_best = event.best is not None and event.best.index == event.trial.index
         style = "red" if outcome.failure else "green" if is_best else ""
-        self._console.print(
-            f"{event.done:>4}/{event.budget}  [{style or 'default'}]{score:>13}[/]  "
-            f"best {_score(event.best, self._metric)}  {outcome.seconds:5.1f} s  {show_config(event.config)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        head = f"{event.done:>4}/{event.budget}  "
+        score = f"{_score(event.trial, self._metric):>13}"
+        rest = f"  best {_score(event.best, self._metric)}  {outcome.seconds:5.1f} s"
+        config = f"  {show_config(event.config)}"
+        width = len(head) + len(score) + len(rest) + len(config)
+        if self._console.is_terminal and width > self._console.width:
+            say_parts(self._console, (head, ""), (score, style), (rest, ""))
+            say(self._console, f"{'':>{len(head) - 2}}{config}", "dim")
+        else:
+            say_parts(self._console, (head, ""), (score, style), (rest, ""), (config, ""))
 
 
 def _score(trial: Trial | None, metric: str) -> str:
-    if trial is None or trial.outcome is None or trial.outcome.value is None:
+    if trial is None or trial.outcome is None:
         return "-"
+    if trial.outcome.value is None:
+        return str(trial.outcome.failure.kind) if trial.outcome.failure else "-"
     return show_score(trial.outcome.value, metric)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

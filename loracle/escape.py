@@ -11,12 +11,12 @@ import html as _html
 import re
 import unicodedata
 
-import rich.markup
-
 # Controls, lone surrogates, and format characters that reorder or hide what follows (bidi, zero width).
 _HARMFUL = {"Cc", "Cs", "Cf", "Co", "Cn", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"  # letters of many scripts and emoji need them
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&-])")
+# At the beginning, a dash, a plus, a hash or a number with a dot would make a list or a title. An underscore
+# within a word formats nothing, and names with it stay readable.
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])|^[-+#=]|(?<=^\d)[.)]|(?<=^\d\d)[.)]")
 
 
 def printable(text: str, limit: int | None = None) -> str:
@@ -32,14 +32,9 @@ def lines(text: str) -> str:
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.splitlines())
 
 
-def terminal(text: str) -> str:
-    """For Rich markup: printable, and square brackets stay as they are."""
-    return rich.markup.escape(printable(text))
-
-
 def markdown(text: str) -> str:
     """For a Markdown sentence or table cell: printable, and nothing in it formats, links or ends a cell."""
-    return _MARKDOWN.sub(r"\\\1", printable(text))
+    return _MARKDOWN.sub(r"\\\g<0>", printable(text))
 
 
 def html(text: str) -> str:

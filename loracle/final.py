@@ -4,29 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
+from loracle.best import final_adapter, final_folder
 from loracle.config import RunConfig
 from loracle.events import Listener, PhaseStarted, Step
 from loracle.metrics import paired_difference
 from loracle.outcomes import read_items, read_outcome
-from loracle.report import Comparison
+from loracle.plan import plan_training
+from loracle.sizes import Sizes
 from loracle.space import Config, with_alpha
 from loracle.trial import Outcome
+from loracle.verdict import Comparison
 from loracle.workers import POLICY, Executor, Job
 
 _RUNNERS_UP = 2  # tried on all data, one after the other, should the winner fail there
 _NUMBERS = {"winner": -1, "standard": -2}  # final trainings are no trials
 _TITLES = {"winner": "winner", "standard": "standard settings"}
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def compare(
-    config: RunConfig, ranked: Sequence[Config], executor: Executor, listen: Listener, *, what: str
+    config: RunConfig,
+    ranked: Sequence[Config],
+    executor: Executor,
+    listen: Listener,
+    *,
+    what: str,
+    sizes: Sizes | None,
 ) -> Comparison:
     """Trains the first of `ranked` and the standard settings, and scores both the same way.
 
-    At the same time where there is room, and nothing that has been done before.
+    At the same time where there is room, and nothing that has been done before. Where both train the same,
+    they are trained once.
 
     Args:
         config: of the run.
@@ -34,27 +44,48 @@ def compare(
         executor: with nothing running.
         listen: told of what happens.
         what: the data that a final training takes, in words.
+        sizes: how many examples; None: the trainer is the user's own.
 
     Raises:
         LoracleError: the run cannot go on.
     """
-    winner = ranked[0]
-    wanted = {"winner": winner}
-    if config.standard is not None:
-        wanted["standard"] = with_alpha(config.standard)
-    outcomes = _train(config, wanted, executor, listen, what)
-    for runner_up in ranked[1 : 1 + _RUNNERS_UP]:
+    standard = None if config.standard is None else with_alpha(config.standard)
+    outcomes: dict[str, Outcome] = {}
+    for winner in ranked[: 1 + _RUNNERS_UP]:
+        same = standard is not None and train_alike(config, winner, standard, sizes)
+        wanted = {"winner": winner}
+        if standard is not None and not same and "standard" not in outcomes:
+            wanted["standard"] = standard
+        outcomes |= _train(config, wanted, executor, listen, what)
         if outcomes["winner"].failure is None:
             break
-        winner = runner_up
-        outcomes |= _train(config, {"winner": winner}, executor, listen, what)
-    standard, standard_outcome = wanted.get("standard"), outcomes.get("standard")
-    comparison = Comparison(winner, standard, outcomes["winner"], standard_outcome)
-    if config.objective is not None or any(outcome.failure for outcome in outcomes.values()):
+    other = outcomes["winner"] if same else outcomes.get("standard")
+    comparison = Comparison(winner, standard, outcomes["winner"], other, same=same)
+    if same or sizes is None or comparison.standing == "not_compared":
         return comparison
-    items = [read_items(_folder(config, name)) for name in ("winner", "standard")]
-    difference, low, high = paired_difference(*items)
-    return replace(comparison, difference=difference, low=low, high=high)
+    return _paired(config, comparison)
+
+
+def train_alike(config: RunConfig, one: Config, other: Config, sizes: Sizes | None) -> bool:
+    """Whether two configs are one training: equal plans, or equal values for a trainer of the user's own.
+
+    An adapter whose alpha is 0 changes nothing, whatever else its config says.
+    """
+    if sizes is None:
+        return with_alpha(one) == with_alpha(other)
+    plans = [plan_training(knobs, config.training, sizes.train) for knobs in (one, other)]
+    return plans[0] == plans[1] or all(plan.alpha == 0 for plan in plans)
+
+
+def _paired(config: RunConfig, comparison: Comparison) -> Comparison:
+    winner, standard = (read_items(final_folder(config.output, name)) for name in ("winner", "standard"))
+    difference, low, high = paired_difference(winner, standard)
+    judged = "correct" if "correct" in winner[0] else "loss"
+    scores = {item["index"]: item[judged] for item in standard}
+    differing = sum(item[judged] != scores[item["index"]] for item in winner)
+    return replace(
+        comparison, difference=difference, low=low, high=high, items=len(winner), differing=differing
+    )
 
 
 def compare_trial(
@@ -64,6 +95,8 @@ def compare_trial(
     if config.standard is None:
         return Comparison(winner, None, outcome, None)
     standard = with_alpha(config.standard)
+    if train_alike(config, winner, standard, None):
+        return Comparison(winner, standard, outcome, outcome, same=True)
     trained = _train(config, {"standard": standard}, executor, listen, "")
     return Comparison(winner, standard, outcome, trained["standard"])
 
@@ -75,8 +108,8 @@ def _train(
     outcomes: dict[str, Outcome] = {}
     waiting = []
     for name, knobs in wanted.items():
-        before = read_outcome(_folder(config, name), knobs)
-        if before is None or (before.failure and POLICY[before.failure.kind] == "again"):
+        before = _done_before(config, name, knobs)
+        if before is None:
             waiting.append(name)
         else:
             outcomes[name] = before
@@ -84,10 +117,10 @@ def _train(
     while waiting or running:
         while waiting and len(running) < executor.capacity:
             name = waiting.pop(0)
-            number, folder = _NUMBERS[name], _folder(config, name)
+            number, folder = _NUMBERS[name], final_folder(config.output, name)
             running[number] = name
             listen(PhaseStarted(f"training the {_TITLES[name]}{what}", number))
-            adapter = config.output / "best" if name == "winner" else None
+            adapter = final_adapter(config.output, name)
             executor.submit(Job(number, wanted[name], config.search.seed, folder, True, adapter))
         for done in executor.wait(
             _SECONDS_BETWEEN_LOOKS,
@@ -97,5 +130,12 @@ def _train(
     return outcomes
 
 
-def _folder(config: RunConfig, name: str) -> Path:
-    return config.output / "final" / name
+def _done_before(config: RunConfig, name: str, knobs: Config) -> Outcome | None:
+    """What this final training gave when it was done before; None where it is to be done, or done again."""
+    before = read_outcome(final_folder(config.output, name), knobs)
+    if before is None or (before.failure and POLICY[before.failure.kind] == "again"):
+        return None
+    adapter = final_adapter(config.output, name)
+    if config.objective is None and not before.failure and not all((adapter / f).exists() for f in _ADAPTER):
+        return None
+    return before

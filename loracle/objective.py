@@ -50,6 +50,7 @@ from loracle.outcomes import (
     write_outcome,
 )
 from loracle.plan import check_knobs
+from loracle.sizes import Sizes
 from loracle.space import Config, SearchSpace
 from loracle.tokens import Encoded, encode
 from loracle.train import (
@@ -99,6 +100,7 @@ class TrainingObjective:
         n_train: training examples that are short enough.
         n_proxy: how many of them a trial trains on.
         dropped: examples left out for their length, by split.
+        sizes: all of these numbers, for people.
         data_fingerprint: sha256 of all splits.
         notices: what the user must see about data and model.
     """
@@ -115,10 +117,13 @@ class TrainingObjective:
         self.n_proxy = proxy_size(self.n_train, config.data.proxy, config.data.proxy_minimum)
         self.dropped = {name: part.dropped for name, part in encoded.items()}
         validation = encoded["validation"]
-        limit = config.data.validation_limit or len(validation)
-        if limit < len(validation):
-            some = proxy_positions(len(validation), limit / len(validation), 1, config.search.seed)
+        n_validation = len(validation)
+        limit = config.data.validation_limit or n_validation
+        if limit < n_validation:
+            some = proxy_positions(n_validation, limit / n_validation, 1, config.search.seed)
             validation = validation.select(some)
+        sizes = (self.n_train, self.n_proxy, n_validation, len(validation), len(encoded["test"]))
+        self.sizes = Sizes(*sizes, dropped=self.dropped)
         self._validation = self._prepare(splits.validation, validation)
         self._test = self._prepare(splits.test, encoded["test"])
         self._observed: list[Observation] = []
@@ -167,7 +172,7 @@ class TrainingObjective:
         adapter: Path | None = None,
         progress: Progress | None = None,
     ) -> Outcome:
-        """Trains on all training data, scores on the test split, and saves the adapter in PEFT's layout.
+        """Trains on all training data, scores on the test split, and saves adapter and tokenizer.
 
         The metrics hold `test_value` with its 95 % interval, `low` and `high`. Writes and raises as `run`.
         """
@@ -353,7 +358,7 @@ class TrainingObjective:
                 log.write(f"# {job.split}: " + json.dumps(dict(scored.metrics)) + "\n")
                 _require_finite(scored, job.split)
                 if job.adapter is not None:
-                    save_atomically(trained.model, trained.start, job.adapter)
+                    save_atomically(trained.model, trained.start, job.adapter, self.base.tokenizer)
         return _Result(
             scored.value,
             _metrics(job, trained, scored),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import traceback
 from collections.abc import Mapping
@@ -117,3 +118,14 @@ def read_items(folder: Path) -> list[dict[str, Any]]:
 def as_json(content: Any, indent: int | None = 2) -> str:
     """JSON text with a newline at its end."""
     return json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
+
+
+def finite(content: Any) -> Any:
+    """Plain data with null in the place of what JSON has no number for: NaN and infinity."""
+    if isinstance(content, Mapping):
+        return {str(key): finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content

@@ -27,6 +27,7 @@ from loracle.objective import Objective, TrainingObjective
 from loracle.optimizer import Preset, get_preset, propose, ranking
 from loracle.plan import check_knobs
 from loracle.prompt import Prompt, load_prompt
+from loracle.sizes import Sizes
 from loracle.space import SearchSpace
 from loracle.trial import History
 from loracle.workers import Executor, InProcess, LocalWorkers
@@ -75,6 +76,7 @@ class Prepared:
         final: what a final training takes, in words; None where it would only repeat a trial.
         settings: what all processes that share a storage must have in common.
         notices: what the user must see before anything is trained.
+        sizes: how many examples are used; None: the trainer is the user's own.
     """
 
     search: Search
@@ -82,6 +84,7 @@ class Prepared:
     final: str | None
     settings: Mapping[str, Any]
     notices: tuple[Notice, ...]
+    sizes: Sizes | None = None
 
 
 def prepare(config: RunConfig, listen: Listener) -> Prepared:
@@ -97,8 +100,9 @@ def prepare(config: RunConfig, listen: Listener) -> Prepared:
     search = replace(prepare_search(config, objective, listen), memory=memory)
     final, settings = _final_training(objective), common_settings(config, objective)
     notices = gathered(getattr(objective, "notices", ()), search.notices)
+    sizes = objective.sizes if isinstance(objective, TrainingObjective) else None
     if config.execution.workers == 0:
-        return Prepared(search, InProcess(objective), final, settings, notices)
+        return Prepared(search, InProcess(objective), final, settings, notices, sizes)
     del objective
     gc.collect()
     if torch.cuda.is_available():
@@ -106,8 +110,8 @@ def prepare(config: RunConfig, listen: Listener) -> Prepared:
     if config.execution.executor == "ray":
         from loracle.ray_workers import RayWorkers
 
-        return Prepared(search, RayWorkers(config), final, settings, notices)
-    return Prepared(search, LocalWorkers(config), final, settings, notices)
+        return Prepared(search, RayWorkers(config), final, settings, notices, sizes)
+    return Prepared(search, LocalWorkers(config), final, settings, notices, sizes)
 
 
 def search_space(config: RunConfig, n_examples: int | None) -> SearchSpace:

@@ -21,11 +21,11 @@ from loracle.config import RunConfig
 from loracle.errors import ConfigError, StudyError
 from loracle.events import Listener, PhaseStarted, Step
 from loracle.objective import TrainingObjective
-from loracle.outcomes import read_outcome, write_atomically
+from loracle.outcomes import finite, read_outcome, write_atomically
 from loracle.prepare import search_space
-from loracle.report import show_config
 from loracle.space import Config, SearchSpace
 from loracle.trial import Outcome
+from loracle.words import show_config
 
 Floats = npt.NDArray[np.float64]
 
@@ -75,9 +75,8 @@ class ProxyResult:
     fractions: tuple[FractionResult, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The result as plain data; scores that failed are null."""
-        content = asdict(self) | {"folder": str(self.folder)}
-        return json.loads(json.dumps(content, allow_nan=True).replace("NaN", "null"))  # type: ignore[no-any-return]
+        """The result as plain data; scores that failed, and coefficients that there are not, are null."""
+        return finite(asdict(self) | {"folder": str(self.folder)})  # type: ignore[no-any-return]
 
 
 def parse_fractions(text: str) -> list[float]:

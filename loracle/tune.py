@@ -14,21 +14,23 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from loracle.best import write_best
 from loracle.config import RunConfig
 from loracle.errors import StudyError
 from loracle.events import Listener, Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
 from loracle.final import compare, compare_trial
 from loracle.memory import describe
 from loracle.notices import FILE as NOTICES
-from loracle.notices import Notice
+from loracle.notices import Notice, gathered
 from loracle.notices import as_json as notices_as_json
 from loracle.outcomes import as_json, write_atomically
 from loracle.prepare import Prepared, Search, prepare
-from loracle.report import Comparison, write_report
+from loracle.report import write_report
 from loracle.run_folder import hold, own_folder, record_config, require_recorded, trial_folder
 from loracle.space import Config, SearchSpace, with_alpha
 from loracle.study import Study, open_study
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.verdict import Comparison, result_notices
 from loracle.workers import Executor, Job
 
 _BROKEN_IN_A_ROW = 5  # crashed or lost: then the cause is not the configs
@@ -45,6 +47,7 @@ class Result:
     comparison: Comparison
     stopped: str  # why the search ended
     notices: tuple[Notice, ...] = ()  # what the user must see
+    best: Path | None = None  # what to use: the folder of an adapter, or a file of settings
 
 
 def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
@@ -70,9 +73,13 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
             comparison = _compare(config, run, history, listen)
         memory = run.search.memory
         said = describe(memory, space, with_alpha(config.standard or {}), history) if memory else []
-        _keep(run.notices, config.output)
-        write_report(config, space, history, comparison, stopped, said, run.notices)
-        return Result(config.output, space, history, comparison, stopped, run.notices)
+        notices = gathered(run.notices, result_notices(comparison, space))
+        _keep(notices, config.output)
+        best = write_best(config, comparison, run.sizes)
+        write_report(
+            config, space, history, comparison, stopped, memory=said, notices=notices, sizes=run.sizes
+        )
+        return Result(config.output, space, history, comparison, stopped, notices, best)
 
 
 def work(config: RunConfig, listen: Listener = lambda event: None) -> tuple[str, History]:
@@ -240,7 +247,7 @@ def _compare(config: RunConfig, run: Prepared, history: History, listen: Listene
     ranked = run.search.ranking(history)
     configs = [run.search.space.config(index) for index in ranked]
     if run.final is not None:
-        return compare(config, configs, run.executor, listen, what=run.final)
+        return compare(config, configs, run.executor, listen, what=run.final, sizes=run.sizes)
     outcomes = [trial.outcome for trial in history.succeeded if trial.index == ranked[0] and trial.outcome]
     best = max(outcomes, key=lambda outcome: outcome.value or 0.0)
     return compare_trial(config, configs[0], best, run.executor, listen)

@@ -147,7 +147,7 @@ def test_tune_show_export(loracle: Run, run_config: Callable[..., Path], tmp_pat
     code, out, err = loracle("tune", path)
     assert code == 0
     assert "winner" in out
-    assert "On the same test items" in out
+    assert "On the same 6 test items" in out
     assert "3/3" in err
 
     code, out, _ = loracle("show", tmp_path / "run")

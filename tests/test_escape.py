@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import unicodedata
-from io import StringIO
-
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
+from markdown_it import MarkdownIt
 
 from loracle import escape
 
@@ -27,17 +25,32 @@ def test_lines_keep_line_breaks_and_tabs_only() -> None:
     assert escape.lines("a\tb\r\nc\x1b[1m") == "a\tb\nc\\x1b[1m"
 
 
-@given(st.text())
-def test_a_terminal_shows_foreign_text_as_it_is_and_nothing_else_happens(text: str) -> None:
-    written = StringIO()
-    Console(file=written, width=100_000, force_terminal=False).print(
-        escape.terminal(text), end="", emoji=False
-    )
-    assert written.getvalue() == escape.printable(text)
-    assert not any(unicodedata.category(c) in ("Cc", "Cs") for c in written.getvalue())
-
-
 def test_markdown_and_html_are_text() -> None:
     hostile = "<script>|*a*[x](y)`"
     assert escape.html(hostile) == "&lt;script&gt;|*a*[x](y)`"
-    assert escape.markdown(hostile) == "\\<script\\>\\|\\*a\\*\\[x\\]\\(y\\)\\`"
+    assert escape.markdown(hostile) == "\\<script\\>\\|\\*a\\*\\[x\\](y)\\`"
+
+
+@pytest.mark.parametrize(
+    "text", ["- a", "+ a", "# a", "=a", "1. a", "12) a", "_a_", "__init__", "&amp;", "$x$"]
+)
+def test_nothing_formats_in_markdown(text: str) -> None:
+    read = MarkdownIt("gfm-like", {"linkify": False}).parse(escape.markdown(text))
+    assert [token.type for token in read] == ["paragraph_open", "inline", "paragraph_close"]
+    assert [child.content for child in read[1].children or [] if child.type != "text"] == []
+    assert "".join(child.content for child in read[1].children or []) == text
+
+
+@given(st.text())
+def test_markdown_of_any_text_is_that_text(text: str) -> None:
+    shown = escape.printable(text).strip()
+    read = MarkdownIt("gfm-like", {"linkify": False}).parse(escape.markdown(text).strip())
+    if shown:
+        assert [token.type for token in read] == ["paragraph_open", "inline", "paragraph_close"]
+        assert "".join(child.content for child in read[1].children or []) == shown
+    else:
+        assert read == []
+
+
+def test_names_with_underscores_stay_readable() -> None:
+    assert escape.markdown("data.max_length (of 3)") == "data.max_length (of 3)"

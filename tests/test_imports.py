@@ -36,6 +36,8 @@ SHARED = {
     "secret",
     "escape",
     "plan",
+    "sizes",
+    "words",
     "patterns",
     "__init__",
 }  # `__init__` holds the version

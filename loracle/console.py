@@ -1,0 +1,72 @@
+"""What commands print: lines and tables for people, one JSON object for programs, one line for an error.
+
+Paths, names and messages are foreign text: nothing in them is markup, and what would move the cursor is spelt
+out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from loracle import escape
+from loracle.notices import Notice
+from loracle.outcomes import finite
+
+_WIDE = 10_000  # columns where no terminal cuts lines off: a file, a pipe
+
+
+def console(*, errors: bool = False, file: TextIO | None = None) -> Console:
+    """A console that takes no markup: stdout, stderr, or a file."""
+    made = Console(stderr=errors, file=file, markup=False, emoji=False, highlight=False)
+    if not made.is_terminal:
+        made.width = _WIDE
+    return made
+
+
+def say(to: Console, text: str, style: str = "") -> None:
+    """A line as it is, whatever is in it; a terminal breaks it where it is too long."""
+    to.print(Text(escape.lines(text), style), soft_wrap=True)
+
+
+def say_parts(to: Console, *parts: tuple[str, str]) -> None:
+    """A line of several texts, each with its style."""
+    to.print(Text.assemble(*((escape.printable(text), style) for text, style in parts)), soft_wrap=True)
+
+
+def say_notices(to: Console, notices: Iterable[Notice]) -> None:
+    """What the user must see, one line each."""
+    for notice in notices:
+        say_parts(to, ("note", "yellow"), (f" {notice.about}: {notice.text}", ""))
+
+
+def say_table(to: Console, rows: Sequence[Sequence[str]], *, left: Sequence[int] = ()) -> None:
+    """A table whose first row are the titles; columns are to the right, but for those named in `left`.
+
+    Titles are broken at their underscores where a terminal is too narrow for whole ones.
+    """
+    shown = [[escape.printable(cell) for cell in row] for row in rows]
+    width = sum(max(len(row[i]) for row in shown) + 2 for i in range(len(shown[0])))
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for i, title in enumerate(shown[0]):
+        title = title.replace("_", "_\n") if width > to.width else title
+        table.add_column(Text(title), justify="left" if i in left else "right", overflow="fold")
+    for row in shown[1:]:
+        table.add_row(*map(Text, row))
+    to.print(table)
+
+
+def say_json(content: Mapping[str, Any]) -> None:
+    """One JSON object on stdout; what JSON has no number for is null."""
+    sys.stdout.write(json.dumps(finite(content), allow_nan=False) + "\n")
+
+
+def error_line(error: BaseException) -> str:
+    """One line for stderr."""
+    return f"loracle: {escape.printable(' '.join(str(error).split()))}\n"

@@ -1,0 +1,59 @@
+"""How many examples a run trains and scores on: asked for, left out, used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of examples.
+
+    Attributes:
+        train: training examples that are used, by the final trainings all of them.
+        proxy: how many of those a trial trains on.
+        validation: validation examples that are used.
+        scored: how many of those score a trial.
+        test: test examples that are used.
+        dropped: examples left out, by split.
+    """
+
+    train: int
+    proxy: int
+    validation: int
+    scored: int
+    test: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def trials(self, share: float) -> str:
+        """What a trial trains on and is scored on, in one sentence without a full stop.
+
+        `share` is what data.proxy asks for.
+        """
+        text = f"Each trial trained on {self.proxy:,} of {self.train:,} training examples"
+        text += f" ({_percent(self.proxy, self.train)})"
+        if self.proxy > math.ceil(share * self.train - 1e-9):
+            text += f", as data.proxy_minimum asks for: data.proxy alone would be {100 * share:g} %"
+        text += f"; it was scored on {self.scored:,} of {self.validation:,} validation examples"
+        if self.scored < self.validation:
+            text += " (data.validation_limit)"
+        return text
+
+    def finals(self) -> str:
+        """What a final training trains on and is scored on, in one phrase."""
+        train = f"all {self.train:,} training examples"
+        if self.dropped.get("train"):
+            train = f"{self.train:,} of {self.train + self.dropped['train']:,} training examples"
+        test = f"{self.test:,} test examples"
+        if self.dropped.get("test"):
+            test = f"{self.test:,} of {self.test + self.dropped['test']:,} test examples"
+        left_out = (
+            ", the others being too long" if self.dropped.get("train") or self.dropped.get("test") else ""
+        )
+        return f"trained on {train} and scored once on {test}{left_out}"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.3g} %"

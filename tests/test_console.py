@@ -1,0 +1,82 @@
+"""Nothing that is printed is markup, and nothing in it moves the cursor."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from io import StringIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from loracle import escape
+from loracle.console import console, error_line, say, say_json, say_notices, say_parts, say_table
+from loracle.errors import StudyError
+from loracle.notices import Notice
+
+HOSTILE = [
+    "run [v1]",
+    "[/x]",
+    "[bold]a[/]",
+    ":smile:",
+    "a\\",
+    "[link=file:///x]y",
+    "\x1b[2J\x1b]0;t\x07",
+    "\u202ea",
+]
+
+
+def written(text: str, *, terminal: bool = False, width: int | None = None) -> str:
+    out = StringIO()
+    to = console(file=out)
+    if terminal:
+        to = Console(file=out, force_terminal=True, width=width, markup=False, emoji=False, highlight=False)
+    say(to, text)
+    return out.getvalue()
+
+
+@given(st.text())
+def test_a_line_is_shown_as_it_is_and_nothing_else_happens(text: str) -> None:
+    assert written(text.replace("\t", " ")) == escape.lines(text.replace("\t", " ")) + "\n"
+    assert not any(unicodedata.category(c) in ("Cc", "Cs") for c in written(text).replace("\n", ""))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_stays_text_everywhere(text: str) -> None:
+    shown = escape.printable(text)
+    assert shown in written(text)
+    assert shown in written(text, terminal=True, width=80)
+    out = StringIO()
+    to = console(file=out)
+    say_parts(to, ("a ", "bold"), (text, "red"))
+    say_notices(to, [Notice("data", "odd", text)])
+    say_table(to, [[text, "b"], ["1", text]])
+    assert out.getvalue().count(shown) == 4
+
+
+def test_files_get_whole_lines_and_a_narrow_terminal_whole_words() -> None:
+    names = [f"some_long_knob_{i}" for i in range(8)]
+    out = StringIO()
+    say_table(console(file=out), [names, ["1"] * 8])
+    assert out.getvalue().splitlines()[0].split() == names
+    narrow = StringIO()
+    say_table(Console(file=narrow, width=80), [names, ["0.0001"] * 8])
+    lines = narrow.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[-1].split() == ["0.0001"] * 8
+
+
+def test_what_json_has_no_number_for_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    say_json({"a": float("nan"), "b": [float("inf"), 1e308], "path": "/NaN", "c": {"d": "\ud800"}})
+    assert json.loads(capsys.readouterr().out) == {
+        "a": None,
+        "b": [None, 1e308],
+        "path": "/NaN",
+        "c": {"d": "\ud800"},
+    }
+
+
+def test_an_error_is_one_harmless_line() -> None:
+    assert error_line(StudyError("a\x1b[31m\nb [/x]")) == "loracle: a\\x1b[31m b [/x]\n"
