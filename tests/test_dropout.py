@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import copy_rows
+from conftest import copy_rows, save_tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -16,17 +16,25 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from loracle.adapter import save_adapter
-from loracle.config import TrainingConfig
+from loracle.config import RunConfig, TrainingConfig
 from loracle.dropout import ExampleDropout, Masks, key_dropout, own_dropout, token_keys, training_mode
 from loracle.errors import ModelError
 from loracle.examples import Example
-from loracle.model import Base, weights_fingerprint
+from loracle.model import Base, load_base, weights_fingerprint
 from loracle.tokens import Encoded, encode
 from loracle.train import train_adapter
 
 CPU = torch.device("cpu")
 CONFIG = {"rank": 4, "alpha": 8, "batch_size": 8, "learning_rate": 3e-3}
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96}
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 96}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """One layer: every test here trains several times."""
+    folder = save_tiny_model(tmp_path_factory.mktemp("small") / "m", num_hidden_layers=1)
+    config = {"model": str(folder), "data": {"train": "none.jsonl"}, "device": "cpu"}
+    return load_base(RunConfig.model_validate(config))
 
 
 @pytest.fixture(scope="module")

@@ -148,7 +148,7 @@ def test_answer_patterns() -> None:
     assert answer("  a b\n", None) == "a b"
     assert found("#### (.+)", "so\n#### 12\nHope it helps") == "12"
     assert found("(?s)<answer>(.+)</answer>", "<answer>1\n2</answer>") == "1\n2"
-    with pytest.raises(ConfigError, match=r"scoring.answer_pattern: '\(': "):
+    with pytest.raises(ValueError, match=r"answer_pattern\n.*not a regular expression: '\(': "):
         answer_pattern(ScoringConfig(answer_pattern="("))
 
 
