@@ -32,10 +32,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from loracle.errors import ModelError
+from loracle.escape import printable
+from loracle.notices import Notice
 
 _UNITS = 1 << 16  # a probability is a whole number of these parts
 _MULTIPLIER = 0x7FEB352D  # of Wellons' hash function lowbias32
 _GOLDEN = 0x9E3779B97F4A7C15
+_OF_OTHER_HEADS = ("classifier", "summary")  # settings of dropout that no causal language model has
 # Elements masked at once: on a CPU what fits into its cache, elsewhere what bounds the working memory.
 _BLOCK = {"cpu": 1 << 17}
 _LARGE_BLOCK = 1 << 22
@@ -288,7 +291,21 @@ def own_dropout(model: nn.Module) -> dict[str, float]:
     found: dict[str, float] = {}
     for config in _configs(model):
         found |= {name: value for name, value in vars(config).items() if _is_dropout(name, value) and value}
-    return found
+    return {name: value for name, value in found.items() if not name.startswith(_OF_OTHER_HEADS)}
+
+
+def about_own_dropout(model: nn.Module) -> Iterator[Notice]:
+    """That it is off: a training elsewhere with the same settings would have it."""
+    found = own_dropout(model)
+    if found:
+        names = ", ".join(f"{name} {value:g}" for name, value in sorted(found.items()))
+        yield Notice(
+            "model",
+            "own_dropout_off",
+            f"the model's own dropout ({printable(names)}) is off in every training: only the knob dropout "
+            "acts; to train like this elsewhere, set these to 0",
+            len(found),
+        )
 
 
 def _recomputed(model: nn.Module) -> list[nn.Module]:

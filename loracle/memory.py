@@ -123,9 +123,7 @@ class MemoryModel:
         """The micro-batch where memory does not matter: the user's, or parts of a size that is fast."""
         if self.largest is not None:
             return min(self.largest, batch_size)
-        most = max(
-            1, int(_FAST_TOKENS.get(self.device, _FAST_TOKENS_ELSEWHERE) / max(1.0, self.sizes.typical))
-        )
+        most = fast_micro_batch(self.device, self.sizes)
         return math.ceil(batch_size / math.ceil(batch_size / most))  # parts of like size
 
     def scoring_batch(
@@ -161,6 +159,12 @@ class MemoryModel:
 
     def _fits(self, growth: npt.ArrayLike) -> Any:
         return np.asarray(growth) <= (np.inf if self.room is None else self.room)
+
+
+def fast_micro_batch(device: str, sizes: Sizes) -> int:
+    """The micro-batch, in examples of typical length, beyond which a training does not become faster."""
+    tokens = _FAST_TOKENS.get(device, _FAST_TOKENS_ELSEWHERE)
+    return max(1, int(tokens / max(1.0, sizes.typical)))
 
 
 def halvings(largest: int) -> list[int]:

@@ -32,6 +32,7 @@ from loracle.data_notices import (
     about_tokens,
     require_enough,
 )
+from loracle.dropout import about_own_dropout
 from loracle.errors import LoracleError, ModelError, SpaceError
 from loracle.examples import Example
 from loracle.memory import MemoryModel, Observation, build_memory_model, halvings, observed
@@ -127,7 +128,9 @@ class TrainingObjective:
         self._validation = self._prepare(splits.validation, validation)
         self._test = self._prepare(splits.test, encoded["test"])
         self._observed: list[Observation] = []
-        self.notices: tuple[Notice, ...] = gathered(splits.notices, self._about_data(encoded))
+        self.notices: tuple[Notice, ...] = gathered(
+            splits.notices, self._about_data(encoded), about_own_dropout(base.model)
+        )
 
     @classmethod
     def from_config(cls, config: RunConfig) -> TrainingObjective:

@@ -17,7 +17,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from loracle.adapter import save_adapter
 from loracle.config import RunConfig, TrainingConfig
-from loracle.dropout import ExampleDropout, Masks, key_dropout, own_dropout, token_keys, training_mode
+from loracle.dropout import (
+    ExampleDropout,
+    Masks,
+    about_own_dropout,
+    key_dropout,
+    own_dropout,
+    token_keys,
+    training_mode,
+)
 from loracle.errors import ModelError
 from loracle.examples import Example
 from loracle.model import Base, load_base, weights_fingerprint
@@ -109,6 +117,8 @@ def test_dropout_of_the_base_model_itself_is_off(encoded: Encoded, kind: str, ch
     one = losses_of(own, encoded, 0.05, 1, gradient_checkpointing=checkpointing)
     assert one == pytest.approx(whole, rel=1e-5)
     assert own_dropout(own.model) == before
+    (notice,) = about_own_dropout(own.model)
+    assert all(f"{name} {value:g}" in notice.text for name, value in before.items())
     assert not any(module.training for module in own.model.modules())
 
 
@@ -274,3 +284,10 @@ def test_an_output_layer_that_sees_counted_positions_alone(encoded: Encoded) -> 
     settings = {"targets": ["lm_head", "q_proj"]}
     whole = losses_of(own, encoded, 0.3, 8, **settings)
     assert losses_of(own, encoded, 0.3, 1, **settings) == pytest.approx(whole, rel=1e-5)
+
+
+def test_settings_of_heads_that_are_not_there_are_no_dropout() -> None:
+    """GPT-NeoX has `classifier_dropout` 0.1 by default, for a classifier."""
+    neox = make_base("gpt_neox", **SHAPE, intermediate_size=64)
+    assert neox.model.config.classifier_dropout > 0
+    assert list(about_own_dropout(neox.model)) == []

@@ -438,3 +438,10 @@ def test_the_same_value_in_another_process(make: Make, tmp_path: Path, tiny_mode
     command = [sys.executable, "-c", script, config, str(tmp_path / "b")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(done.stdout.split()[-1]) == outcome.value
+
+
+def test_dropout_of_the_model_itself_is_told_to_be_off(tmp_path: Path, write_rows: Write) -> None:
+    folder = save_tiny_model(tmp_path / "m", attention_dropout=0.1)
+    objective = TrainingObjective.from_config(run_config(folder, write_rows("t.jsonl", copy_rows(100, 5))))
+    (text,) = [notice.text for notice in objective.notices if notice.name == "own_dropout_off"]
+    assert text.startswith("the model's own dropout (attention_dropout 0.1) is off in every training")

@@ -1,0 +1,108 @@
+"""Which micro-batch makes a training fast: time a token, for model widths and lengths of examples.
+
+    OMP_NUM_THREADS=1 python benchmarks/micro_batch.py --out benchmarks/results/micro_batch.json
+
+All sizes of a row take turns, and the best of the rounds counts; 1.00 is the fastest of its row. `rule` is
+what `training.micro_batch: auto` chooses there. On a GPU, run it with `--device cuda`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from speed import about
+
+from loracle.config import TrainingConfig
+from loracle.footprint import Sizes
+from loracle.memory import fast_micro_batch
+from loracle.model import Base, _has_masked_logits, weights_fingerprint
+from loracle.tokens import Encoded
+from loracle.train import train_adapter
+
+WIDTHS = ((32, 2, 100), (96, 2, 500), (256, 4, 8000), (512, 4, 8000))  # width, layers, vocabulary
+LENGTHS = ((10, 30), (40, 120), (200, 400))  # tokens of the shortest and the longest example
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+EXAMPLES = 64
+MOST_TOKENS = 12_800  # in a micro-batch: more is slow everywhere, and takes gigabytes
+
+
+def make_llama(width: int, layers: int, vocabulary: int = 8000, device: str = "cpu") -> Base:
+    """A random Llama."""
+    transformers.logging.set_verbosity_error()
+    torch.manual_seed(0)
+    shape = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048}
+    config = transformers.AutoConfig.for_model("llama", vocab_size=vocabulary, **shape, **heads)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.eval().requires_grad_(False).to(device)
+    where = torch.device(device)
+    masked = _has_masked_logits(model, where)
+    return Base("llama", model, None, where, model.dtype, weights_fingerprint(model), (0,), 0, 2048, masked)
+
+
+def make_lengths(n: int, shortest: int, longest: int, vocabulary: int) -> Encoded:
+    """Examples of lengths between the two, a quarter of each in the loss."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(shortest, longest + 1, n)
+    ends = np.cumsum(lengths)
+    in_loss = np.maximum(1, lengths // 4)
+    counted = np.concatenate(
+        [np.arange(length) >= length - k for length, k in zip(lengths, in_loss, strict=True)]
+    )
+    tokens = random.integers(1, vocabulary, int(ends[-1])).astype(np.int32)
+    goes_on = np.zeros(n, dtype=np.bool_)
+    return Encoded(tokens, counted, ends - lengths, ends, lengths - in_loss, in_loss, np.arange(n), goes_on)
+
+
+def measure(width: int, layers: int, vocabulary: int, rounds: int, device: str) -> list[dict[str, Any]]:
+    base = make_llama(width, layers, vocabulary, device)
+    rows = []
+    for shortest, longest in LENGTHS:
+        data = make_lengths(EXAMPLES, shortest, longest, vocabulary)
+        config = {"rank": 8, "alpha": 8, "dropout": 0.05, "batch_size": EXAMPLES, "learning_rate": 1e-4}
+        seconds: dict[int, float] = {}
+        for _ in range(rounds):
+            for size in (size for size in SIZES if size * longest <= MOST_TOKENS):
+                with train_adapter(base, data, config, TrainingConfig(micro_batch=size), seed=0) as trained:
+                    seconds[size] = min(seconds.get(size, float("inf")), trained.seconds)
+        least = min(seconds.values())
+        rule = min(EXAMPLES, fast_micro_batch(base.device.type, Sizes.of(data)))
+        relative = {size: round(value / least, 2) for size, value in seconds.items()}
+        rows.append(
+            {
+                "width": width,
+                "layers": layers,
+                "tokens": [shortest, longest],
+                "microseconds_a_token": round(1e6 * least / int(data.lengths.sum()), 1),
+                "relative": relative,
+                "rule": rule,
+            }
+        )
+        print(f"{width:>5} x {layers}, {shortest:>4} to {longest:<4} tokens:", end=" ")
+        print(*(f"{size}: {value:.2f}" for size, value in relative.items()), f"(rule: {rule})", sep="  ")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for width, layers, vocabulary in WIDTHS:
+        rows += measure(width, layers, vocabulary, arguments.rounds, arguments.device)
+    if arguments.out:
+        content = {**about(), "device": arguments.device, "rows": rows}
+        arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
