@@ -349,11 +349,24 @@ def _complete(space: SearchSpace, config: Mapping[str, Value]) -> Config:
 def _fit(
     space: SearchSpace, history: History, preset: Preset, features: Features | None, seed: int
 ) -> Surrogate | Ensemble:
+    """The model of the score; the last one is kept, as the choice of the next config and the ranking of what
+    has been tried ask for the same."""
     rows, values, diverged = _observations(space, history)
     y = transform_outputs(values, diverged, preset.surrogate.output)
+    asked = (space.fingerprint, preset.surrogate, rows.tobytes(), y.tobytes(), seed)
+    if _last and _last[0][0] == asked and _last[0][1] is features:
+        return _last[0][2]
+    fitted: Surrogate | Ensemble
     if isinstance(preset.surrogate, EnsembleSettings):
-        return fit_ensemble(preset.surrogate, describe(space), rows, y)
-    return fit_surrogate(preset.surrogate, space.coordinates(space.candidates), features, rows, y, seed)
+        fitted = fit_ensemble(preset.surrogate, describe(space), rows, y)
+    else:
+        coordinates = space.coordinates(space.candidates)
+        fitted = fit_surrogate(preset.surrogate, coordinates, features, rows, y, seed)
+    _last[:] = [(asked, features, fitted)]
+    return fitted
+
+
+_last: list[tuple[tuple[object, ...], Features | None, Surrogate | Ensemble]] = []
 
 
 def _best_row(

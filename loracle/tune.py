@@ -19,6 +19,7 @@ from loracle.config import RunConfig
 from loracle.errors import StudyError
 from loracle.events import Listener, Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
 from loracle.final import compare, compare_trial
+from loracle.forecast import NO_FINALS, Finals, Forecast, finals
 from loracle.memory import describe
 from loracle.notices import FILE as NOTICES
 from loracle.notices import Notice, gathered
@@ -27,7 +28,7 @@ from loracle.outcomes import as_json, write_atomically
 from loracle.prepare import Prepared, Search, prepare
 from loracle.report import write_report
 from loracle.run_folder import hold, own_folder, record_config, require_recorded, trial_folder
-from loracle.space import Config, SearchSpace, with_alpha
+from loracle.space import SearchSpace, with_alpha
 from loracle.study import Study, open_study
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.verdict import Comparison, result_notices
@@ -68,7 +69,7 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         with closing(run.executor), _open(config, run) as study:
             record_config(config)
             _tell(run.notices, config.output, listen)
-            stopped = _search(config, run, study, listen)
+            stopped = _search(config, run, study, listen, _finals(config, run))
             history = study.history()
             comparison = _compare(config, run, history, listen)
         memory = run.search.memory
@@ -102,7 +103,7 @@ def work(config: RunConfig, listen: Listener = lambda event: None) -> tuple[str,
             record_config(config, own)
             _tell(run.notices, own, listen)
             os.replace(own / NOTICES, config.output / NOTICES)
-            return _search(config, run, study, listen), study.history()
+            return _search(config, run, study, listen, NO_FINALS), study.history()
 
 
 def _tell(notices: Sequence[Notice], folder: Path, listen: Listener) -> None:
@@ -122,23 +123,37 @@ def _open(config: RunConfig, run: Prepared) -> Study:
     return open_study(config.output, run.search.space, storage, settings=settings)
 
 
-def _search(config: RunConfig, run: Prepared, study: Study, listen: Listener) -> str:
+def _search(config: RunConfig, run: Prepared, study: Study, listen: Listener, ends: Finals) -> str:
     """The whole search; returns why it stopped."""
-    return run_search(run.search, study, run.executor, config.output, config.search.trials, listen)
+    return run_search(run.search, study, run.executor, config.output, config.search.trials, listen, ends)
+
+
+def _finals(config: RunConfig, run: Prepared) -> Finals:
+    own = config.objective
+    count = (run.final is not None) + (config.standard is not None)
+    return finals(count, run.sizes, 1.0 if own is None or run.final is None else own.fraction)
 
 
 def run_search(
-    search: Search, study: Study, executor: Executor, folder: Path, budget: int, listen: Listener
+    search: Search,
+    study: Study,
+    executor: Executor,
+    folder: Path,
+    budget: int,
+    listen: Listener,
+    ends: Finals = NO_FINALS,
 ) -> str:
     """Keeps the executor busy until `budget` trials have finished; returns why it stopped.
 
     Whenever there is room, a new config is chosen with all that still run accounted for. Outcomes are
-    recorded in the order in which they come, and the choice depends on the recorded history alone.
+    recorded in the order in which they come, and the choice depends on the recorded history alone. `ends` are
+    the trainings that follow, for the estimate of the time left.
     """
     listen(PhaseStarted("searching"))
     running: dict[int, int] = {}  # trial number: index
     again = study.take_over()
     recent: deque[Outcome] = deque(maxlen=_BROKEN_IN_A_ROW)
+    forecast = Forecast(folder, ends)
 
     def progress(number: int, step: int, total: int, loss: float | None) -> None:
         listen(Step(step, total, loss, number))
@@ -157,8 +172,11 @@ def run_search(
                 del running[number]  # not before: what is interrupted here has not been recorded
                 recent.append(done.outcome)
                 if counts:
-                    trial = Trial(number, index, done.outcome)
-                    listen(_finished(study.history(), trial, done.job.config, budget, executor.capacity))
+                    trial, history = Trial(number, index, done.outcome), study.history()
+                    ended = counted(history)
+                    left = forecast.seconds_left(ended, budget, executor.capacity)
+                    best = leader(search, history)
+                    listen(TrialFinished(trial, done.job.config, best, len(ended), budget, left))
                 _refuse_hopeless(recent)
     except BaseException as error:
         if not isinstance(error, StudyError | OSError):  # then nothing more can be written
@@ -213,23 +231,18 @@ def counted(history: History) -> list[Trial]:
     return [trial for trial in history.finished if not trial.interrupted]
 
 
-def best_of(history: History) -> Trial | None:
-    """The success with the largest value; the earliest of equals."""
+def leader(search: Search, history: History) -> Trial | None:
+    """The trial of the config that would be trained on all data if the search ended now: its best one."""
+    if not history.succeeded:
+        return None
+    first = search.ranking(history)[0]
     return max(
-        history.succeeded,
+        (trial for trial in history.succeeded if trial.index == first),
         key=lambda trial: trial.outcome.value if trial.outcome and trial.outcome.value is not None else 0.0,
-        default=None,
     )
 
 
 # -- helpers ----------------------------------------------------------------------------------------
-
-
-def _finished(history: History, trial: Trial, config: Config, budget: int, capacity: int) -> TrialFinished:
-    done = counted(history)
-    mean_seconds = sum(t.outcome.seconds for t in done if t.outcome) / len(done)
-    seconds_left = mean_seconds * (budget - len(done)) / capacity
-    return TrialFinished(trial, config, best_of(history), len(done), budget, seconds_left)
 
 
 def _refuse_hopeless(recent: Sequence[Outcome]) -> None:

@@ -17,6 +17,7 @@ from peft import AutoPeftModelForCausalLM
 from processes import PATIENCE
 from transformers import LlamaForCausalLM
 
+from loracle import optimizer
 from loracle.config import RunConfig, load_config
 from loracle.errors import ConfigError, SpaceError, StudyError
 from loracle.events import Event, PhaseStarted, Step, TrialFinished
@@ -26,8 +27,8 @@ from loracle.prepare import Search
 from loracle.run_folder import open_run
 from loracle.space import Config, Knob, SearchSpace
 from loracle.study import open_study, read_history
-from loracle.trial import Failure, FailureKind, Outcome, Trial
-from loracle.tune import best_of, counted, run_search, tune
+from loracle.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.tune import counted, leader, run_search, tune
 from loracle.workers import Done, InProcess, Job
 
 SPACE = SearchSpace((Knob("rank", (1, 2, 4, 8), "log2"), Knob("learning_rate", (1e-4, 1e-3, 1e-2), "log10")))
@@ -170,9 +171,51 @@ def search(folder: Path, objective: Any, budget: int) -> str:
 
 def test_stops_when_every_candidate_is_tried(tmp_path: Path) -> None:
     assert search(tmp_path, TableObjective(SPACE, values()), 50) == "all 12 candidates are tried"
-    best = best_of(read_history(tmp_path, SPACE))
+    best = leader(Search(SPACE, PRESETS["numeric"], None, 0), read_history(tmp_path, SPACE))
     assert best is not None
     assert SPACE.config(best.index)["rank"] == 8
+
+
+def test_the_best_that_is_shown_is_what_would_be_trained_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise gives the luckiest score to another config than the one that the belief is highest for."""
+    noise = random.Random(5)
+    table: dict[int, float | Failure] = {
+        i: value + noise.gauss(0, 1.0) for i, value in values().items() if isinstance(value, float)
+    }
+    table[0] = Failure(FailureKind.DIVERGED, "loss is NaN")
+    chooser = Search(SPACE, PRESETS["numeric"], None, 0)
+    fits: list[int] = []
+    fit = optimizer.fit_ensemble
+
+    def counting(*arguments: Any) -> Any:
+        fits.append(1)
+        return fit(*arguments)
+
+    monkeypatch.setattr(optimizer, "fit_ensemble", counting)
+    shown: list[TrialFinished] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, TrialFinished):
+            shown.append(event)
+
+    executor = InProcess(TableObjective(SPACE, table))
+    with open_study(tmp_path, SPACE) as study:
+        run_search(chooser, study, executor, tmp_path, 12, listen)
+        history = study.history()
+    assert len(fits) <= 12  # the choice of the next config uses the same fit
+    luckiest = 0
+    for event in shown:
+        so_far = History(history.trials[: event.done])
+        if so_far.succeeded:
+            assert event.best is not None
+            assert event.best.index == chooser.ranking(so_far)[0]
+            best_score = max(t.outcome.value for t in so_far.succeeded if t.outcome and t.outcome.value)
+            luckiest += event.best.outcome is not None and event.best.outcome.value == best_score
+        else:
+            assert event.best is None
+    assert luckiest < len(shown)  # else this test shows nothing
 
 
 def test_failures_are_recorded_and_the_run_goes_on(tmp_path: Path) -> None:
