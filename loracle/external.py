@@ -6,10 +6,6 @@ imported here, so that a worker which only runs commands starts at once.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import importlib.util
-import inspect
 import json
 import math
 import os
@@ -22,12 +18,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loracle import __version__, guard, secret
+from loracle.calls import Call, Measured, Trainer, numbers_beside
 from loracle.command import fill, placeholders, split_command
 from loracle.config import ObjectiveConfig, ResultConfig, RunConfig
 from loracle.errors import ConfigError
@@ -35,13 +31,15 @@ from loracle.outcomes import (
     DISK_ERRORS,
     TAIL,
     as_json,
-    crash,
     no_room,
     out_of_memory_text,
     write_atomically,
     write_outcome,
 )
-from loracle.printed import Output, printing_to
+from loracle.own_function import Function
+from loracle.patterns import Pattern
+from loracle.printed import Output
+from loracle.scalars import NotANumber, as_number
 from loracle.space import Config, with_alpha
 from loracle.trial import Failure, FailureKind, Outcome
 
@@ -66,47 +64,6 @@ def load_objective(config: RunConfig) -> Objective:
     from loracle.objective import TrainingObjective
 
     return TrainingObjective.from_config(config)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One run of the user's trainer.
-
-    Attributes:
-        config: with `alpha` and `alpha_ratio` both, where there is a rank.
-        folder: the trial's, absolute.
-        phase: `search` in a trial, `final` for the winner and the standard settings at the end.
-        fraction: of the training data that should be used.
-        progress: told of what is printed.
-    """
-
-    config: Config
-    seed: int
-    folder: Path
-    phase: str
-    fraction: float
-    progress: Progress | None
-
-    @property
-    def number(self) -> int | str:
-        """The trial's number; `winner` or `standard` in a final run."""
-        return int(self.folder.name) if self.folder.name.isdecimal() else self.folder.name
-
-    def values(self) -> dict[str, Any]:
-        """What a command or a function may ask for, by name."""
-        names = ("seed", "folder", "number", "phase", "fraction")
-        return {name: getattr(self, name) for name in names}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a trainer found: the number that is asked for, as it was given, and others."""
-
-    result: float
-    metrics: Mapping[str, float]
-
-
-Trainer = Callable[[Call], Measured | Failure]
 
 
 class ExternalObjective:
@@ -159,16 +116,22 @@ class ExternalObjective:
 
     def _trial(self, config: Config, call: Call) -> Outcome:
         began = time.perf_counter()
+        ready = False
         try:
             call.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(call.folder / "provenance.json", as_json(self._provenance(call)))
+            ready = True
             found = self._trainer(call)
             outcome = self._outcome(found, time.perf_counter() - began)
             write_outcome(call.folder, config, outcome)
         except OSError as error:
             if error.errno in DISK_ERRORS:
                 raise no_room(call.folder, error.errno) from None
-            raise
+            if not ready:  # the run's folder, not the trial's affair
+                raise
+            message = f"{error.filename or call.folder}: {error.strerror or error}"
+            failure = Failure(FailureKind.CRASHED, f"the trial could not be run or kept: {message}")
+            return Outcome(None, {}, time.perf_counter() - began, failure)
         return outcome
 
     def _outcome(self, found: Measured | Failure, seconds: float) -> Outcome:
@@ -213,6 +176,9 @@ class Command:
         self.used = {name for text in texts for name in placeholders(text)}
         # A `python` that is not to be found elsewhere is the one that runs Loracle.
         self._path = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{Path(sys.executable).parent}"
+        self._pattern = Pattern(self._result.regex, "objective.result.regex") if self._result.regex else None
+        if not settings.working_folder.is_dir():
+            raise ConfigError(f"objective.working_folder: there is no folder {settings.working_folder}")
         self._require_program(self._parts[0])
         for name, text in settings.environment.items():
             secret.expanded(text, f"objective.environment.{name}")  # refused now, and not in each trial
@@ -223,13 +189,16 @@ class Command:
 
     def __call__(self, call: Call) -> Measured | Failure:
         """Runs the command; the time limit and Ctrl-C end it with all that it started."""
-        file, pattern = self._result.json_file, self._result.regex
+        file = self._result.json_file
         if file is not None:
-            (call.folder / file).unlink(missing_ok=True)  # of an attempt before
+            _remove(call.folder / file)  # of an attempt before
         arguments = self.arguments(call)
-        with Output(call.folder / "log.txt", pattern, call.progress) as output:
-            output.note(f"# {shlex.join(arguments)}\n")
-            code = self._execute(arguments, call, output)
+        try:
+            with Output(call.folder / "log.txt", self._pattern, call.progress) as output:
+                output.note(f"# {shlex.join(arguments)}\n")
+                code = self._execute(arguments, call, output)
+        except ConfigError as error:  # the pattern takes too long on a line
+            return Failure(FailureKind.CRASHED, f"no result: {error}", output.tail[-TAIL:])
         tail = output.tail
         if code is None:
             limit = self._settings.time_limit
@@ -294,26 +263,46 @@ class Command:
     def _from_output(self, output: Output) -> Measured:
         if output.found is None:
             raise ValueError(f"no line that the command printed matches {self._result.regex!r}")
-        return Measured(_number(output.found, f"the match of {self._result.regex!r}"), {})
+        return _measured(output.found, f"the match of {self._result.regex!r}", {})
 
     def _from_file(self, folder: Path) -> Measured:
         """The number in the result file, and the numbers beside it. Raises ValueError."""
         name, key = str(self._result.json_file), self._result.key
-        path = (folder / name).resolve()
-        if not path.is_file():
-            raise ValueError(f"the command wrote no {name} into the trial's folder")
-        if not path.is_relative_to(folder):
-            raise ValueError(f"{name} is a link out of the trial's folder")
-        if path.stat().st_size > _RESULT_BYTES:
-            raise ValueError(f"{name} has more than {_RESULT_BYTES // 1_000_000} MB")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            path = (folder / name).resolve()
+            if not path.is_file():
+                raise ValueError(f"the command wrote no {name} into the trial's folder")
+            if not path.is_relative_to(folder):
+                raise ValueError(f"{name} is a link out of the trial's folder")
+            if path.stat().st_size > _RESULT_BYTES:
+                raise ValueError(f"{name} has more than {_RESULT_BYTES // 1_000_000} MB")
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+            raise ValueError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name} is not JSON: {error}") from None
+        try:
+            content = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{name} is not JSON: {error}") from None
         found, beside = _look_up(content, key, name)
-        return Measured(
-            _number(found, f"{key} in {name}"), _numbers(beside, leave_out=key.rpartition(".")[2])
-        )
+        return _measured(found, f"{key} in {name}", numbers_beside(beside, key.rpartition(".")[2]))
+
+
+def _measured(found: Any, what: str, metrics: Mapping[str, float]) -> Measured:
+    """Raises ValueError."""
+    try:
+        return Measured(as_number(found), metrics)
+    except NotANumber as error:
+        raise ValueError(f"{what} is {error}") from None
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, or whatever a command has put in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def failure_of(code: int, output: str, folder: Path) -> Failure | None:
@@ -356,117 +345,3 @@ def _look_up(content: Any, key: str, name: str) -> tuple[Any, Any]:
         if not rest:
             return inside, around
         around = inside
-
-
-def _number(found: Any, what: str) -> float:
-    """Raises ValueError."""
-    try:
-        if isinstance(found, bool):
-            raise ValueError
-        return float(found)
-    except (ValueError, TypeError, OverflowError):
-        raise ValueError(f"{what} is {str(found)[:100]!r}, not a number") from None
-
-
-def _numbers(content: Any, leave_out: str) -> dict[str, float]:
-    """The finite numbers of a mapping, but one."""
-    numbers: dict[str, float] = {}
-    for name, value in content.items() if isinstance(content, Mapping) else ():
-        with contextlib.suppress(ValueError):
-            number = math.nan if isinstance(value, str) else _number(value, "")
-            if str(name) != leave_out and math.isfinite(number):
-                numbers[str(name)] = number
-    return numbers
-
-
-# -- a function -------------------------------------------------------------------------------------
-
-
-class Function:
-    """Calls a Python function with a config, and by keyword with whatever else it takes of
-    `seed`, `folder`, `number`, `phase`, `fraction` and `progress`. It returns a number, or a mapping with
-    `value` and any other numbers.
-
-    Attributes:
-        wanted: the keywords that it takes.
-
-    Raises:
-        ConfigError: it cannot be imported, or does not take a config.
-    """
-
-    def __init__(self, settings: ObjectiveConfig) -> None:
-        assert settings.function is not None
-        self._name = settings.function
-        self._function = _import(settings.function, settings.working_folder)
-        self.wanted = _keywords(self._function, self._name)
-
-    def __call__(self, call: Call) -> Measured | Failure:
-        given = {"progress": call.progress or _ignore, **call.values()}
-        keywords = {name: value for name, value in given.items() if name in self.wanted}
-        with Output(call.folder / "log.txt", None, call.progress) as output, printing_to(output):
-            try:
-                found = self._function(dict(call.config), **keywords)
-                metrics: dict[str, float] = {}
-                if isinstance(found, Mapping):
-                    metrics = _numbers(found, leave_out="value")
-                    found = found.get("value", "missing")
-                return Measured(_number(found, f"the value that {self._name} returned"), metrics)
-            except (Exception, SystemExit) as error:  # the user's code: whatever it raises is a failed trial
-                if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                    raise
-                failure = crash(error)
-                output.note(failure.traceback_tail)
-                if isinstance(error, MemoryError) or out_of_memory_text(failure.message):
-                    return replace(failure, kind=FailureKind.OUT_OF_MEMORY)
-                return failure
-
-
-def _ignore(step: int, total: int, loss: float | None) -> None:
-    pass
-
-
-def _import(name: str, folder: Path) -> Callable[..., Any]:
-    """The function `module:function`, or `path/to/file.py:function`; raises ConfigError."""
-    source, _, attribute = name.rpartition(":")
-    path = folder / source
-    home = str(path.parent if source.endswith(".py") else folder)
-    if home not in sys.path:
-        sys.path.insert(0, home)  # what lies beside it can be imported, as in a script
-    try:
-        if source.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module  # so that its dataclasses and pickles find it
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(source)
-        function = getattr(module, attribute)
-    except Exception as error:  # the user's code: whatever keeps it from loading is told
-        line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise ConfigError(f"objective.function: {name!r} cannot be loaded: {line}") from None
-    if not callable(function):
-        raise ConfigError(f"objective.function: {name!r} is not a function")
-    loaded: Callable[..., Any] = function
-    return loaded
-
-
-def _keywords(function: Callable[..., Any], name: str) -> set[str]:
-    """Which keywords a function takes; raises ConfigError where a call is sure to fail."""
-    known = {"seed", "folder", "number", "phase", "fraction", "progress"}
-    try:
-        signature = inspect.signature(function)
-    except (ValueError, TypeError):  # written in C
-        return set()
-    kinds = {parameter.kind for parameter in signature.parameters.values()}
-    everything = inspect.Parameter.VAR_KEYWORD in kinds
-    wanted = known if everything else known & set(signature.parameters)
-    try:
-        signature.bind({}, **dict.fromkeys(wanted))
-    except TypeError as error:
-        raise ConfigError(
-            f"objective.function: {name} is called with a config and the keywords "
-            f"{', '.join(sorted(known))} that it takes: {error}"
-        ) from None
-    return wanted

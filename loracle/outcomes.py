@@ -41,7 +41,10 @@ def out_of_memory_text(text: str) -> bool:
 
 def crash(error: BaseException) -> Failure:
     """A failure of the kind `crashed` from what was raised."""
-    line = " ".join(str(error).split())[:300]
+    try:
+        line = " ".join(str(error).split())[:300]
+    except Exception:  # of foreign code
+        line = "it cannot say why"
     return Failure(FailureKind.CRASHED, f"{type(error).__name__}: {line}", traceback_tail(error))
 
 
@@ -56,11 +59,15 @@ def no_room(folder: Path, number: int) -> StudyError:
 
 
 def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
-    """Writes a file that is whole or not there, whenever the process dies; `private`: for its owner alone."""
+    """Writes a file that is whole or not there, whenever the process dies; `private`: for its owner alone.
+
+    Half of a character, as broken programs print it, is spelt `\\ud800`, which JSON reads as what it was.
+    """
     partial = path.with_name(f"{path.name}.partial")
     if private:
         partial.unlink(missing_ok=True)  # it may be another's to read
-    with open(os.open(partial, _WRITE, 0o600 if private else 0o666), "w", encoding="utf-8") as file:
+    handle = os.open(partial, _WRITE, 0o600 if private else 0o666)
+    with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
     os.replace(partial, path)
 
@@ -72,7 +79,7 @@ def read_outcome(folder: Path, config: Config) -> Outcome | None:
         if content["config"] != config:
             return None
         return outcome_of(content)
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None  # not there or damaged: it is trained again
 
 
@@ -80,19 +87,28 @@ def outcome_of(content: Mapping[str, Any]) -> Outcome:
     """An outcome from its JSON, as `dataclasses.asdict` gives it.
 
     Raises:
-        KeyError, ValueError, TypeError: it is none.
+        KeyError, ValueError, TypeError, AttributeError: it is none.
     """
     failure = content["failure"]
     if failure:
-        failure = Failure(FailureKind(failure["kind"]), failure["message"], failure["traceback_tail"])
-    return Outcome(content["value"], content["metrics"], content["seconds"], failure)
+        texts = (failure["message"], failure["traceback_tail"])
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a failure is told in text")
+        failure = Failure(FailureKind(failure["kind"]), *texts)
+    value, metrics, seconds = content["value"], content["metrics"], content["seconds"]
+    numbers = [seconds, *metrics.values(), *([] if value is None else [value])]
+    if not all(type(number) in (int, float) for number in numbers):
+        raise TypeError("an outcome has numbers")
+    return Outcome(value, metrics, seconds, failure or None)
 
 
 def stored_outcomes(folder: Path) -> list[Outcome]:
     """Outcomes of all finished trials whose folders are in `folder`."""
     found = []
     for path in sorted(folder.glob("*/outcome.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # damaged: it is trained again
+        with contextlib.suppress(
+            OSError, ValueError, KeyError, TypeError, AttributeError
+        ):  # damaged: it is trained again
             found.append(outcome_of(json.loads(path.read_text(encoding="utf-8"))))
     return found
 

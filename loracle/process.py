@@ -1,7 +1,8 @@
 """One worker process, as its driver sees it: started, talked to, and ended with all that it started.
 
 It runs below a guard (`guard.py`), which ends it, and whatever it started, as soon as the driver has gone,
-however the driver ended. Driver and worker talk over a socket, one JSON object a line.
+however the driver ended. Driver and worker talk over a socket, one JSON object a line. Whatever runs in the
+worker can write there, too, so what comes is checked, and anything else than a message ends the worker alone.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,11 +21,31 @@ from pathlib import Path
 from typing import Any
 
 from loracle import guard
+from loracle.escape import printable
+from loracle.outcomes import outcome_of
+from loracle.trial import Outcome
 
 _LOG_BYTES = 1_000_000  # of what a worker prints; half of it is kept when there is more
+_MESSAGE_BYTES = 4_000_000  # a thousand metrics with long names take a tenth of it
 _TAIL_BYTES = 2000  # of it that a failure shows
 _PATIENCE = 15.0  # seconds for a guard to follow its worker; it needs milliseconds
 _SECONDS_TO_PRINT = 0.3
+
+_LEFT_OUT = re.compile(rb"\.\.\. ([\d,]+) bytes before are left out here \.\.\.\n")
+
+# The fields of each message, and their types; `None` beside a type: it may be null.
+_FIELDS: Mapping[str, Mapping[str, tuple[type | None, ...]]] = {
+    "hello": {"pid": (int,)},
+    "ready": {},
+    "alive": {},
+    "progress": {"step": (int,), "total": (int,), "loss": (float, int, None)},
+    "refused": {"error": (str,), "message": (str,)},
+    "done": {"outcome": (Outcome,), "bytes": (int,)},
+}
+
+
+class GarbledError(Exception):
+    """Something else than a message came from a worker; in a few words, what."""
 
 
 class WorkerProcess:
@@ -48,8 +70,10 @@ class WorkerProcess:
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         self._socket, theirs = socket.socketpair()
-        self._unread = b""
-        worker = [sys.executable, "-m", "loracle.worker_process", str(theirs.fileno())]
+        self._unread: list[bytes] = []  # parts of a line whose end has not come
+        # -P: what lies in the current folder, such as a yaml.py, is not what Loracle imports.
+        program = Path(__file__).with_name("worker_process.py")
+        worker = [sys.executable, "-P", str(program), str(theirs.fileno())]
         with theirs, log.open("ab") as printed:
             self._print_begins = printed.tell()
             self._guard = guard.start(
@@ -68,7 +92,11 @@ class WorkerProcess:
         self._send(json.dumps(job))
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """What it said since the last time; None: it has died."""
+        """What it said since the last time; None: it has died. An outcome comes as an `Outcome`.
+
+        Raises:
+            GarbledError: it said something that is no message.
+        """
         try:
             received = self._socket.recv(1 << 16)
         except ConnectionResetError:
@@ -76,8 +104,14 @@ class WorkerProcess:
         if not received:
             return None
         self.sign = time.monotonic()
-        *lines, self._unread = (self._unread + received).split(b"\n")
-        return [json.loads(line) for line in lines]
+        *lines, rest = received.split(b"\n")
+        if lines:
+            lines[0] = b"".join((*self._unread, lines[0]))
+            self._unread = []
+        self._unread.append(rest)
+        if sum(map(len, self._unread)) > _MESSAGE_BYTES:
+            raise GarbledError(f"more than {_MESSAGE_BYTES:,} bytes without a line end")
+        return [_message(line) for line in lines]
 
     def exit_code(self) -> int:
         """How a worker that has died ended; negative: the signal that it died of."""
@@ -107,15 +141,36 @@ class WorkerProcess:
 
     def trim_log(self) -> None:
         """Keeps the log small, also while the worker writes to it: it appends, wherever the end is."""
-        if self._log.stat().st_size > _LOG_BYTES:
-            with self._log.open("rb+") as log:
-                log.seek(-_LOG_BYTES // 2, os.SEEK_END)
-                end = log.read()
-                log.truncate(0)
-            with self._log.open("ab") as log:
-                log.write(end)
-            self._print_begins = 0
+        if self._log.stat().st_size <= _LOG_BYTES:
+            return
+        with self._log.open("rb+") as log:
+            said = _LEFT_OUT.match(log.read(100))
+            size = log.seek(0, os.SEEK_END)
+            log.seek(size - _LOG_BYTES // 2)
+            end = log.read()  # with what has come meanwhile
+            log.truncate(0)
+        before = int(said[1].replace(b",", b"")) - len(said[0]) if said else 0
+        notice = f"... {before + size - _LOG_BYTES // 2:,} bytes before are left out here ...\n"
+        with self._log.open("ab") as log:
+            log.write(notice.encode() + end)
+        self._print_begins = 0
 
     def _send(self, line: str) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died; `receive` finds out
             self._socket.sendall(line.encode() + b"\n")
+
+
+def _message(line: bytes) -> dict[str, Any]:
+    """Raises GarbledError."""
+    try:
+        message = json.loads(line)
+        fields = _FIELDS[message["kind"]]
+        if message["kind"] == "done":
+            message["outcome"] = outcome_of(message["outcome"])
+        for name, types in fields.items():
+            value = message[name]
+            if (None if value is None else type(value)) not in types:
+                raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise GarbledError(printable(repr(line[:100]))) from None
+    return dict(message)

@@ -1,4 +1,4 @@
-"""The frozen records that the search half and the work half exchange. No logic lives here.
+"""The frozen records that the search half and the work half exchange. They keep what they promise, no more.
 
 A *trial* is one training of one config; an *outcome* is what it gave: a value, or a typed failure.
 Values are scores, and larger is better everywhere inside the code.
@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import isfinite
+
+from loracle.escape import printable
+
+_LINE = 600  # characters of a message
 
 
 class FailureKind(StrEnum):
@@ -25,11 +29,17 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """A typed failure: its kind, one line for people, and the end of the traceback if there was one."""
+    """A typed failure: its kind, one line for people, and the end of the traceback if there was one.
+
+    The line is harmless wherever it is shown, whatever a program printed; the traceback is as it came.
+    """
 
     kind: FailureKind
     message: str
     traceback_tail: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", printable(self.message, _LINE))
 
 
 @dataclass(frozen=True)

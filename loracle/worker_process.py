@@ -1,6 +1,6 @@
 """A worker: holds an objective, with its base model, and runs one job after the other.
 
-Started by `process.py` as `python -m loracle.worker_process FD`. It talks to its driver over the socket FD,
+Started by `process.py` as `python -P worker_process.py FD`. It talks to its driver over the socket FD,
 one JSON object a line: first the run's config comes in, then jobs. Out go `hello`, `ready`, `progress`,
 `alive`, `done`, or `refused` where the user's input is wrong. Its guard ends it when the driver has gone.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import importlib.util
 import json
 import os
 import signal
@@ -31,6 +32,7 @@ class _Driver:
     """The other end of the socket."""
 
     def __init__(self, handle: int) -> None:
+        os.set_inheritable(handle, False)  # for programs that a trial starts
         self._socket = socket.socket(fileno=handle)
         self._lines = self._socket.makefile("r", encoding="utf-8")
         self._lock = threading.Lock()  # signs of life come from a thread of their own
@@ -68,13 +70,16 @@ def _serve(driver: _Driver) -> None:
 
     threading.Thread(target=_show_life, args=(driver, threading.get_ident()), daemon=True).start()
     config = RunConfig.model_validate(driver.hear())
+    log = os.dup(2)
     try:
         objective = load_objective(config)
         gc.collect()
         gc.freeze()  # what is loaded stays: looking for garbage among it takes a tenth of a second a trial
         driver.tell(kind="ready")
         while True:
-            outcome = Job.from_json(driver.hear()).run(objective, _reporter(driver))
+            job = Job.from_json(driver.hear())
+            _open_standard_streams(log)
+            outcome = job.run(objective, _reporter(driver))
             driver.tell(kind="done", outcome=asdict(outcome), bytes=memory_bytes())
     except LoracleError as error:
         driver.tell(kind="refused", error=type(error).__name__, message=str(error))
@@ -83,6 +88,16 @@ def _serve(driver: _Driver) -> None:
     except OSError as error:  # a trial's own are outcomes; this is a run folder that cannot be written
         message = f"{error.filename or config.output}: {error.strerror or error}"
         driver.tell(kind="refused", error="StudyError", message=message)
+
+
+def _open_standard_streams(log: int) -> None:
+    """Opens those that a trial has closed: else the next file that is opened takes their place."""
+    with contextlib.suppress(OSError):  # it has closed everything
+        for handle in (0, 1, 2):
+            try:
+                os.fstat(handle)
+            except OSError:
+                os.dup2(log, handle)
 
 
 def memory_bytes() -> int:
@@ -136,5 +151,19 @@ def _place(frame: FrameType | None) -> list[tuple[int, int]]:
     return place
 
 
+def _take_package_of_driver() -> None:
+    """Imports the package that this file is in, wherever it lies, and whatever else is installed."""
+    folder = Path(__file__).parent
+    found = importlib.util.spec_from_file_location(
+        "loracle", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert found is not None
+    assert found.loader is not None
+    package = importlib.util.module_from_spec(found)
+    sys.modules["loracle"] = package
+    found.loader.exec_module(package)
+
+
 if __name__ == "__main__":
+    _take_package_of_driver()
     main()

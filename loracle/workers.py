@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from loracle import errors
 from loracle.config import RunConfig
 from loracle.errors import ConfigError, StudyError
-from loracle.outcomes import DISK_ERRORS, outcome_of, write_attempt, write_outcome
-from loracle.process import WorkerProcess
+from loracle.outcomes import DISK_ERRORS, write_attempt, write_outcome
+from loracle.process import GarbledError, WorkerProcess
 from loracle.space import Config
 from loracle.trial import Failure, FailureKind, Outcome
 
@@ -222,7 +222,14 @@ class LocalWorkers:
         """Takes in what a worker says; nothing means that it died."""
         worker = slot.worker
         assert worker is not None
-        messages = worker.receive()
+        try:
+            messages = worker.receive()
+        except GarbledError as error:
+            what = f"something in the trial wrote into the connection of its worker: {error}"
+            failure = Failure(FailureKind.CRASHED, what, worker.printed())
+            self._end(slot)
+            self._lost(slot, worker, failure)
+            return
         if messages is None:
             self._selector.unregister(worker)
             slot.worker = None
@@ -230,23 +237,24 @@ class LocalWorkers:
             self._lost(slot, worker, failure)
             return
         for message in messages:
-            self._heard(slot, worker, message, progress)
+            if slot.worker is worker:  # not one that a message before has ended
+                self._heard(slot, worker, message, progress)
 
     def _heard(
         self, slot: _Slot, worker: WorkerProcess, message: Mapping[str, Any], progress: Progress
     ) -> None:
         match message["kind"]:
-            case "hello":
+            case "hello" if worker.pid is None:
                 worker.pid = message["pid"]
-            case "ready":
+            case "ready" if not worker.ready:
                 worker.ready, slot.failed_starts = True, 0
                 self._begin(slot)
             case "progress" if slot.job is not None:
                 progress(slot.job.number, message["step"], message["total"], message["loss"])
             case "refused":
                 raise refusal(message)
-            case "done":
-                outcome = outcome_of(message["outcome"])
+            case "done" if slot.job is not None:
+                outcome = message["outcome"]
                 if outcome.failure is not None and POLICY[outcome.failure.kind] == "again":
                     self._end(slot)  # its state may be damaged, as after a CUDA error
                     self._failed(slot, outcome)

@@ -21,7 +21,7 @@ SEARCH = {
 WORK = {
     *("data", "rows", "examples", "fields", "tokens", "chat", "data_notices"),
     *("model", "train", "adapter", "dropout", "metrics", "objective"),
-    *("external", "printed", "outcomes", "guard"),
+    *("external", "own_function", "calls", "scalars", "printed", "outcomes", "guard"),
     *("workers", "process", "worker_process", "ray_workers", "memory", "footprint", "meter"),
 }
 SHARED = {
@@ -53,6 +53,9 @@ LIGHT = {
     "printed",
     "guard",
     "external",
+    "own_function",
+    "calls",
+    "scalars",
     "patterns",
 }
 HEAVY = {"torch", "transformers", "optuna", "peft", "gpytorch", "botorch", "accelerate", "matplotlib"}
