@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -41,41 +41,75 @@ class Remarks:
     unknown: int = 0
 
 
-def chat_pieces(example: Example, tokenizer: Any, remarks: Remarks) -> list[Piece]:
-    """The rendered chat, cut before and after each assistant turn.
+class Chats:
+    """Renders chats of one tokenizer; `remarks` are kept over all of them."""
 
-    Some templates render an early turn differently once later turns follow (they drop its thoughts):
-    such a turn is read but not learnt, as is one of weight 0.
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.remarks = Remarks()
+        self._roles: set[str] = set()  # that the template is known to render
 
-    Raises:
-        DataError: the template refuses the chat, leaves out something that it says, or renders the last
-            turn otherwise than after its own generation prompt.
-    """
-    chat = _faithful(example, tokenizer)
-    whole = chat.whole
-    pieces: list[Piece] = []
-    done = rewritten = 0
-    for number, turn in enumerate(example.messages):
-        if turn.role != "assistant" or not turn.learnt:
-            continue
-        last = number == len(example.messages) - 1
-        before = chat.render(number, generation=True) if number else ""
-        after = whole if last else chat.render(number + 1)
-        if whole.startswith(before) and whole.startswith(after) and done <= len(before) < len(after):
-            pieces += [(whole[done : len(before)], False), (whole[len(before) : len(after)], True)]
-            done = len(after)
-        elif last:
-            raise DataError(
-                f"{example.source}: the chat template does not render the last turn after its own "
-                f"generation prompt, which ends with {shown(before[-20:])}, so training and generation would "
-                "differ"
-            )
-        else:
-            rewritten += 1
-    remarks.turns += rewritten
-    remarks.rows += rewritten > 0
-    remarks.fields.update(chat.passed_over())
-    return [piece for piece in pieces if piece[0]]
+    def pieces(self, example: Example) -> list[Piece]:
+        """The rendered chat, cut before and after each assistant turn.
+
+        Some templates render an early turn differently once later turns follow (they drop its thoughts):
+        such a turn is read but not learnt, as is one of weight 0.
+
+        Raises:
+            DataError: the template refuses the chat, leaves out something that it says, or renders the last
+                turn otherwise than after its own generation prompt.
+        """
+        chat = self._faithful(example)
+        whole = chat.whole
+        pieces: list[Piece] = []
+        done = rewritten = 0
+        for number, turn in enumerate(example.messages):
+            if turn.role != "assistant" or not turn.learnt:
+                continue
+            last = number == len(example.messages) - 1
+            before = chat.render(number, generation=True) if number else ""
+            after = whole if last else chat.render(number + 1)
+            if whole.startswith(before) and whole.startswith(after) and done <= len(before) < len(after):
+                pieces += [(whole[done : len(before)], False), (whole[len(before) : len(after)], True)]
+                done = len(after)
+            elif last:
+                raise DataError(
+                    f"{example.source}: the chat template does not render the last turn after its own "
+                    f"generation prompt, which ends with {shown(before[-20:])}, so training and generation "
+                    "would differ"
+                )
+            else:
+                rewritten += 1
+        self.remarks.turns += rewritten
+        self.remarks.rows += rewritten > 0
+        self.remarks.fields.update(chat.passed_over())
+        return [piece for piece in pieces if piece[0]]
+
+    def _faithful(self, example: Example) -> _Chat:
+        """The first way to hand over the chat in which nothing is left out: as it is given first of all.
+
+        Templates differ in how texts, a turn without text and the arguments of a tool call have to be spelt.
+        """
+        beside = {k: v for k, v in example.for_template.items() if k != "chat_template_kwargs"}
+        beside |= example.for_template.get("chat_template_kwargs", {})
+        refused = left_out = None
+        for turns in _spellings([turn.as_turn for turn in example.messages]):
+            chat = _Chat(turns, beside, self.tokenizer)
+            try:
+                missing = chat.left_out(self._roles)
+            except Exception as error:  # a template is a program of its own, and raises anything
+                refused = refused or " ".join(str(error).split())[:300] or type(error).__name__
+                continue
+            if missing is None:
+                self._roles.update(turn.role for turn in example.messages if (turn.content or "").strip())
+                return chat
+            left_out = left_out or missing
+        if left_out is None:
+            raise DataError(f"{example.source}: the chat template refuses these messages: {refused}")
+        raise DataError(
+            f"{example.source}: the chat template does not render {left_out}; remove it, or choose a model "
+            "whose template does"
+        )
 
 
 # -- rendering --------------------------------------------------------------------------------------
@@ -104,21 +138,34 @@ class _Chat:
         """All turns as text."""
         return self.render()
 
-    def left_out(self) -> str | None:
-        """The first thing that is said and not rendered, in words; None: everything is."""
+    def left_out(self, known_roles: Collection[str]) -> str | None:
+        """The first thing that is said and not rendered, in words; None: everything is.
+
+        Fields are looked at one by one, texts of roles that are not known yet, and otherwise what does not
+        stand in the rendering as often as it is said.
+        """
         whole = self.whole
         for name in self.beside:
             rest = {key: value for key, value in self.beside.items() if key != name}
             if name in ("tools", "documents") and _Chat(self.turns, rest, self.tokenizer).whole == whole:
                 return f"the row's {name}"
+        everything = "\n".join(str(leaf) for _, leaf in leaves([self.turns, self.beside]))
+        new = {str(turn["role"]) for turn in self.turns} - set(known_roles)
         for number, turn in enumerate(self.turns):
+            for name in turn:
+                if name in TURN_CONTENT and self._is_passed_over(number, name):
+                    return f"{name} of turn {number + 1} ({named(turn['role'])}): {shown(turn[name])}"
             for path, leaf in _said(turn):
-                is_in = _is_in(whole, leaf)
-                if is_in and path[-1] == "arguments" and leaf not in whole:
+                if path[-1] == "arguments" and leaf not in whole and _times(leaf, whole):
                     return f"the arguments of a tool call in turn {number + 1} as they are, but quoted twice"
-                if not is_in and not self._is_read(number, path, leaf):
+                is_new = turn["role"] in new and path[0] == "content"
+                if not is_new and _times(leaf, whole) >= everything.count(str(leaf).strip()):
+                    continue
+                if not self._is_read(number, path, leaf):
                     place = "".join(f"[{p}]" if isinstance(p, int) else f".{named(p)}" for p in path)
                     return f"{place[1:]} of turn {number + 1} ({named(turn['role'])}): {shown(leaf)}"
+                if is_new:
+                    new.discard(turn["role"])
         if "None" in whole and any(turn["content"] is None for turn in self.turns):
             said = json.dumps([self.turns, self.beside], default=str)
             return "content that is null" if whole.count("None") > said.count("None") else None
@@ -128,48 +175,29 @@ class _Chat:
         """Fields of turns, such as `name`, without which the rendering is the same."""
         for number, turn in enumerate(self.turns):
             extra = [name for name in turn if name not in ("role", "content") and name not in TURN_CONTENT]
-            for name in extra:
-                turns = list(self.turns)
-                turns[number] = {key: value for key, value in turn.items() if key != name}
-                if self.render(turns=turns) == self.whole:
-                    yield name
+            yield from (name for name in extra if self._is_passed_over(number, name))
+
+    def _is_passed_over(self, number: int, name: str) -> bool:
+        """Whether the rendering is the same without a field of a turn."""
+        turns = list(self.turns)
+        turns[number] = {key: value for key, value in turns[number].items() if key != name}
+        return self._is_same(number, turns)
 
     def _is_read(self, number: int, path: Path, leaf: Any) -> bool:
-        """Whether another value in its place renders another text. An early turn of the assistant is looked
-        at where it is the last: templates drop thoughts once later turns follow."""
-        count = number + 1 if self.turns[number]["role"] == "assistant" else None
+        """Whether another value in its place renders another text."""
         changed = copy.deepcopy(list(self.turns))
         place: Any = changed[number]
         for step in path[:-1]:
             place = place[step]
         place[path[-1]] = f"{leaf} and more" if isinstance(leaf, str) else leaf + 1
-        return self.render(count, turns=changed) != self.render(count)
+        return not self._is_same(number, changed)
 
-
-def _faithful(example: Example, tokenizer: Any) -> _Chat:
-    """The first way to hand over the chat in which nothing is left out: as it is given first of all.
-
-    Templates differ in how texts, a turn without text and the arguments of a tool call have to be spelt.
-    """
-    beside = {k: v for k, v in example.for_template.items() if k != "chat_template_kwargs"}
-    beside |= example.for_template.get("chat_template_kwargs", {})
-    refused = left_out = None
-    for turns in _spellings([turn.as_turn for turn in example.messages]):
-        chat = _Chat(turns, beside, tokenizer)
-        try:
-            missing = chat.left_out()
-        except Exception as error:  # a template is a program of its own, and raises anything
-            refused = refused or " ".join(str(error).split())[:300] or type(error).__name__
-            continue
-        if missing is None:
-            return chat
-        left_out = left_out or missing
-    if left_out is None:
-        raise DataError(f"{example.source}: the chat template refuses these messages: {refused}")
-    raise DataError(
-        f"{example.source}: the chat template does not render {left_out}; remove it, or choose a model whose "
-        "template does"
-    )
+    def _is_same(self, number: int, turns: Turns) -> bool:
+        """Whether turns that differ in one are rendered alike. An early turn of the assistant is looked at
+        where it is the last: templates drop thoughts once later turns follow."""
+        if self.turns[number]["role"] != "assistant":
+            return self.render(turns=turns) == self.whole
+        return self.render(number + 1, turns=turns) == self.render(number + 1)
 
 
 def _spellings(turns: Turns) -> Iterator[Turns]:
@@ -209,11 +237,10 @@ def _said(turn: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
                     yield path, leaf
 
 
-def _is_in(text: str, leaf: Any) -> bool:
-    """Whether a text or number stands in the rendering, as it is or as JSON spells it."""
+def _times(leaf: Any, text: str) -> int:
+    """How often a text or number stands in a rendering, as it is or as JSON spells it."""
     if not isinstance(leaf, str):
-        return json.dumps(leaf) in text
+        return text.count(json.dumps(leaf))
     own = leaf.strip()
-    return any(
-        spelt in text for spelt in (own, json.dumps(own)[1:-1], json.dumps(own, ensure_ascii=False)[1:-1])
-    )
+    spelt = {own, json.dumps(own)[1:-1], json.dumps(own, ensure_ascii=False)[1:-1]}
+    return max(text.count(one) for one in spelt)

@@ -95,8 +95,12 @@ class Example:
 
     @property
     def reference(self) -> str | None:
-        """What the model shall write after the prompt, tool calls left out; None for free text."""
-        return self.messages[-1].content or "" if self.messages else self.completion
+        """What the model shall write after the prompt; None for free text, and where only the chat template
+        can tell: for a last turn that calls tools or thinks."""
+        if not self.messages:
+            return self.completion
+        last = self.messages[-1]
+        return None if TURN_CONTENT & last.more.keys() else last.content
 
     @property
     def content(self) -> tuple[Any, ...]:
@@ -205,6 +209,8 @@ def _turn(turn: Any, source: str) -> Message:
     if content is None and not TURN_CONTENT & more.keys():
         raise DataError(f"{source}: a turn is a role and a content, both text; got {shown(turn)}")
     check_texts(more, "a turn", source)
+    if "tool_calls" in more and not _is_list_of_objects(more["tool_calls"]):
+        raise DataError(f"{source}: tool_calls is a list of objects; got {shown(more['tool_calls'])}")
     return Message(turn["role"], content, more, turn_weight(turn, source) == 1)
 
 

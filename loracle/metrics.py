@@ -88,7 +88,8 @@ def check_scoring(examples: Sequence[Example], settings: ScoringConfig) -> None:
     if settings.metric == "exact_match":
         pattern = answer_pattern(settings)
         for example in examples:
-            if answer(example.reference or "", pattern) is None:
+            reference = example.reference
+            if reference is not None and answer(reference, pattern) is None:
                 raise DataError(
                     f"{example.source}: scoring.answer_pattern {settings.answer_pattern!r} finds no answer "
                     "in the reference"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from loracle.chat import Piece, Remarks, chat_pieces
+from loracle.chat import Chats, Piece, Remarks
 from loracle.errors import DataError, ModelError
 from loracle.examples import Example
 from loracle.fields import shown
@@ -155,7 +155,8 @@ class _Maker:
     def __init__(self, tokenizer: Any, stops: set[int]) -> None:
         self.tokenizer = tokenizer
         self.stops = stops
-        self.remarks = Remarks()
+        self._chats = Chats(tokenizer)
+        self.remarks = self._chats.remarks
         self._opening = _opening(tokenizer)
         unknown = tokenizer.unk_token_id
         self._unknown = None if unknown in stops else unknown  # GPT-2 names one token for both
@@ -194,7 +195,7 @@ class _Maker:
                 f"{example.source}: rows are messages, but the tokenizer has no chat template; use a chat "
                 "model or rows of prompt and completion"
             )
-        return chat_pieces(example, self.tokenizer, self.remarks)
+        return self._chats.pieces(example)
 
     def _is_opened(self, tokens: list[int]) -> bool:
         """Whether a row brings the special tokens that open a text."""

@@ -117,22 +117,39 @@ def test_arguments_are_not_quoted_twice() -> None:
     [
         ({"tools": TOOLS}, "render the row's tools"),
         ({"documents": [{"text": "d"}]}, "render the row's documents"),
-        ({"messages": [ASK, calling("{}", "so")]}, r"render tool_calls\[0\].function.name of turn 2 \(assi"),
+        ({"messages": [ASK, calling("{}", "so")]}, r"render tool_calls of turn 2 \(assistant\)"),
         (
             {"messages": [ASK, {**ANSWER, "reasoning_content": "cloudy"}]},
             "render reasoning_content of turn 2",
         ),
         (
             {"messages": [ASK, {**ANSWER, "function_call": {"name": "f"}}]},
-            "render function_call.name of turn",
+            "render function_call of turn 2",
         ),
-        ({"messages": [{**ASK, "images": ["a.png"]}, ANSWER]}, r"render images\[0\] of turn 1 \(user\)"),
+        ({"messages": [{**ASK, "images": ["a.png"]}, ANSWER]}, r"render images of turn 1 \(user\)"),
     ],
 )
 def test_what_a_template_leaves_out_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=f"a:1: the chat template does not .*{message}") as caught:
         learnt({"messages": [ASK, ANSWER], **changes}, byte_level())
     assert "\n" not in str(caught.value)
+
+
+def test_a_part_of_a_tool_call_that_a_template_leaves_out_is_refused() -> None:
+    nameless = with_template(FULL.replace("{{ call.function.name }}", ""))
+    row = {"messages": [ASK, calling({"city": "Paris"}, "so")], "tools": TOOLS}  # the name is in the tools
+    with pytest.raises(DataError, match=r"does not render tool_calls\[0\].function.name of turn 2 \(assist"):
+        learnt(row, nameless)
+
+
+def test_what_is_said_elsewhere_too_is_missed_where_it_is_left_out() -> None:
+    """LFM 2 renders the names of tools, and none of their calls: the model would learn to write nothing."""
+    silent = with_template(FULL.replace("m.tool_calls or []", "[]"))
+    with pytest.raises(DataError, match="does not render tool_calls of turn 2"):
+        learnt({"messages": [ASK, calling({}, "")], "tools": TOOLS}, silent)
+    thoughtless = with_template(FULL.replace("m.reasoning_content and", "false and"))
+    with pytest.raises(DataError, match="does not render reasoning_content of turn 2"):
+        learnt({"messages": [ASK, {**ANSWER, "reasoning_content": "rain"}]}, thoughtless)
 
 
 def test_a_role_that_a_template_leaves_out_is_refused() -> None:

@@ -137,6 +137,21 @@ def test_chats_answer_their_last_turn(skilled: Base) -> None:
     assert scored.items[0]["tokens"] == 5
 
 
+def test_a_prediction_ends_where_a_reference_goes_on(skilled: Base) -> None:
+    rows = [{"prompt": "copy:ab=", "completion": "ab<eos>cd"}, {"prompt": "copy:ab=", "completion": "ab"}]
+    scored = score(skilled, questions_of(skilled, examples_of(rows), EXACT), EXACT)
+    assert [item["prediction"] for item in scored.items] == [greedy_one_by_one(skilled, "copy:ab=", 8)] * 2
+    assert [item["tokens"] for item in scored.items] == [6, 3]
+
+
+def test_a_tool_call_has_its_answer_in_what_the_template_renders() -> None:
+    call = Message("assistant", None, {"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]})
+    example = Example("t:1", messages=(Message("user", "a"), call))
+    check_scoring([example], EXACT.model_copy(update={"answer_pattern": "#### (.+)"}))
+    with pytest.raises(DataError, match="is not one of its choices"):
+        check_scoring([example], ScoringConfig(metric="choice_accuracy", choices=["a", "b"]))
+
+
 def test_answer_patterns() -> None:
     def found(pattern: str, text: str) -> str | None:
         return answer(text, answer_pattern(ScoringConfig(answer_pattern=pattern)))
