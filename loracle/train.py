@@ -27,6 +27,7 @@ from loracle.meter import meter_of
 from loracle.model import Base, collate, counted_logits
 from loracle.outcomes import out_of_memory_text, traceback_tail
 from loracle.plan import Plan, example_order, plan_training
+from loracle.positions import alike, codes_restored, length_breaks
 from loracle.space import Value
 from loracle.tokens import Encoded
 from loracle.trial import Failure, FailureKind
@@ -103,7 +104,7 @@ def train_adapter(
     cuda = [base.device.index or 0] if base.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
-        with restored(base, plan.settings):
+        with restored(base, plan.settings), codes_restored(base.model):
             failure = None
             try:
                 model = attach(base, plan)
@@ -141,7 +142,7 @@ def _fit(
     order = example_order(plan.n_examples, plan.n_seen, seed)
     # An example that comes again in another epoch is another one to the masks, even within one batch.
     known_as = encoded.positions[order] + ((np.arange(plan.n_seen) // plan.n_examples) << 32)
-    masks = Masks(seed, base.device)
+    masks, breaks = Masks(seed, base.device), length_breaks(base.model)
     key_dropout(base.model, masks, kept_logits=base.masked_logits)
     steps: list[Step] = []
     with training_mode(model):
@@ -150,7 +151,8 @@ def _fit(
             optimizer.param_groups[0]["lr"] = rate
             part = slice(number * plan.batch_size, (number + 1) * plan.batch_size)
             batch = _EffectiveBatch(number, order[part], known_as[part])
-            loss_sum = _accumulate(base, encoded, batch, masks, plan.settings.largest_micro_batch)
+            micro_batch = plan.settings.largest_micro_batch
+            loss_sum = _accumulate(base, encoded, batch, masks, micro_batch, breaks)
             norm = clip_grad_norm_(parameters, plan.settings.max_gradient_norm)
             loss, gradient_norm = torch.stack([loss_sum, norm.to(loss_sum)]).tolist()  # one synchronisation
             steps.append(Step(number + 1, plan.steps, loss, rate, gradient_norm))
@@ -178,15 +180,19 @@ class _EffectiveBatch:
 
 
 def _accumulate(
-    base: Base, encoded: Encoded, whole: _EffectiveBatch, masks: Masks, micro_batch: int
+    base: Base,
+    encoded: Encoded,
+    whole: _EffectiveBatch,
+    masks: Masks,
+    micro_batch: int,
+    breaks: tuple[int, ...],
 ) -> torch.Tensor:
     """Adds the gradient of the effective batch's mean loss per token; returns that loss, shape ()."""
     # Sequences of like length share a micro-batch: less padding, and the sum is the same in any order.
-    by_length = np.argsort(-encoded.lengths[whole.chosen], kind="stable")
+    groups = alike(encoded.lengths[whole.chosen] - 1, breaks)
     n_tokens = int(encoded.counts[whole.chosen].sum())
     total = torch.zeros((), device=base.device)
-    for start in range(0, len(by_length), micro_batch):
-        part = by_length[start : start + micro_batch]
+    for part in (group[i : i + micro_batch] for group in groups for i in range(0, len(group), micro_batch)):
         batch = collate(encoded, whole.chosen[part], base)
         with masks.of(whole.step, whole.known_as[part], batch.inputs.shape[1], batch.keep):
             logits = counted_logits(base, batch)
