@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +23,7 @@ from loracle.fields import TURN_CONTENT, Path, leaves, named, shown
 Piece = tuple[str, bool]  # a stretch of text, and whether it counts in the loss
 Turns = Sequence[dict[str, Any]]
 
+_DATE = re.compile(r"""strftime_now\(\s*['"]([^'"]+)['"]""")  # its form, in a template that asks for the date
 _NOT_SAID = {"id", "type", "index", "call_id", "tool_call_id"}  # keys in a tool call that only link it
 
 
@@ -33,12 +36,14 @@ class Remarks:
         rows: rows that have such turns.
         fields: turns with a field that the chat template passes over, by its name.
         unknown: rows with characters that the tokenizer does not know.
+        dated: rows into which the chat template writes the date of the day.
     """
 
     turns: int = 0
     rows: int = 0
     fields: Counter[str] = field(default_factory=Counter)
     unknown: int = 0
+    dated: int = 0
 
 
 class Chats:
@@ -48,6 +53,7 @@ class Chats:
         self.tokenizer = tokenizer
         self.remarks = Remarks()
         self._roles: set[str] = set()  # that the template is known to render
+        self._dates = _DATE.findall(str(tokenizer.chat_template))
 
     def pieces(self, example: Example) -> list[Piece]:
         """The rendered chat, cut before and after each assistant turn.
@@ -83,6 +89,7 @@ class Chats:
         self.remarks.turns += rewritten
         self.remarks.rows += rewritten > 0
         self.remarks.fields.update(chat.passed_over())
+        self.remarks.dated += any(datetime.now().strftime(form) in whole for form in self._dates)
         return [piece for piece in pieces if piece[0]]
 
     def _faithful(self, example: Example) -> _Chat:

@@ -101,6 +101,16 @@ def about_tokens(remarks: Mapping[str, Remarks], parts: Parts) -> Iterator[Notic
     if fields:
         said = f"fields of turns that the chat template leaves out: {_listed(fields, 'turn')}"
         yield Notice("data", "turn_fields_not_read", said, fields.total())
+    dated = {name: remark.dated for name, remark in remarks.items()}
+    if n := sum(dated.values()):
+        yield Notice(
+            "data",
+            "prompts_dated",
+            f"the chat template writes the date of today into {_by_split(dated, parts)} rows, so a run that "
+            "goes on another day trains on other prompts; templates with a setting for it, such as "
+            "date_string, take it from the rows' chat_template_kwargs",
+            n,
+        )
     unknown = {name: remark.unknown for name, remark in remarks.items()}
     if n := sum(unknown.values()):
         yield Notice(

@@ -123,6 +123,7 @@ class TrainingObjective:
         if limit < n_validation:
             some = proxy_positions(n_validation, limit / n_validation, 1, config.search.seed)
             validation = validation.select(some)
+            require_enough("validation", limit, f"data.validation_limit is {limit}")
         sizes = (self.n_train, self.n_proxy, n_validation, len(validation), len(encoded["test"]))
         self.sizes = Sizes(*sizes, dropped=self.dropped)
         self._validation = self._prepare(splits.validation, validation)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import CHARACTERS, copy_rows
+from small_tokenizers import CHATML, byte_level
 
-from loracle.config import DataConfig, RunConfig
+from loracle.config import DataConfig, RunConfig, load_config
 from loracle.data import load_splits
 from loracle.data_notices import about_references, about_sizes, about_tokens
 from loracle.errors import DataError
@@ -15,6 +18,7 @@ from loracle.examples import as_example
 from loracle.notices import Notice
 from loracle.objective import TrainingObjective
 from loracle.tokens import encode
+from loracle.tune import tune
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 Count = tuple[int | None, str]
@@ -149,6 +153,32 @@ def test_characters_that_the_tokenizer_does_not_know_are_told(
     assert by_name(objective(rows).notices)["characters_unknown"].count == 7
 
 
+def test_dates_that_a_chat_template_writes_are_told() -> None:
+    """Those of Llama 3.2 and Mistral do: what a run trains on would change at midnight."""
+    dated = copy.deepcopy(byte_level())
+    day = "{{ date_string or strftime_now('%d %b %Y') }}"
+    dated.chat_template = f"<|im_start|>{day}\n{CHATML}"
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    fixed = {"messages": chat, "chat_template_kwargs": {"date_string": "26 Jul 2024"}}
+    parts = {"train": [as_example(row, "a:1") for row in ({"messages": chat}, fixed)]}
+    (found,) = about_tokens({"train": encode(parts["train"], dated, 100).remarks}, parts)
+    assert (found.name, found.count) == ("prompts_dated", 1)
+    assert "writes the date of today into 1 of 2 train rows" in found.text
+
+
+def test_a_run_tells_of_its_data_where_the_user_looks(run_config: Callable[..., Path]) -> None:
+    path = run_config(search={"trials": 1})
+    rows = [*copy_rows(60), *({"prompt": f"{i} " + "a" * 30, "completion": "b"} for i in range(9))]
+    (path.parent / "train.jsonl").write_text("".join(json.dumps(row | {"id": 1}) + "\n" for row in rows))
+    events: list[Any] = []
+    result = tune(load_config(path), events.append)
+    told = {notice.name: notice.count for notice in result.notices}
+    assert (told["rows_too_long"], told["fields_not_read"]) == (9, 69)
+    report = (path.parent / "run" / "report.md").read_text()
+    assert "rows have more than 32 tokens and are left out" in report
+    assert "fields that are not read: id" in report
+
+
 # -- what is shared ---------------------------------------------------------------------------------
 
 
@@ -249,7 +279,7 @@ def test_what_so_few_rows_can_show(metric: str, n: int, least: str) -> None:
     )
 
 
-def test_a_split_of_one_row_is_refused(write_rows: Write) -> None:
+def test_a_split_of_one_row_is_refused(tiny_model: Path, write_rows: Write) -> None:
     ten = write_rows("t.jsonl", copy_rows(10, 5))
     with pytest.raises(
         DataError, match=r"the test split has one example: 0.1 of 10 examples; raise data.test"
@@ -258,5 +288,8 @@ def test_a_split_of_one_row_is_refused(write_rows: Write) -> None:
     one = write_rows("v.jsonl", [{"prompt": "v", "completion": "x"}])
     with pytest.raises(DataError, match=r"the validation split has one example: .*v.jsonl; 2 are the least"):
         load_splits(DataConfig(train=ten, validation=one, test_fraction=0.3), 0)
+    limited = DataConfig(train=write_rows("u.jsonl", copy_rows(60)), validation_limit=1)
+    with pytest.raises(DataError, match=r"validation split has one example: data.validation_limit is 1"):
+        TrainingObjective.from_config(RunConfig(model=str(tiny_model), data=limited, device="cpu"))
     with pytest.raises(DataError, match=r"the train split has one example"):
         load_splits(DataConfig(train=one, validation=ten, test=write_rows("s.jsonl", copy_rows(5, 2))), 0)
