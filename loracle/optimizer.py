@@ -18,7 +18,7 @@ from loracle.ensemble import Ensemble, EnsembleSettings, fit_ensemble
 from loracle.errors import ConfigError, SpaceError
 from loracle.features import Features
 from loracle.prior import describe
-from loracle.space import Config, SearchSpace, Value, with_alpha
+from loracle.space import Config, Indices, SearchSpace, Value, with_alpha
 from loracle.surrogate import Surrogate, SurrogateSettings, fit_surrogate, transform_outputs
 from loracle.trial import FailureKind, History, Outcome, Trial
 
@@ -145,8 +145,8 @@ def propose(
     informed = isinstance(preset.surrogate, EnsembleSettings) and preset.surrogate.informed > 0
     surrogate = None
     while len(chosen) < n:
-        waiting = [trial.index for trial in history.pending if _is_candidate(space, trial.index)]
-        pending = [_row(space, index) for index in (*waiting, *chosen)]
+        waiting, known = _rows(space, [trial.index for trial in history.pending])
+        pending = [*waiting[known].tolist(), *(_row(space, index) for index in chosen)]
         if informed or _observations(space, history)[0].size > 0:
             surrogate = surrogate or _fit(space, history, preset, features, seed)
             row = _best_row(surrogate, preset, space, history, pending, open_rows)
@@ -176,12 +176,14 @@ def ranking(
     Raises:
         SpaceError: no trial has succeeded.
     """
-    succeeded = [trial for trial in history.succeeded if _is_candidate(space, trial.index)]
+    succeeded = history.succeeded
+    found, known = _rows(space, [trial.index for trial in succeeded])
+    rows = found[known].tolist()
+    succeeded = tuple(trial for trial, is_one in zip(succeeded, known, strict=True) if is_one)
     if not succeeded:
         raise SpaceError("no trial has succeeded, so there is nothing to recommend")
     scores = [(_value(trial), 0.0) for trial in succeeded]
     if preset.recommend == "posterior_mean":
-        rows = [_row(space, trial.index) for trial in succeeded]
         surrogate = _fit(space, history, preset, features, seed)
         if isinstance(surrogate, Ensemble):
             mean = surrogate.belief(at=rows).mean
@@ -256,26 +258,29 @@ class Optimizer:
 # -- helpers ----------------------------------------------------------------------------------------
 
 
+def _rows(space: SearchSpace, indices: Sequence[int]) -> tuple[Indices, npt.NDArray[np.bool_]]:
+    """Rows of some indices in everything that is listed by candidate, and which of them are candidates."""
+    wanted = np.asarray(indices, dtype=np.int64)
+    rows = np.searchsorted(space.candidates, wanted).clip(max=len(space.candidates) - 1)
+    return rows, space.candidates[rows] == wanted
+
+
 def _row(space: SearchSpace, index: int) -> int:
-    """Row of a candidate in everything that is listed by candidate."""
-    row = int(np.searchsorted(space.candidates, index))
-    if row == len(space.candidates) or space.candidates[row] != index:
+    """The row of a candidate. Raises SpaceError if the index is none."""
+    (row,), (known,) = _rows(space, [index])
+    if not known:
         raise SpaceError(f"index {index} is not a candidate of this space")
-    return row
-
-
-def _is_candidate(space: SearchSpace, index: int) -> bool:
-    row = int(np.searchsorted(space.candidates, index))
-    return row < len(space.candidates) and int(space.candidates[row]) == index
+    return int(row)
 
 
 def _untried(space: SearchSpace, history: History) -> npt.NDArray[np.bool_]:
     """Which candidates are free, (N,). Interrupted trials said nothing, so their configs are free again."""
-    free = np.ones(len(space.candidates), dtype=bool)
     for trial in history.trials:
-        space.config(trial.index)  # refuses a history of another space
-        if _is_candidate(space, trial.index) and not trial.interrupted:
-            free[_row(space, trial.index)] = False
+        if not 0 <= trial.index < space.size:
+            space.config(trial.index)  # refuses a history of another space
+    rows, known = _rows(space, [trial.index for trial in history.trials if not trial.interrupted])
+    free = np.ones(len(space.candidates), dtype=bool)
+    free[rows[known]] = False
     return free
 
 
@@ -305,22 +310,16 @@ def _observations(
     A diverged trial is worse than any success. Out of memory, timeout, crash and loss say nothing about the
     score: their configs are only not tried again.
     """
-    rows, values, diverged = [], [], []
+    telling, values = [], []
     for trial in history.finished:
         assert trial.outcome is not None
         failure = trial.outcome.failure
-        if failure is not None and failure.kind is not FailureKind.DIVERGED:
-            continue
-        if not _is_candidate(space, trial.index):
-            continue
-        rows.append(_row(space, trial.index))
-        values.append(np.nan if failure else _value(trial))
-        diverged.append(failure is not None)
-    return (
-        np.array(rows, dtype=np.int64),
-        np.array(values, dtype=np.float64),
-        np.array(diverged, dtype=bool),
-    )
+        if failure is None or failure.kind is FailureKind.DIVERGED:
+            telling.append(trial.index)
+            values.append(np.nan if failure else _value(trial))
+    rows, known = _rows(space, telling)
+    scores = np.array(values, dtype=np.float64)[known]
+    return rows[known], scores, np.isnan(scores)
 
 
 def _value(trial: Trial) -> float:
@@ -378,13 +377,19 @@ def _best_row(
     open_rows: npt.NDArray[np.bool_],
 ) -> int:
     """Row of the free candidate with the largest acquisition value; the lowest row of equals."""
-    belief = surrogate.belief(pending)
     rows, values, diverged = _observations(space, history)
+    tried = np.concatenate([rows, np.asarray(pending, dtype=np.int64)])
+    free = np.flatnonzero(open_rows)
+    if isinstance(surrogate, Ensemble) and len(tried):  # the others are of no interest
+        belief = surrogate.belief(pending, at=np.concatenate([free, tried]))
+        of_free, of_tried = belief.mean[: len(free)], belief.mean[len(free) :]
+        sd = belief.sd[: len(free)]
+    else:
+        belief = surrogate.belief(pending)
+        of_free, sd = belief.mean[free], belief.sd[free]
+        of_tried = belief.mean[tried] if len(tried) else belief.mean
     if preset.incumbent == "posterior_mean":
-        tried = np.concatenate([rows, np.asarray(pending, dtype=np.int64)])
-        best = float(belief.mean[tried].max() if len(tried) else belief.mean.max())
+        best = float(of_tried.max())
     else:
         best = float(transform_outputs(values, diverged, preset.surrogate.output).max())
-    score = ACQUISITIONS[preset.acquisition](belief.mean, belief.sd, best)
-    score = torch.where(torch.from_numpy(open_rows), score, -torch.inf)
-    return int(torch.argmax(score))
+    return int(free[int(torch.argmax(ACQUISITIONS[preset.acquisition](of_free, sd, best)))])

@@ -95,6 +95,29 @@ def covariance(a: Inputs, b: Inputs, parameters: Tensor) -> Tensor:
     return total
 
 
+@torch.no_grad()
+def cross_covariance(a: Inputs, b: Inputs, parameters: Tensor) -> Tensor:
+    """`covariance` of n and m configs, (n, m), without gradient: three times as fast for many candidates."""
+    learned, numbers, step, offset = parameters[:4].exp()
+    scale = parameters[N_SCALES:].exp()
+    total = _add_matern(offset, numbers, a.numbers / scale, b.numbers / scale)
+    scale = parameters[5].exp()
+    total = _add_matern(total, step, a.step / scale, b.step / scale)
+    if a.learned.shape[-1]:
+        total = _add_matern(total, learned, a.learned, b.learned)
+    return total
+
+
+def _add_matern(total: Tensor, variance: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """`total` + variance x `_matern`, in place: what is in the processor's cache is not fetched again."""
+    ones = torch.ones(max(len(a), len(b)), 1, dtype=a.dtype)
+    left = torch.cat([-10 * a, 5 * a.square().sum(-1, keepdim=True), ones[: len(a)]], dim=-1)
+    right = torch.cat([b, ones[: len(b)], 5 * b.square().sum(-1, keepdim=True)], dim=-1)
+    r2 = (left @ right.mT).clamp_(min=0).add_(1e-12)  # 5 |a - b|^2, as in `_matern`
+    r = r2.sqrt()
+    return r2.div_(3).add_(r).add_(1).mul_(r.neg_().exp_()).mul_(variance).add_(total)
+
+
 def _matern(a: Tensor, b: Tensor) -> Tensor:
     """Matern-5/2 with lengthscale 1, (..., n, m). Rasmussen and Williams (2006), eq. 4.17."""
     # |a - b|^2 by one matrix product: three times as fast as all differences for 45,360 candidates.

@@ -2,35 +2,63 @@
 
 Each trial gets one config of the search space when its first knob is asked for; every later `suggest_*` of
 a knob's name returns that config's value. Which kind of distribution the objective uses does not matter, as
-long as it contains the value. Other parameters go to an independent sampler, as in Optuna's own samplers.
+long as it contains some of the knob's values: others are not chosen. Knobs that the objective does not ask
+for are not searched. Parameters that are no knobs go to an independent sampler, and that is said.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
+import sys
 import threading
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler, RandomSampler
+import numpy as np
+import numpy.typing as npt
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from loracle import suggestions
 from loracle.errors import SpaceError
 from loracle.features import Features
-from loracle.optimizer import Preset, get_preset, propose, recommend
-from loracle.space import Config, SearchSpace, Value
+from loracle.optimizer import Preset, get_preset, propose, recommend, seed_indices
+from loracle.space import Config, SearchSpace
+from loracle.suggestions import INDEX_KEY as INDEX_KEY
+from loracle.suggestions import REFUSED_KEY, Asked
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
 
-INDEX_KEY = "loracle:index"
 FAILURE_KEY = "loracle:failure"
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is to be searched.
+
+    Attributes:
+        asked: what the trials were asked for.
+        searched: (N,) which candidates, one for each set of values that can be asked for.
+        left: (N,) which of them have not been tried, in whatever bracket of a Hyperband pruner.
+    """
+
+    asked: Asked
+    searched: npt.NDArray[np.bool_]
+    left: npt.NDArray[np.bool_]
 
 
 class LoracleSampler(BaseSampler):
     """Chooses configs of `space` with Loracle's search.
+
+    The objective asks for some or all of the knobs by their names. The first trial may be asked for any;
+    from the second on, only knobs that were asked for are searched, within the ranges they were asked for.
+    A parameter with a usual but other spelling of a knob (`lr`, `lora_alpha`) is refused, any other parameter
+    that is no knob is drawn by the independent sampler, with a warning unless one was named.
 
     A failed trial counts as diverged, the usual reason for a NaN loss, unless the objective says otherwise
     with `trial.set_user_attr("loracle:failure", "out_of_memory")` (or `timeout`, `crashed`, `lost`). A pruned
@@ -42,7 +70,8 @@ class LoracleSampler(BaseSampler):
         features: language features of the candidates (`loracle.features.build_features`), for presets that
             read prompts.
         seed: makes the search repeatable; None draws one.
-        independent_sampler: for parameters that are not knobs of the space; random by default.
+        independent_sampler: for parameters that are not knobs of the space, whatever their names; None:
+            random, and names that look like knobs are refused.
 
     Example:
         study = optuna.create_study(direction="maximize", sampler=LoracleSampler(paper_space()))
@@ -63,9 +92,10 @@ class LoracleSampler(BaseSampler):
         self._space = space
         self._preset = preset
         self._features = features
-        self._random = RandomSampler(seed=seed)
         self._seed = secrets.randbits(31) if seed is None else seed
-        self._independent = independent_sampler or self._random
+        self._draws_strangers = independent_sampler is not None
+        self._independent = independent_sampler or RandomSampler(seed=seed)
+        self._told: set[tuple[str, str]] = set()  # study, and what was said of it
         self._lock = threading.Lock()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -85,23 +115,30 @@ class LoracleSampler(BaseSampler):
         """The value of a knob in the trial's config; other parameters from the independent sampler.
 
         Raises:
-            SpaceError: the objective's distribution does not contain the config's value.
+            SpaceError: the objective asks for nothing that the space holds, or for a knob by another name.
         """
         self._raise_error_if_multi_objective(study)
-        if param_name not in (*self._space.names, *self._derived_names()):
-            return self._independent.sample_independent(study, trial, param_name, param_distribution)
-        config = self._space.config(self._index_of(study, trial))
-        return _as_asked(param_name, config[param_name], param_distribution)
+        try:
+            if param_name not in suggestions.names_of(self._space):
+                self._say_strange(study, trial, param_name)
+                return self._independent.sample_independent(study, trial, param_name, param_distribution)
+            with self._lock:  # threads of one study (n_jobs) must see each other's choices
+                return self._value(study, trial, param_name, param_distribution)
+        except SpaceError:  # the objective has trained nothing: this trial says nothing
+            study._storage.set_trial_system_attr(trial._trial_id, REFUSED_KEY, True)
+            raise
 
     def recommend(self, study: Study) -> Config:
-        """The config to use, by the preset's rule (posterior mean in `default`).
+        """The config to use, by the preset's rule (posterior mean in `default`): what the objective asks for.
 
         Raises:
             SpaceError: no trial has succeeded.
         """
         history = history_of(study, self._space)
         index = recommend(self._space, history, self._preset, features=self._features, seed=self._seed)
-        return self._space.config(index)
+        held = suggestions.with_derived(suggestions.learn(_trials(study), self._space).names)
+        config = self._space.config(index)
+        return {name: value for name, value in config.items() if name in held or not held}
 
     def reseed_rng(self) -> None:
         """Reseeds the independent sampler; the search itself depends on history and seed alone."""
@@ -114,23 +151,181 @@ class LoracleSampler(BaseSampler):
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Passes on to the independent sampler."""
+        """Passes on to the independent sampler; ends `study.optimize`, with a warning, if nothing is left."""
         self._independent.after_trial(study, trial, state, values)
+        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if study._thread_local.in_optimize_loop and not waiting and not _says_nothing(trial, None):
+            ended = copy(trial)
+            ended.state = state
+            question = self._question([*_trials(study, before=trial.number), ended], {})
+            if not question.left.any():
+                warnings.warn(f"{_exhausted(question)}; the search ends here", stacklevel=_levels())
+                study.stop()
 
-    def _derived_names(self) -> tuple[str, ...]:
-        return ("alpha",) if {"rank", "alpha_ratio"} <= set(self._space.names) else ()
+    # -- a knob -------------------------------------------------------------------------------------
 
-    def _index_of(self, study: Study, trial: FrozenTrial) -> int:
-        """The index chosen for this trial; chooses one if this is the first knob asked for."""
-        storage = study._storage
-        with self._lock:  # threads of one study (n_jobs) must see each other's choices
-            attributes = storage.get_trial_system_attrs(trial._trial_id)
-            if INDEX_KEY in attributes:
-                return int(attributes[INDEX_KEY])
-            history = history_of(study, self._space, before=trial.number)
-            index = propose(self._space, history, self._preset, features=self._features, seed=self._seed)[0]
+    def _value(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+        """The value of a name of the space; chooses the trial's config if this is the first one asked for."""
+        space, storage = self._space, study._storage
+        column = suggestions.columns(space)[name]
+        values = suggestions.admissible(space, name, [distribution])
+        if not values:
+            raise SpaceError(
+                f"the objective asks for {name} from {distribution}, which contains no value that the search "
+                f"space holds ({min(column):g} to {max(column):g}); change the range or the space"
+            )
+        index = storage.get_trial_system_attrs(trial._trial_id).get(INDEX_KEY)
+        if index is None:
+            index = self._choose(study, trial, name, distribution)
             storage.set_trial_system_attr(trial._trial_id, INDEX_KEY, index)
-            return index
+        row = int(np.searchsorted(space.candidates, index))
+        value = suggestions.spelled(column[row], distribution)
+        if value is not None:
+            return value
+        moved = self._move(study, trial, row, name, distribution)
+        if moved is None:  # constraints: no config has one of these values and those given before
+            return suggestions.spelled(min(values, key=lambda v: abs(v - column[row])), distribution)
+        storage.set_trial_system_attr(trial._trial_id, INDEX_KEY, int(space.candidates[moved]))
+        return suggestions.spelled(column[moved], distribution)
+
+    def _choose(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> int:
+        """The index of the config for a trial whose first knob is asked for."""
+        space, trials = self._space, _trials(study, before=trial.number)
+        question = self._question(trials, {name: (distribution,)}, _fixed_by_others(study, trial))
+        asked, mine, left = question.asked, question.searched, question.left
+        if not asked.names:
+            left = self._apart(left, trials, asked, name)
+        seeds = [space.config(index) for index in seed_indices(space, self._preset.seed_configs)]
+        rows = [suggestions.nearest_row(space, seed, mine) for seed in seeds]
+        preset = replace(
+            self._preset, seed_configs=tuple(space.config(int(space.candidates[row])) for row in rows)
+        )
+        history = _history(study, space, asked, before=trial.number)
+        chosen = propose(
+            space, history, preset, features=self._features, seed=self._seed, allowed=left, strict=False
+        )
+        if chosen:
+            return chosen[0]
+        if trial.system_attrs.get("fixed_params"):  # enqueued, and tried before: a repetition is wanted
+            return int(space.candidates[np.flatnonzero(mine)[0]])
+        raise SpaceError(f"{_exhausted(question)}; stop here, or widen the space or the ranges")
+
+    def _question(
+        self,
+        trials: Sequence[FrozenTrial],
+        now: Mapping[str, Sequence[BaseDistribution]],
+        fixed: Mapping[str, Any] | None = None,
+    ) -> _Question:
+        """What is to be searched, by what some trials were asked for and what is asked for `now`."""
+        space, fixed = self._space, dict(fixed or {})
+        asked = suggestions.learn(trials, space)
+        ranges: dict[str, Sequence[BaseDistribution]] = {}
+        for name, distributions in {**asked.ranges, **now}.items():
+            if name not in now and (only := suggestions.only_value(distributions)) is not None:
+                fixed.setdefault(name, only)
+            elif name in now or suggestions.admissible(space, name, distributions):
+                ranges[name] = distributions
+        if asked.names:
+            held = (ranges.keys() | fixed.keys()) & suggestions.names_of(space)
+            asked = replace(asked, names=asked.names | held)
+        rows = [suggestions.row_of(frozen, space, asked) for frozen in trials]
+        inside = suggestions.within(space, ranges) & ~suggestions.unreachable(trials, rows, space)
+        if not inside.any():  # ranges of earlier trials: what this one is asked for is met as it comes
+            inside = suggestions.within(space, now)
+        inside = suggestions.agreeing(space, fixed, inside)
+        standing = suggestions.representatives(space, asked.names)
+        searched = np.asarray(inside & (standing == np.arange(len(standing))))
+        tried = suggestions.tried(
+            (
+                row
+                for frozen, row in zip(trials, rows, strict=True)
+                if frozen.user_attrs.get(FAILURE_KEY) != FailureKind.INTERRUPTED
+            ),
+            space,
+            asked,
+        )
+        tried |= suggestions.repeats(trials, rows, space, asked)
+        return _Question(asked, searched, searched & ~tried)
+
+    def _apart(
+        self, allowed: npt.NDArray[np.bool_], trials: Sequence[FrozenTrial], asked: Asked, name: str
+    ) -> npt.NDArray[np.bool_]:
+        """Which of the allowed candidates differ from all running trials in the first knob that is asked for.
+
+        Until a trial has finished, the other knobs may not be asked for at all, and then trials that differ
+        in them only would be the same.
+        """
+        column = suggestions.columns(self._space)[name]
+        rows = [suggestions.row_of(frozen, self._space, asked) for frozen in trials]
+        apart = allowed & ~np.isin(column, [column[row] for row in rows if row is not None])
+        return apart if apart.any() else allowed
+
+    def _move(
+        self, study: Study, trial: FrozenTrial, row: int, name: str, distribution: BaseDistribution
+    ) -> int | None:
+        """The row nearest to `row` that has a value of the distribution and all values given before.
+
+        One that was not tried, if there is one; None if none has them all.
+
+        Raises:
+            SpaceError: no config has values of all ranges that the trial was asked for.
+        """
+        space = self._space
+        here = suggestions.within(space, {name: (distribution,)})
+        given = {n: value for n, value in trial.params.items() if n in suggestions.names_of(space)}
+        pool = here & suggestions.holding(space, given)
+        if not pool.any():
+            ranges = {n: (d,) for n, d in trial.distributions.items() if n in given and not d.single()}
+            if not (here & suggestions.within(space, ranges)).any():
+                raise SpaceError(
+                    f"no config of the search space has {name} in {distribution} and what the objective asks "
+                    f"for of {', '.join(ranges)}; change a range or the space's constraints"
+                )
+            return None
+        trials = _trials(study, before=trial.number)
+        asked = suggestions.learn(trials, space)
+        rows = [suggestions.row_of(frozen, space, asked) for frozen in trials]
+        untried = pool & ~suggestions.tried(rows, space, asked)
+        pool = untried if untried.any() else pool
+        return suggestions.nearest_row(space, space.config(int(space.candidates[row])), pool)
+
+    # -- other parameters ---------------------------------------------------------------------------
+
+    def _say_strange(self, study: Study, trial: FrozenTrial, name: str) -> None:
+        """Warns, once a study, that a parameter is no knob.
+
+        Raises:
+            SpaceError: it is the usual spelling of a knob that is not asked for, or nothing that is asked for
+                is a knob; unless an independent sampler was named.
+        """
+        names = suggestions.names_of(self._space)
+        asked = suggestions.learn(_trials(study, before=trial.number), self._space)
+        given = asked.names | (trial.params.keys() & names)
+        meant, usual = suggestions.meant_by(name, names - suggestions.with_derived(given))
+        knobs = ", ".join(self._space.names)
+        if not self._draws_strangers:
+            if usual:
+                raise SpaceError(
+                    f"the objective asks for {name!r}, which the search space calls {meant!r}: it would be "
+                    f"drawn at random and not searched. Call it {meant!r} in the objective (or, if it is "
+                    "something else, pass an independent_sampler)"
+                )
+            if asked.strange and not given:
+                raise SpaceError(
+                    f"nothing that the objective asks for ({', '.join(sorted(asked.strange))}) is a knob of "
+                    f"the search space ({knobs}), so there is nothing to search; call parameters as the "
+                    "space does, or search a space of your own"
+                )
+        key = (study.study_name, name)
+        if key in self._told or (self._draws_strangers and not usual):
+            return
+        self._told.add(key)
+        hint = f"; if {meant!r} is meant, call it so" if meant else ""
+        warnings.warn(
+            f"{name!r} is no knob of the search space ({knobs}): it is drawn by "
+            f"{type(self._independent).__name__} in every trial and not searched{hint}",
+            stacklevel=_levels(),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -143,48 +338,64 @@ class LoracleSampler(BaseSampler):
 def history_of(study: Study, space: SearchSpace, *, before: int | None = None) -> History:
     """An Optuna study as a history of `space`, whoever chose its trials; larger values are better.
 
-    Trials whose parameters are not (near) a config of the space are left out: they say nothing about it.
+    A trial counts for the candidate nearest to its parameters; knobs that no trial asked for count as the
+    usual settings. Trials whose parameters do not say which config they trained are left out.
 
     Args:
         study: a single-objective study.
         space: the candidates.
         before: leave out the trial with this number, the one that is being chosen.
     """
+    asked = suggestions.learn(_trials(study, before=before), space)
+    return _history(study, space, asked, before=before)
+
+
+def _history(study: Study, space: SearchSpace, asked: Asked, before: int | None) -> History:
     sign = -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
+    standing = suggestions.representatives(space, asked.names)
     found = []
     for frozen in study.get_trials(deepcopy=False):
-        if frozen.state == TrialState.WAITING or frozen.number == before:
+        if _says_nothing(frozen, before):
             continue
-        index = _index(frozen, space)
-        if index is not None:
+        row = suggestions.row_of(frozen, space, asked)
+        if row is not None:
+            index = int(space.candidates[standing[row]])
             found.append(Trial(frozen.number, index, _outcome(frozen, sign)))
     return History(tuple(found))
 
 
-def _index(frozen: FrozenTrial, space: SearchSpace) -> int | None:
-    """The config of a trial: its parameters, and the chosen config for knobs that were not asked for.
+def _trials(study: Study, before: int | None = None) -> list[FrozenTrial]:
+    """All trials of a study that say something, those of other brackets of a Hyperband pruner too."""
+    everything = Study.get_trials(study, deepcopy=False)
+    return [frozen for frozen in everything if not _says_nothing(frozen, before)]
 
-    Parameters overrule the choice: `enqueue_trial` and `PartialFixedSampler` may have fixed some of them.
-    """
-    asked: Config = {
-        name: value
-        for name, value in frozen.params.items()
-        if name in (*space.names, "alpha", "alpha_ratio")
-        and isinstance(value, int | float)
-        and not isinstance(value, bool)
-    }
-    index = int(frozen.system_attrs.get(INDEX_KEY, -1))
-    chosen = space.config(index) if 0 <= index < space.size else {}
-    if all(name in chosen and math.isclose(chosen[name], value) for name, value in asked.items()):
-        return index if chosen else None
-    if "alpha" in asked or "alpha_ratio" in asked:  # one follows from the other
-        chosen = {name: value for name, value in chosen.items() if name not in ("alpha", "alpha_ratio")}
-    elif "rank" in asked:
-        chosen.pop("alpha" if "alpha_ratio" in space.names else "alpha_ratio", None)
-    try:
-        return space.nearest(chosen | asked)
-    except SpaceError:
-        return None
+
+def _says_nothing(frozen: FrozenTrial, before: int | None) -> bool:
+    waiting = frozen.state == TrialState.WAITING
+    return waiting or frozen.number == before or REFUSED_KEY in frozen.system_attrs
+
+
+def _levels() -> int:
+    """How many calls above the caller's the user's own code is: there a warning belongs."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("loracle", "optuna"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def _exhausted(question: _Question) -> str:
+    names, number = ", ".join(sorted(question.asked.names)), int(question.searched.sum())
+    return f"all {number:,} configs that the objective asks for ({names}) have been tried or are running"
+
+
+def _fixed_by_others(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    """What a trial's parameters are whatever is chosen: enqueued, given already, or fixed by a sampler."""
+    fixed: dict[str, Any] = {}
+    sampler = study.sampler
+    while isinstance(sampler, PartialFixedSampler):
+        fixed |= sampler._fixed_params
+        sampler = sampler._base_sampler
+    return {**fixed, **trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def _outcome(frozen: FrozenTrial, sign: float) -> Outcome | None:
@@ -201,21 +412,3 @@ def _outcome(frozen: FrozenTrial, sign: float) -> Outcome | None:
             f"there are {', '.join(FailureKind)}"
         )
     return Outcome(None, failure=Failure(FailureKind(kind), "failed in Optuna"))
-
-
-def _as_asked(name: str, value: Value, distribution: BaseDistribution) -> Any:
-    """`value` as the objective's distribution spells it."""
-    if isinstance(distribution, CategoricalDistribution):
-        for choice in distribution.choices:
-            if not isinstance(choice, bool | str) and choice is not None and math.isclose(choice, value):
-                return choice
-    else:
-        is_integer = isinstance(distribution, optuna.distributions.IntDistribution)
-        if not is_integer or float(value).is_integer():
-            typed = int(value) if is_integer else float(value)
-            if distribution._contains(distribution.to_internal_repr(typed)):
-                return typed
-    raise SpaceError(
-        f"the search space holds {name}={value}, which the objective's {distribution} does not contain; "
-        "ask for a range that contains every value of the knob, or leave the value out of the space"
-    )

@@ -16,7 +16,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 SEARCH = {
     *("language", "trie", "features", "surrogate", "acquisition", "optimizer", "sampler", "prompt"),
-    *("prior", "ensemble"),
+    *("prior", "ensemble", "suggestions"),
 }
 WORK = {
     *("data", "rows", "examples", "fields", "tokens", "chat", "data_notices"),
