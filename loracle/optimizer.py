@@ -103,6 +103,17 @@ def get_preset(name: str, *, language: bool = True) -> Preset:
     return PRESETS[name]
 
 
+def with_standard(preset: Preset, standard: Mapping[str, Value] | None) -> Preset:
+    """The same preset, with the settings that a user compares with in the place of the usual ones.
+
+    They are tried first, because every user asks what tuning gains over them. A preset that tries no seed
+    configs stays without.
+    """
+    if not standard or not preset.seed_configs:
+        return preset
+    return replace(preset, seed_configs=(dict(standard), *preset.seed_configs[1:]))
+
+
 def propose(
     space: SearchSpace,
     history: History,

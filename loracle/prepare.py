@@ -24,7 +24,7 @@ from loracle.language import CausalReader, LanguageModel, load_language_model
 from loracle.memory import MemoryModel, allowed
 from loracle.notices import Notice, gathered
 from loracle.objective import Objective, TrainingObjective
-from loracle.optimizer import Preset, get_preset, propose, ranking
+from loracle.optimizer import Preset, get_preset, propose, ranking, with_standard
 from loracle.plan import check_knobs
 from loracle.prompt import Prompt, load_prompt
 from loracle.sizes import Sizes
@@ -139,6 +139,7 @@ def prepare_search(config: RunConfig, objective: Objective, listen: Listener) ->
     n_examples = objective.n_proxy if isinstance(objective, TrainingObjective) else None
     space = search_space(config, n_examples)
     preset = get_preset(config.search.preset, language=config.language.model != "none")
+    preset = with_standard(preset, config.standard)
     if config.search.seed_configs is not None:
         preset = replace(preset, seed_configs=tuple(config.search.seed_configs))
     surrogate = preset.surrogate
