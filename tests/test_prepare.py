@@ -37,9 +37,8 @@ def test_a_users_own_standard_is_tried_first() -> None:
 
 @pytest.mark.parametrize("preset", ["default", "numeric"])
 def test_a_standard_beside_the_grid_begins_with_its_neighbour(preset: str) -> None:
-    (config,) = first(
-        1, standard={"rank": 20, "alpha": 40, "learning_rate": 1.1e-3}, search={"preset": preset}
-    )
+    beside = {**OWN, "rank": 20, "alpha": 40, "learning_rate": 1.1e-3}
+    (config,) = first(1, standard=beside, search={"preset": preset})
     assert (config["rank"], config["alpha_ratio"], config["learning_rate"]) == (16, 2, 1e-3)
 
 
