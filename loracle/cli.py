@@ -70,22 +70,20 @@ def _version(
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("loracle.yaml"),
     model: Annotated[str, typer.Option(help="Hub id or folder of the base model.")] = "Qwen/Qwen3-0.6B",
-    train: Annotated[str, typer.Option(help="Training data (JSONL, JSON, CSV or Parquet).")] = "train.jsonl",
+    train: Annotated[
+        str | None,
+        typer.Option(help="Training data (JSONL, JSON, CSV or Parquet); else train.jsonl beside the config."),
+    ] = None,
 ) -> None:
     """Write a commented config to start from."""
-    from importlib.resources import files
+    from loracle.escape import printable
+    from loracle.new_config import write_config
 
-    from loracle.errors import ConfigError
-
-    if path.exists():
-        raise ConfigError(f"{path} exists already; name another file or remove it")
-    text = files("loracle").joinpath("template.yaml").read_text(encoding="utf-8")
-    text = text.replace("{{model}}", json.dumps(model)).replace("{{train}}", json.dumps(train))
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
-    typer.echo(f"wrote {path}; next: loracle doctor {path}, then loracle tune {path}")
+    missing = write_config(path, model, train)
+    for name in missing:
+        typer.echo(f"not there yet: {printable(name)}")
+    shown = printable(str(path))
+    typer.echo(f"wrote {shown}; next: loracle doctor {shown}, then loracle tune {shown}")
 
 
 @app.command()

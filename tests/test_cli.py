@@ -131,7 +131,10 @@ def test_version_and_help(loracle: Run) -> None:
         assert command in text
 
 
-def test_init_writes_a_config_that_is_valid_and_never_overwrites(loracle: Run, tmp_path: Path) -> None:
+def test_init_writes_a_config_that_is_valid_and_never_overwrites(
+    loracle: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "mine.yaml"
     assert loracle("init", path, "--model", "org/model: x", "--train", "data/a.jsonl")[0] == 0
     config = load_config(path)
