@@ -137,18 +137,9 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Try everything on a tiny model that comes with Loracle: a few minutes on a CPU, no downloads."""
-    import shutil
-    from importlib.resources import as_file, files
+    from loracle.demo_folder import make_demo
 
-    from loracle.errors import StudyError
-
-    config = folder / "config.yaml"
-    if not config.exists():
-        try:
-            with as_file(files("loracle").joinpath("demo")) as source:
-                shutil.copytree(source, folder, dirs_exist_ok=True)
-        except OSError as error:
-            raise StudyError(f"{folder} cannot be made: {error}") from None
+    config = make_demo(folder)
     sys.stderr.write(f"a normal run: loracle tune {config}\n")
     _tune(_settings(config, trials, None), as_json)
 

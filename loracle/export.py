@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from loracle.errors import StudyError
@@ -31,7 +33,24 @@ def export_peft(run: Path, destination: Path) -> list[Path]:
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise StudyError(f"{destination} is not an empty folder; name another")
     try:
-        shutil.copytree(source, destination, dirs_exist_ok=True)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
+        try:
+            shutil.copytree(source, partial, dirs_exist_ok=True)
+            partial.chmod(0o755)
+            _put(partial, destination)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise StudyError(f"{destination} cannot be written: {error}") from None
+        raise StudyError(f"{destination} cannot be written: {error.strerror or error}") from None
     return sorted(path for path in destination.rglob("*") if path.is_file())
+
+
+def _put(made: Path, destination: Path) -> None:
+    """Gives a finished folder its name: at once, where that is not the folder that somebody is in."""
+    try:
+        os.replace(made, destination)
+    except OSError:
+        destination.mkdir(exist_ok=True)
+        for file in made.iterdir():
+            os.replace(file, destination / file.name)

@@ -8,8 +8,9 @@ from dataclasses import replace
 from loracle.best import final_adapter, final_folder
 from loracle.config import RunConfig
 from loracle.events import Listener, PhaseStarted, Step
+from loracle.final_results import keep_result, set_aside, stored_result
 from loracle.metrics import paired_difference
-from loracle.outcomes import read_items, read_outcome
+from loracle.outcomes import read_items
 from loracle.plan import plan_training
 from loracle.sizes import Sizes
 from loracle.space import Config, with_alpha
@@ -20,7 +21,6 @@ from loracle.workers import POLICY, Executor, Job
 _RUNNERS_UP = 2  # tried on all data, one after the other, should the winner fail there
 _NUMBERS = {"winner": -1, "standard": -2}  # final trainings are no trials
 _TITLES = {"winner": "winner", "standard": "standard settings"}
-_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -51,7 +51,9 @@ def compare(
     """
     standard = None if config.standard is None else with_alpha(config.standard)
     outcomes: dict[str, Outcome] = {}
-    for winner in ranked[: 1 + _RUNNERS_UP]:
+    for i, winner in enumerate(ranked[: 1 + _RUNNERS_UP]):
+        if i > 0:
+            set_aside(config, ranked[i - 1])
         same = standard is not None and train_alike(config, winner, standard, sizes)
         wanted = {"winner": winner}
         if standard is not None and not same and "standard" not in outcomes:
@@ -104,7 +106,7 @@ def compare_trial(
 def _train(
     config: RunConfig, wanted: Mapping[str, Config], executor: Executor, listen: Listener, what: str
 ) -> dict[str, Outcome]:
-    """Outcomes by name; taken from the run folder where they are there."""
+    """Outcomes by name; taken from the run folder where they are there, and whole."""
     outcomes: dict[str, Outcome] = {}
     waiting = []
     for name, knobs in wanted.items():
@@ -126,16 +128,15 @@ def _train(
             _SECONDS_BETWEEN_LOOKS,
             lambda number, step, total, loss: listen(Step(step, total, loss, number)),
         ):
-            outcomes[running.pop(done.job.number)] = done.outcome
+            name = running.pop(done.job.number)
+            outcomes[name] = done.outcome
+            keep_result(config, name, done.outcome)
     return outcomes
 
 
 def _done_before(config: RunConfig, name: str, knobs: Config) -> Outcome | None:
     """What this final training gave when it was done before; None where it is to be done, or done again."""
-    before = read_outcome(final_folder(config.output, name), knobs)
+    before = stored_result(config, name, knobs)
     if before is None or (before.failure and POLICY[before.failure.kind] == "again"):
-        return None
-    adapter = final_adapter(config.output, name)
-    if config.objective is None and not before.failure and not all((adapter / f).exists() for f in _ADAPTER):
         return None
     return before

@@ -23,6 +23,7 @@ from loracle.events import Listener, PhaseStarted, Step
 from loracle.objective import TrainingObjective
 from loracle.outcomes import finite, read_outcome, write_atomically
 from loracle.prepare import search_space
+from loracle.run_folder import hold
 from loracle.space import Config, SearchSpace
 from loracle.trial import Outcome
 from loracle.words import show_config
@@ -106,39 +107,8 @@ def check_proxy(config: RunConfig, k: int, fractions: Sequence[float], listen: L
     """
     if config.objective is not None:
         raise ConfigError("loracle proxy trains with the built-in trainer; this config names one of its own")
-    listen(PhaseStarted("reading data and model"))
-    objective = TrainingObjective.from_config(config)
-    space = search_space(config, objective.n_train)
-    folder = config.output / "proxy"
-    configs = [space.config(index) for index in spread_configs(space, k, config.search.seed)]
-    outcomes: dict[float, list[Outcome]] = {}
-    for fraction in (*fractions, 1.0):
-        listen(PhaseStarted(f"training {k} configs on {100 * fraction:g} % of the data"))
-        outcomes[fraction] = [
-            _train(objective, config.search.seed, folder, fraction, i, chosen, listen)
-            for i, chosen in enumerate(configs)
-        ]
-    scores = {fraction: np.array([_value(o) for o in found]) for fraction, found in outcomes.items()}
-    if int(np.isfinite(np.stack(list(scores.values()))).all(axis=0).sum()) < 4:
-        raise StudyError(
-            f"{folder}: fewer than 4 of {k} configs train at every size; "
-            "raise -k, or narrow the space to configs that train"
-        )
-    results = tuple(
-        FractionResult(
-            fraction,
-            objective.size_at(fraction),
-            tuple(scores[fraction].tolist()),
-            float(np.mean([outcome.seconds for outcome in outcomes[fraction]])),
-            correlate(scores[fraction], scores[1.0], config.search.seed),
-            _PUBLISHED.get(fraction, ""),
-        )
-        for fraction in fractions
-    )
-    result = ProxyResult(folder, tuple(configs), tuple(scores[1.0].tolist()), results)
-    write_atomically(folder / "proxy.json", json.dumps(result.as_json(), indent=1))
-    draw(folder / "proxy.png", result)
-    return result
+    with hold(config.output):
+        return _check(config, k, fractions, listen)
 
 
 def spread_configs(space: SearchSpace, k: int, seed: int) -> list[int]:
@@ -199,6 +169,42 @@ def draw(path: Path, result: ProxyResult) -> None:
 
 
 # -- helpers ----------------------------------------------------------------------------------------
+
+
+def _check(config: RunConfig, k: int, fractions: Sequence[float], listen: Listener) -> ProxyResult:
+    listen(PhaseStarted("reading data and model"))
+    objective = TrainingObjective.from_config(config)
+    space = search_space(config, objective.n_train)
+    folder = config.output / "proxy"
+    configs = [space.config(index) for index in spread_configs(space, k, config.search.seed)]
+    outcomes: dict[float, list[Outcome]] = {}
+    for fraction in (*fractions, 1.0):
+        listen(PhaseStarted(f"training {k} configs on {100 * fraction:g} % of the data"))
+        outcomes[fraction] = [
+            _train(objective, config.search.seed, folder, fraction, i, chosen, listen)
+            for i, chosen in enumerate(configs)
+        ]
+    scores = {fraction: np.array([_value(o) for o in found]) for fraction, found in outcomes.items()}
+    if int(np.isfinite(np.stack(list(scores.values()))).all(axis=0).sum()) < 4:
+        raise StudyError(
+            f"{folder}: fewer than 4 of {k} configs train at every size; "
+            "raise -k, or narrow the space to configs that train"
+        )
+    results = tuple(
+        FractionResult(
+            fraction,
+            objective.size_at(fraction),
+            tuple(scores[fraction].tolist()),
+            float(np.mean([outcome.seconds for outcome in outcomes[fraction]])),
+            correlate(scores[fraction], scores[1.0], config.search.seed),
+            _PUBLISHED.get(fraction, ""),
+        )
+        for fraction in fractions
+    )
+    result = ProxyResult(folder, tuple(configs), tuple(scores[1.0].tolist()), results)
+    write_atomically(folder / "proxy.json", json.dumps(result.as_json(), indent=1))
+    draw(folder / "proxy.png", result)
+    return result
 
 
 def _train(

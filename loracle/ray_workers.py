@@ -396,5 +396,7 @@ def _unpack(files: Mapping[str, bytes], job: Job) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     if partial is not None and job.adapter is not None and partial.exists():
-        shutil.rmtree(job.adapter, ignore_errors=True)
-        os.replace(partial, job.adapter)
+        job.adapter.mkdir(exist_ok=True)  # with whatever else the user keeps there
+        for file in partial.iterdir():
+            os.replace(file, job.adapter / file.name)
+        partial.rmdir()

@@ -18,7 +18,7 @@ from loracle.identity import require_same
 from loracle.outcomes import DISK_ERRORS, write_atomically
 from loracle.signals import signals_as_interrupt
 from loracle.space import SearchSpace
-from loracle.storage import LockedError, run_lock
+from loracle.storage import LockedError, is_journal, run_lock
 
 
 def open_run(path: Path) -> tuple[RunConfig, SearchSpace]:
@@ -36,6 +36,35 @@ def open_run(path: Path) -> tuple[RunConfig, SearchSpace]:
     return config, build_space(config.space)
 
 
+def require_own(folder: Path) -> None:
+    """Refuses a folder that holds files and was not begun by Loracle; nothing in it is touched.
+
+    What Loracle makes first is `.lock`, with the number of its process; copies may lack it. A folder that is
+    empty is nobody's.
+
+    Raises:
+        StudyError: it holds somebody else's files, or cannot be read.
+    """
+    try:
+        names = sorted(os.listdir(folder), key=lambda name: (name.startswith("."), name))
+        # Earlier versions made no lock in a folder that many processes share, but each in its own.
+        locks = [folder / ".lock", *folder.glob("machines/*/.lock")]
+        if not names or any(map(_is_lock, locks)) or is_journal(folder / "journal.log"):
+            return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StudyError(f"output: {folder} cannot be used: {error.strerror}") from None
+    more = "" if len(names) == 1 else f" and {len(names) - 1:,} more"
+    raise StudyError(
+        f"output: {folder} holds {names[0]}{more}, which Loracle did not make; name a new or an empty folder"
+    )
+
+
+def _is_lock(path: Path) -> bool:
+    return path.is_file() and re.fullmatch(rb"\d{0,20}", path.read_bytes()[:21]) is not None
+
+
 def trial_folder(folder: Path, number: int) -> Path:
     """Where a trial's files are in a run folder."""
     return folder / "trials" / f"{number:04d}"
@@ -44,6 +73,9 @@ def trial_folder(folder: Path, number: int) -> Path:
 @contextmanager
 def own_folder(output: Path) -> Iterator[Path]:
     """Holds a folder for what one process alone writes: the first that is free of those of this machine."""
+    require_own(output)
+    _make_folder(output)
+    _make_lock(output)  # so that it is known for a run's
     machine = re.sub(r"[^\w.-]", "_", platform.node())
     for position in itertools.count():
         folder = output / "machines" / f"{machine}-{position}"
@@ -60,6 +92,7 @@ def own_folder(output: Path) -> Iterator[Path]:
 def hold(folder: Path) -> Iterator[None]:
     """Makes and holds the run's folder. Being told to end, by whatever signal, counts as Ctrl-C."""
     try:
+        require_own(folder)
         _make_folder(folder)
         with run_lock(folder), signals_as_interrupt():
             yield
@@ -105,6 +138,13 @@ def without_secrets(config: RunConfig) -> RunConfig:
         kept = {name: secret.recorded_value(name, value) for name, value in given.items()}
         changes["objective"] = config.objective.model_copy(update={"environment": kept})
     return config.model_copy(update=changes)
+
+
+def _make_lock(folder: Path) -> None:
+    try:
+        os.close(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644))
+    except OSError as error:
+        raise StudyError(f"{folder}: cannot be written: {error.strerror}") from None
 
 
 def _make_folder(folder: Path) -> None:

@@ -159,6 +159,16 @@ def storage_name(folder: Path, storage: str | None) -> str:
     return str(folder / "journal.log") if storage is None else secret.shown(_url(storage))
 
 
+def is_journal(path: Path) -> bool:
+    """Whether this is the journal of a run: it begins as all of them do."""
+    try:
+        with path.open("rb") as file:
+            first = _record(file.readline(10_000))
+    except (FileNotFoundError, IsADirectoryError):
+        return False
+    return first is not None and first.get("study_name") == STUDY_NAME
+
+
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
     """Holds a run folder for this process; the system frees it when the process ends, however it ends.
