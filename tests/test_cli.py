@@ -212,8 +212,11 @@ def test_proxy(loracle: Run, run_config: Callable[..., Path], tmp_path: Path) ->
     assert "above 0 and below 1" in refused(loracle("proxy", run_config(), "--fractions", "2"))
 
 
-def test_demo_continues_in_a_folder_that_is_there(loracle: Run, run_config: Callable[..., Path]) -> None:
+def test_demo_continues_in_its_folder_with_a_config_that_was_changed(
+    loracle: Run, run_config: Callable[..., Path]
+) -> None:
     path = run_config(search={"trials": 1})
+    (path.parent / ".loracle-demo").touch()
     code, out, err = loracle("demo", path.parent)
     assert code == 0
     assert f"loracle tune {path}" in err
