@@ -6,8 +6,9 @@ Bad input is one line on stderr and exit code 2. Results go to stdout, progress 
 from __future__ import annotations
 
 import io
-import json
+import shlex
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,14 +77,13 @@ def init(
     ] = None,
 ) -> None:
     """Write a commented config to start from."""
-    from loracle.escape import printable
+    from loracle.console import console, say
     from loracle.new_config import write_config
 
-    missing = write_config(path, model, train)
-    for name in missing:
-        typer.echo(f"not there yet: {printable(name)}")
-    shown = printable(str(path))
-    typer.echo(f"wrote {shown}; next: loracle doctor {shown}, then loracle tune {shown}")
+    for name in write_config(path, model, train):
+        say(console(), f"not there yet: {name}")
+    named = shlex.quote(str(path))
+    say(console(), f"wrote {path}; next: loracle doctor {named}, then loracle tune {named}")
 
 
 @app.command()
@@ -119,15 +119,15 @@ def worker(
     ] = None,
 ) -> None:
     """Search together with other machines on one database; then `loracle tune` trains the winner."""
+    from loracle.console import console, say
     from loracle.tune import counted, work
 
     settings = _settings(config, trials, output, workers=workers, storage=storage)
     with _live(settings.metric) as listen:
         stopped, history = work(settings, listen)
     n = len(counted(history))
-    typer.echo(
-        f"{stopped}; {n} in all, of which {len(history.succeeded)} succeeded. Next: loracle tune {config}"
-    )
+    succeeded = f"{n} in all, of which {len(history.succeeded)} succeeded"
+    say(console(), f"{stopped}; {succeeded}. Next: loracle tune {shlex.quote(str(config))}")
 
 
 @app.command()
@@ -137,10 +137,11 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Try everything on a tiny model that comes with Loracle: a few minutes on a CPU, no downloads."""
+    from loracle.console import console, say
     from loracle.demo_folder import make_demo
 
     config = make_demo(folder)
-    sys.stderr.write(f"a normal run: loracle tune {config}\n")
+    say(console(errors=True), f"a normal run: loracle tune {shlex.quote(str(config))}")
     _tune(_settings(config, trials, None), as_json)
 
 
@@ -199,6 +200,7 @@ def export(
     destination: Annotated[Path, typer.Argument(help="Folder to write.")] = Path("adapter"),
 ) -> None:
     """Write the winning adapter and its settings for another tool."""
+    from loracle.console import console, say
     from loracle.errors import StudyError
     from loracle.export import export_peft
     from loracle.run_folder import open_run
@@ -207,7 +209,7 @@ def export(
     if settings.objective is not None:
         raise StudyError(f"{settings.output}: the adapter is where your trainer saved it; see best.yaml")
     for written in export_peft(settings.output, destination):
-        typer.echo(written)
+        say(console(), str(written))
 
 
 @app.command()
@@ -218,6 +220,7 @@ def cache(
     """Show what features are kept between runs, or remove them."""
     from datetime import datetime
 
+    from loracle.console import console, say, say_json
     from loracle.features import cache_entries, clear_cache
     from loracle.prepare import cache_folder
 
@@ -226,17 +229,13 @@ def cache(
     entries = cache_entries(folder)
     held = sum(entry.size for entry in entries)
     if as_json:
-        typer.echo(
-            json.dumps({"folder": str(folder), "entries": len(entries), "bytes": held, "freed": freed})
-        )
+        say_json({"folder": str(folder), "entries": len(entries), "bytes": held, "freed": freed})
         return
     for entry in entries:
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
-        typer.echo(f"{used}  {entry.size / 1e6:8.1f} MB  {entry.path.name}")
-    typer.echo(
-        f"{folder}: {len(entries)} entries, {held / 1e6:.1f} MB"
-        + (f", {freed / 1e6:.1f} MB freed" if clear else "")
-    )
+        say(console(), f"{used}  {entry.size / 1e6:8.1f} MB  {entry.path.name}")
+    cleared = f", {freed / 1e6:.1f} MB freed" if clear else ""
+    say(console(), f"{folder}: {len(entries)} entries, {held / 1e6:.1f} MB{cleared}")
 
 
 @app.command()
@@ -255,7 +254,7 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
         checks.append(check)
         if not as_json:
             state = (f"{check.state:<4}  ", styles[check.state])
-            say_parts(console(), state, (f"{check.name:<9} ", "bold"), (check.text, ""))
+            say_parts(console(), state, (f"{check.name:<9} ", "bold"), (check.text, ""), indent=16)
     if as_json:
         found = [{"name": c.name, "state": c.state, "text": c.text} for c in checks]
         notices = notices_as_json(c.notice for c in checks if c.notice is not None)
@@ -282,27 +281,42 @@ def _settings(path: Path, trials: int | None, output: Path | None, **execution: 
         changes["search"] = config.search.model_copy(update={"trials": trials})
     if output is not None:
         changes["output"] = output.resolve()
-    return config.model_copy(update=changes)
+    config = config.model_copy(update=changes)
+    _require_text(config)
+    return config
+
+
+def _require_text(config: RunConfig) -> None:
+    """Refuses paths that the run's own config.yaml could not hold. Raises ConfigError."""
+    from loracle.errors import ConfigError
+
+    data = config.data
+    for key, path in (("output", config.output), ("data.train", data.train), ("model", config.model)):
+        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in str(path)):
+            raise ConfigError(
+                f"{key}: {str(path)!r} holds characters that no file of settings can hold; rename the folder"
+            )
 
 
 def _tune(config: RunConfig, as_json: bool) -> None:
-    from loracle.console import console, say, say_json, say_notices, say_table
+    from loracle.console import console, say, say_json, say_notices, say_parts, say_table
     from loracle.notices import as_json as notices_as_json
     from loracle.tables import comparison_json, comparison_rows
     from loracle.tune import tune as run
-    from loracle.verdict import verdict
+    from loracle.verdict import verdict_lines
 
     with _live(config.metric) as listen:
         result = run(config, listen)
     metric, found = config.metric, result.comparison
-    said = verdict(found, metric, result.history)
+    said = verdict_lines(found, metric, result.history)
     if as_json:
-        content = {"run": str(result.folder), "stopped": result.stopped, "verdict": said}
+        content = {"run": str(result.folder), "stopped": result.stopped, "verdict": " ".join(said)}
         say_json(comparison_json(found, metric) | content | {"notices": notices_as_json(result.notices)})
         return
     out = console()
     say_table(out, comparison_rows(found, metric), left=[0])
-    say(out, said)
+    for line in said:
+        say_parts(out, (line, ""))
     say_notices(out, result.notices)
     if result.best is not None:
         say(out, f"{'adapter' if result.best.is_dir() else 'settings'}: {result.best}")

@@ -31,19 +31,27 @@ def console(*, errors: bool = False, file: TextIO | None = None) -> Console:
 
 
 def say(to: Console, text: str, style: str = "") -> None:
-    """A line as it is, whatever is in it; a terminal breaks it where it is too long."""
+    """A line as it is, whatever is in it, for paths and commands: a terminal breaks it where it ends."""
     to.print(Text(escape.lines(text), style), soft_wrap=True)
 
 
-def say_parts(to: Console, *parts: tuple[str, str]) -> None:
-    """A line of several texts, each with its style."""
-    to.print(Text.assemble(*((escape.printable(text), style) for text, style in parts)), soft_wrap=True)
+def say_parts(to: Console, *parts: tuple[str, str], indent: int = 0) -> None:
+    """A sentence of several texts, each with its style.
+
+    A terminal gets whole words in a line, the further ones after `indent` columns.
+    """
+    text = Text.assemble(*((escape.printable(text), style) for text, style in parts))
+    if not to.is_terminal:
+        to.print(text, soft_wrap=True)
+        return
+    first, *rest = text.wrap(to, max(20, to.width - indent))
+    to.print(Text("\n").join([first, *(Text(" " * indent).append_text(line) for line in rest)]))
 
 
 def say_notices(to: Console, notices: Iterable[Notice]) -> None:
-    """What the user must see, one line each."""
+    """What the user must see, a sentence each."""
     for notice in notices:
-        say_parts(to, ("note", "yellow"), (f" {notice.about}: {notice.text}", ""))
+        say_parts(to, ("note", "yellow"), (f" {notice.about}: {notice.text}", ""), indent=5)
 
 
 def say_table(to: Console, rows: Sequence[Sequence[str]], *, left: Sequence[int] = ()) -> None:

@@ -6,10 +6,11 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from loracle import escape
 from loracle.console import console as plain_console
-from loracle.console import say, say_notices, say_parts
+from loracle.console import say, say_notices
 from loracle.events import Event, Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
 from loracle.trial import Trial
 from loracle.words import show_config, show_duration, show_loss, show_score
@@ -57,6 +58,8 @@ class Display:
                 say(self._console, text, "bold")
                 for old in [bar for bar in self._bars if number is None or bar is None or bar >= 0]:
                     self._remove(old)
+                for old in [bar for bar in self._bars if self._is_full(bar)]:  # its training has ended
+                    self._remove(old)
                 self._add(number, text, visible=False)
             case Noticed(notice=notice):
                 say_notices(self._console, [notice])
@@ -79,6 +82,10 @@ class Display:
         note = escape.printable(note)
         self._bars[number] = self._progress.add_task(title, total=None, loss="", note=note, visible=visible)
 
+    def _is_full(self, number: int | None) -> bool:
+        task = next(task for task in self._progress.tasks if task.id == self._bars[number])
+        return task.finished
+
     def _remove(self, number: int | None) -> None:
         if number in self._bars:
             self._progress.remove_task(self._bars.pop(number))
@@ -94,11 +101,10 @@ class Display:
         rest = f"  best {_score(event.best, self._metric)}  {outcome.seconds:5.1f} s"
         config = f"  {show_config(event.config)}"
         width = len(head) + len(score) + len(rest) + len(config)
+        line = Text.assemble(head, (score, style), rest)
         if self._console.is_terminal and width > self._console.width:
-            say_parts(self._console, (head, ""), (score, style), (rest, ""))
-            say(self._console, f"{'':>{len(head) - 2}}{config}", "dim")
-        else:
-            say_parts(self._console, (head, ""), (score, style), (rest, ""), (config, ""))
+            config = f"\n{'':>{len(head) - 2}}{config}"
+        self._console.print(line.append(escape.lines(config)), soft_wrap=True)
 
 
 def _score(trial: Trial | None, metric: str) -> str:

@@ -16,6 +16,7 @@ import torch
 
 from loracle.config import RunConfig, build_space
 from loracle.ensemble import EnsembleSettings
+from loracle.errors import ConfigError
 from loracle.events import Listener, PhaseStarted, Step
 from loracle.external import load_objective
 from loracle.features import Features, build_features
@@ -25,10 +26,10 @@ from loracle.memory import MemoryModel, allowed
 from loracle.notices import Notice, gathered
 from loracle.objective import Objective, TrainingObjective
 from loracle.optimizer import Preset, get_preset, propose, ranking, with_standard
-from loracle.plan import check_knobs
+from loracle.plan import check_knobs, plan_training
 from loracle.prompt import Prompt, load_prompt
 from loracle.sizes import Sizes
-from loracle.space import SearchSpace
+from loracle.space import SearchSpace, with_alpha
 from loracle.trial import History
 from loracle.workers import Executor, InProcess, LocalWorkers
 
@@ -120,11 +121,15 @@ def search_space(config: RunConfig, n_examples: int | None) -> SearchSpace:
 
     Raises:
         SpaceError: the space is malformed, or a seed config does not fit it.
-        ConfigError: a knob is nothing that the trainer knows.
+        ConfigError: a knob, of the space or of the standard settings, is nothing that the trainer knows.
     """
     space = build_space(config.space, batch_limit=n_examples)
     if config.objective is None:
         check_knobs(space.names)
+        try:
+            plan_training(with_alpha(config.standard or {}), config.training, n_examples or 1)
+        except ConfigError as error:  # here, and not when the search is over
+            raise ConfigError(f"standard: {error}") from None
     for seed_config in config.search.seed_configs or []:
         space.nearest(seed_config)
     return space

@@ -74,7 +74,7 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
             comparison = _compare(config, run, history, listen)
         memory = run.search.memory
         said = describe(memory, space, with_alpha(config.standard or {}), history) if memory else []
-        notices = gathered(run.notices, result_notices(comparison, space))
+        notices = gathered(run.notices, result_notices(comparison, space, history, config.metric))
         _keep(notices, config.output)
         best = write_best(config, comparison, run.sizes)
         write_report(

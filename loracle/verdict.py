@@ -118,13 +118,18 @@ def relative_gain(winner: float, standard: float, metric: str) -> float | None:
 
 def verdict(comparison: Comparison, metric: str, history: History | None = None) -> str:
     """The result in a few sentences. `history` tells whether the scores of the trials told configs apart."""
+    return " ".join(verdict_lines(comparison, metric, history))
+
+
+def verdict_lines(comparison: Comparison, metric: str, history: History | None = None) -> list[str]:
+    """The same, each thought by itself."""
     parts = [
         nothing_learnt(history, metric) if history else "",
         _result(comparison, metric),
         paired(comparison, metric),
         best_line(comparison, metric),
     ]
-    return " ".join(part for part in parts if part)
+    return [part for part in parts if part]
 
 
 def _result(comparison: Comparison, metric: str) -> str:
@@ -240,10 +245,12 @@ def _what_to_check(value: float, metric: str) -> str:
     return f"Check {_CHECKS[kind]}."
 
 
-def result_notices(comparison: Comparison, space: SearchSpace) -> tuple[Notice, ...]:
+def result_notices(
+    comparison: Comparison, space: SearchSpace, history: History, metric: str
+) -> tuple[Notice, ...]:
     """What the user must see about the result beside the verdict."""
     at_edge = edges(space, comparison.winner)
-    if not at_edge:
+    if not at_edge or nothing_learnt(history, metric):  # then where the winner lies means nothing
         return ()
     which = " and ".join(f"{name} {show_value(value)} (the {end})" for name, value, end in at_edge)
     keys = ", ".join(f"space.knobs.{name}" for name, _, _ in at_edge)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from peft import PeftConfig
 
-from loracle import __version__
+from loracle import __version__, escape
 from loracle.cli import main
 from loracle.config import load_config
 
@@ -121,6 +121,44 @@ def test_no_traceback_from_the_real_command(tmp_path: Path) -> None:
     assert found.stderr == f"loracle: {tmp_path / 'no.yaml'}: cannot be read: No such file or directory\n"
 
 
+def test_standard_settings_that_no_training_knows_are_refused_before_the_search(
+    loracle: Run, run_config: Callable[..., Path]
+) -> None:
+    standard = {"rank": 4, "alpha": 8, "dropout": 0.0, "batch_size": 4, "learning_rate": 1e-3, "lr": 1}
+    message = refused(loracle("tune", run_config(standard=standard)))
+    assert message.startswith("standard: training has no knob 'lr'")
+
+
+@pytest.mark.parametrize("name", ["run [v1]", "[/x]", ":smile: [bold]b[/]", "a\u202eb"])
+def test_paths_of_any_name_are_shown_whole_and_end_nothing(
+    loracle: Run, run_config: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    path = run_config(search={"trials": 1})
+    output = tmp_path / name  # a slash makes two folders, whose path has all of the name
+    shown = escape.printable(str(output))
+    code, out, err = loracle("tune", path, "--output", output)
+    assert (code, "Traceback" in err) == (0, False)
+    assert f"{shown}/report.md" in out
+    assert f"{shown}/best" in out
+    assert "\x1b" not in out + err
+    assert "\u202e" not in out + err
+    assert loracle("show", output)[0] == 0
+    assert shown in loracle("doctor", output / "config.yaml")[1]
+    assert shown in refused(loracle("show", output / "trials"))
+    target = Path(f"{output} copy")
+    code, out, _ = loracle("export", output, target)
+    assert escape.printable(str(target)) in out
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2Jb", "a\nb", "\udc80"])
+def test_an_output_that_no_config_can_name_is_refused_in_one_harmless_line(
+    loracle: Run, run_config: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    message = refused(loracle("tune", run_config(), "--output", tmp_path / name))
+    assert message.startswith("output: ")
+    assert not (tmp_path / name).exists()
+
+
 # -- commands -----------------------------------------------------------------------------------------
 
 
@@ -129,6 +167,25 @@ def test_version_and_help(loracle: Run) -> None:
     text = loracle("--help")[1]
     for command in ("init", "tune", "demo", "proxy", "show", "export", "doctor", "cache"):
         assert command in text
+
+
+@pytest.mark.parametrize("place", ["x.yaml", "sub/x.yaml", "../beside/x.yaml", "link/x.yaml"])
+def test_init_writes_paths_that_resolve_from_where_the_file_is(
+    loracle: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, place: str
+) -> None:
+    here = tmp_path / "here"
+    for folder in (here / "sub", tmp_path / "beside", tmp_path / "far" / "away"):
+        folder.mkdir(parents=True)
+    (here / "link").symlink_to(tmp_path / "far" / "away")
+    (here / "train.jsonl").write_text("")
+    (here / "base").symlink_to(tiny_model)
+    monkeypatch.chdir(here)
+    code, out, _ = loracle("init", place, "--model", "base", "--train", "train.jsonl")
+    assert code == 0
+    assert f"loracle tune {place}" in out
+    config = load_config(place)
+    assert config.data.train.samefile(here / "train.jsonl")
+    assert Path(config.model).samefile(tiny_model)
 
 
 def test_init_writes_a_config_that_is_valid_and_never_overwrites(

@@ -80,3 +80,16 @@ def test_what_json_has_no_number_for_is_null(capsys: pytest.CaptureFixture[str])
 
 def test_an_error_is_one_harmless_line() -> None:
     assert error_line(StudyError("a\x1b[31m\nb [/x]")) == "loracle: a\\x1b[31m b [/x]\n"
+
+
+def test_a_terminal_gets_whole_words_and_a_file_one_line() -> None:
+    text = "a difference of this size would need about a hundred test items, so more data are needed " * 3
+    notice = Notice("result", "odd", text.strip())
+    narrow, plain = StringIO(), StringIO()
+    say_notices(Console(file=narrow, force_terminal=True, width=60, color_system=None), [notice])
+    say_notices(console(file=plain), [notice])
+    lines = narrow.getvalue().splitlines()
+    assert plain.getvalue() == f"note result: {notice.text}\n"
+    assert max(map(len, lines)) <= 60
+    assert all(line.startswith("     ") for line in lines[1:])
+    assert " ".join(line.strip() for line in lines) == plain.getvalue().strip()

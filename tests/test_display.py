@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import io
+import re
 
+import pytest
 from rich.console import Console
 
 from loracle.display import Display
-from loracle.events import PhaseStarted, Step, TrialFinished, TrialStarted
+from loracle.events import Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
+from loracle.notices import Notice
 from loracle.trial import Failure, FailureKind, Outcome, Trial
 
 CONFIG = {"rank": 8, "alpha_ratio": 2, "alpha": 16, "learning_rate": 2e-4}
@@ -66,3 +69,38 @@ def test_trials_that_run_at_the_same_time_have_a_bar_each() -> None:
     assert "trial" not in shown.split("training", 1)[1]
     assert "training the winner" in shown
     assert "training the standard settings" in shown
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_lines_fit_the_terminal(width: int) -> None:
+    out = io.StringIO()
+    config = {"rank": 128, "alpha_ratio": 32, "alpha": 4096, "dropout": 0.05, "batch_size": 128} | CONFIG
+    trial = Trial(0, 1, Outcome(0.5, seconds=300.0))
+    with Display(
+        "exact_match", Console(file=out, force_terminal=True, width=width, color_system=None)
+    ) as display:
+        display.show(TrialFinished(trial, config, trial, 1, 30, 87.0))
+        display.show(TrialStarted(1, 30, config, 1))
+        display.show(Step(3, 10, 1.25, 1))
+        bars = Console(file=io.StringIO(), record=True, width=width)
+        bars.print(display._progress.get_renderable())
+        shown = bars.export_text().splitlines()
+    text = re.sub(r"\x1b\[[0-9?]*[A-Za-z]", "", out.getvalue())
+    lines = [line for line in text.splitlines() if "50.0 %" in line or "learning_rate" in line]
+    assert max(map(len, lines + shown)) <= width
+    assert "trial 2/30" in shown[0]
+    assert "loss 1.250" in shown[0]
+    assert "about 87 s left" in shown[0]
+
+
+def test_hostile_names_are_text() -> None:
+    out = io.StringIO()
+    with Display("loss", Console(file=out, force_terminal=True, width=200, color_system=None)) as display:
+        display.show(PhaseStarted("reading 3 prompts (v1, [/x] [bold]b \x1b[2J)"))
+        display.show(Noticed(Notice("data", "odd", "rows of [/x] :smile:")))
+        display.show(TrialStarted(0, 3, {"λ": 1}, 0))
+        display.show(Step(1, 2, 1e300, 0))
+    text = out.getvalue()
+    assert "reading 3 prompts (v1, [/x] [bold]b \\x1b[2J)" in text
+    assert "rows of [/x] :smile:" in text
+    assert "\x1b[2J" not in text

@@ -92,6 +92,14 @@ def test_the_same_command_adds_trials_and_repeats_none(run_config: Callable[...,
     assert len(after) == len({index for index, _ in after}) == 7
 
 
+def test_the_standard_settings_of_the_user_are_tried_first(run_config: Callable[..., Path]) -> None:
+    standard = {"rank": 4, "alpha": 4, "dropout": 0.1, "batch_size": 8, "learning_rate": 1e-2}
+    config = load_config(run_config(search={"trials": 1}, standard=standard))
+    result = tune(config)
+    (trial,) = result.history.trials
+    assert {k: v for k, v in result.space.config(trial.index).items() if k != "alpha_ratio"} == standard
+
+
 def test_isolated_trials_give_the_same_values_and_the_driver_holds_no_model(
     run_config: Callable[..., Path], tmp_path: Path
 ) -> None:

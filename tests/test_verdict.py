@@ -172,7 +172,7 @@ EDGY = SearchSpace(
 
 def test_a_winner_at_the_edge_is_told_with_the_knob_and_what_to_widen() -> None:
     config = {"rank": 2, "dropout": 0.05, "batch_size": 8, "learning_rate": 1e-2}
-    (notice,) = result_notices(Comparison(config, None, Outcome(0.5), None), EDGY)
+    (notice,) = result_notices(Comparison(config, None, Outcome(0.5), None), EDGY, scored(0.1, 0.5), "value")
     assert notice.name == "winner_at_edge"
     assert "learning_rate 0.01 (the highest)" in notice.text
     assert "space.knobs.learning_rate" in notice.text
@@ -185,7 +185,13 @@ def test_a_winner_at_the_edge_is_told_with_the_knob_and_what_to_widen() -> None:
 def test_where_nothing_lies_beyond_nothing_is_said() -> None:
     inside = {"rank": 1, "dropout": 0.0, "batch_size": 4, "learning_rate": 1e-3}  # natural ends, two values
     assert edges(EDGY, inside) == []
-    assert result_notices(Comparison(inside, None, Outcome(0.5), None), EDGY) == ()
+    assert result_notices(Comparison(inside, None, Outcome(0.5), None), EDGY, scored(0.1, 0.5), "value") == ()
+
+
+def test_where_the_winner_lies_means_nothing_when_all_scored_the_same() -> None:
+    config = {"rank": 4, "dropout": 0.05, "batch_size": 8, "learning_rate": 1e-2}
+    found = Comparison(config, None, Outcome(0.5), None)
+    assert result_notices(found, EDGY, scored(0.5, 0.5), "value") == ()
 
 
 def test_a_batch_of_all_examples_is_no_edge_and_a_constraint_is() -> None:
