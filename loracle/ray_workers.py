@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ from loracle.outcomes import outcome_of, write_attempt, write_outcome
 from loracle.trial import Failure, FailureKind, Outcome
 from loracle.workers import ATTEMPTS, FAILED_STARTS, Done, Job, LocalWorkers, Progress, refusal
 
+PIECE = 8_000_000  # bytes of a file that travel at a time
 _ADAPTER = "adapter"
 _SECONDS_A_LOOK = 1.0  # a station answers at least that often
 _SECONDS_TO_END = 5.0  # of a station that is asked to; then it is killed
@@ -90,12 +91,19 @@ class Station:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def files(self) -> dict[str, bytes]:
-        """Files of the job that ended last, by path below `trial/NAME` or `adapter`."""
+    def files(self) -> str:
+        """Files of the job that ended last, as a list of paths below `trial/NAME` or `adapter`."""
         assert self._scratch is not None
         top = self._scratch / "trial"
         paths = [path for path in top.rglob("*") if path.is_file() and not path.is_symlink()]
-        return {str(path.relative_to(top)): path.read_bytes() for path in paths}
+        return json.dumps([str(path.relative_to(top)) for path in paths])
+
+    def piece(self, name: str, start: int) -> bytes:
+        """A part of a file, so that none has to fit into memory; nothing at its end."""
+        assert self._scratch is not None
+        with (self._scratch / "trial" / name).open("rb") as file:
+            file.seek(start)
+            return file.read(PIECE)
 
 
 @dataclass
@@ -248,9 +256,20 @@ class RayWorkers:
                 raise refusal(message)
             case "done":
                 if message["files"]:
-                    _unpack(self._ray.get(place.station.files.remote()), place.job)
+                    _fetch(self._files(place.station), place.job)
                 self._finish(place.job, outcome_of(message["outcome"]))
                 place.job = None
+
+    def _files(self, station: Any) -> Iterator[tuple[str, Iterator[bytes]]]:
+        """Names of a station's files, each with its pieces."""
+        for name in json.loads(self._ray.get(station.files.remote())):
+            yield name, self._pieces(station, name)
+
+    def _pieces(self, station: Any, name: str) -> Iterator[bytes]:
+        start = 0
+        while piece := self._ray.get(station.piece.remote(name, start)):
+            yield piece
+            start += len(piece)
 
     def _watch(self) -> None:
         """Gives up stations that do not answer, and a cluster without room."""
@@ -383,18 +402,21 @@ def _runs(process: int) -> bool:
     return True
 
 
-def _unpack(files: Mapping[str, bytes], job: Job) -> None:
-    """Writes what a node sent: the trial's files, and the adapter, whole or not at all."""
+def _fetch(files: Iterable[tuple[str, Iterable[bytes]]], job: Job) -> None:
+    """Writes what a node sends, piece by piece: the trial's files, and the adapter, whole or not at all."""
     partial = None if job.adapter is None else job.adapter.with_name(f"{job.adapter.name}.partial")
     if partial is not None:
         shutil.rmtree(partial, ignore_errors=True)
-    for name, content in files.items():
+    for name, pieces in files:
         top, _, rest = name.partition("/")
         home = {job.folder.name: job.folder, _ADAPTER: partial}.get(top)
         if home is None or not rest or not (path := (home / rest).resolve()).is_relative_to(home.resolve()):
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        coming = path.with_name(f"{path.name}.coming")
+        with coming.open("wb") as file:
+            file.writelines(pieces)
+        os.replace(coming, path)
     if partial is not None and job.adapter is not None and partial.exists():
         job.adapter.mkdir(exist_ok=True)  # with whatever else the user keeps there
         for file in partial.iterdir():

@@ -25,7 +25,7 @@ from loracle.errors import ConfigError, StudyError
 from loracle.events import Event, TrialFinished, TrialStarted
 from loracle.optimizer import get_preset
 from loracle.prepare import Search
-from loracle.ray_workers import RayWorkers, _unpack
+from loracle.ray_workers import PIECE, RayWorkers, Station, _fetch
 from loracle.storage import run_lock
 from loracle.study import open_study
 from loracle.trial import FailureKind
@@ -135,13 +135,46 @@ def run(workers: Any, folder: Path, number: int, **more: Any) -> Any:
     return wait(workers)[0].outcome
 
 
+class Travelled:
+    """Ray, with a record of how many bytes came at a time."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+        self.sizes: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ray, name)
+
+    def get(self, reference: Any) -> Any:
+        found = self._ray.get(reference)
+        self.sizes.append(len(found))
+        return found
+
+
+def test_a_station_hands_out_files_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORACLE_FAULTS", json.dumps({"0": "fill"}))
+    station = Station(settings(tmp_path).model_dump_json(), "", 0)
+    try:
+        said = station.begin(json.dumps(Job(0, CONFIG, 0, tmp_path / "0000").as_json()))
+        end = time.monotonic() + PATIENCE
+        while '"done"' not in said and time.monotonic() < end:
+            said = station.wait()
+        assert "0000/stuffing" in json.loads(station.files())
+        pieces = [station.piece("0000/stuffing", start) for start in (0, PIECE, 10_000_000)]
+        assert [len(piece) for piece in pieces] == [PIECE, 10_000_000 - PIECE, 0]
+    finally:
+        station.end()
+
+
 def test_failures_are_dealt_with_on_the_node_and_files_come_back(
     cluster: Callable[..., Any], tmp_path: Path
 ) -> None:
-    cluster(_1="crash", _2=["kill", ""], _3="hang")
+    cluster(_0="fill", _1="crash", _2=["kill", ""], _3="hang")
     folder = tmp_path / "elsewhere"
     left = Path(tempfile.mkdtemp(prefix=f"loracle-{os.getuid()}-99999999-"))  # by one that was killed
     with RayWorkers(settings(tmp_path, workers=1, time_limit=2)) as workers:  # the node sees no run folder
+        travelled = Travelled(workers._ray)
+        workers._ray = travelled
         outcomes = [run(workers, folder, number) for number in range(4)]
         assert [outcome.failure and outcome.failure.kind for outcome in outcomes] == [
             None,
@@ -155,6 +188,9 @@ def test_failures_are_dealt_with_on_the_node_and_files_come_back(
             content = json.loads((folder / f"{number:04d}" / "outcome.json").read_text())
             assert content["config"] == CONFIG
         assert (folder / "0002" / "attempt-1.json").exists()
+        assert (folder / "0000" / "stuffing").stat().st_size == 10_000_000
+        assert not list(folder.rglob("*.coming"))
+        assert max(travelled.sizes) == PIECE  # a file of any size goes through memory in pieces
         assert workers.capacity == 1
     assert not list(tmp_path.glob("run/workers/*"))
     assert not left.exists()
@@ -223,7 +259,8 @@ def test_what_a_cluster_cannot_hold_is_refused(
 def test_files_of_a_node_stay_inside_the_run(tmp_path: Path) -> None:
     job = Job(0, {}, 0, tmp_path / "trials" / "0000", True, tmp_path / "best")
     names = ["0000/a/b", "0000/../x", "0000//etc/x", "adapter/model", "adapter/../../x", "x", "0001/x"]
-    _unpack(dict.fromkeys(names, b"1"), job)
+    _fetch([(name, [b"1", b"2"]) for name in names], job)
+    assert (tmp_path / "best" / "model").read_bytes() == b"12"
     written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert written == ["best/model", "trials/0000/a/b"]
 
