@@ -116,18 +116,18 @@ class ExternalObjective:
 
     def _trial(self, config: Config, call: Call) -> Outcome:
         began = time.perf_counter()
-        ready = False
+        begun = os.path.lexists(call.folder)  # by an attempt before
         try:
             call.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(call.folder / "provenance.json", as_json(self._provenance(call)))
-            ready = True
+            begun = True
             found = self._trainer(call)
             outcome = self._outcome(found, time.perf_counter() - began)
             write_outcome(call.folder, config, outcome)
         except OSError as error:
             if error.errno in DISK_ERRORS:
                 raise no_room(call.folder, error.errno) from None
-            if not ready:  # the run's folder, not the trial's affair
+            if not begun:  # the run's folder, not the trial's affair
                 raise
             message = f"{error.filename or call.folder}: {error.strerror or error}"
             failure = Failure(FailureKind.CRASHED, f"the trial could not be run or kept: {message}")

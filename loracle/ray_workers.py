@@ -414,8 +414,8 @@ def _fetch(files: Iterable[tuple[str, Iterable[bytes]]], job: Job) -> None:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         coming = path.with_name(f"{path.name}.coming")
-        with coming.open("wb") as file:
-            file.writelines(pieces)
+        with coming.open("wb") as whole:
+            whole.writelines(pieces)
         os.replace(coming, path)
     if partial is not None and job.adapter is not None and partial.exists():
         job.adapter.mkdir(exist_ok=True)  # with whatever else the user keeps there
