@@ -94,13 +94,17 @@ class _Tokens:
     def of(self, shape: torch.Size, kept: bool) -> tuple[torch.Tensor, torch.Tensor] | None:
         """The words of the rows of an input of this shape, (rows, 1) each; None if it has other rows."""
         b, t, _ = self.added.shape
-        leading = tuple(shape[:-1])
+        rows = _without_ones(*shape[:-1])  # some put a dimension of heads between
         if kept and self.kept is not None:
             added, times = self.added[self.kept], self.times[self.kept]
-            return (added, times) if leading in ((len(added),), (1, len(added))) else None
-        if leading not in ((b, t), (b * t,), (1, b * t)):
+            return (added, times) if rows == _without_ones(len(added)) else None
+        if rows not in (_without_ones(b, t), _without_ones(b * t)):
             return None
         return self.added.view(-1, 1), self.times.view(-1, 1)
+
+
+def _without_ones(*sizes: int) -> tuple[int, ...]:
+    return tuple(size for size in sizes if size != 1)
 
 
 class Masks:

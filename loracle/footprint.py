@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from loracle.adapter import adapted
+from loracle.adapter import adapted, layers_of
 from loracle.config import TrainingConfig
 from loracle.dropout import Masks, key_dropout, training_mode
 from loracle.errors import ModelError
@@ -87,7 +87,7 @@ class Footprint:
     overhead: int
 
 
-def count_footprint(base: Base, settings: TrainingConfig) -> Footprint:
+def count_footprint(base: Base, settings: TrainingConfig, *, dropout: bool = True) -> Footprint:
     """Counts on the model, which is left as it was. Takes a second, mostly PEFT's.
 
     Raises:
@@ -96,20 +96,27 @@ def count_footprint(base: Base, settings: TrainingConfig) -> Footprint:
     plain = settings.model_copy(update={"gradient_checkpointing": False})
     if settings.variant == "pissa":  # trains like lora, and its start takes minutes
         plain = plain.model_copy(update={"variant": "lora"})
-    knobs: Config = {"rank": 1, "alpha": 1, "dropout": 0.1, "batch_size": 1, "learning_rate": 1.0}
+    knobs: Config = {
+        "rank": 1,
+        "alpha": 1,
+        "dropout": 0.1 if dropout else 0.0,
+        "batch_size": 1,
+        "learning_rate": 1.0,
+    }
     cuda = [base.device.index or 0] if base.device.type == "cuda" else []
     failure = None
     with torch.random.fork_rng(devices=cuda), adapted(base, plan_training(knobs, plain, 1)) as model:
         sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-        modules = [module for module in model.modules() if hasattr(module, "lora_dropout")]
-        weights = [module.get_base_layer().weight for module in modules]
+        layers = layers_of(model)
+        modules = [layer.module for layer in layers]
+        weights = [layer.weight for layer in layers]
         masks = Masks(0, base.device)
         key_dropout(base.model, masks, kept_logits=base.masked_logits)
         try:
             with training_mode(model):
                 with_dropout = _saved_polynomial(base, model, masks)
-                for dropout in (drop for module in modules for drop in module.lora_dropout.values()):
-                    dropout.p = 0.0
+                for own in (drop for module in modules for drop in module.lora_dropout.values()):
+                    own.p = 0.0
                 saved = np.stack([_saved_polynomial(base, model, masks), with_dropout])
         except RuntimeError as error:
             failure = out_of_memory(error)
@@ -143,9 +150,12 @@ def count_footprint(base: Base, settings: TrainingConfig) -> Footprint:
 
 def _key_width(config: Any) -> int:
     """Features of the keys of a layer: fewer than of its input where heads share them."""
-    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
-    head = getattr(config, "head_dim", None) or hidden // heads
-    return int(head) * int(getattr(config, "num_key_value_heads", None) or heads)
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(heads, int) or heads < 1:  # a recurrent model, or one that has a number for each layer
+        return int(config.hidden_size)
+    head = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
+    grouped = getattr(config, "num_key_value_heads", None)
+    return int(head) * (grouped if isinstance(grouped, int) and grouped else heads)
 
 
 def _saved_polynomial(base: Base, model: Any, masks: Masks) -> Floats:

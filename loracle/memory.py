@@ -174,16 +174,17 @@ def halvings(largest: int) -> list[int]:
 
 
 def build_memory_model(
-    base: Base, training: TrainingConfig, trial: Encoded, *, workers: int = 1
+    base: Base, training: TrainingConfig, trial: Encoded, *, workers: int = 1, dropout: bool = True
 ) -> MemoryModel:
     """Counts what trainings hold and asks what memory there is; `trial` is what a trial trains on.
 
     `workers` processes share the memory of the CPU, this one among them; each loads the base model.
+    `dropout` says whether the adapters can have any.
 
     Raises:
         ModelError: see `count_footprint`.
     """
-    footprint = count_footprint(base, training)
+    footprint = count_footprint(base, training, dropout=dropout)
     meter, loaded, room = meter_of(base.device), 0, None
     if meter is not None:
         loaded = meter.used()

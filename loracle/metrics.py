@@ -19,8 +19,9 @@ from torch.nn.functional import cross_entropy
 from loracle.config import ScoringConfig
 from loracle.errors import ConfigError, DataError
 from loracle.examples import Example
-from loracle.model import Base, collate, counted_logits
+from loracle.model import Base, batches, collate, counted_logits
 from loracle.patterns import Pattern
+from loracle.positions import length_breaks
 from loracle.tokens import Encoded, encode
 
 Item = Mapping[str, Any]
@@ -52,7 +53,8 @@ class Questions:
 
     Attributes:
         encoded: the examples with their references.
-        references: what each should give, in the order of `encoded`; empty for free text.
+        references: what each should give, in the order of `encoded`; empty for free text. For exact_match as
+            generation would write it.
         choices: for choice_accuracy, every example with every choice in place of its reference.
         owner: (number of choices,) which example each belongs to.
         options: (number of choices,) the text of each.
@@ -116,11 +118,13 @@ def prepare(
 
     Raises:
         ConfigError: a reference that `max_new_tokens` would cut off, or more of them than the model reads.
-        DataError: a choice that does not fit in `max_length` tokens.
+        DataError: a choice that does not fit in `max_length` tokens, or a reference whose tokens, turned into
+            text as those of a prediction are, hold no answer.
     """
     kept = [examples[i] for i in encoded.positions]
     references = tuple(example.reference or "" for example in kept)
     if settings.metric == "exact_match":
+        references = _written_references(kept, encoded, base, settings)
         longest = encoded.lengths - encoded.prompt_lengths
         cut = int((longest > settings.max_new_tokens).sum())
         if cut:
@@ -164,6 +168,34 @@ def answer(text: str, pattern: Pattern | None) -> str | None:
     """
     found = text if pattern is None else pattern.last(text)
     return None if found is None else found.strip()
+
+
+def _written_references(
+    kept: Sequence[Example], encoded: Encoded, base: Base, settings: ScoringConfig
+) -> tuple[str, ...]:
+    """What generation would write if it wrote the references: compared with what it does write."""
+    pattern = answer_pattern(settings)
+    texts = []
+    for i, example in enumerate(kept):
+        start = encoded.starts[i] + encoded.prompt_lengths[i]
+        texts.append(written_text(base, encoded.tokens[start : encoded.ends[i]].tolist()))
+        if answer(texts[-1], pattern) is None:
+            raise DataError(
+                f"{example.source}: scoring.answer_pattern {settings.answer_pattern!r} finds no answer in "
+                f"what the tokenizer makes of the reference: {texts[-1][:80]!r}"
+            )
+    return tuple(texts)
+
+
+def written_text(base: Base, tokens: Sequence[int]) -> str:
+    """The text of generated tokens, up to the first stop token and without padding.
+
+    Other special tokens are part of it: they are part of an answer that the data write with them.
+    """
+    end = next((n for n, token in enumerate(tokens) if token in base.stop_ids), len(tokens))
+    padding = base.tokenizer.pad_token_id
+    kept = [token for token in tokens[:end] if token != padding]
+    return str(base.tokenizer.decode(kept, skip_special_tokens=False))
 
 
 def _with_reference(example: Example, reference: str) -> Example:
@@ -221,7 +253,8 @@ def _judge(
         predictions[i] = text
     verdicts = []
     for prediction, reference in zip(predictions, questions.references, strict=True):
-        correct = answer(prediction, pattern) == answer(reference, pattern)
+        found = answer(prediction, pattern)
+        correct = found is not None and found == answer(reference, pattern)
         verdicts.append({"correct": correct, "prediction": prediction})
     return verdicts
 
@@ -230,7 +263,8 @@ def _reference_pass(base: Base, encoded: Encoded, batch_size: int) -> tuple[Floa
     """Summed loss of each example, and whether its last completion is the greedy one; both (n,)."""
     losses = np.zeros(len(encoded))
     matched = np.ones(len(encoded), dtype=np.bool_)
-    for chosen in _batches(encoded.lengths, batch_size):
+    breaks = length_breaks(base.model)
+    for chosen in batches(encoded.lengths - 1, batch_size, base.reading, breaks):
         batch = collate(encoded, chosen, base)
         logits = counted_logits(base, batch)
         own = torch.zeros(len(chosen), dtype=torch.float32, device=base.device)
@@ -260,7 +294,11 @@ def _choose(base: Base, questions: Questions, batch_size: int) -> list[str]:
 def generate(base: Base, encoded: Encoded, settings: ScoringConfig) -> list[str]:
     """What the model writes after each prompt, greedily, until a stop token or `max_new_tokens`."""
     texts = [""] * len(encoded)
-    for chosen in _batches(encoded.prompt_lengths, settings.batch_size):
+    longest = int(encoded.prompt_lengths.max(initial=0)) + settings.max_new_tokens
+    how = base.writing
+    if how == "padded" and any(b < longest for b in length_breaks(base.model)):
+        how = "equal"  # each would reach the break at the step of the longest
+    for chosen in batches(encoded.prompt_lengths, settings.batch_size, how):
         width = int(encoded.prompt_lengths[chosen].max())
         ids = np.full((len(chosen), width), base.pad_id, dtype=np.int64)
         mask = np.zeros((len(chosen), width), dtype=np.int64)
@@ -276,15 +314,8 @@ def generate(base: Base, encoded: Encoded, settings: ScoringConfig) -> list[str]
                 max_new_tokens=settings.max_new_tokens,
             )[:, width:].tolist()
         for i, tokens in zip(chosen, written, strict=True):
-            end = next((n for n, token in enumerate(tokens) if token in base.stop_ids), len(tokens))
-            texts[i] = base.tokenizer.decode(tokens[:end], skip_special_tokens=True)
+            texts[i] = written_text(base, tokens)
     return texts
-
-
-def _batches(lengths: npt.NDArray[np.int64], batch_size: int) -> list[npt.NDArray[np.int64]]:
-    """Positions in batches of like length, the longest first: memory runs out at once or never."""
-    order = np.argsort(-lengths, kind="stable")
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 # -- uncertainty ------------------------------------------------------------------------------------

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from huggingface_hub import constants
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from huggingface_hub import constants, get_session
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from loracle.config import RunConfig
 from loracle.device import pick_device, pick_dtype
-from loracle.errors import ModelError
+from loracle.errors import LoracleError, ModelError
+from loracle.outcomes import one_line, out_of_memory_text
+from loracle.positions import alike
 from loracle.tokens import Encoded
 
 # Elements hashed at once, 40 bytes each. On a CPU what fits into its cache takes a tenth of the time.
 _CHECKSUM_CHUNK = {"cpu": 1 << 18}
 _LARGE_CHUNK = 1 << 22
-_LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+
+# How sequences are put into one batch: filled up to one length, of equal length alone, or one by one.
+Batching = Literal["padded", "equal", "single"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Base:
         pad_id: fills batches up.
         max_positions: tokens that the model can read, if it says so.
         masked_logits: whether the model computes logits at chosen positions only.
+        reading, writing: how sequences share a batch in a forward pass and in generation, so that each gets
+            what it would get alone; `batching.observed` finds out.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Base:
     pad_id: int
     max_positions: int | None
     masked_logits: bool
+    reading: Batching = "padded"
+    writing: Batching = "padded"
 
     def precision(self) -> AbstractContextManager[Any]:
         """The context in which the model computes: bfloat16 autocast for a bfloat16 base."""
@@ -74,25 +79,39 @@ def load_base(config: RunConfig) -> Base:
     name = config.model
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise ModelError(f"model: the folder {name} does not exist")
-    options = {
-        "trust_remote_code": config.trust_remote_code,
-        "local_files_only": not Path(name).is_dir() and not _hub_answers(),
-    }
+    offline = None if Path(name).is_dir() else _hub_silence()
+    options = {"trust_remote_code": config.trust_remote_code, "local_files_only": offline is not None}
     try:
+        _check_kind(name, options)
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         model, report = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
-    except _LOAD_ERRORS as error:
-        reason = " ".join(str(error).split())[:300]
+        _check_loaded(name, model, tokenizer, report)
+        model.requires_grad_(False)
+        model.eval().to(device)
+        return _base(name, model, tokenizer, device, dtype)
+    except LoracleError:
+        raise
+    except Exception as error:  # of any kind: files, settings and code of other people
+        if isinstance(error, MemoryError) or out_of_memory_text(str(error)):
+            raise ModelError(
+                f"model: {name!r} does not fit into memory on {device}: {one_line(error)}"
+            ) from None
+        silence = f" The hub was not asked: {offline}." if offline else ""
         raise ModelError(
-            f"model: {name!r} cannot be loaded; give a folder, or the id of a model on the hub. {reason}"
+            f"model: {name!r} cannot be loaded; give a folder, or the id of a model on the hub.{silence} "
+            f"{one_line(error)}"
         ) from None
-    _check_loaded(name, model, tokenizer, report)
-    model.requires_grad_(False)
-    model.eval().to(device)
+
+
+def _base(name: str, model: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype) -> Base:
+    """The model as trials use it."""
     stop_ids = _stop_ids(model, tokenizer)
-    pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None)
+    known = int(model.get_input_embeddings().weight.shape[0])
+    # Padding is never looked at, so where the tokenizer's own has no embedding any other token does.
+    padding = (tokenizer.pad_token_id, tokenizer.eos_token_id, *stop_ids, 0)
+    pad_id = next(int(i) for i in padding if i is not None and i < known)
     # A plain one: penalties and samplers that a model ships would make generation differ from its logits.
     model.generation_config = GenerationConfig(eos_token_id=list(stop_ids), pad_token_id=pad_id)
     return Base(
@@ -103,8 +122,8 @@ def load_base(config: RunConfig) -> Base:
         dtype=dtype,
         fingerprint=weights_fingerprint(model),
         stop_ids=stop_ids,
-        pad_id=int(pad_id),
-        max_positions=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+        pad_id=pad_id,
+        max_positions=getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None),
         masked_logits=_has_masked_logits(model, device),
     )
 
@@ -121,6 +140,8 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
 
 
 def _checksum(tensor: torch.Tensor) -> int:
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
     kind = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[tensor.element_size()]
     flat = tensor.detach().contiguous().view(-1)
     bits = flat.view(torch.int8 if flat.dtype == torch.bool else kind)
@@ -134,17 +155,35 @@ def _checksum(tensor: torch.Tensor) -> int:
     return int(total)
 
 
-def _hub_answers() -> bool:
-    """One short question. Without it, transformers retries for a minute before it looks into the cache."""
+def _hub_silence() -> str | None:
+    """Why the hub is not to be asked; None if it answers.
+
+    One short question, with the certificates and proxies that downloads have. Without it, transformers
+    retries for a minute before it looks into the cache.
+    """
     if constants.HF_HUB_OFFLINE:
-        return False
+        return "HF_HUB_OFFLINE is set"
     try:
-        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception as error:  # of the client's own kinds, which differ between versions
+        reason = one_line(error)
+        if "certificate" in reason.lower():
+            reason += " (name your own certificates in SSL_CERT_FILE)"
+        return f"{constants.ENDPOINT} does not answer, {reason}"
+    return None
+
+
+def _check_kind(name: str, options: Mapping[str, Any]) -> None:
+    """Refuses what would load as a part of itself, before its weights are loaded."""
+    try:
+        config = AutoConfig.from_pretrained(name, **options)
+    except (OSError, ValueError):  # an adapter has none; loading says what is wrong
+        return
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"model: {name!r} ({config.model_type}) has an encoder and a decoder; choose a model that writes "
+            "from left to right"
+        )
 
 
 def _check_loaded(name: str, model: Any, tokenizer: Any, report: Mapping[str, Any]) -> None:
@@ -170,7 +209,7 @@ def _has_masked_logits(model: Any, device: torch.device) -> bool:
     with torch.inference_mode():
         try:
             some = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
-        except (TypeError, IndexError, RuntimeError, ValueError):
+        except Exception:  # of any kind: older models use the argument as a number
             return False
         every = model(input_ids=ids, use_cache=False).logits
     return some.shape == every[keep].shape and torch.allclose(some, every[keep], rtol=1e-2, atol=1e-2)
@@ -195,6 +234,19 @@ class Batch:
     targets: torch.Tensor
     rows: torch.Tensor
     columns: torch.Tensor
+
+
+def batches(
+    lengths: npt.NDArray[np.int64], size: int, how: Batching, breaks: tuple[int, ...] = ()
+) -> list[npt.NDArray[np.int64]]:
+    """Positions in batches of like length, the longest first: memory runs out at once or never.
+
+    `breaks`: see `positions.length_breaks`; no batch goes across one.
+    """
+    if how == "single":
+        size = 1
+    groups = alike(lengths, tuple(np.unique(lengths).tolist()) if how == "equal" else breaks)
+    return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
 
 
 def collate(encoded: Encoded, chosen: Sequence[int] | npt.NDArray[np.int64], base: Base) -> Batch:

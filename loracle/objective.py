@@ -21,8 +21,8 @@ import numpy.typing as npt
 import torch
 
 from loracle import __version__
-from loracle.adapter import check_targets, save_atomically
-from loracle.config import RunConfig
+from loracle.adapter import check_targets
+from loracle.config import RunConfig, build_space
 from loracle.data import Splits, load_splits, proxy_positions, proxy_size
 from loracle.data_notices import (
     about_lengths,
@@ -51,6 +51,8 @@ from loracle.outcomes import (
     write_outcome,
 )
 from loracle.plan import check_knobs
+from loracle.probe import probe
+from loracle.saved import SavedAdapter
 from loracle.sizes import Sizes
 from loracle.space import Config, SearchSpace
 from loracle.tokens import Encoded, encode
@@ -129,17 +131,25 @@ class TrainingObjective:
         self._validation = self._prepare(splits.validation, validation)
         self._test = self._prepare(splits.test, encoded["test"])
         self._observed: list[Observation] = []
+        found = probe(
+            base,
+            config.training,
+            self._train.tokens,
+            dropout=_largest_dropout(config),
+            writes=config.scoring.metric == "exact_match",
+        )
+        self.base, self._training, self._with_dropout = found.base, found.settings, found.dropout
         self.notices: tuple[Notice, ...] = gathered(
-            splits.notices, self._about_data(encoded), about_own_dropout(base.model)
+            splits.notices, self._about_data(encoded), about_own_dropout(base.model), found.notices
         )
 
     @classmethod
     def from_config(cls, config: RunConfig) -> TrainingObjective:
-        """Loads and checks the data first, then the model.
+        """Loads and checks the data first, then the model, and tries the adapters on it.
 
         Raises:
             DataError, ConfigError, ModelError: one line each; see `load_splits`, `check_scoring`,
-                `load_base`, `encode` and `prepare`.
+                `load_base`, `encode`, `prepare` and `probe`.
         """
         splits = load_splits(config.data, config.search.seed)
         for examples in (splits.train, splits.validation, splits.test):
@@ -199,7 +209,9 @@ class TrainingObjective:
         trial = self._train.select(chosen)
         # What the trials of this run have shown so far, so that a worker that was replaced goes on alike.
         self._observed += observed(stored_outcomes(self.config.output / "trials"))
-        return build_memory_model(self.base, self.config.training, trial, workers=workers)
+        return build_memory_model(
+            self.base, self._training, trial, workers=workers, dropout=self._with_dropout
+        )
 
     def _job(
         self,
@@ -342,7 +354,7 @@ class TrainingObjective:
             return out_of_memory(error) or crash(error)
 
     def _train_and_score(self, job: _Job) -> _Result:
-        settings = self.config.training.model_copy(update={"micro_batch": job.micro_batch})
+        settings = self._training.model_copy(update={"micro_batch": job.micro_batch})
         with (job.folder / "log.txt").open("w", encoding="utf-8", buffering=1) as log:
             log.write(f"# {json.dumps(job.config)} seed={job.seed} n_examples={len(job.train)}\n")
             log.write("step\tloss\tlearning_rate\tgradient_norm\n")
@@ -353,6 +365,7 @@ class TrainingObjective:
                 if job.progress is not None:
                     job.progress(step.number, step.total, step.loss)
 
+            saved = None if job.adapter is None else SavedAdapter(self.base, job.train.tokens, job.adapter)
             with train_adapter(
                 self.base, job.train, job.config, settings, seed=job.seed, progress=record
             ) as trained:
@@ -361,8 +374,10 @@ class TrainingObjective:
                 scoring_seconds = time.perf_counter() - began
                 log.write(f"# {job.split}: " + json.dumps(dict(scored.metrics)) + "\n")
                 _require_finite(scored, job.split)
-                if job.adapter is not None:
-                    save_atomically(trained.model, trained.start, job.adapter, self.base.tokenizer)
+                if saved is not None:
+                    saved.write(trained.model, trained.start, self.base.tokenizer)
+            if saved is not None:
+                saved.finish()
         return _Result(
             scored.value,
             _metrics(job, trained, scored),
@@ -403,7 +418,7 @@ class TrainingObjective:
             "device": str(self.base.device),
             "dtype": str(self.base.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
-            "training": self.config.training.model_dump(mode="json"),
+            "training": self._training.model_dump(mode="json"),
             "scoring": self.config.scoring.model_dump(mode="json"),
         }
 
@@ -431,6 +446,14 @@ class _Result:
     metrics: Mapping[str, float]
     items: Sequence[Mapping[str, Any]]
     seconds: Mapping[str, float]
+
+
+def _largest_dropout(config: RunConfig) -> float:
+    """Of all that a trial or the standard may have."""
+    space = build_space(config.space)
+    standard = config.standard or {}
+    knob = space["dropout"].values if "dropout" in space.names else ()
+    return max([float(standard.get("dropout", 0.0)), *map(float, knob)])
 
 
 def _metrics(job: _Job, trained: Trained, scored: Score) -> dict[str, float]:

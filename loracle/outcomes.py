@@ -48,6 +48,12 @@ def crash(error: BaseException) -> Failure:
     return Failure(FailureKind.CRASHED, f"{type(error).__name__}: {line}", traceback_tail(error))
 
 
+def one_line(error: BaseException) -> str:
+    """What an exception of another library says, short enough for a message."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
 def traceback_tail(error: BaseException) -> str:
     """The end of a traceback, as failures keep it."""
     return "".join(traceback.format_exception(error))[-TAIL:]

@@ -24,10 +24,10 @@ from loracle.adapter import adapter_state, attach, restored
 from loracle.config import TrainingConfig
 from loracle.dropout import Masks, key_dropout, training_mode
 from loracle.meter import meter_of
-from loracle.model import Base, collate, counted_logits
+from loracle.model import Base, batches, collate, counted_logits
 from loracle.outcomes import out_of_memory_text, traceback_tail
 from loracle.plan import Plan, example_order, plan_training
-from loracle.positions import alike, codes_restored, length_breaks
+from loracle.positions import length_breaks
 from loracle.space import Value
 from loracle.tokens import Encoded
 from loracle.trial import Failure, FailureKind
@@ -104,7 +104,7 @@ def train_adapter(
     cuda = [base.device.index or 0] if base.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
-        with restored(base, plan.settings), codes_restored(base.model):
+        with restored(base):
             failure = None
             try:
                 model = attach(base, plan)
@@ -189,10 +189,10 @@ def _accumulate(
 ) -> torch.Tensor:
     """Adds the gradient of the effective batch's mean loss per token; returns that loss, shape ()."""
     # Sequences of like length share a micro-batch: less padding, and the sum is the same in any order.
-    groups = alike(encoded.lengths[whole.chosen] - 1, breaks)
+    lengths = encoded.lengths[whole.chosen] - 1
     n_tokens = int(encoded.counts[whole.chosen].sum())
     total = torch.zeros((), device=base.device)
-    for part in (group[i : i + micro_batch] for group in groups for i in range(0, len(group), micro_batch)):
+    for part in batches(lengths, micro_batch, base.reading, breaks):
         batch = collate(encoded, whole.chosen[part], base)
         with masks.of(whole.step, whole.known_as[part], batch.inputs.shape[1], batch.keep):
             logits = counted_logits(base, batch)

@@ -20,7 +20,8 @@ SEARCH = {
 }
 WORK = {
     *("data", "rows", "examples", "fields", "tokens", "chat", "data_notices"),
-    *("model", "train", "adapter", "dropout", "positions", "metrics", "objective"),
+    *("model", "module_tree", "adapter", "saved", "batching", "probe"),
+    *("train", "dropout", "positions", "metrics", "objective"),
     *("external", "own_function", "calls", "scalars", "printed", "outcomes", "guard"),
     *("workers", "process", "worker_process", "ray_workers", "memory", "footprint", "meter"),
 }

@@ -67,7 +67,7 @@ def greedy_one_by_one(base: Base, prompt: str, limit: int) -> str:
             if token in base.stop_ids:
                 break
             written.append(token)
-    return str(base.tokenizer.decode(written, skip_special_tokens=True))
+    return str(base.tokenizer.decode([t for t in written if t != base.tokenizer.pad_token_id]))
 
 
 def test_predictions_are_the_greedy_ones(skilled: Base) -> None:
