@@ -25,6 +25,7 @@ from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalE
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
 from optuna.storages.journal._storage import JournalOperation
+from optuna.study import StudyDirection
 from sqlalchemy import make_url
 from sqlalchemy.exc import (
     IntegrityError,
@@ -54,8 +55,24 @@ _CONNECTION = {
     "tcp_user_timeout": 60_000,
 }
 _SQLITE_SECONDS = 30  # to wait for another process that writes
-# What replaying a damaged journal may raise.
-_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, OptunaError)
+# What replaying a damaged journal, and reading a trial of it, may raise.
+DAMAGE = (
+    *(ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError),
+    *(RuntimeError, OptunaError),
+)
+
+_MAXIMIZE = [int(StudyDirection.MAXIMIZE)]
+_NOTHING = type(None)
+# What stands in Optuna's records, by name.
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("op_code", "study_id", "trial_id", "state"), (int,)),
+    **dict.fromkeys(("worker_id", "study_name", "datetime_complete"), (str,)),
+    **dict.fromkeys(("user_attr", "system_attr", "user_attrs", "system_attrs"), (dict,)),
+    **dict.fromkeys(("params", "distributions", "intermediate_values"), (dict,)),
+    "datetime_start": (str, _NOTHING),
+    "value": (int, float, _NOTHING),
+    "values": (list, _NOTHING),
+}
 
 _log = logging.getLogger(__name__)
 _Found = TypeVar("_Found")
@@ -298,14 +315,16 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _broken_reference(records: list[dict[str, Any]]) -> int | None:
-    """The first line that deletes the study, or speaks of a study or a trial that is not there: Optuna
-    passes over such lines."""
+    """The first line that deletes the study, or speaks of a study or a trial that is not there, or whose
+    parts are of another kind than Optuna's: it passes over such lines, or keeps them until they do harm."""
     trials = 0
     for line, record in enumerate(records, 1):
+        if any(type(record[name]) not in kinds for name, kinds in _KINDS.items() if name in record):
+            return line
         trial = record.get("trial_id", 0)
         starts = record.get("op_code") == JournalOperation.CREATE_TRIAL
         deletes = record.get("op_code") == JournalOperation.DELETE_STUDY
-        if deletes or record.get("study_id", 0) != 0 or not isinstance(trial, int):
+        if deletes or record.get("study_id", 0) != 0 or record.get("directions", _MAXIMIZE) != _MAXIMIZE:
             return line
         if not starts and "trial_id" in record and not 0 <= trial < trials:
             return line
@@ -316,7 +335,7 @@ def _broken_reference(records: list[dict[str, Any]]) -> int | None:
 def _replays(records: list[dict[str, Any]]) -> bool:
     try:
         JournalStorage(_Records(records))
-    except _DAMAGE:
+    except DAMAGE:
         return False
     return True
 

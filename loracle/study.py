@@ -198,7 +198,7 @@ class Study:
         if known is None:
             try:
                 known = self._read(frozen)
-            except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
+            except storages.DAMAGE:
                 raise StudyError(
                     f"{self._storage.where}: trial {frozen.number} of this run is damaged or was written by "
                     "another program, so it cannot be continued; restore it or use another output"
@@ -311,8 +311,8 @@ def _require_same(where: str, name: str, key: str, known: Any, now: Any) -> None
         return
     if key == _SPACE_KEY:
         raise StudyError(
-            f"{where}: this run searched another space (fingerprint {known}, now {now}); undo the change or "
-            "use another output"
+            f"{where}: this run searched another space (fingerprint {str(known)[:40]}, now {now}); undo the "
+            "change or use another output"
         )
     known = known if isinstance(known, dict) else {}
     first = next(key for key in sorted(known.keys() | now.keys()) if known.get(key) != now.get(key))
