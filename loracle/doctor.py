@@ -24,6 +24,7 @@ from loracle.objective import TrainingObjective
 from loracle.optimizer import get_preset
 from loracle.plan import count_steps
 from loracle.prepare import run_prompt, search_space
+from loracle.search_notices import search_notices
 from loracle.space import SearchSpace, with_alpha
 
 _FEW_STEPS = 20  # below this many optimizer steps a trial says little (fact 29: 100 and more are better)
@@ -95,6 +96,7 @@ def _own_trainer(config: RunConfig) -> Iterator[Check]:
     if given:
         yield Check("unused", "note", f"{' and '.join(given)}: a trainer of your own has its own")
     yield Check("space", "ok", f"{len(space.candidates):,} candidates of {space.size:,} configs")
+    yield from _noticed(search_notices(config, space, None), "search")
     yield _output(config.output)
 
 
@@ -171,15 +173,14 @@ def _memory(config: RunConfig, objective: TrainingObjective, space: SearchSpace)
     """What trials will take, what there is, and which candidates cannot fit; raises if none can."""
     model, standard = objective.memory, with_alpha(config.standard or {})
     allowed(model, space)
-    peaks, *left_out = describe(model, space, standard)
+    peaks, *_ = describe(model, space, standard)
     if model.limit is None:
         peaks += f"; how much there is on {objective.base.device} is not known"
     elif model.peak(standard) > model.limit:
         peaks += "; the standard config does not fit, so it cannot be compared with"
     fits = model.limit is None or model.peak(standard) <= model.limit
     yield Check("memory", "ok" if fits else "note", peaks)
-    for line in left_out:
-        yield Check("left out", "note", line)
+    yield from _noticed(search_notices(config, space, model), "search")
 
 
 def _output(folder: Path) -> Check:

@@ -268,6 +268,13 @@ def describe(
     return lines
 
 
+def left_out(model: MemoryModel, space: SearchSpace) -> tuple[int, str] | None:
+    """How many candidates are left out from the start, and a sentence that says so and why; None: none."""
+    known = _after_failures(model, _NOTHING)
+    fits = known.fits(space)
+    return None if fits.all() else (int((~fits).sum()), _left_out(known, space, fits))
+
+
 def _left_out(model: MemoryModel, space: SearchSpace, fits: npt.NDArray[np.bool_]) -> str:
     least = np.where(fits, np.inf, model.peaks(space, 1))
     row = int(np.argmin(least))

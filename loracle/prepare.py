@@ -28,6 +28,7 @@ from loracle.objective import Objective, TrainingObjective
 from loracle.optimizer import Preset, get_preset, propose, ranking, with_standard
 from loracle.plan import check_knobs, plan_training
 from loracle.prompt import Prompt, load_prompt
+from loracle.search_notices import search_notices
 from loracle.sizes import Sizes
 from loracle.space import SearchSpace, with_alpha
 from loracle.trial import History
@@ -98,7 +99,9 @@ def prepare(config: RunConfig, listen: Listener) -> Prepared:
     objective = load_objective(config)
     local = config.execution.executor == "local"
     memory = objective.memory if isinstance(objective, TrainingObjective) and local else None
-    search = replace(prepare_search(config, objective, listen), memory=memory)
+    search = prepare_search(config, objective, listen)
+    told = search_notices(config, search.space, memory)
+    search = replace(search, memory=memory, notices=(*search.notices, *told))
     final, settings = _final_training(objective), common_settings(config, objective)
     notices = gathered(getattr(objective, "notices", ()), search.notices)
     sizes = objective.sizes if isinstance(objective, TrainingObjective) else None

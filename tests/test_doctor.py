@@ -70,7 +70,7 @@ def test_memory_is_said_in_a_line(run_config: Callable[..., Path]) -> None:
     assert checks["memory"].state == "ok"
     for part in ("smallest config", "standard", "largest", "GiB to use", "micro-batches of"):
         assert part in checks["memory"].text
-    assert "left out" not in checks
+    assert "left out" not in checks["memory"].text
 
 
 def with_room(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
@@ -88,8 +88,11 @@ def test_what_cannot_fit_is_counted_with_its_reason(
     run_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_room(monkeypatch, 0.999)
-    checks = {check.name: check for check in examine(load_config(run_config()))}
-    assert "12 of 72 candidates are left out: rank 8 and above" in checks["left out"].text
+    found = list(examine(load_config(run_config())))
+    checks = {check.name: check for check in found}
+    (told,) = [check.notice for check in found if check.notice and check.notice.name == "too_large"]
+    assert "12 of 72 candidates are left out: rank 8 and above" in told.text
+    assert told.count == 12
     assert checks["memory"].state == "note"
     assert "the standard config does not fit" in checks["memory"].text
 

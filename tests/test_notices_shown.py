@@ -25,9 +25,9 @@ def loracle(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     load = TrainingObjective.from_config.__func__  # type: ignore[attr-defined]
 
     def loaded(cls: type[TrainingObjective], config: RunConfig) -> Any:
-        objective = load(cls, config)
-        objective.notices = (FOUND,)
-        return objective
+        made = load(cls, config)
+        made.notices = (FOUND,)
+        return made
 
     monkeypatch.setattr(TrainingObjective, "from_config", classmethod(loaded))
     monkeypatch.setenv("COLUMNS", "80")
