@@ -13,9 +13,12 @@ from botorch.utils.probability.utils import log_phi, ndtr, phi
 from botorch.utils.safe_math import log1mexp
 from torch import Tensor
 
+_LEAST = 1e-150  # a smaller sd counts as this: what is certain has the improvement of its mean
+
 
 def expected_improvement(mean: Tensor, sd: Tensor, best: float) -> Tensor:
     """E[max(f - best, 0)] under N(mean, sd^2); shape (m,). Jones, Schonlau and Welch (1998), eq. 15."""
+    sd = sd.clamp(min=_LEAST)
     u = (mean - best) / sd
     improvement: Tensor = sd * (phi(u) + u * ndtr(u))
     return improvement
@@ -28,6 +31,7 @@ def log_expected_improvement(mean: Tensor, sd: Tensor, best: float) -> Tensor:
     u < -1 it is written as log phi(u) + log(1 - |u| Phi(u) / phi(u)), with Phi(u) / phi(u) as a scaled erfc:
     a difference of logarithms would lose all digits where both are huge.
     """
+    sd = sd.clamp(min=_LEAST)
     u = (mean - best) / sd
     near = u.clamp(min=-1.0)
     log_h_near = (phi(near) + near * ndtr(near)).log()

@@ -31,6 +31,7 @@ NUMBERS = ("rank", "alpha / rank", "batch size", "learning rate", "dropout")
 N_SCALES = 7  # numbers at the head of a parameter vector, before one lengthscale a number
 
 _WIDTH, _FEATURES = 32, 6  # of the learned map
+_FAR = 8.0  # units: 1e-12 as a learning rate, say
 
 
 def describe(space: SearchSpace) -> npt.NDArray[np.float64]:
@@ -49,13 +50,20 @@ def describe(space: SearchSpace) -> npt.NDArray[np.float64]:
         (np.log2(rank) - 4) / 4,
         (np.log2(np.maximum(ratio, 2.0**-6)) - 2) / 4,
         (np.log2(values.get("batch_size", 16 * ones)) - 4) / 4,
-        np.log10(values.get("learning_rate", 3e-4 * ones)) + 3.5,
-        5 * values.get("dropout", 0.1 * ones) - 0.5,
+        np.log10(np.maximum(values.get("learning_rate", 3e-4 * ones), 1e-300)) + 3.5,
+        5 * values.get("dropout", 0.1 * ones).clip(-1e300, 1e300) - 0.5,
     ]
     coordinates = space.coordinates(space.candidates)
     named = ("rank", "alpha_ratio", "alpha", "batch_size", "learning_rate", "dropout")
     others = [2 * coordinates[:, i] - 1 for i, name in enumerate(space.names) if name not in named]
-    return np.column_stack([*known, *others])
+    return np.column_stack([_within_reason(numbers) for numbers in (*known, *others)])
+
+
+def _within_reason(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Numbers in their order, those beyond 8 units by their logarithm: a dropout of 1e300 would leave no
+    digits for any other difference."""
+    beyond = np.maximum(np.abs(numbers) - _FAR, 0.0)
+    return np.asarray(np.where(beyond > 0, np.sign(numbers) * (_FAR + np.log1p(beyond)), numbers))
 
 
 @dataclass(frozen=True)

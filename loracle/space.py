@@ -81,6 +81,8 @@ class Knob:
         ends = np.asarray([self.values[0], self.values[-1]], dtype=np.float64)
         if self.scale != "linear":
             array, ends = np.log(array), np.log(ends)
+        if not math.isfinite(float(ends[1]) - float(ends[0])):
+            array, ends = array / 2, ends / 2  # from -1.7e308 to 1.7e308
         width = ends[1] - ends[0]
         return (array - ends[0]) / width if width > 0 else np.zeros_like(array)
 
@@ -146,6 +148,10 @@ class SearchSpace:
         for knob in self.knobs:
             if knob.name in ("batch_size", "rank"):
                 _require_positive_integers(knob)
+        if {"rank", "alpha_ratio"} <= set(names) and not math.isfinite(
+            float(self["rank"].values[-1]) * max(abs(float(ratio)) for ratio in self["alpha_ratio"].values)
+        ):
+            raise SpaceError("alpha, which is rank x alpha_ratio, is beyond 1.8e308; use smaller values")
         for constraint in self.constraints:
             parse_expression(constraint, self._value_names)
 
@@ -188,7 +194,7 @@ class SearchSpace:
         """
         if not 0 <= index < self.size:
             raise SpaceError(f"index {index} is outside the space of {self.size:,} configs")
-        positions = np.unravel_index(int(index), self.shape)
+        positions = self._positions_of(np.asarray(int(index)))
         config = {knob.name: knob.values[int(p)] for knob, p in zip(self.knobs, positions, strict=True)}
         return with_alpha(config)
 
@@ -200,7 +206,7 @@ class SearchSpace:
         """
         given = self._searched(config)
         positions = tuple(knob.position(given[knob.name]) for knob in self.knobs)
-        return int(np.ravel_multi_index(positions, self.shape))
+        return int(self._index_of(positions))
 
     def nearest(self, config: Mapping[str, Value]) -> int:
         """The candidate closest to `config` on the knobs' own scales (ties: the lowest index)."""
@@ -219,7 +225,7 @@ class SearchSpace:
 
     def values(self, indices: npt.ArrayLike) -> dict[str, Floats]:
         """Knob values of many configs as one array a knob, each of shape (n,), with `alpha`."""
-        positions = np.unravel_index(np.asarray(indices, dtype=np.int64), self.shape)
+        positions = self._positions_of(np.asarray(indices, dtype=np.int64))
         values = {
             knob.name: np.asarray(knob.values, dtype=np.float64)[p]
             for knob, p in zip(self.knobs, positions, strict=True)
@@ -230,14 +236,14 @@ class SearchSpace:
 
     def neighbours(self, index: int) -> list[int]:
         """Indices that differ from `index` by one step of one knob, in knob order."""
-        positions = [int(p) for p in np.unravel_index(int(index), self.shape)]
+        positions = [int(position) for position in self._positions_of(np.asarray(int(index)))]
         found = []
         for axis, length in enumerate(self.shape):
             for step in (-1, 1):
                 moved = positions[axis] + step
                 if 0 <= moved < length:
                     changed = (*positions[:axis], moved, *positions[axis + 1 :])
-                    found.append(int(np.ravel_multi_index(changed, self.shape)))
+                    found.append(int(self._index_of(changed)))
         return found
 
     # -- candidates -----------------------------------------------------------------------------
@@ -266,7 +272,7 @@ class SearchSpace:
         nothing else matters. Batch sizes that the devices realise as the same number of examples are one.
         """
         array = np.asarray(indices, dtype=np.int64)
-        positions = [np.asarray(p) for p in np.unravel_index(array, self.shape)]
+        positions = self._positions_of(array)
         names = self.names
         if "batch_size" in names:
             axis = names.index("batch_size")
@@ -278,7 +284,7 @@ class SearchSpace:
                 dead = positions[axis] == zero
                 positions = [np.where(dead, 0, p) for p in positions]
                 positions[axis] = np.where(dead, zero, positions[axis])
-        return np.asarray(np.ravel_multi_index(positions, self.shape), dtype=np.int64)
+        return np.asarray(self._index_of(positions), dtype=np.int64)
 
     def realised_batch(self, batch_size: int) -> int:
         """The effective batch that is really trained, in examples."""
@@ -303,6 +309,24 @@ class SearchSpace:
             "batch": [self.batch_multiple, self.batch_limit],
         }
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    # numpy's own functions for the next two stop at 63 knobs.
+
+    def _positions_of(self, indices: Indices) -> list[Indices]:
+        """Position of each knob's value in some configs, in knob order."""
+        if indices.size and not (indices.min() >= 0 and indices.max() < self.size):
+            raise SpaceError(f"an index is outside the space of {self.size:,} configs")
+        pairs = zip(self._steps, self.shape, strict=True)
+        return [np.asarray(indices // step % length) for step, length in pairs]
+
+    def _index_of(self, positions: Sequence[Any]) -> Any:
+        """The index of the config, or configs, with these positions."""
+        return sum(position * step for position, step in zip(positions, self._steps, strict=True))
+
+    @cached_property
+    def _steps(self) -> tuple[int, ...]:
+        """How far apart in index two neighbouring values of each knob are."""
+        return tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
 
     @property
     def _value_names(self) -> tuple[str, ...]:
