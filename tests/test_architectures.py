@@ -37,6 +37,19 @@ def test_every_kind_of_model_works_or_is_refused_in_one_line(kind: Kind, tmp_pat
     check(kind, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["llama", "mixtral", "rwkv", "bert"])
+def test_the_probe_says_the_same_in_bfloat16(name: str, tmp_path: Path) -> None:
+    kind = next(kind for kind in KINDS if kind.type == name)
+    model, data = str(save_kind(kind, tmp_path / "m")), {"train": "none"}
+    config = {"model": model, "data": data, "device": "cpu", "dtype": "bfloat16"}
+    base = load_base(RunConfig.model_validate(config))
+    if kind.refused:
+        with pytest.raises(LoracleError, match=kind.refused):
+            probed(base)
+    else:
+        assert tuple(notice.name for notice in probed(base)[0].notices) == kind.notices
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param(k, id=k.type) for k in KINDS if not k.fast])
 def test_more_kinds_of_models_work_or_are_refused_in_one_line(kind: Kind, tmp_path: Path) -> None:

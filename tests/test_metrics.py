@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from architectures import KINDS, save_kind
 from conftest import copy_rows, save_tiny_model
 
 import loracle
+from loracle import metrics
+from loracle.batching import observed
 from loracle.config import RunConfig, ScoringConfig, TrainingConfig
 from loracle.errors import ConfigError, DataError
 from loracle.examples import Example, Message
@@ -27,6 +30,7 @@ from loracle.metrics import (
     score,
 )
 from loracle.model import Base, load_base
+from loracle.patterns import Pattern
 from loracle.tokens import encode
 from loracle.train import train_adapter
 
@@ -174,11 +178,14 @@ def test_the_pattern_that_init_prints_ends_with_its_line() -> None:
     assert answer("4 + 8 = 12\n#### 12\nHope it helps", pattern) == "12"
 
 
-def test_a_pattern_that_never_ends_is_refused_where_it_is_checked() -> None:
+def test_a_pattern_that_never_ends_is_refused_where_it_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = EXACT.model_copy(update={"answer_pattern": "([a-z]+)+$"})
+    short = Pattern("([a-z]+)+$", "scoring.answer_pattern", seconds=0.2)
+    assert answer_pattern(settings).seconds < 60  # type: ignore[union-attr]
+    monkeypatch.setattr(metrics, "answer_pattern", lambda _: short)
     examples = examples_of([{"prompt": "p", "completion": "a" * 5000 + "!"}])
     with pytest.raises(
-        ConfigError, match=r"scoring.answer_pattern: .* took more than 5 s on a text of 5,001"
+        ConfigError, match=r"scoring.answer_pattern: .* took more than 0.2 s on a text of 5,001"
     ):
         check_scoring(examples, settings)
 
@@ -316,4 +323,57 @@ def test_models_that_ship_penalties_generate_their_argmax(tmp_path: Path) -> Non
     questions = questions_of(base, examples_of(copy_rows(6)), EXACT)
     plain = replace(base, stop_ids=(1, 3))
     truth = [greedy_one_by_one(plain, row["prompt"], 8) for row in copy_rows(6)]
+    assert generate(base, questions.encoded, EXACT) == truth
+
+
+# -- special tokens, and models that ignore the mask ---------------------------------------------------
+
+
+def test_special_tokens_in_an_answer_do_not_make_a_right_one_wrong(tmp_path: Path) -> None:
+    """A model that writes ` it is <user>RIGHT<assistant><eos>`, where those marks are special tokens."""
+    folder = save_tiny_model(tmp_path / "m")
+    base = load_base(
+        RunConfig.model_validate({"model": str(folder), "data": {"train": "none"}, "device": "cpu"})
+    )
+    prompts = [row["prompt"] for row in copy_rows(40, 3)]
+    always = " it is <user>RIGHT<assistant><eos>"
+    encoded = encode(
+        examples_of([{"prompt": prompt, "completion": always} for prompt in prompts]),
+        base.tokenizer,
+        64,
+        stop_ids=base.stop_ids,
+    )
+    settings = ScoringConfig(metric="exact_match", max_new_tokens=24, answer_pattern="<user>(.+)<assistant>")
+    config = {"rank": 16, "alpha": 32, "dropout": 0.0, "batch_size": 16, "learning_rate": 1e-2}
+    with train_adapter(base, encoded, config, TrainingConfig(epochs=12), seed=0):
+        for reference, value in ((" so <user>RIGHT<assistant><eos>", 1), (" so <user>LEFT<assistant>", 0)):
+            rows = [{"prompt": prompt, "completion": reference} for prompt in prompts[:8]]
+            scored = score(base, questions_of(base, examples_of(rows), settings), settings)
+            assert scored.items[0]["prediction"] == " it is <user>RIGHT<assistant>"
+            assert scored.value == value
+        whole = settings.model_copy(update={"answer_pattern": None})
+        rows = [{"prompt": prompt, "completion": always} for prompt in prompts[:8]]
+        assert score(base, questions_of(base, examples_of(rows), whole), whole).value == 1
+
+
+def test_a_prediction_without_an_answer_is_never_right(skilled: Base) -> None:
+    settings = EXACT.model_copy(update={"answer_pattern": "#(.)?"})
+    rows = [{"prompt": "copy:ab=", "completion": "#"}]  # the reference matches, and its group is empty
+    with pytest.raises(DataError, match=r"t:0: .* finds no answer"):
+        questions_of(skilled, examples_of(rows), settings)
+
+
+def test_models_that_ignore_the_mask_write_what_they_write_alone(tmp_path: Path) -> None:
+    """RWKV reads padding as text, and mixes the rows of a batch while it writes."""
+    kind = next(kind for kind in KINDS if kind.type == "rwkv")
+    base = load_base(
+        RunConfig.model_validate(
+            {"model": str(save_kind(kind, tmp_path / "m")), "data": {"train": "none"}, "device": "cpu"}
+        )
+    )
+    rows = copy_rows(8, 6)
+    truth = [greedy_one_by_one(base, row["prompt"], 8) for row in rows]
+    questions = questions_of(base, examples_of(rows), EXACT)
+    assert generate(base, questions.encoded, EXACT) != truth  # as a model that heeds the mask
+    base = observed(base, questions.encoded.tokens, writes=True)
     assert generate(base, questions.encoded, EXACT) == truth

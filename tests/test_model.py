@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +93,73 @@ def test_an_adapter_is_no_base_model(tiny_model: Path, tmp_path: Path) -> None:
 def test_unknown_devices_are_refused(tiny_model: Path) -> None:
     with pytest.raises(ConfigError, match=r"device: 'gpu' cannot be used here .*; set device: auto"):
         load_base(run_config(tiny_model, device="gpu"))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_attention_heads": 0}, {"hidden_act": "no such"}, {"num_hidden_layers": "two"}]
+)
+def test_settings_that_make_no_model_are_one_line(tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder = save_tiny_model(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+        load_base(run_config(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_with_an_encoder_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    content = {"model_type": "bart", "is_encoder_decoder": True}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="has an encoder and a decoder"):
+        load_base(run_config(tmp_path))
+
+
+# -- the hub ----------------------------------------------------------------------------------------
+
+HUB = """
+import http.server, ssl, sys, threading
+class Quiet(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_response(200); self.end_headers()
+    def log_message(self, *_): pass
+server = http.server.HTTPServer(("localhost", 0), Quiet)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(*sys.argv[1:3])
+server.socket = context.wrap_socket(server.socket, server_side=True)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+import os
+os.environ["HF_ENDPOINT"] = f"https://localhost:{server.server_port}"
+from loracle.model import _hub_silence
+print(_hub_silence())
+"""
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
+def test_the_hub_is_asked_with_the_certificates_that_downloads_have(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    make += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(make, check=True, capture_output=True)
+
+    def silence(**environment: str) -> str:
+        command = [sys.executable, "-c", HUB, str(certificate), str(key)]
+        known = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "SSL_"))}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=known | environment)
+        return done.stdout.strip().splitlines()[-1]
+
+    assert silence(SSL_CERT_FILE=str(certificate)) == "None"
+    said = silence()
+    assert "does not answer" in said
+    assert "SSL_CERT_FILE" in said
+    assert silence(HF_HUB_OFFLINE="1") == "HF_HUB_OFFLINE is set"
