@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def write_best(config: RunConfig, comparison: Comparison, sizes: Sizes | None) -
     partial = folder.with_name("best.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(final_adapter(config.output, comparison.best), partial)
-    content = recipe(config, chosen, sizes.train, outcome.metrics)
+    saved = json.loads((partial / "adapter_config.json").read_text(encoding="utf-8"))
+    weights = saved.get("target_parameters") or []
+    content = recipe(config, chosen, sizes.train, outcome.metrics, weights)
     write_atomically(partial / "recipe.yaml", recipe_text(content))
     write_atomically(partial / "README.md", model_card(config, comparison, sizes, content))
     move_files(partial, folder)

@@ -14,9 +14,13 @@ import unicodedata
 # Controls, lone surrogates, and format characters that reorder or hide what follows (bidi, zero width).
 _HARMFUL = {"Cc", "Cs", "Cf", "Co", "Cn", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"  # letters of many scripts and emoji need them
-# At the beginning, a dash, a plus, a hash or a number with a dot would make a list or a title. An underscore
-# within a word formats nothing, and names with it stay readable.
-_MARKDOWN = re.compile(r"[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])|^[-+#=]|(?<=^\d)[.)]|(?<=^\d\d)[.)]")
+# What begins a list, a title or a line stands at the beginning alone. An underscore within a word formats
+# nothing, and names with it stay readable, as do numbers.
+_MARKDOWN = re.compile(
+    r"[\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_])"
+    r"|^[-+](?=[\s-]|$)|^#(?=[#\s]|$)|^=(?==*\s*$)"
+)
+_NUMBERED = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")
 
 
 def printable(text: str, limit: int | None = None) -> str:
@@ -34,7 +38,7 @@ def lines(text: str) -> str:
 
 def markdown(text: str) -> str:
     """For a Markdown sentence or table cell: printable, and nothing in it formats, links or ends a cell."""
-    return _MARKDOWN.sub(r"\\\g<0>", printable(text))
+    return _NUMBERED.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\g<0>", printable(text)))
 
 
 def html(text: str) -> str:

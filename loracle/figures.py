@@ -19,7 +19,7 @@ from loracle.words import LESS_IS_BETTER, metric_name, reading, show_value
 Floats = npt.NDArray[np.float64]
 
 _BLUE, _ORANGE, _GREY = "#2a6fbb", "#d9822b", "#9a9a9a"
-_FAR = 10.0  # interquartile ranges from the middle half: beyond, a score is drawn at the edge
+_FAR = 5.0  # interquartile ranges from the middle half: beyond, a score is drawn at the edge
 _HUGE = 1e30  # larger scores are drawn in powers of ten, so that axes can be computed
 _TICKS = 12  # values of a knob that are labelled at most
 _PANELS_IN_A_ROW = 6

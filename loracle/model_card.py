@@ -13,7 +13,7 @@ from loracle import __version__, escape
 from loracle.config import RunConfig
 from loracle.sizes import Sizes
 from loracle.trial import Outcome
-from loracle.verdict import Comparison, verdict
+from loracle.verdict import Comparison, trained_once, verdict
 from loracle.words import metric_name, reading, show_test, show_value, shown_knobs
 
 _PACKAGES = ("torch", "transformers", "peft")
@@ -29,7 +29,7 @@ def model_card(config: RunConfig, comparison: Comparison, sizes: Sizes, recipe: 
     lines += ["## Scores", "", verdict(comparison, metric), ""]
     lines += ["| | score on test data (95 % interval) |", "|---|---|"]
     lines += [f"| {side} | {show_test(found, metric)} |" for side, (_, found) in comparison.sides.items()]
-    lines += ["", f"Metric: {metric_name(metric)}. Both were {sizes.finals()}.", ""]
+    lines += ["", f"Metric: {metric_name(metric)}. {trained_once(comparison)} {sizes.finals()}.", ""]
     lines += ["## Data", "", f"- training: {_source(config.data.train)}, {sizes.train:,} examples used"]
     lines += [f"- test: {_source(config.data.test or config.data.train)}, {sizes.test:,} examples used", ""]
     lines += ["## Settings", ""]

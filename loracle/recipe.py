@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -27,7 +27,11 @@ _LOSS = (
 
 
 def recipe(
-    config: RunConfig, chosen: Config, n_train: int, metrics: Mapping[str, float] | None = None
+    config: RunConfig,
+    chosen: Config,
+    n_train: int,
+    metrics: Mapping[str, float] | None = None,
+    weights: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What was trained, by the names of the libraries that would train it again.
 
@@ -40,6 +44,7 @@ def recipe(
         chosen: the config that was trained.
         n_train: training examples.
         metrics: of its training: the micro-batch that was used.
+        weights: those of the targets that are weights and no modules, as the saved adapter says.
     """
     plan = plan_training(chosen, config.training, n_train)
     training = plan.settings
@@ -48,7 +53,7 @@ def recipe(
     return {
         "loracle": __version__,
         "base_model": config.model,
-        "lora": _lora(plan),
+        "lora": _lora(plan, weights),
         "training": {
             "learning_rate": plan.learning_rate,
             "per_device_train_batch_size": micro,
@@ -81,13 +86,17 @@ def _checkpointing_name() -> str:
     return next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in names)
 
 
-def _lora(plan: Plan) -> dict[str, Any]:
+def _lora(plan: Plan, weights: Sequence[str]) -> dict[str, Any]:
     settings = plan.settings
+    modules: str | list[str] = settings.targets
+    if modules != "all-linear":
+        modules = [target for target in settings.targets if target not in weights]
     return {
         "r": plan.rank,
         "lora_alpha": int(plan.alpha) if plan.alpha.is_integer() else plan.alpha,
         "lora_dropout": plan.dropout,
-        "target_modules": settings.targets if settings.targets == "all-linear" else list(settings.targets),
+        "target_modules": modules,
+        **({"target_parameters": list(weights)} if weights else {}),
         "use_rslora": settings.variant == "rslora",
         "use_dora": settings.variant == "dora",
         "init_lora_weights": "pissa" if settings.variant == "pissa" else True,

@@ -16,7 +16,8 @@ from loracle.sizes import Sizes
 from loracle.space import SearchSpace
 from loracle.tables import comparison_rows, history_table
 from loracle.trial import FailureKind, History
-from loracle.verdict import Comparison, verdict
+from loracle.verdict import Comparison, trained_once, verdict
+from loracle.words import show_duration
 
 
 def write_report(
@@ -66,7 +67,7 @@ def report_text(
     name = Path(config.model).name or config.model or config.output.name
     lines = [f"# LoRA search: {escape.markdown(name)}", "", verdict(comparison, metric, history), ""]
     if sizes is not None:
-        lines += [f"Both were {sizes.finals()}.", ""]
+        lines += [f"{trained_once(comparison)} {sizes.finals()}.", ""]
     if notices:
         lines += ["## Notices", "", *(f"- {n.about}: {escape.markdown(n.text)}." for n in notices), ""]
     lines += [*_table(comparison_rows(comparison, metric)), ""]
@@ -97,7 +98,7 @@ def _how(
     kinds = ", ".join(f"{failures.count(kind)} {kind}" for kind in FailureKind if kind in failures)
     seconds = sum(trial.outcome.seconds for trial in history.finished if trial.outcome)
     lines = [
-        f"- {len(history.finished)} trials, {seconds / 60:.1f} minutes of training and scoring; {stopped}.",
+        f"- {len(history.finished)} trials, {show_duration(seconds)} of training and scoring; {stopped}.",
         f"- {len(space.candidates):,} candidates, preset `{config.search.preset}`, "
         f"seed {config.search.seed}.",
     ]

@@ -217,6 +217,11 @@ def _why_not_told(comparison: Comparison) -> str:
     return f"{why}: to tell a difference of this size, about {needed:,} test items would be needed."
 
 
+def trained_once(comparison: Comparison) -> str:
+    """The beginning of a sentence on how the final trainings went."""
+    return "It was" if comparison.same or comparison.standard is None else "Both were"
+
+
 def nothing_learnt(history: History, metric: str) -> str:
     """Says that no config is known to be better than another, if all trials scored the same; else empty."""
     values = [t.outcome.value for t in history.succeeded if t.outcome and t.outcome.value is not None]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -286,3 +287,15 @@ def test_demo_beats_the_standard_settings_by_a_fifth(loracle: Run, tmp_path: Pat
     assert code == 0, err
     found = json.loads(out)
     assert found["winner"]["test_value"] > 1.2 * found["standard"]["test_value"] > 0
+
+
+def test_letters_that_the_terminal_lacks_end_nothing(tmp_path: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "loracle", "init", "naïve 数学.yaml"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "ascii:strict"},
+        capture_output=True,
+        text=True,
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "wrote na\\xefve \\u6570\\u5b66.yaml" in found.stdout

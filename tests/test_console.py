@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+import loracle
 from loracle import escape
 from loracle.console import console, error_line, say, say_json, say_notices, say_parts, say_table
 from loracle.errors import StudyError
@@ -93,3 +96,15 @@ def test_a_terminal_gets_whole_words_and_a_file_one_line() -> None:
     assert max(map(len, lines)) <= 60
     assert all(line.startswith("     ") for line in lines[1:])
     assert " ".join(line.strip() for line in lines) == plain.getvalue().strip()
+
+
+def test_everything_that_is_printed_goes_through_one_place() -> None:
+    package = Path(loracle.__file__).parent
+    for path in package.glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "rich.markup" not in text, path
+        if path.name == "console.py":
+            continue
+        assert not re.search(r"(?<!\w)Console\(", text), path
+        assert not re.search(r"(?<![\w.])print\(", text), path
+        assert text.count("typer.echo(") == (path.name == "cli.py"), path  # the version

@@ -32,7 +32,24 @@ def test_markdown_and_html_are_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["- a", "+ a", "# a", "=a", "1. a", "12) a", "_a_", "__init__", "&amp;", "$x$"]
+    "text",
+    [
+        "- a",
+        "+ a",
+        "# a",
+        "=a",
+        "1. a",
+        "12) a",
+        "123456. a",
+        "---",
+        "-- -",
+        "##",
+        "===",
+        "_a_",
+        "__init__",
+        "&amp;",
+        "$x$",
+    ],
 )
 def test_nothing_formats_in_markdown(text: str) -> None:
     read = MarkdownIt("gfm-like", {"linkify": False}).parse(escape.markdown(text))
@@ -53,4 +70,5 @@ def test_markdown_of_any_text_is_that_text(text: str) -> None:
 
 
 def test_names_with_underscores_stay_readable() -> None:
-    assert escape.markdown("data.max_length (of 3)") == "data.max_length (of 3)"
+    for text in ("data.max_length (of 3)", "0.05", "-1.5", "1e-4", "3.3272 (3.2 to 3.4)"):
+        assert escape.markdown(text) == text

@@ -49,11 +49,19 @@ def test_the_installed_libraries_read_it_back(tmp_path: Path, variant: str, sche
     assert (arguments.weight_decay, arguments.max_grad_norm, arguments.seed) == (0.0, 1.0, 0)
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")  # a default of TRL
 def test_trl_takes_the_two_parts_together(tmp_path: Path) -> None:
     trl = pytest.importorskip("trl")
     content = recipe(CONFIG, WINNER, 1000)
     settings = trl.SFTConfig(output_dir=str(tmp_path), use_cpu=True, **content["training"], **content["sft"])
     assert settings.max_length == 512
+
+
+def test_targets_that_are_weights_are_stated_as_such() -> None:
+    config = with_training(targets=["q_proj", "experts.gate_up_proj"])
+    content = recipe(config, WINNER, 1000, weights=["experts.gate_up_proj"])["lora"]
+    lora = LoraConfig(**(content | {"lora_dropout": 0.0}))
+    assert (lora.target_modules, lora.target_parameters) == ({"q_proj"}, ["experts.gate_up_proj"])
 
 
 def test_states_steps_batches_seed_schedule_and_loss() -> None:
