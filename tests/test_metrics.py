@@ -184,9 +184,7 @@ def test_a_pattern_that_never_ends_is_refused_where_it_is_checked(monkeypatch: p
     assert answer_pattern(settings).seconds < 60  # type: ignore[union-attr]
     monkeypatch.setattr(metrics, "answer_pattern", lambda _: short)
     examples = examples_of([{"prompt": "p", "completion": "a" * 5000 + "!"}])
-    with pytest.raises(
-        ConfigError, match=r"scoring.answer_pattern: .* took more than 0.2 s on a text of 5,001"
-    ):
+    with pytest.raises(ConfigError, match=r"scoring.answer_pattern: .* took more than 0.2 s on a text"):
         check_scoring(examples, settings)
 
 
