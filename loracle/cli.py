@@ -36,7 +36,7 @@ ConfigFile = Annotated[
 ]
 RunFolder = Annotated[Path, typer.Argument(help="Run folder, or the config file of a run.", metavar="RUN")]
 Workers = Annotated[
-    int | None, typer.Option(min=0, help="Processes that train at the same time; 0: this very one.")
+    int | None, typer.Option(min=0, max=1000, help="Processes that train at the same time; 0: this very one.")
 ]
 Storage = Annotated[
     str | None, typer.Option(help="Database for many machines: postgresql://... or sqlite:///...")

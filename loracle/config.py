@@ -7,6 +7,7 @@ the file, the line and the key. Paths in a file are relative to that file.
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -74,6 +75,9 @@ class DataConfig(Section):
 
 _SHOWN = 200  # characters of a key or value in an error
 _SECRET = (["objective", "environment"], ["execution", "storage"])  # values that no error shows
+
+# Files that Loracle writes into a trial's folder.
+_OURS = re.compile(r"((outcome|provenance|attempt-\d+)\.json(\.partial)?|log(-\d+)?\.txt)(/|$)")
 
 NO_DATA = DataConfig(train=Path())  # of a run whose trainer has its own
 
@@ -145,6 +149,8 @@ class ResultConfig(Section):
             path = Path(self.json_file)
             if not path.name or path.is_absolute() or ".." in path.parts or "\0" in self.json_file:
                 raise ValueError(f"json is a file inside the trial's folder; got {self.json_file!r}")
+            if _OURS.match(str(path)):
+                raise ValueError(f"json: Loracle itself writes {path} there; let the command write another")
         if self.regex is not None:
             _compile(self.regex)
         return self

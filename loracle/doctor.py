@@ -184,9 +184,12 @@ def _memory(config: RunConfig, objective: TrainingObjective, space: SearchSpace)
 
 
 def _output(folder: Path) -> Check:
-    if (folder / "journal.log").exists():
-        return Check("output", "note", f"{folder} holds a run already; tune continues it")
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        if (folder / "journal.log").exists():
+            return Check("output", "note", f"{folder} holds a run already; tune continues it")
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    except OSError as error:  # a name that no file can have
+        return Check("output", "bad", f"{folder} cannot be used: {error.strerror}")
     if not os.access(existing, os.W_OK):
         return Check("output", "bad", f"{existing} cannot be written; name another output")
     return Check("output", "ok", f"{folder}, {_gigabytes(shutil.disk_usage(existing).free)} free")

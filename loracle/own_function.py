@@ -124,7 +124,8 @@ def _import(name: str, folder: Path) -> Callable[..., Any]:
     source, _, attribute = name.rpartition(":")
     path = folder / source
     try:
-        module = _from_file(path) if source.endswith(".py") else _from_folder(source, folder)
+        with contextlib.redirect_stdout(sys.stderr):  # stdout may be for results, as with --json
+            module = _from_file(path) if source.endswith(".py") else _from_folder(source, folder)
         if not hasattr(module, attribute):
             file = getattr(module, "__file__", None) or "built in"
             raise AttributeError(f"module {module.__name__!r} has no attribute {attribute!r} ({file})")

@@ -32,7 +32,7 @@ from loracle.search_notices import search_notices
 from loracle.sizes import Sizes
 from loracle.space import SearchSpace, with_alpha
 from loracle.trial import History
-from loracle.workers import Executor, InProcess, LocalWorkers
+from loracle.workers import Executor, InProcess, LocalWorkers, check_in_process
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def prepare(config: RunConfig, listen: Listener) -> Prepared:
 
     The model that was checked here is not kept where workers load their own.
     """
+    check_in_process(config.execution)
     if config.objective is None:
         listen(PhaseStarted("reading data and model"))
     objective = load_objective(config)

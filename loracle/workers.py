@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from loracle import errors
-from loracle.config import RunConfig
+from loracle.config import ExecutionConfig, RunConfig
 from loracle.errors import ConfigError, StudyError
 from loracle.outcomes import DISK_ERRORS, write_attempt, write_outcome
 from loracle.process import GarbledError, WorkerProcess
@@ -105,6 +105,22 @@ class Executor(Protocol):
     def close(self) -> None:
         """Ends everything that still runs."""
         ...
+
+
+def check_in_process(execution: ExecutionConfig) -> None:
+    """Refuses what only a worker can give: with `workers: 0` nothing ends a trial.
+
+    Raises:
+        ConfigError: a time limit, or Ray.
+    """
+    if execution.workers == 0:
+        if execution.time_limit is not None:
+            raise ConfigError(
+                "execution: with workers: 0 trials run in this process, where nothing keeps a time_limit; "
+                "take workers: 1 or more, or leave it out"
+            )
+        if execution.executor == "ray":
+            raise ConfigError("execution: workers: 0 is this very process; Ray needs workers: 1 or more")
 
 
 class InProcess:

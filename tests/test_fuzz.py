@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
-from loracle.config import DataConfig, build_space, parse_config
+from loracle.config import DataConfig, build_space, dump_config, parse_config
 from loracle.data import load_splits
 from loracle.errors import LoracleError
 from loracle.space import Knob, SearchSpace
@@ -136,7 +137,11 @@ def test_configs(n: int) -> None:
             text = content.decode()
         except UnicodeDecodeError:
             return  # `load_config` refuses it before it is parsed: tests/test_config.py
-        build_space(parse_config(text, "a.yaml").space, batch_limit=1000)
+        config = parse_config(text, "a.yaml")
+        build_space(config.space, batch_limit=1000)
+        assert parse_config(dump_config(config)) == config  # what is accepted is kept as it was meant
+        everything = yaml.safe_load(dump_config(config))  # any reader takes it for the same
+        assert everything["search"]["seed"] == config.search.seed
 
     accepted, refused = try_all(example, n, read)
     assert accepted > n // 20

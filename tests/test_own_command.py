@@ -119,6 +119,52 @@ def test_variables_too_large_for_any_program_cost_trials(tmp_path: Path) -> None
     assert "Argument list too long" in failure.message
 
 
+@pytest.mark.parametrize(
+    "name", ["outcome.json", "./provenance.json", "log.txt", "log-2.txt", "attempt-1.json", "log.txt/x"]
+)
+def test_a_result_in_a_file_of_loracle_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"config\.yaml:\d+: objective\.result: json: Loracle itself writes"
+    ):
+        objective(tmp_path, "pass", result={"json": name})
+    objective(tmp_path, "pass", result={"json": f"my_{name.strip('./')}"})
+
+
+def test_a_command_that_closes_its_output_still_has_its_time_limit(tmp_path: Path) -> None:
+    script = "import os, time; print('bye', flush=True); os.close(1); os.close(2); time.sleep(3600)"
+    failure = run(objective(tmp_path, script, time_limit=1.0), tmp_path).failure
+    assert failure is not None
+    assert failure.kind is FailureKind.TIMEOUT
+    assert failure.traceback_tail == "bye\n"
+
+
+@pytest.mark.parametrize(
+    ("execution", "message"),
+    [
+        ({"time_limit": 5}, "where nothing keeps a time_limit"),
+        ({"executor": "ray"}, "Ray needs workers: 1 or more"),
+    ],
+)
+def test_what_only_workers_can_give_is_refused_without_them(
+    loracle: Callable[..., tuple[int, str]], tmp_path: Path, execution: dict[str, Any], message: str
+) -> None:
+    path = config_file(tmp_path, "pass", execution=execution)
+    code, printed = loracle("tune", path)
+    assert code == 2
+    assert message in printed
+    assert not (tmp_path / "run" / "trials").exists()
+
+
+def test_an_output_that_no_folder_can_be_is_bad(
+    loracle: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    path = config_file(tmp_path, "pass", output="x" * 300)
+    for command in ("doctor", "tune"):
+        code, printed = loracle(command, path)
+        assert code == 2
+        assert "File name too long" in printed
+
+
 # -- whole runs -------------------------------------------------------------------------------------
 
 

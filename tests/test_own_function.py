@@ -332,6 +332,19 @@ def test_what_cannot_be_loaded_is_named_with_its_line(tmp_path: Path, code: str,
     assert str(error.value).isprintable()
 
 
+def test_what_a_module_prints_on_import_is_no_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As libraries do that patch others: `--json` stays JSON."""
+    (tmp_path / "mine.py").write_text("print('patching everything')\n\n\ndef train(config):\n    return 1\n")
+    objective(tmp_path, function="mine.py:train")
+    assert capsys.readouterr() == ("", "patching everything\n")
+    monkeypatch.setattr(sys, "argv", ["loracle", "doctor", str(tmp_path / "config.yaml"), "--json"])
+    with pytest.raises(SystemExit):
+        main()
+    assert json.loads(capsys.readouterr().out)["checks"]
+
+
 def test_a_file_never_takes_the_place_of_another_module(tmp_path: Path) -> None:
     (tmp_path / "textwrap.py").write_text("def train(config):\n    return 5\n")
     import textwrap
