@@ -22,7 +22,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from loracle.prior import N_SCALES, SHIPPED, Inputs, Prior, covariance, cross_covariance, load_prior
-from loracle.surrogate import Belief, torch_threads
+from loracle.surrogate import Belief, representatives, torch_threads
 
 _NOISE_FLOOR = 1e-3  # of outputs with variance 1: keeps the Cholesky factor exact
 _BLOCK = 2**18  # numbers in a block of covariances, about what a processor's cache holds
@@ -209,26 +209,13 @@ def fit_ensemble(
     positions, target = torch.from_numpy(rows), torch.from_numpy(y)
     log_weights = np.log([chance for chance in chances if chance > 0])
     if len(rows):
-        few = torch.from_numpy(representatives(y, settings.fitted_on))
+        few = torch.from_numpy(representatives(len(y), settings.fitted_on))
         with torch_threads():
             for member in members:
                 member.fit(positions[few], target[few])
             log_weights = log_weights + [member.log_posterior(positions, target) for member in members]
     weights = np.exp(log_weights - log_weights.max())
     return Ensemble(members, weights / weights.sum(), positions, target, settings.caution)
-
-
-def representatives(y: npt.NDArray[np.float64], most: int) -> npt.NDArray[np.int64]:
-    """Positions of at most so many observations that stand for all n when parameters are fitted, increasing.
-
-    Evenly spaced in time: early trials are spread, late ones near the best, as all n are. The latest, the
-    first or the best alone fitted worse (benchmarks/README.md). A rule of the history alone, so that a run
-    that goes on equals one that never stopped.
-    """
-    n = len(y)
-    if n <= most:
-        return np.arange(n)
-    return np.unique(np.linspace(0, n - 1, most).round().astype(np.int64))
 
 
 @lru_cache(maxsize=2)

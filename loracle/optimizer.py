@@ -76,7 +76,12 @@ PRESETS: Mapping[str, Preset] = {
     # The published kernel on language beside one on numbers, with our transform, priors and seed configs.
     "language": _careful(
         SurrogateSettings(
-            language=True, numeric=True, learnable_token=False, output="half_rank", priors=True
+            language=True,
+            numeric=True,
+            learnable_token=False,
+            output="half_rank",
+            priors=True,
+            fitted_on=150,
         ),
         GOOD_PRACTICE,
     ),

@@ -133,7 +133,9 @@ def same(now: dict[str, Any], before: dict[str, Any], rounding: float = 1e-5) ->
 def test_recorded_searches_are_met_again(name: str) -> None:
     search, before = SEARCHES[name], recorded()[name]
     rounding = 1e-3 if search.reads else 1e-5  # AdamW's first steps are the signs of gradients near 0
-    for n in (n for n in CHECKED if n < (10 if search.reads else search.trials)):
+    # Two values are as far above their mean as below it, so the sign of its gradient is that of rounding.
+    checked = (0, 1, 4, 9) if search.reads else CHECKED
+    for n in (n for n in checked if n < search.trials):
         now = step(search, history(search, before["indices"][:n]))
         same(now, before["steps"][str(n)], rounding)
         assert now["proposed"][0] == before["indices"][n]

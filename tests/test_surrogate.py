@@ -15,7 +15,16 @@ from torch import Tensor
 
 from loracle.features import Features, FixedFeatures
 from loracle.optimizer import PRESETS
-from loracle.surrogate import Surrogate, SurrogateSettings, _DeepKernelGP, fit_surrogate, transform_outputs
+from loracle.surrogate import (
+    Surrogate,
+    SurrogateSettings,
+    _DeepKernelGP,
+    _log_posterior,
+    _priors,
+    fit_surrogate,
+    representatives,
+    transform_outputs,
+)
 
 PAPER, LANGUAGE = (PRESETS[name].surrogate for name in ("paper", "language"))
 assert isinstance(PAPER, SurrogateSettings)
@@ -129,6 +138,44 @@ def test_fitting_leaves_the_number_of_threads_as_it_was() -> None:
     before = torch.get_num_threads()
     fitted(NUMERIC, None)
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_the_fit_maximises_is_gpytorchs_marginal_likelihood(case: str) -> None:
+    config, features = CASES[case]
+    coordinates, rows, y = observations()
+    source = features if config.language else None
+    model = _DeepKernelGP(config, source, K if config.numeric else 0, len(rows), seed=0).train()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True).data += 0.1
+    positions, target = torch.from_numpy(rows), torch.from_numpy(y)
+    read = source.rows(positions, model.token) if source else None
+    x = model.inputs(read, torch.from_numpy(coordinates)[positions] if config.numeric else None).detach()
+    model.set_train_data(x, target, strict=False)
+    theirs = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)(model(x), target) * len(y)
+    ours = _log_posterior(model, _priors(model), x, target)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)  # some of GPyTorch's priors are float32
+    kernel = [*model.covar_module.parameters(), *model.likelihood.parameters(), model.mean_module.constant]
+    for mine, known in zip(
+        torch.autograd.grad(ours, kernel), torch.autograd.grad(theirs, kernel), strict=True
+    ):
+        torch.testing.assert_close(mine, known, rtol=0, atol=1e-6)
+
+
+def test_many_observations_are_fitted_by_some_and_believed_in_full() -> None:
+    coordinates, rows, y = observations(n=30)
+    few = replace(NUMERIC, fitted_on=12)
+    belief = fit_surrogate(few, coordinates, None, rows, y, 0).belief()
+    whole = fit_surrogate(NUMERIC, coordinates, None, rows, y, 0).belief()
+    assert torch.isfinite(belief.mean).all()
+    assert (
+        np.corrcoef(belief.mean[rows], whole.mean[rows])[0, 1] > 0.99
+    )  # it knows those it was not fitted to
+    assert torch.equal(
+        fit_surrogate(replace(NUMERIC, fitted_on=30), coordinates, None, rows, y, 0).belief().mean, whole.mean
+    )
+    assert representatives(30, 12).tolist() == [0, 3, 5, 8, 11, 13, 16, 18, 21, 24, 26, 29]
+    assert representatives(3, 12).tolist() == [0, 1, 2]
 
 
 # -- little data --------------------------------------------------------------------------------------
