@@ -1,13 +1,28 @@
-"""Is this the same run: what has to stay the same for its trials to compare."""
+"""Is this the same run: what has to stay the same for its trials to compare, and from when on.
+
+A run is its settings, its space, and the *contents* of everything that its trials are made of: rows, weights,
+tokenizer, chat template, prompt, prior, source of the user's own trainer. Settings stand in `config.yaml` of
+the run folder; contents as hashes in the study, where `contents.py` puts them. Both are compared whenever the
+run goes on, its final trainings included.
+
+They bind from the first trial on that *counts*: one with a value, or with a failure that is its config's own
+(`BINDING`). Before that nothing would be mixed, and whoever corrects a mistake just goes on.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loracle.config import RunConfig, parse_config
 from loracle.errors import StudyError
-from loracle.objective import Objective, TrainingObjective
+from loracle.trial import FailureKind
+
+# Failures that are a config's own: they say something about it, so its settings bind. A trial that crashed or
+# was lost says nothing.
+BINDING = frozenset({FailureKind.DIVERGED, FailureKind.OUT_OF_MEMORY, FailureKind.TIMEOUT})
 
 # A run may be continued with other values of these; anything else would mix values that do not compare.
 _MAY_CHANGE = (
@@ -21,27 +36,44 @@ _MAY_CHANGE = (
     "execution.",
     "objective.time_limit",
 )
-# Where things are on this machine; on another the same may be elsewhere.
+# Where things are on this machine; on another the same may be elsewhere. Their contents are compared.
 _OF_A_MACHINE = {
     *("data.train", "data.validation", "data.test", "device"),
     *("language.model", "language.prompt", "objective.working_folder"),
 }
 
 
-def common_settings(config: RunConfig, objective: Objective) -> dict[str, Any]:
-    """What has to be the same on all machines for their trials to compare: contents, not paths or secrets."""
+@dataclass(frozen=True)
+class Identity:
+    """What a run is, as far as its study keeps it.
+
+    Attributes:
+        contents: hash of everything that trials are made of, by its name for people.
+        settings: what all processes that share a storage have in common; None: one alone works on it.
+        room: bytes by which a training may grow, which decide what is proposed; None: not known.
+    """
+
+    contents: Mapping[str, str]
+    settings: Mapping[str, Any] | None = None
+    room: float | None = None
+
+
+def common_settings(config: RunConfig) -> dict[str, Any]:
+    """Settings that have to be the same on all machines for their trials to compare: no paths, no secrets."""
     flat = _flat(config.model_dump(mode="json"))
-    common = {
+    return {
         key: value
         for key, value in flat.items()
         if key not in _OF_A_MACHINE and not key.startswith((*_MAY_CHANGE, "objective.environment."))
     }
-    if isinstance(objective, TrainingObjective):
-        common |= {"model": objective.base.fingerprint, "data": objective.data_fingerprint}
-    return common
 
 
-def require_same(config: RunConfig, path: Path) -> None:
+def require_same_settings(config: RunConfig, path: Path) -> None:
+    """Holds a config against the one that was recorded in `path` when the run began.
+
+    Raises:
+        StudyError: they differ in more than a run may change.
+    """
     before = _flat(parse_config(path.read_text(encoding="utf-8"), str(path)).model_dump(mode="json"))
     now = _flat(config.model_dump(mode="json"))
     changed = [
@@ -54,6 +86,49 @@ def require_same(config: RunConfig, path: Path) -> None:
         raise StudyError(
             f"{config.output}: this run began with {key}={before.get(key)!r}, now {now.get(key)!r}; "
             "its trials would not compare. Undo the change or use another output"
+        )
+
+
+def require_same_contents(where: str, known: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Holds the contents of a run against those of its beginning.
+
+    Raises:
+        StudyError: something changed; the message names all that did.
+    """
+    changed = [name for name in dict.fromkeys((*now, *known)) if known.get(name) != now.get(name)]
+    if changed:
+        raise StudyError(
+            f"{where}: changed since this run began: {', '.join(changed)}; its trials and test scores are of "
+            "what was there before and would not compare. Undo the change or use another output"
+        )
+
+
+def require_common_settings(where: str, name: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Holds the settings of one of several processes against those of the first.
+
+    Raises:
+        StudyError: they differ.
+    """
+    if known == now:
+        return
+    first = next(key for key in sorted(known.keys() | now.keys()) if known.get(key) != now.get(key))
+    raise StudyError(
+        f"{where}: the run {name!r} was begun with {first}={known.get(first)!r}, here it is "
+        f"{now.get(first)!r}; their trials would not compare. Undo the change or give the "
+        "output another name"
+    )
+
+
+def require_same_space(where: str, known: Any, now: str) -> None:
+    """Holds the fingerprint of a space against that of the beginning.
+
+    Raises:
+        StudyError: it is another space.
+    """
+    if known != now:
+        raise StudyError(
+            f"{where}: this run searched another space (fingerprint {str(known)[:40]}, now {now}); undo the "
+            "change or use another output"
         )
 
 

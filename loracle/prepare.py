@@ -8,19 +8,19 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from loracle.config import RunConfig, build_space
+from loracle.contents import contents_of
 from loracle.ensemble import EnsembleSettings
 from loracle.errors import ConfigError
 from loracle.events import Listener, PhaseStarted, Step
 from loracle.external import load_objective
 from loracle.features import Features, build_features
-from loracle.identity import common_settings
+from loracle.identity import Identity, common_settings
 from loracle.language import CausalReader, LanguageModel, load_language_model
 from loracle.memory import MemoryModel, allowed
 from loracle.notices import Notice, gathered
@@ -40,7 +40,8 @@ class Search:
     """The search half of a run, ready to choose.
 
     `memory` says which candidates can fit; None where trials run on other machines, or it cannot be known.
-    `notices` are what the user must see about the space and how it is searched.
+    `notices` are what the user must see about the space and how it is searched; `reader` holds hashes of the
+    prompt and of the model that reads it.
     """
 
     space: SearchSpace
@@ -49,6 +50,11 @@ class Search:
     seed: int
     memory: MemoryModel | None = None
     notices: tuple[Notice, ...] = ()
+    reader: Mapping[str, str] = field(default_factory=dict)
+
+    def within(self, room: float | None) -> Search:
+        """The same search where trainings may grow by `room` bytes, whatever is free just now."""
+        return self if self.memory is None else replace(self, memory=replace(self.memory, room=room))
 
     def next(self, history: History) -> int | None:
         """The config to train next; None if there is none left."""
@@ -76,7 +82,7 @@ class Prepared:
         search: chooses configs.
         executor: trains them.
         final: what a final training takes, in words; None where it would only repeat a trial.
-        settings: what all processes that share a storage must have in common.
+        identity: what makes it the same run when it goes on.
         notices: what the user must see before anything is trained.
         sizes: how many examples are used; None: the trainer is the user's own.
     """
@@ -84,7 +90,7 @@ class Prepared:
     search: Search
     executor: Executor
     final: str | None
-    settings: Mapping[str, Any]
+    identity: Identity
     notices: tuple[Notice, ...]
     sizes: Sizes | None = None
 
@@ -103,11 +109,16 @@ def prepare(config: RunConfig, listen: Listener) -> Prepared:
     search = prepare_search(config, objective, listen)
     told = search_notices(config, search.space, memory)
     search = replace(search, memory=memory, notices=(*search.notices, *told))
-    final, settings = _final_training(objective), common_settings(config, objective)
+    final = _final_training(objective)
+    identity = Identity(
+        contents_of(config, objective, search.preset, search.reader),
+        None if config.execution.storage is None else common_settings(config),
+        None if memory is None else memory.room,
+    )
     notices = gathered(getattr(objective, "notices", ()), search.notices)
     sizes = objective.sizes if isinstance(objective, TrainingObjective) else None
     if config.execution.workers == 0:
-        return Prepared(search, InProcess(objective), final, settings, notices, sizes)
+        return Prepared(search, InProcess(objective), final, identity, notices, sizes)
     del objective
     gc.collect()
     if torch.cuda.is_available():
@@ -115,8 +126,8 @@ def prepare(config: RunConfig, listen: Listener) -> Prepared:
     if config.execution.executor == "ray":
         from loracle.ray_workers import RayWorkers
 
-        return Prepared(search, RayWorkers(config), final, settings, notices, sizes)
-    return Prepared(search, LocalWorkers(config), final, settings, notices, sizes)
+        return Prepared(search, RayWorkers(config), final, identity, notices, sizes)
+    return Prepared(search, LocalWorkers(config), final, identity, notices, sizes)
 
 
 def search_space(config: RunConfig, n_examples: int | None) -> SearchSpace:
@@ -179,7 +190,8 @@ def prepare_search(config: RunConfig, objective: Objective, listen: Listener) ->
         half_precision_cache=settings.half_precision_cache,
     )
     surrogate = replace(surrogate, learnable_token=learnable)
-    return Search(space, replace(preset, surrogate=surrogate), features, config.search.seed)
+    reader = {"prompt": prompt.fingerprint, "model that reads the prompts": model.fingerprint}
+    return Search(space, replace(preset, surrogate=surrogate), features, config.search.seed, reader=reader)
 
 
 def run_prompt(config: RunConfig, space: SearchSpace, model: LanguageModel, n_examples: int | None) -> Prompt:

@@ -14,11 +14,12 @@ from typing import Any
 from loracle import secret
 from loracle.config import RunConfig, build_space, dump_config, load_config
 from loracle.errors import StudyError
-from loracle.identity import require_same
+from loracle.identity import require_same_settings
 from loracle.outcomes import DISK_ERRORS, write_atomically
 from loracle.signals import signals_as_interrupt
 from loracle.space import SearchSpace
 from loracle.storage import LockedError, is_journal, run_lock
+from loracle.study import binds
 
 
 def open_run(path: Path) -> tuple[RunConfig, SearchSpace]:
@@ -106,10 +107,10 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def require_recorded(config: RunConfig) -> None:
-    """Holds the config of a run that is continued against the recorded one."""
+    """Holds the config of a run that is continued against the recorded one, once a trial counts."""
     path = config.output / "config.yaml"
-    if path.exists():
-        require_same(without_secrets(config), path)
+    if path.exists() and binds(config.output, config.execution.storage):
+        require_same_settings(without_secrets(config), path)
 
 
 def record_config(config: RunConfig, own: Path | None = None) -> None:
@@ -120,7 +121,7 @@ def record_config(config: RunConfig, own: Path | None = None) -> None:
             records its config.
     """
     path = config.output / "config.yaml"
-    if own is not None and path.exists():
+    if own is not None and path.exists() and binds(config.output, config.execution.storage):
         return
     whole = (own or config.output) / "config.yaml"
     write_atomically(whole, dump_config(without_secrets(config)), private=True)

@@ -78,6 +78,10 @@ _log = logging.getLogger(__name__)
 _Found = TypeVar("_Found")
 
 
+class NoRunError(StudyError):
+    """There is no run where one was to be read."""
+
+
 class LockedError(StudyError):
     """Another process holds a run folder."""
 
@@ -161,7 +165,7 @@ def open_to_read(folder: Path, storage: str | None) -> Storage:
     where = storage_name(folder, storage)
     path = folder / "journal.log" if storage is None else _sqlite_file(_url(storage))
     if path is not None and not path.exists():
-        raise StudyError(f"{folder}: there is no run here (no {path.name}); start it with loracle tune")
+        raise NoRunError(f"{folder}: there is no run here (no {path.name}); start it with loracle tune")
     if storage is not None:
         return _database(where, storage)
     return Storage(where, _open_journal(folder / "journal.log", repair=False))

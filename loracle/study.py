@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
+import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,16 +31,27 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from loracle import storage as storages
 from loracle.errors import StudyError
+from loracle.identity import (
+    BINDING,
+    Identity,
+    require_common_settings,
+    require_same_contents,
+    require_same_space,
+)
 from loracle.sampler import FAILURE_KEY, INDEX_KEY
 from loracle.space import Knob, SearchSpace
-from loracle.storage import STUDY_NAME, Storage, open_storage, open_to_read, storage_name
+from loracle.storage import STUDY_NAME, NoRunError, Storage, open_storage, open_to_read, storage_name
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
 
 _OUTCOME_KEY = "loracle:outcome"
 _SPACE_KEY = "loracle:space"
 _SETTINGS_KEY = "loracle:settings"
+_CONTENTS_KEY = "loracle:contents"
+_ROOM_KEY = "loracle:room"
+_VOID_KEY = "loracle:void"  # followed by a trial's number
 _BEATS_KEY = "loracle:beats"
 _LEFT = "the process ended during the trial"
+_VOID = "it crashed for a reason that no config is to blame for, and is run again"
 
 
 class Study:
@@ -47,6 +61,7 @@ class Study:
         self.optuna = study
         self._space = space
         self._storage = storage
+        self.recorded_late = False  # whether the run began before contents were recorded
         self._finished: dict[int, Trial] = {}  # by number; they do not change any more
         self._ids: dict[int, int] = {}  # Optuna's, of the trials that run here, by number
         self._first_seen: dict[int, float] = {}  # trials without a sign of life; monotonic seconds
@@ -72,13 +87,33 @@ class Study:
         """Whether other processes may work on it at the same time."""
         return self._storage.shared
 
+    @property
+    def room(self) -> float | None:
+        """Bytes by which a training may grow, as found when the run began: what proposals depend on."""
+        found = self._storage.ask(lambda: self.optuna.user_attrs).get(_ROOM_KEY)
+        return None if found is None else float(found)
+
     def history(self) -> History:
         """All trials, in the order they were started.
 
         Raises:
             StudyError: the storage is damaged or out of reach.
         """
-        return History(tuple(self._trial(frozen) for frozen in self._all()))
+        trials = tuple(self._trial(frozen) for frozen in self._all())
+        void = {key for key in self._storage.ask(lambda: self.optuna.user_attrs) if key.startswith(_VOID_KEY)}
+        if void:  # read as if they had been cut short: they say nothing, and their configs come again
+            again = _interrupted(_VOID)
+            trials = tuple(
+                replace(trial, outcome=again) if f"{_VOID_KEY}:{trial.number}" in void else trial
+                for trial in trials
+            )
+        return History(trials)
+
+    def void(self, numbers: Iterable[int]) -> None:
+        """Takes finished trials back that say nothing about their configs: they do not count any more."""
+        for number in numbers:
+            key = f"{_VOID_KEY}:{number}"
+            self._storage.ask(lambda key=key: self.optuna.set_user_attr(key, True))  # type: ignore[misc]
 
     def start(self, index: int) -> int:
         """Records that `index` is being trained; returns the trial's number."""
@@ -226,11 +261,7 @@ class Study:
 
 
 def open_study(
-    folder: Path,
-    space: SearchSpace,
-    storage: str | None = None,
-    *,
-    settings: Mapping[str, Any] | None = None,
+    folder: Path, space: SearchSpace, storage: str | None = None, *, identity: Identity | None = None
 ) -> Study:
     """Opens the storage of a run, or starts one.
 
@@ -238,27 +269,75 @@ def open_study(
         folder: the run folder; its name is the study's name in a database.
         space: what is searched.
         storage: URL of a database; None: the journal in the run folder.
-        settings: what has to be the same in all processes for their trials to compare, as JSON knows it.
+        identity: what the run is made of; compared with what it was when it began. None: not compared.
 
     Raises:
         StudyError: the storage cannot be reached, is damaged, or belongs to another run.
     """
+    binding = binds(folder, storage)
     if storage is None:
-        _refuse_unreadable(folder, space)
+        _refuse_unreadable(folder, space, identity, binding)
     opened = open_storage(folder, storage)
     name = _study_name(folder, storage)
     study = _optuna_study(opened, name)
     found = Study(study, space, opened)
-    wanted = {_SPACE_KEY: space.fingerprint}
-    if settings is not None:
-        wanted[_SETTINGS_KEY] = json.loads(json.dumps(settings))
-    for key, now in wanted.items():
-        known = opened.ask(lambda: study.user_attrs)
-        if key not in known and (key == _SETTINGS_KEY or not found._all()):
-            opened.ask(lambda key=key, now=now: study.set_user_attr(key, now))  # type: ignore[misc]
-            known = opened.ask(lambda: study.user_attrs)  # another process may have been faster
-        _require_same(opened.where, name, key, known.get(key), now)
+    begun = found._all()
+    # Of machines that start at the same time the first one decides; one alone may correct itself.
+    alone = not opened.shared or (len(begun) > 0 and all(trial.state.is_finished() for trial in begun))
+    if identity is not None:
+        _hold_identity(found, name, identity, binding=binding, may_change=alone and not binding)
+    mine = not begun and not opened.shared
+    known = _held(opened, study, _SPACE_KEY, space.fingerprint, late=not begun, change=mine)
+    require_same_space(opened.where, known, space.fingerprint)
     return found
+
+
+def binds(folder: Path, storage: str | None) -> bool:
+    """Whether a run has a trial that counts, so that what it is made of must not change any more.
+
+    Raises:
+        StudyError: the storage is damaged or out of reach.
+    """
+    if storage is None and not (folder / "journal.log").exists():
+        return False
+    try:
+        opened = open_to_read(folder, storage)
+    except NoRunError:
+        return False
+    name = _study_name(folder, storage)
+    if name not in {study.study_name for study in opened.ask(opened.optuna.get_all_studies)}:
+        return False
+    study = opened.ask(lambda: optuna.load_study(storage=opened.optuna, study_name=name))
+    trials = opened.ask(lambda: study.get_trials(deepcopy=False))
+    return any(
+        trial.state == TrialState.COMPLETE or trial.user_attrs.get(FAILURE_KEY) in BINDING for trial in trials
+    )
+
+
+def _hold_identity(found: Study, name: str, identity: Identity, *, binding: bool, may_change: bool) -> None:
+    """Records what a run is made of, as long as nothing binds; compares it from then on."""
+    opened, study = found._storage, found.optuna
+    found.recorded_late = binding and _CONTENTS_KEY not in opened.ask(lambda: study.user_attrs)
+    contents = dict(identity.contents)
+    known = _held(opened, study, _CONTENTS_KEY, contents, change=may_change)
+    require_same_contents(opened.where, known, contents)
+    if identity.settings is not None:
+        settings = json.loads(json.dumps(identity.settings))
+        known = _held(opened, study, _SETTINGS_KEY, settings, change=may_change)
+        require_common_settings(opened.where, name, known, settings)
+    if not opened.shared:  # machines that share a storage have rooms of their own
+        _held(opened, study, _ROOM_KEY, identity.room, change=not found._all())
+
+
+def _held(
+    opened: Storage, study: optuna.Study, key: str, now: Any, *, change: bool, late: bool = True
+) -> Any:
+    """What the study holds under a key; `now` is written where there is nothing (if `late`), or `change`."""
+    known = opened.ask(lambda: study.user_attrs)
+    if (late and key not in known) or (change and known.get(key) != now):
+        opened.ask(lambda: study.set_user_attr(key, now))
+        known = opened.ask(lambda: study.user_attrs)  # another process may have been faster
+    return known.get(key)
 
 
 def read_history(folder: Path, space: SearchSpace, storage: str | None = None) -> History:
@@ -284,14 +363,36 @@ def _open_to_read(folder: Path, space: SearchSpace, storage: str | None) -> Stud
     return Study(study, space, opened)
 
 
-def _refuse_unreadable(folder: Path, space: SearchSpace) -> None:
-    """Raises what opening a journal would, before anything in it is repaired."""
-    study = _open_to_read(folder, space, None) if (folder / "journal.log").exists() else None
-    if study is None:
+def _refuse_unreadable(folder: Path, space: SearchSpace, identity: Identity | None, binding: bool) -> None:
+    """Raises what opening a journal would, before anything in it is repaired.
+
+    A journal of another space in which nothing binds is set aside, with its trials.
+    """
+    if not (folder / "journal.log").exists():
         return
-    begun, known = study.history().trials, study.optuna.user_attrs.get(_SPACE_KEY)
+    opened = open_to_read(folder, None)
+    if STUDY_NAME not in {study.study_name for study in opened.ask(opened.optuna.get_all_studies)}:
+        return
+    study = opened.ask(lambda: optuna.load_study(storage=opened.optuna, study_name=STUDY_NAME))
+    attributes, begun = study.user_attrs, bool(study.get_trials(deepcopy=False))
+    where, known = storage_name(folder, None), attributes.get(_SPACE_KEY)
+    if not binding and known is not None and known != space.fingerprint:
+        if begun:
+            _set_aside(folder)
+        return
+    if binding and identity is not None and _CONTENTS_KEY in attributes:
+        require_same_contents(where, attributes[_CONTENTS_KEY], identity.contents)
     if begun or known is not None:
-        _require_same(storage_name(folder, None), STUDY_NAME, _SPACE_KEY, known, space.fingerprint)
+        require_same_space(where, known, space.fingerprint)
+    Study(study, space, opened).history()
+
+
+def _set_aside(folder: Path) -> None:
+    """Gives the journal and the trials of a run that never counted another name: nothing is lost."""
+    number = next(n for n in itertools.count(1) if not (folder / f"journal.{n}.log").exists())
+    if (folder / "trials").exists():
+        os.replace(folder / "trials", folder / f"trials.{number}")
+    os.replace(folder / "journal.log", folder / f"journal.{number}.log")
 
 
 def _optuna_study(opened: Storage, name: str) -> optuna.Study:
@@ -304,23 +405,6 @@ def _optuna_study(opened: Storage, name: str) -> optuna.Study:
 
 def _study_name(folder: Path, storage: str | None) -> str:
     return STUDY_NAME if storage is None else f"{STUDY_NAME}:{folder.name}"
-
-
-def _require_same(where: str, name: str, key: str, known: Any, now: Any) -> None:
-    if known == now:
-        return
-    if key == _SPACE_KEY:
-        raise StudyError(
-            f"{where}: this run searched another space (fingerprint {str(known)[:40]}, now {now}); undo the "
-            "change or use another output"
-        )
-    known = known if isinstance(known, dict) else {}
-    first = next(key for key in sorted(known.keys() | now.keys()) if known.get(key) != now.get(key))
-    raise StudyError(
-        f"{where}: the run {name!r} was begun with {first}={known.get(first)!r}, here it is "
-        f"{now.get(first)!r}; their trials would not compare. Undo the change or give the "
-        "output another name"
-    )
 
 
 def _taken(trials: tuple[Trial, ...], index: int, budget: int | None) -> bool:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loracle.best import write_best
@@ -67,6 +67,7 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         run = prepare(config, listen)
         space = run.search.space
         with closing(run.executor), _open(config, run) as study:
+            run = _as_recorded(run, study)
             record_config(config)
             _tell(run.notices, config.output, listen)
             stopped = _search(config, run, study, listen, _finals(config, run))
@@ -100,6 +101,7 @@ def work(config: RunConfig, listen: Listener = lambda event: None) -> tuple[str,
         require_recorded(config)
         run = prepare(config.model_copy(update={"output": own}), listen)
         with closing(run.executor), _open(config, run) as study:
+            run = _as_recorded(run, study)
             record_config(config, own)
             _tell(run.notices, own, listen)
             os.replace(own / NOTICES, config.output / NOTICES)
@@ -118,9 +120,22 @@ def _keep(notices: Sequence[Notice], folder: Path) -> None:
 
 
 def _open(config: RunConfig, run: Prepared) -> Study:
-    storage = config.execution.storage
-    settings = None if storage is None else run.settings
-    return open_study(config.output, run.search.space, storage, settings=settings)
+    return open_study(config.output, run.search.space, config.execution.storage, identity=run.identity)
+
+
+def _as_recorded(run: Prepared, study: Study) -> Prepared:
+    """The run with what was recorded when it began, and what has to be said about that."""
+    search = run.search if study.shared else run.search.within(study.room)
+    notices = run.notices
+    if study.recorded_late:
+        notice = Notice(
+            "search",
+            "contents_recorded_late",
+            "this run began before the contents of data, model and prompts were recorded; what is here now "
+            "is taken for what was there, and compared from now on",
+        )
+        notices = gathered(notices, [notice])
+    return replace(run, search=search, notices=notices)
 
 
 def _search(config: RunConfig, run: Prepared, study: Study, listen: Listener, ends: Finals) -> str:
@@ -152,7 +167,7 @@ def run_search(
     listen(PhaseStarted("searching"))
     running: dict[int, int] = {}  # trial number: index
     again = study.take_over()
-    recent: deque[Outcome] = deque(maxlen=_BROKEN_IN_A_ROW)
+    recent: deque[tuple[int, Outcome]] = deque(maxlen=_BROKEN_IN_A_ROW)
     forecast = Forecast(folder, ends)
 
     def progress(number: int, step: int, total: int, loss: float | None) -> None:
@@ -170,14 +185,14 @@ def run_search(
                 number, index = done.job.number, running[done.job.number]
                 counts = study.finish(number, done.outcome)
                 del running[number]  # not before: what is interrupted here has not been recorded
-                recent.append(done.outcome)
+                recent.append((number, done.outcome))
                 if counts:
                     trial, history = Trial(number, index, done.outcome), study.history()
                     ended = counted(history)
                     left = forecast.seconds_left(ended, budget, executor.capacity)
                     best = leader(search, history)
                     listen(TrialFinished(trial, done.job.config, best, len(ended), budget, left))
-                _refuse_hopeless(recent)
+                _refuse_hopeless(recent, study)
     except BaseException as error:
         if not isinstance(error, StudyError | OSError):  # then nothing more can be written
             reason = "stopped by the user" if isinstance(error, KeyboardInterrupt) else "the run ended"
@@ -245,14 +260,19 @@ def leader(search: Search, history: History) -> Trial | None:
 # -- helpers ----------------------------------------------------------------------------------------
 
 
-def _refuse_hopeless(recent: Sequence[Outcome]) -> None:
-    """Raises StudyError when trials fail one after the other for a reason that no config will mend."""
-    failures = [outcome.failure for outcome in recent if outcome.failure]
-    broken = [f for f in failures if f.kind in (FailureKind.CRASHED, FailureKind.LOST)]
+def _refuse_hopeless(recent: Sequence[tuple[int, Outcome]], study: Study) -> None:
+    """Raises StudyError when trials fail one after the other for a reason that no config will mend.
+
+    These trials are taken back: once the reason is gone, their configs are run again.
+    """
+    failures = [(number, outcome.failure) for number, outcome in recent if outcome.failure]
+    broken = [(n, f) for n, f in failures if f.kind in (FailureKind.CRASHED, FailureKind.LOST)]
     if len(broken) == _BROKEN_IN_A_ROW:
+        study.void(number for number, _ in broken)
         raise StudyError(
             f"the last {_BROKEN_IN_A_ROW} trials crashed or were lost, so the cause is not the config: "
-            f"{broken[-1].message}; see their folders under trials/"
+            f"{broken[-1][1].message}; see their folders under trials/. They do not count, and the same "
+            "command runs them again"
         )
 
 

@@ -58,6 +58,7 @@ LIGHT = {
     "calls",
     "scalars",
     "patterns",
+    "identity",
 }
 HEAVY = {"torch", "transformers", "optuna", "peft", "gpytorch", "botorch", "accelerate", "matplotlib"}
 

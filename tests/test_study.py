@@ -26,6 +26,7 @@ from processes import PATIENCE
 
 from loracle import storage
 from loracle.errors import StudyError
+from loracle.identity import Identity
 from loracle.sampler import history_of
 from loracle.space import Knob, SearchSpace, default_space, paper_space
 from loracle.storage import run_lock
@@ -279,13 +280,14 @@ def test_a_run_can_be_read_while_another_process_writes(tmp_path: Path) -> None:
 
 
 def test_another_space_is_refused(tmp_path: Path) -> None:
-    reopened(tmp_path)
+    study = reopened(tmp_path)
+    study.finish(study.start(7), Outcome(0.5))
     other = SearchSpace(SPACE.knobs, ("rank > 4",))
     with pytest.raises(StudyError, match="this run searched another space") as error:
         open_study(tmp_path, other)
     assert SPACE.fingerprint in str(error.value)
     assert other.fingerprint in str(error.value)
-    assert reopened(tmp_path).history() == History()
+    assert [trial.index for trial in reopened(tmp_path).history().succeeded] == [7]
 
 
 def test_trials_of_another_program_are_refused(tmp_path: Path) -> None:
@@ -416,15 +418,21 @@ def test_an_outage_takes_over_nobody(tmp_path: Path, database: str) -> None:
 
 
 def test_another_run_of_the_same_name_is_refused(tmp_path: Path, database: str) -> None:
-    with open_study(tmp_path / "run", SPACE, database, settings={"model": "a", "training.epochs": 1.0}):
+    with open_study(
+        tmp_path / "run", SPACE, database, identity=Identity({}, {"model": "a", "training.epochs": 1.0})
+    ):
         pass
-    with open_study(tmp_path / "run", SPACE, database, settings={"training.epochs": 1.0, "model": "a"}):
+    with open_study(
+        tmp_path / "run", SPACE, database, identity=Identity({}, {"training.epochs": 1.0, "model": "a"})
+    ):
         pass
     with pytest.raises(StudyError, match=r"run 'loracle:run' was begun with model='a', here it is 'b'"):
-        open_study(tmp_path / "run", SPACE, database, settings={"model": "b", "training.epochs": 1.0})
+        open_study(
+            tmp_path / "run", SPACE, database, identity=Identity({}, {"model": "b", "training.epochs": 1.0})
+        )
     with pytest.raises(StudyError, match="searched another space"):
         open_study(tmp_path / "run", SearchSpace(SPACE.knobs, ("rank > 4",)), database)
-    with open_study(tmp_path / "other", SPACE, database, settings={"model": "b"}) as other:
+    with open_study(tmp_path / "other", SPACE, database, identity=Identity({}, {"model": "b"})) as other:
         assert other.history() == History()
 
 

@@ -246,8 +246,11 @@ def test_stops_when_every_trial_crashes_and_goes_on_when_that_is_mended(
     objective = TableObjective(SPACE, dict.fromkeys(range(SPACE.size), failure))
     with pytest.raises(StudyError, match=r"the last 5 trials crashed or were lost.*no module named x"):
         search(tmp_path, objective, 30)
+    crashed = [trial.index for trial in read_history(tmp_path, SPACE).trials]
     search(tmp_path, TableObjective(SPACE, values()), 8)
-    assert len(read_history(tmp_path, SPACE).succeeded) == 3
+    # No config is to blame, so all are run again, in their order, and none of the budget is used up.
+    assert [trial.index for trial in read_history(tmp_path, SPACE).succeeded][:5] == crashed
+    assert len(read_history(tmp_path, SPACE).succeeded) == 8
 
 
 def test_ctrl_c_records_the_trial_and_the_run_continues_with_it(tmp_path: Path) -> None:
