@@ -1,0 +1,300 @@
+"""Every promise of the README, with the tests that break when it is broken.
+
+Each statement of the README (a sentence, or a row of a table) holds the beginning of a promise below, or of a
+statement that promises nothing. So a new sentence needs a test, and a test that is renamed or removed is
+missed here.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from loracle.config import DataConfig
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+# Part of a statement: tests, as file::function.
+PROMISES: dict[str, tuple[str, ...]] = {
+    # -- the start of the page
+    "Finds good LoRA hyperparameters": (
+        "test_tune::test_a_run_leaves_everything_a_user_needs",
+        "test_cli::test_demo_beats_the_standard_settings_by_a_fifth",
+    ),
+    "its model of the score was trained on thousands of measured LoRA runs": (
+        "test_prior::test_the_shipped_prior_says_what_it_learnt_from",
+        "test_ensemble::test_the_prior_predicts_from_few_trials_where_it_is_right",
+        "test_ensemble::test_a_wrong_prior_costs_little",
+    ),
+    "Each trial trains on a small part of the data": (
+        "test_objective::test_sizes_and_attributes",
+        "test_proxy::test_check_proxy_trains_each_config_once",
+    ),
+    "The language-guided search of": (
+        "test_surrogate::test_the_paper_preset_starts_as_published",
+        "test_surrogate::test_the_paper_preset_learns_at_the_published_rates",
+        "test_trie::test_tree_equals_one_forward_a_text",
+        "test_trie::test_no_token_is_computed_twice",
+    ),
+    "Runs are safe to interrupt": ("test_tune::test_kill_9_at_several_moments_changes_nothing",),
+    # -- try it
+    "No GPU and no downloads of models are needed": (
+        "test_demo::test_config_names_the_shipped_files_and_few_enough_candidates",
+        "test_demo::test_resources_are_small",
+    ),
+    "It ends with the test score": ("test_cli::test_demo_beats_the_standard_settings_by_a_fifth",),
+    # -- use it on your model
+    "holds rows of": (
+        "test_tokens::test_loss_counts_the_completion_and_its_end",
+        "test_tokens::test_text_is_learnt_whole_but_for_its_first_token",
+        "test_chat::test_every_assistant_turn_counts",
+        "test_rows::test_every_format_gives_the_same_examples",
+    ),
+    "Every row is trained whole": (
+        "test_fuzz_data::test_every_row_is_whole_or_counted",
+        "test_fuzz_data::test_any_fields_are_read_told_of_or_refused",
+        "test_data::test_rows_of_one_prompt_stay_on_one_side",
+        "test_data_notices::test_rows_shared_with_train_are_told_with_counts",
+        "test_data_notices::test_a_run_tells_of_its_data_where_the_user_looks",
+    ),
+    "A config needs little": ("test_readme::test_yaml_blocks_are_valid_configs",),
+    "`loracle tune` shows every trial": (
+        "test_display::test_plain_output_is_one_line_a_trial",
+        "test_tune::test_ctrl_c_records_the_trial_and_the_run_continues_with_it",
+        "test_tune::test_kill_9_at_several_moments_changes_nothing",
+    ),
+    "It goes on with what it began with": (
+        "test_identity::test_changed_contents_are_refused_by_name_and_go_on_when_undone",
+        "test_identity::test_a_changed_trainer_is_refused",
+    ),
+    "Until a trial counts nothing binds": (
+        "test_identity::test_a_first_run_that_was_refused_locks_nothing",
+        "test_identity::test_crashes_that_no_config_is_to_blame_for_bind_nothing_and_are_run_again",
+    ),
+    "What is missing or damaged of a finished run": (
+        "test_run_folder::test_what_is_missing_or_damaged_is_made_again_and_nothing_else",
+    ),
+    "A folder with files that Loracle did not make": (
+        "test_run_folder::test_a_demo_in_a_folder_with_files_is_refused_and_touches_nothing",
+        "test_run_folder::test_a_run_in_a_folder_with_files_is_refused_and_touches_nothing",
+    ),
+    "When the search ends": (
+        "test_tune::test_winner_and_standard_are_scored_on_the_same_test_items",
+        "test_report::test_says_how_much_was_really_trained_and_scored_on",
+    ),
+    "A gain is claimed only where": (
+        "test_verdict::test_a_gain_is_claimed_where_the_interval_excludes_zero",
+        "test_verdict::test_no_gain_is_claimed_where_the_interval_holds_zero",
+        "test_final::test_best_holds_the_standard_settings_where_they_are_better",
+    ),
+    "| `best/` |": (
+        "test_final::test_best_is_complete_and_reads_as_the_hub_reads_it",
+        "test_recipe::test_the_installed_libraries_read_it_back",
+    ),
+    "| `final/` |": ("test_final::test_an_adapter_of_a_final_training_that_is_gone_is_made_again",),
+    "| `report.md`, `progress.png` |": (
+        "test_tune::test_a_run_leaves_everything_a_user_needs",
+        "test_report::test_says_what_was_found_and_how",
+    ),
+    "| `trials/0007/` |": ("test_objective::test_a_trial_writes_everything_that_explains_it",),
+    "| `config.yaml`, `journal.log` |": (
+        "test_tune::test_a_run_leaves_everything_a_user_needs",
+        "test_study::test_optuna_alone_reads_the_journal",
+    ),
+    "| `notices.json` |": ("test_notices_shown::test_doctor_tune_report_show_and_json_say_the_same",),
+    "`loracle show RUN` lists trials": (
+        "test_cli::test_tune_show_export",
+        "test_cli::test_proxy",
+        "test_export::test_copies_adapter_and_recipe",
+    ),
+    "`--json` prints one JSON object": ("test_cli::test_tune_json_is_one_object",),
+    # -- use the search alone
+    "As an Optuna sampler": (
+        "test_readme::test_python_blocks_run",
+        "test_sampler::test_ten_lines_of_an_optuna_user",
+    ),
+    "Parameters with the names of the space are searched": (
+        "test_suggestions::test_two_of_five_knobs_are_searched_and_no_others",
+    ),
+    "Their ranges may be narrower or wider": (
+        "test_suggestions::test_ranges_beside_the_grid_are_met_in_every_trial",
+        "test_suggestions::test_a_range_beyond_the_grid_is_refused_before_anything_is_trained",
+    ),
+    "A knob by another name": (
+        "test_suggestions::test_other_spellings_of_knobs_are_refused_before_anything_is_trained",
+        "test_suggestions::test_other_parameters_are_drawn_at_random_with_a_warning_each_once",
+    ),
+    "In your own loop": ("test_readme::test_python_blocks_run",),
+    # -- runs that nothing breaks
+    "Trials run in worker processes": (
+        "test_workers::test_one_warm_worker_serves_trial_after_trial",
+        "test_workers::test_crashed_and_lost_trials_are_run_once_more",
+        "test_workers::test_a_worker_that_stands_still_is_replaced",
+        "test_workers::test_a_worker_that_grows_is_replaced_without_a_failure",
+    ),
+    "Out of memory is tried again": (
+        "test_objective::test_out_of_memory_is_tried_again_in_smaller_parts",
+        "test_objective::test_a_real_shortage_gives_the_same_result",
+        "test_optimizer::test_only_what_fits_into_memory_is_proposed",
+    ),
+    "The micro-batch never changes a training": (
+        "test_dropout::test_losses_are_the_same_for_every_micro_batch",
+        "test_dropout::test_recomputed_activations_have_the_same_masks",
+    ),
+    "Free memory changes no proposal": (
+        "test_identity::test_free_memory_at_the_start_of_another_session_changes_no_proposal",
+    ),
+    "Ctrl-C, a closed terminal or kill -9": (
+        "test_workers::test_no_process_outlives_its_driver",
+        "test_workers::test_no_process_outlives_a_closed_terminal",
+        "test_tune::test_kill_9_at_several_moments_changes_nothing",
+    ),
+    "Several machines and Ray": (
+        "test_worker::test_two_machines_give_the_history_of_one",
+        "test_ray_workers::test_failures_are_dealt_with_on_the_node_and_files_come_back",
+    ),
+    "Your own training script": ("test_external::test_what_the_page_shows_is_valid",),
+    # -- how it works
+    "Every combination of the knobs' values is a candidate": (
+        "test_space::test_index_and_config_are_a_bijection",
+    ),
+    "45,360 in the paper's space": (
+        "test_space::test_paper_space_is_the_published_one",
+        "test_space::test_default_space_leaves_out_what_is_dead_everywhere",
+    ),
+    "A feature map, a mean and kernel scales": (
+        "test_promises::test_the_prior_is_as_small_as_it_says",
+        "test_ensemble::test_before_any_trial_the_belief_is_the_prior",
+    ),
+    "Two Gaussian processes": (
+        "test_ensemble::test_belief_is_the_textbook_mixture_of_the_members_posteriors",
+    ),
+    "Every trial shifts weight": ("test_ensemble::test_weights_follow_the_evidence",),
+    "Failures teach too": ("test_optimizer::test_diverged_configs_are_learnt_from",),
+    "The usual settings first": (
+        "test_optimizer::test_seed_configs_come_first_and_in_order",
+        "test_acquisition::test_equals_botorch",
+    ),
+    "The recommendation is the best posterior mean": (
+        "test_optimizer::test_recommendation_by_observation_and_by_posterior_mean",
+    ),
+    "A trial trains on a nested subset, 10 % by default": (
+        "test_data::test_proxies_are_nested_and_large_enough",
+        "test_promises::test_a_tenth_is_the_default_proxy",
+    ),
+    "| `default` | no |": ("test_optimizer::test_presets_by_name",),
+    "| `numeric` | no |": ("test_optimizer::test_presets_by_name",),
+    "| `language` | yes |": ("test_tune::test_language_models_guide_the_search",),
+    "| `paper` | yes, with a learnable token |": (
+        "test_tune::test_language_models_guide_the_search",
+        "test_features::test_the_paper_preset_runs_on_an_encoder_with_a_learnable_token",
+    ),
+    "Presets that read prompts write every candidate as a text": (
+        "test_prompt::test_every_sentence_cites_facts_that_exist",
+        "test_prompt::test_text_is_prefix_and_body_and_every_candidate_reads_differently",
+    ),
+    "A language model, by default the one being tuned": (
+        "test_tune::test_language_models_guide_the_search",
+        "test_trie::test_each_node_is_computed_once_and_a_refresh_computes_one_position_a_text",
+    ),
+    "Prompts (`lora-v1`": (
+        "test_prompt::test_shipped_versions",
+        "test_readme::test_the_configuration_page_names_every_setting",
+        "test_readme::test_the_prompt_of_the_configuration_page_works",
+    ),
+    # -- compared with, requirements
+    "| Loracle | a prior fitted": (
+        "test_workers::test_a_run_survives_every_failure",
+        "test_tune::test_kill_9_at_several_moments_changes_nothing",
+        "test_tune::test_winner_and_standard_are_scored_on_the_same_test_items",
+    ),
+    "Loracle runs on Optuna's storage": ("test_study::test_optuna_alone_reads_the_journal",),
+    "Training runs on CUDA, Apple GPUs and CPUs": (
+        "test_device::test_auto_takes_the_fastest_device_there_is",
+    ),
+    "More than 70 model types were tried": (
+        "test_architectures::test_every_kind_of_model_works_or_is_refused_in_one_line",
+        "test_architectures::test_more_kinds_of_models_work_or_are_refused_in_one_line",
+        "test_architectures::test_the_table_of_the_documentation_is_this_one",
+    ),
+    "Model weights are read from safetensors only": (
+        "test_language::test_only_safetensors_are_loaded",
+        "test_config::test_defaults_are_as_documented",
+    ),
+}
+
+# Statements about the world, headings of what follows, and figures that a benchmark measured.
+NO_PROMISE = (
+    "Fine-tuning with LoRA hinges on",
+    "The usual settings are often far",
+    "On 2 cores this takes about",
+    "On a fresh machine with Python 3.11",  # the two commands themselves are what `.ci/run` runs
+    "The tests:",
+    "The run folder then holds",
+    "Other commands:",
+    "How good is it, against which tools",
+    "| preset | reads prompts | for |",
+    "| | knows LoRA |",
+    "| [Optuna]",
+    "| Ray Tune |",
+    "| the paper's released code |",
+    "Search quality against them",
+    "Python 3.11+, Linux or macOS",
+    "Licence: Apache-2.0",
+    "How the code is laid out",
+)
+
+
+def statements(page: str) -> list[str]:
+    """Sentences and table rows outside of code blocks, each in one line."""
+    page = re.sub(r"```.*?```", "\n\n", page, flags=re.DOTALL)
+    found: list[str] = []
+    for block in re.split(r"\n\s*\n|\n(?=[|#]|\d+\. |[-*] )", page):
+        text = re.sub(r"^\d+\. ", "", " ".join(block.split()))
+        if not text or text.startswith("#") or re.fullmatch(r"[|: -]+", text):
+            continue
+        found += [text] if text.startswith("|") else re.split(r"(?<=[.!?])\s+(?=[A-Z`*\d])", text)
+    return found
+
+
+@cache
+def functions_in(name: str) -> frozenset[str]:
+    tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
+@pytest.mark.parametrize("statement", statements(README))
+def test_every_statement_is_a_promise_with_a_test_or_says_why_not(statement: str) -> None:
+    known = [part for part in (*PROMISES, *NO_PROMISE) if part in statement]
+    assert known, "the README says something new: name its test in PROMISES"
+
+
+@pytest.mark.parametrize("part", [*PROMISES, *NO_PROMISE])
+def test_what_stands_here_stands_in_the_readme(part: str) -> None:
+    assert any(part in statement for statement in statements(README))
+
+
+@pytest.mark.parametrize("part", PROMISES)
+def test_the_tests_of_a_promise_exist(part: str) -> None:
+    named = [test.split("::") for test in PROMISES[part]]
+    assert named
+    assert [f"{file}::{test}" for file, test in named if test not in functions_in(file)] == []
+
+
+# -- promises that no other file tests ----------------------------------------------------------------
+
+
+def test_the_prior_is_as_small_as_it_says() -> None:
+    (kilobytes,) = map(int, re.findall(r"\((\d+) kB, made by", README))
+    sizes = [path.stat().st_size for path in Path(str(files("loracle") / "priors")).glob("*")]
+    assert [round(size / 1000) for size in sizes] == [kilobytes]
+
+
+def test_a_tenth_is_the_default_proxy() -> None:
+    assert DataConfig(train=Path()).proxy == 0.1
