@@ -35,6 +35,7 @@ from loracle.suggestions import REFUSED_KEY, Asked
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
 
 FAILURE_KEY = "loracle:failure"
+_FEW = 1000  # candidates: more than trials run at a time
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,13 @@ class _Question:
 
     Attributes:
         asked: what the trials were asked for.
+        rows: the candidate that each trial counts for, by the trial's number.
         searched: (N,) which candidates, one for each set of values that can be asked for.
         left: (N,) which of them have not been tried, in whatever bracket of a Hyperband pruner.
     """
 
     asked: Asked
+    rows: Mapping[int, int]
     searched: npt.NDArray[np.bool_]
     left: npt.NDArray[np.bool_]
 
@@ -96,6 +99,7 @@ class LoracleSampler(BaseSampler):
         self._draws_strangers = independent_sampler is not None
         self._independent = independent_sampler or RandomSampler(seed=seed)
         self._told: set[tuple[str, str]] = set()  # study, and what was said of it
+        self._few_left = True  # it is worth a look whether anything is left
         self._lock = threading.Lock()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -153,8 +157,10 @@ class LoracleSampler(BaseSampler):
     ) -> None:
         """Passes on to the independent sampler; ends `study.optimize`, with a warning, if nothing is left."""
         self._independent.after_trial(study, trial, state, values)
-        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if study._thread_local.in_optimize_loop and not waiting and not _says_nothing(trial, None):
+        waiting = self._few_left and study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if not self._few_left or waiting or _says_nothing(trial, None):
+            return
+        if study._thread_local.in_optimize_loop:
             ended = copy(trial)
             ended.state = state
             question = self._question([*_trials(study, before=trial.number), ended], {})
@@ -193,14 +199,15 @@ class LoracleSampler(BaseSampler):
         space, trials = self._space, _trials(study, before=trial.number)
         question = self._question(trials, {name: (distribution,)}, _fixed_by_others(study, trial))
         asked, mine, left = question.asked, question.searched, question.left
+        self._few_left = not asked.names or int(left.sum()) <= _FEW
         if not asked.names:
-            left = self._apart(left, trials, asked, name)
+            left = self._apart(left, question, name)
         seeds = [space.config(index) for index in seed_indices(space, self._preset.seed_configs)]
         rows = [suggestions.nearest_row(space, seed, mine) for seed in seeds]
         preset = replace(
             self._preset, seed_configs=tuple(space.config(int(space.candidates[row])) for row in rows)
         )
-        history = _history(study, space, asked, before=trial.number)
+        history = _history(study, space, asked, question.rows)
         chosen = propose(
             space, history, preset, features=self._features, seed=self._seed, allowed=left, strict=False
         )
@@ -228,37 +235,27 @@ class LoracleSampler(BaseSampler):
         if asked.names:
             held = (ranges.keys() | fixed.keys()) & suggestions.names_of(space)
             asked = replace(asked, names=asked.names | held)
-        rows = [suggestions.row_of(frozen, space, asked) for frozen in trials]
-        inside = suggestions.within(space, ranges) & ~suggestions.unreachable(trials, rows, space)
+        rows = suggestions.rows_of(trials, space, asked)
+        inside = suggestions.within(space, ranges) & ~suggestions.unreachable(trials, rows, space, asked)
         if not inside.any():  # ranges of earlier trials: what this one is asked for is met as it comes
             inside = suggestions.within(space, now)
         inside = suggestions.agreeing(space, fixed, inside)
         standing = suggestions.representatives(space, asked.names)
         searched = np.asarray(inside & (standing == np.arange(len(standing))))
-        tried = suggestions.tried(
-            (
-                row
-                for frozen, row in zip(trials, rows, strict=True)
-                if frozen.user_attrs.get(FAILURE_KEY) != FailureKind.INTERRUPTED
-            ),
-            space,
-            asked,
-        )
-        tried |= suggestions.repeats(trials, rows, space, asked)
-        return _Question(asked, searched, searched & ~tried)
+        ended = {t.number for t in trials if t.user_attrs.get(FAILURE_KEY) == FailureKind.INTERRUPTED}
+        over = [row for number, row in rows.items() if number not in ended]
+        tried = suggestions.tried(over, space, asked) | suggestions.repeats(trials, rows, space, asked)
+        return _Question(asked, rows, searched, searched & ~tried)
 
-    def _apart(
-        self, allowed: npt.NDArray[np.bool_], trials: Sequence[FrozenTrial], asked: Asked, name: str
-    ) -> npt.NDArray[np.bool_]:
-        """Which of the allowed candidates differ from all running trials in the first knob that is asked for.
+    def _apart(self, left: npt.NDArray[np.bool_], question: _Question, name: str) -> npt.NDArray[np.bool_]:
+        """Which of the candidates that are left differ from all trials in the first knob that is asked for.
 
         Until a trial has finished, the other knobs may not be asked for at all, and then trials that differ
         in them only would be the same.
         """
         column = suggestions.columns(self._space)[name]
-        rows = [suggestions.row_of(frozen, self._space, asked) for frozen in trials]
-        apart = allowed & ~np.isin(column, [column[row] for row in rows if row is not None])
-        return apart if apart.any() else allowed
+        apart = left & ~np.isin(column, column[list(question.rows.values())])
+        return apart if apart.any() else left
 
     def _move(
         self, study: Study, trial: FrozenTrial, row: int, name: str, distribution: BaseDistribution
@@ -284,7 +281,7 @@ class LoracleSampler(BaseSampler):
             return None
         trials = _trials(study, before=trial.number)
         asked = suggestions.learn(trials, space)
-        rows = [suggestions.row_of(frozen, space, asked) for frozen in trials]
+        rows = suggestions.rows_of(trials, space, asked).values()
         untried = pool & ~suggestions.tried(rows, space, asked)
         pool = untried if untried.any() else pool
         return suggestions.nearest_row(space, space.config(int(space.candidates[row])), pool)
@@ -346,20 +343,19 @@ def history_of(study: Study, space: SearchSpace, *, before: int | None = None) -
         space: the candidates.
         before: leave out the trial with this number, the one that is being chosen.
     """
-    asked = suggestions.learn(_trials(study, before=before), space)
-    return _history(study, space, asked, before=before)
+    trials = _trials(study, before=before)
+    asked = suggestions.learn(trials, space)
+    return _history(study, space, asked, suggestions.rows_of(trials, space, asked))
 
 
-def _history(study: Study, space: SearchSpace, asked: Asked, before: int | None) -> History:
+def _history(study: Study, space: SearchSpace, asked: Asked, rows: Mapping[int, int]) -> History:
+    """The trials of a study, or of a bracket of it, that count for a row."""
     sign = -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
     standing = suggestions.representatives(space, asked.names)
     found = []
     for frozen in study.get_trials(deepcopy=False):
-        if _says_nothing(frozen, before):
-            continue
-        row = suggestions.row_of(frozen, space, asked)
-        if row is not None:
-            index = int(space.candidates[standing[row]])
+        if frozen.number in rows:
+            index = int(space.candidates[standing[rows[frozen.number]]])
             found.append(Trial(frozen.number, index, _outcome(frozen, sign)))
     return History(tuple(found))
 

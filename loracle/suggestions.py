@@ -16,7 +16,8 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from numbers import Real
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -60,12 +61,14 @@ class Asked:
         names: that finished trials suggested, those that are searched; empty: none has finished, and any may
             be asked for.
         ranges: the latest distributions of each name, different ones only.
+        varying: names whose distribution was not the same in all trials.
         strange: names that finished trials suggested and that are none of the space.
         since: number of the first trial that suggested each name.
     """
 
     names: frozenset[str]
     ranges: Mapping[str, tuple[BaseDistribution, ...]]
+    varying: frozenset[str]
     strange: frozenset[str]
     since: Mapping[str, int]
 
@@ -75,7 +78,8 @@ def learn(trials: Iterable[FrozenTrial], space: SearchSpace) -> Asked:
     known = names_of(space)
     names: set[str] = set()
     strange: set[str] = set()
-    ranges: dict[str, list[BaseDistribution]] = {}
+    ranges: dict[str, dict[object, BaseDistribution]] = {}  # in the order in which they were last met
+    latest: dict[str, list[object]] = {}
     since: dict[str, int] = {}
     for frozen in trials:
         if frozen.state.is_finished():
@@ -84,11 +88,22 @@ def learn(trials: Iterable[FrozenTrial], space: SearchSpace) -> Asked:
         for name, distribution in frozen.distributions.items():
             if name in known:
                 since.setdefault(name, frozen.number)
-                ranges.setdefault(name, []).append(distribution)
-    latest = {}
-    for name, seen in ranges.items():
-        latest[name] = tuple(d for i, d in enumerate(seen[-_RECENT:]) if d not in seen[-_RECENT:][:i])
-    return Asked(frozenset(names), latest, frozenset(strange), since)
+                key = _identity(distribution)
+                ranges.setdefault(name, {})[key] = distribution
+                latest.setdefault(name, []).append(key)
+    recent = {
+        name: tuple(ranges[name][key] for key in dict.fromkeys(keys[-_RECENT:]))
+        for name, keys in latest.items()
+    }
+    varying = frozenset(name for name, found in ranges.items() if len(found) > 1)
+    return Asked(frozenset(names), recent, varying, frozenset(strange), since)
+
+
+def _identity(distribution: BaseDistribution) -> object:
+    """What two equal distributions have in common; their own comparison takes ten times as long."""
+    if isinstance(distribution, CategoricalDistribution):
+        return repr(distribution.choices)
+    return (type(distribution), *vars(distribution).values())
 
 
 def names_of(space: SearchSpace) -> frozenset[str]:
@@ -122,7 +137,7 @@ def spelled(value: Value, distribution: BaseDistribution) -> Any:
     """`value` as a distribution spells it; None if the distribution does not contain it."""
     if isinstance(distribution, CategoricalDistribution):
         for choice in distribution.choices:
-            if not isinstance(choice, bool | str) and choice is not None and math.isclose(choice, value):
+            if _is_number(choice) and math.isclose(choice, value):
                 return choice
         return None
     whole = isinstance(distribution, IntDistribution)
@@ -223,30 +238,48 @@ def nearest_row(space: SearchSpace, config: Config, allowed: npt.NDArray[np.bool
 # -- trials -----------------------------------------------------------------------------------------
 
 
-def row_of(frozen: FrozenTrial, space: SearchSpace, asked: Asked) -> int | None:
-    """The candidate nearest to what a trial trained: its parameters, and for knobs that were not suggested
-    the config that was chosen for it; None if that is too little to say.
+def rows_of(trials: Iterable[FrozenTrial], space: SearchSpace, asked: Asked) -> dict[int, int]:
+    """By number, the candidate nearest to what each trial trained: its parameters, and for knobs that were
+    not suggested the config that was chosen for it. Trials of which that says too little are left out.
 
     Parameters overrule the choice: `enqueue_trial` and `PartialFixedSampler` may have fixed some of them.
     """
-    given = numbers(space, frozen.params)
-    chosen = int(frozen.system_attrs.get(INDEX_KEY, -1))
-    known = 0 <= chosen < space.size
-    if not known and (not given or _missing(given, frozen.number, asked)):
-        return None
-    if any(value <= 0 and _logarithmic(space, name) for name, value in given.items()):
-        return None
-    return _nearest(space, tuple(given.items()), chosen if known else usual(space))
+    known, memory = names_of(space), _memory(space)
+    logarithmic = {name for name in known if _logarithmic(space, name)}
+    found = {}
+    for frozen in trials:
+        given = _numbers(known, frozen.params)
+        chosen = int(frozen.system_attrs.get(INDEX_KEY, -1))
+        if not 0 <= chosen < space.size:
+            if not given or _missing(given, frozen.number, asked):
+                continue
+            chosen = usual(space)
+        if any(value <= 0 and name in logarithmic for name, value in given.items()):
+            continue
+        key = (tuple(given.items()), chosen)
+        if key not in memory:
+            memory[key] = _nearest(space, given, chosen)
+        found[frozen.number] = memory[key]
+    return found
+
+
+@lru_cache(maxsize=4)
+def _memory(space: SearchSpace) -> dict[tuple[tuple[tuple[str, Value], ...], int], int]:
+    """Rows that `_nearest` has found, by its arguments."""
+    return {}
 
 
 def numbers(space: SearchSpace, params: Mapping[str, Any]) -> Config:
     """Those parameters that have a name of the space and a number for a value."""
-    known = names_of(space)
-    return {
-        name: value
-        for name, value in params.items()
-        if name in known and isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    return _numbers(names_of(space), params)
+
+
+def _numbers(known: Collection[str], params: Mapping[str, Any]) -> Config:
+    return {name: value for name, value in params.items() if name in known and _is_number(value)}
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def with_derived(names: Collection[str]) -> frozenset[str]:
@@ -260,20 +293,18 @@ def _missing(given: Collection[str], number: int, asked: Asked) -> set[str]:
     return {name for name in asked.names - with_derived(given) if asked.since.get(name, number) < number}
 
 
-@lru_cache(maxsize=20_000)
-def _nearest(space: SearchSpace, given: tuple[tuple[str, Value], ...], base: int) -> int:
+def _nearest(space: SearchSpace, given: Config, base: int) -> int:
     """Row of the candidate closest to `given`, and to the config `base` in what is not given."""
     config = space.config(base)
-    if all(name in config and math.isclose(config[name], value) for name, value in given):
+    if all(name in config and math.isclose(config[name], value) for name, value in given.items()):
         row = int(np.searchsorted(space.candidates, base))
         if row < len(space.candidates) and space.candidates[row] == base:
             return row
-    wanted = dict(given)
     distance = np.zeros(len(space.candidates))
-    for name, value in wanted.items():
+    for name, value in given.items():
         distance += _distance(space, name, value)
     for name in space.names:
-        if name not in with_derived(wanted):
+        if name not in with_derived(given):
             distance += 1e-3 * _distance(space, name, config[name])
     return int(np.argmin(distance))
 
@@ -306,15 +337,14 @@ def _logarithmic(space: SearchSpace, name: str) -> bool:
     return bool((columns(space)[name] > 0).all())
 
 
-def tried(rows: Iterable[int | None], space: SearchSpace, asked: Asked) -> npt.NDArray[np.bool_]:
+def tried(rows: Collection[int], space: SearchSpace, asked: Asked) -> npt.NDArray[np.bool_]:
     """Which candidates are the same as a trial in all that is asked for, (N,), by the rows of trials."""
-    known = [row for row in rows if row is not None]
     standing = representatives(space, asked.names)
-    return np.isin(standing, standing[known])
+    return np.isin(standing, standing[np.fromiter(rows, dtype=np.int64)])
 
 
 def repeats(
-    trials: Sequence[FrozenTrial], rows: Sequence[int | None], space: SearchSpace, asked: Asked
+    trials: Iterable[FrozenTrial], rows: Mapping[int, int], space: SearchSpace, asked: Asked
 ) -> npt.NDArray[np.bool_]:
     """Which candidates would only repeat a trial that did not ask for every name, (N,).
 
@@ -322,45 +352,50 @@ def repeats(
     dropout. Not so if other parameters were drawn for it, or if no trial before it was asked for a dropout:
     then the objective may have been changed.
     """
+    known = names_of(space)
     partly: dict[frozenset[str], list[int]] = {}
-    for frozen, row in zip(trials, rows, strict=True):
-        given = frozenset(frozen.params)
+    for frozen in trials:
+        given = frozen.params.keys()
+        missing = asked.names - given
         finished = frozen.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        if row is None or not finished or not given or not given <= names_of(space):
+        if not missing or not finished or not given or not given <= known or frozen.number not in rows:
             continue
-        missing = asked.names - with_derived(given)
+        missing -= with_derived(given)
         if missing and missing == _missing(given, frozen.number, asked):
-            partly.setdefault(given, []).append(row)
+            partly.setdefault(frozenset(given), []).append(rows[frozen.number])
     found = np.zeros(len(space.candidates), dtype=bool)
-    for given, known in partly.items():
-        standing = representatives(space, given)
-        found |= np.isin(standing, standing[known])
+    for names, alike in partly.items():
+        standing = representatives(space, names)
+        found |= np.isin(standing, standing[alike])
     return found
 
 
 def unreachable(
-    trials: Sequence[FrozenTrial], rows: Sequence[int | None], space: SearchSpace
+    trials: Iterable[FrozenTrial], rows: Mapping[int, int], space: SearchSpace, asked: Asked
 ) -> npt.NDArray[np.bool_]:
     """Which candidates the objective would not ask for, as its ranges depend on values it got before, (N,).
 
     After rank 64 it asked for a batch size from 2 to 4: then no larger one is asked for with rank 64. Of
     trials that had the same values before, the latest counts.
     """
+    found = np.zeros(len(space.candidates), dtype=bool)
+    if not asked.varying:
+        return found
+    known = names_of(space)
     latest: dict[tuple[frozenset[str], str, int], BaseDistribution] = {}
-    for frozen, row in zip(trials, rows, strict=True):
+    for frozen in trials:
         before: frozenset[str] = frozenset()
-        for name, distribution in frozen.distributions.items() if row is not None else ():
-            if name not in names_of(space):
+        for name, distribution in frozen.distributions.items() if frozen.number in rows else ():
+            if name not in known:
                 break  # it may depend on that
-            if not distribution.single():
-                group = int(representatives(space, before)[row]) if before else 0
+            if name in asked.varying and not distribution.single():
+                group = int(representatives(space, before)[rows[frozen.number]]) if before else 0
                 latest[before, name, group] = distribution
             before |= {name}
-    found = np.zeros(len(space.candidates), dtype=bool)
-    cases: dict[tuple[frozenset[str], str, BaseDistribution], list[int]] = {}
+    cases: dict[tuple[frozenset[str], str, object], tuple[BaseDistribution, list[int]]] = {}
     for (before, name, group), distribution in latest.items():
-        cases.setdefault((before, name, distribution), []).append(group)
-    for (before, name, distribution), groups in cases.items():
+        cases.setdefault((before, name, _identity(distribution)), (distribution, []))[1].append(group)
+    for (before, name, _), (distribution, groups) in cases.items():
         concerned = np.isin(representatives(space, before), groups) if before else True
         found |= concerned & ~within(space, {name: (distribution,)})
     return found

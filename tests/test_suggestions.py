@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -269,6 +270,19 @@ def test_a_range_beyond_the_grid_is_refused_before_anything_is_trained(
     assert "\n" not in str(caught.value)
     study.optimize(step_size, n_trials=3)  # the mended script goes on, and the refused trial says nothing
     assert len(history_of(study, SPACE).trials) == 3
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
+def test_choices_of_any_kind_are_met() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        rank = trial.suggest_categorical("rank", [None, True, "16", ("a",), np.int64(16), np.float32(64)])
+        assert isinstance(rank, np.int64 | np.float32)
+        return float(rank)
+
+    study = study_of()
+    with pytest.warns(UserWarning, match="all 2 configs"):
+        study.optimize(objective, n_trials=9)
+    assert sorted(trial.params["rank"] for trial in study.trials) == [16, 64]
 
 
 def test_ranges_that_the_constraints_forbid_together_are_refused() -> None:
