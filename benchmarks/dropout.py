@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/dropout.py --out benchmarks/results/dropout.json
 
 `layer` is forward and backward of the dropout alone on (rows, features); `training` is a whole training of a
-small Llama. The ways take turns and the best of the rounds counts, as other work on the machine only slows.
+small Llama. The ways take turns and the best of the rounds counts, in processor time, as other work on the
+machine only slows.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ P = 0.05
 
 
 def best(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Seconds of each way: the best of some rounds, in which they take turns."""
+    """Processor seconds of each way: the best of some rounds, in which they take turns."""
     found: dict[str, float] = {}
     for _ in range(rounds):
         for name, way in ways.items():
-            began = time.perf_counter()
+            began = time.process_time()
             way()
-            found[name] = min(found.get(name, float("inf")), time.perf_counter() - began)
+            found[name] = min(found.get(name, float("inf")), time.process_time() - began)
     return found
 
 
