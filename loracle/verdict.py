@@ -255,7 +255,8 @@ def result_notices(
 ) -> tuple[Notice, ...]:
     """What the user must see about the result beside the verdict."""
     at_edge = edges(space, comparison.winner)
-    if not at_edge or nothing_learnt(history, metric):  # then where the winner lies means nothing
+    perfect = metric not in ("loss", *OWN_METRICS) and comparison.winner_outcome.value == 1.0
+    if not at_edge or perfect or nothing_learnt(history, metric):  # then where the winner lies means nothing
         return ()
     which = " and ".join(f"{name} {show_value(value)} (the {end})" for name, value, end in at_edge)
     keys = ", ".join(f"space.knobs.{name}" for name, _, _ in at_edge)

@@ -168,3 +168,29 @@ def test_all_trials_equal_is_no_find(run_config: Callable[..., Path]) -> None:
     report = (config.output / "report.md").read_text()
     assert "Nothing was learnt: all 2 trials that succeeded scored the same (exact match 0.0 %)" in report
     assert "test loss" in report
+
+
+def test_an_own_trainer_whose_standard_did_better_gets_its_settings(tmp_path: Path) -> None:
+    """In the search the larger rate is better, on all data the smaller one."""
+    (tmp_path / "mine.py").write_text(
+        "def train(config, *, phase):\n"
+        "    rate = config['learning_rate']\n"
+        "    return rate if phase == 'search' else 1 - rate\n"
+    )
+    content = {
+        "objective": {"function": "mine.py:train", "direction": "maximize"},
+        "space": {"base": "empty", "knobs": {"learning_rate": {"values": [0.1, 0.2, 0.4]}}},
+        "standard": {"learning_rate": 0.1},
+        "search": {"trials": 3},
+        "execution": {"workers": 0},
+    }
+    path = tmp_path / "loracle.yaml"
+    path.write_text(yaml.safe_dump(content))
+    config = load_config(path)
+    result, _ = run(config)
+    assert result.comparison.winner == {"learning_rate": 0.4}
+    assert result.best == config.output / "best.yaml"
+    assert yaml.safe_load(result.best.read_text())["settings"] == {"learning_rate": 0.1}
+    report = (config.output / "report.md").read_text()
+    assert "The winner is worse than the standard settings: a value of 0.6 against 0.9" in report
+    assert "`best.yaml` holds the standard settings" in report

@@ -192,6 +192,8 @@ def test_where_the_winner_lies_means_nothing_when_all_scored_the_same() -> None:
     config = {"rank": 4, "dropout": 0.05, "batch_size": 8, "learning_rate": 1e-2}
     found = Comparison(config, None, Outcome(0.5), None)
     assert result_notices(found, EDGY, scored(0.5, 0.5), "value") == ()
+    all_right = Comparison(config, None, Outcome(1.0), None)
+    assert result_notices(all_right, EDGY, scored(0.5, 1.0), "exact_match") == ()
 
 
 def test_a_batch_of_all_examples_is_no_edge_and_a_constraint_is() -> None:
