@@ -35,6 +35,7 @@ from loracle.suggestions import REFUSED_KEY, Asked
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
 
 FAILURE_KEY = "loracle:failure"
+_ROUNDS = 6  # of choosing, if other processes choose the same
 _FEW = 1000  # candidates: more than trials run at a time
 
 
@@ -182,8 +183,7 @@ class LoracleSampler(BaseSampler):
             )
         index = storage.get_trial_system_attrs(trial._trial_id).get(INDEX_KEY)
         if index is None:
-            index = self._choose(study, trial, name, distribution)
-            storage.set_trial_system_attr(trial._trial_id, INDEX_KEY, index)
+            index = self._claim(study, trial, name, distribution)
         row = int(np.searchsorted(space.candidates, index))
         value = suggestions.spelled(column[row], distribution)
         if value is not None:
@@ -194,8 +194,26 @@ class LoracleSampler(BaseSampler):
         storage.set_trial_system_attr(trial._trial_id, INDEX_KEY, int(space.candidates[moved]))
         return suggestions.spelled(column[moved], distribution)
 
-    def _choose(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> int:
-        """The index of the config for a trial whose first knob is asked for."""
+    def _claim(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> int:
+        """Chooses a config that no other trial has, and notes it with the trial; its index.
+
+        Other processes may choose at the same time: who sees that makes way, each to another config.
+        """
+        place = 0
+        for _ in range(_ROUNDS):
+            index = self._choose(study, trial, name, distribution, place)
+            study._storage.set_trial_system_attr(trial._trial_id, INDEX_KEY, index)
+            others = _trials(study, before=trial.number)
+            rivals = [t for t in others if t.system_attrs.get(INDEX_KEY) == index and not _interrupted(t)]
+            if not rivals or "fixed_params" in trial.system_attrs:  # enqueued: it may be a repetition
+                break
+            place = sum(rival.number < trial.number for rival in rivals)
+        return index
+
+    def _choose(
+        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution, place: int = 0
+    ) -> int:
+        """The index of the config for a trial whose first knob is asked for, after `place` better ones."""
         space, trials = self._space, _trials(study, before=trial.number)
         question = self._question(trials, {name: (distribution,)}, _fixed_by_others(study, trial))
         asked, mine, left = question.asked, question.searched, question.left
@@ -209,10 +227,17 @@ class LoracleSampler(BaseSampler):
         )
         history = _history(study, space, asked, question.rows)
         chosen = propose(
-            space, history, preset, features=self._features, seed=self._seed, allowed=left, strict=False
+            space,
+            history,
+            preset,
+            features=self._features,
+            n=place + 1,
+            seed=self._seed,
+            allowed=left,
+            strict=False,
         )
         if chosen:
-            return chosen[0]
+            return chosen[-1]
         if trial.system_attrs.get("fixed_params"):  # enqueued, and tried before: a repetition is wanted
             return int(space.candidates[np.flatnonzero(mine)[0]])
         raise SpaceError(f"{_exhausted(question)}; stop here, or widen the space or the ranges")
@@ -242,7 +267,7 @@ class LoracleSampler(BaseSampler):
         inside = suggestions.agreeing(space, fixed, inside)
         standing = suggestions.representatives(space, asked.names)
         searched = np.asarray(inside & (standing == np.arange(len(standing))))
-        ended = {t.number for t in trials if t.user_attrs.get(FAILURE_KEY) == FailureKind.INTERRUPTED}
+        ended = {frozen.number for frozen in trials if _interrupted(frozen)}
         over = [row for number, row in rows.items() if number not in ended]
         tried = suggestions.tried(over, space, asked) | suggestions.repeats(trials, rows, space, asked)
         return _Question(asked, rows, searched, searched & ~tried)
@@ -364,6 +389,10 @@ def _trials(study: Study, before: int | None = None) -> list[FrozenTrial]:
     """All trials of a study that say something, those of other brackets of a Hyperband pruner too."""
     everything = Study.get_trials(study, deepcopy=False)
     return [frozen for frozen in everything if not _says_nothing(frozen, before)]
+
+
+def _interrupted(frozen: FrozenTrial) -> bool:
+    return bool(frozen.user_attrs.get(FAILURE_KEY) == FailureKind.INTERRUPTED)
 
 
 def _says_nothing(frozen: FrozenTrial, before: int | None) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import TrialState
 
@@ -387,6 +390,31 @@ def test_pruned_trials_are_not_trained_twice(pruner: optuna.pruners.BasePruner) 
     study.optimize(objective, n_trials=30)
     assert TrialState.PRUNED in {trial.state for trial in study.trials}
     assert distinct(study) == 30
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_processes_that_choose_at_the_same_time_choose_different_configs(kind: str, tmp_path: Path) -> None:
+    def begin() -> Study:  # as another process would: its own connection, its own sampler, its own lock
+        if kind == "sqlite":
+            storage: BaseStorage = RDBStorage(f"sqlite:///{tmp_path}/study.db")
+        else:
+            storage = JournalStorage(JournalFileBackend(f"{tmp_path}/study.log"))
+        return study_of(storage=storage, study_name="s", load_if_exists=True)
+
+    studies = [begin() for _ in range(3)]
+    together = threading.Barrier(3, timeout=300)
+
+    def objective(trial: optuna.Trial) -> float:
+        together.wait()
+        return readme(trial)
+
+    threads = [threading.Thread(target=study.optimize, args=(objective, 3)) for study in studies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(studies[0].trials) == 9
+    assert distinct(studies[0]) == 9
 
 
 def test_failed_and_nan_trials_are_not_trained_twice() -> None:
