@@ -369,9 +369,9 @@ def _fit(
     rows, values, diverged = _observations(space, history)
     y = transform_outputs(values, diverged, preset.surrogate.output)
     asked = (space.fingerprint, preset.surrogate, rows.tobytes(), y.tobytes(), seed)
-    if _last and _last[0][0] == asked and _last[0][1] is features:
-        return _last[0][2]
-    fitted: Surrogate | Ensemble
+    for known, read, fitted in tuple(_last):  # one or none, which another thread may replace
+        if known == asked and read is features:
+            return fitted
     if isinstance(preset.surrogate, EnsembleSettings):
         fitted = fit_ensemble(preset.surrogate, describe(space), rows, y)
     else:

@@ -20,6 +20,7 @@ from loracle.optimizer import (
     Optimizer,
     Preset,
     _fit,
+    _last,
     get_preset,
     propose,
     ranking,
@@ -72,6 +73,7 @@ def test_the_same_arguments_give_the_same_answer(name: str, features: FixedFeatu
     first = propose(SPACE, SOME, preset, features=features, n=4, seed=3)
     np.random.seed(5)
     torch.manual_seed(5)
+    _last.clear()  # the last fit is kept
     assert propose(SPACE, SOME, preset, features=features, n=4, seed=3) == first
     assert SOME.trials == before
     again = SearchSpace(SPACE.knobs, SPACE.constraints, SPACE.batch_multiple)

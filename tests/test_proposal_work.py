@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from loracle.ensemble import EnsembleSettings
 from loracle.features import FixedFeatures
-from loracle.optimizer import PRESETS, Preset, propose
+from loracle.optimizer import PRESETS, Preset, _last, propose, recommend
 from loracle.space import Knob, SearchSpace
 from loracle.trial import History, Outcome, Trial
 
@@ -64,6 +64,7 @@ class _Counter(TorchDispatchMode):
 @contextmanager
 def counted() -> Iterator[Work]:
     work = Work()
+    _last.clear()  # the last fit is kept
     with _Counter(work):
         yield work
 
@@ -114,6 +115,19 @@ def test_candidates_that_cannot_be_chosen_cost_nothing() -> None:
     with counted() as few:
         propose(SPACE, past, PRESETS["default"], allowed=allowed)
     assert few.exponentials < 0.5 * work_of(PRESETS["default"], 100).exponentials
+
+
+def test_the_ranking_after_a_proposal_fits_nothing_anew() -> None:
+    past, preset = history(60), replace(PRESETS["numeric"], seed_configs=())
+    with counted() as whole:
+        first = propose(SPACE, past, preset)
+        best = recommend(SPACE, past, preset)
+    _last.clear()
+    assert recommend(SPACE, past, preset) == best  # and what is kept changes nothing
+    assert propose(SPACE, past, preset) == first
+    with counted() as alone:
+        propose(SPACE, past, preset)
+    assert len(whole.factors) <= len(alone.factors) + 2
 
 
 def test_language_fits_to_some_and_paper_to_all() -> None:
