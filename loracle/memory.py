@@ -33,7 +33,7 @@ Floats = npt.NDArray[np.float64]
 _RESERVE = 0.1  # share of the free memory left alone: for fragmentation, and for what others take
 _FACTORS = (0.2, 4.0)  # a correction beyond these is an accident of measuring
 # Tokens in a micro-batch from where on a training does not become faster. On a CPU it becomes slower again:
-# measured on one core (`benchmarks/micro_batch.py`), widths 32 to 512 with 20 to 300 tokens an example are
+# measured on one core (`benchmarks/micro_batch.py`), widths 32 to 256 with 20 to 300 tokens an example are
 # fastest with 300 to 2,500 tokens at once, and 1,024 cost at most a quarter more than the best; one example
 # at a time costs up to 18 times as much, 64 up to twice. GPUs were not measured. The number for CUDA is a
 # bound from data sheets: an H100 does 295 operations a byte, so a matrix product is bound by arithmetic from
