@@ -36,9 +36,9 @@ _MAY_CHANGE = (
     "execution.",
     "objective.time_limit",
 )
-# Where things are on this machine; on another the same may be elsewhere. Their contents are compared.
-_OF_A_MACHINE = {
-    *("data.train", "data.validation", "data.test", "device"),
+# Where things are: the same may be elsewhere, for their contents are compared.
+_PLACES = {
+    *("data.train", "data.validation", "data.test"),
     *("language.model", "language.prompt", "objective.working_folder"),
 }
 
@@ -64,7 +64,7 @@ def common_settings(config: RunConfig) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat.items()
-        if key not in _OF_A_MACHINE and not key.startswith((*_MAY_CHANGE, "objective.environment."))
+        if key not in {*_PLACES, "device"} and not key.startswith((*_MAY_CHANGE, "objective.environment."))
     }
 
 
@@ -79,7 +79,7 @@ def require_same_settings(config: RunConfig, path: Path) -> None:
     changed = [
         key
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(_MAY_CHANGE)
+        if before.get(key) != now.get(key) and key not in _PLACES and not key.startswith(_MAY_CHANGE)
     ]
     if changed:
         key = changed[0]

@@ -277,6 +277,14 @@ def _refuse_hopeless(recent: Sequence[tuple[int, Outcome]], study: Study) -> Non
 
 
 def _compare(config: RunConfig, run: Prepared, history: History, listen: Listener) -> Comparison:
+    failures = [
+        trial.outcome.failure for trial in counted(history) if trial.outcome and trial.outcome.failure
+    ]
+    if failures and not history.succeeded:
+        raise StudyError(
+            f"no trial has succeeded, so there is nothing to recommend; the last one failed: "
+            f"{failures[-1].kind}, {failures[-1].message}"
+        )
     ranked = run.search.ranking(history)
     configs = [run.search.space.config(index) for index in ranked]
     if run.final is not None:

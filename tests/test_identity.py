@@ -91,6 +91,13 @@ def test_changed_contents_are_refused_by_name_and_go_on_when_undone(tmp_path: Pa
     assert len(read_history(begun.output, build_space(begun.space)).succeeded) == 3
 
 
+def test_the_same_rows_elsewhere_are_the_same_run(tmp_path: Path, begun: RunConfig) -> None:
+    (tmp_path / "train.jsonl").rename(tmp_path / "renamed.jsonl")
+    data = begun.data.model_copy(update={"train": tmp_path / "renamed.jsonl"})
+    result = tune(begun.model_copy(update={"data": data}))
+    assert len(result.history.trials) == 2
+
+
 def test_fewer_rows_are_changed_rows_and_no_other_space(tmp_path: Path, begun: RunConfig) -> None:
     path = tmp_path / "train.jsonl"
     write_jsonl(path, [json.loads(line) for line in path.read_text().splitlines()][:12])
@@ -177,6 +184,16 @@ def test_a_space_that_is_corrected_before_a_trial_counts_goes_on_and_nothing_is_
     assert len(result.history.succeeded) == 6
     assert (config.output / "journal.1.log").exists()
     assert "rank 1 is not supported" in (config.output / "trials.1" / "0000" / "log.txt").read_text()
+
+
+def test_a_search_without_a_success_ends_with_the_cause(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("print('accuracy: high')\n")
+    pattern = {"result": {"regex": r"accuracy: \w+"}}
+    config = own_run(tmp_path, COMMAND | pattern, trials=2)
+    with pytest.raises(
+        StudyError, match=r"nothing to recommend; the last one failed: crashed, no result: .*high"
+    ):
+        tune(config)
 
 
 # -- what does not bind -------------------------------------------------------------------------------
