@@ -240,8 +240,9 @@ class _Maker:
                 if self._decode(done + found[-1]) == spelt:
                     return found[-1]
         if spelt != before + text:
-            dense = "".join(spelt.split())
-            return next((part for part in found if "".join(self._decode(done + part).split()) == dense), None)
+            # One of whole words may know both pieces and not the word that they make together.
+            dense = {"".join(whole_text.split()) for whole_text in (before + text, spelt)}
+            return next((part for part in found if "".join(self._decode(done + part).split()) in dense), None)
         return None
 
     def _row(self, opening: list[int], parts: list[list[int]], flags: list[bool]) -> _Row:

@@ -171,6 +171,16 @@ def test_words_in_pieces_go_on_in_pieces() -> None:
     assert tokenizer.convert_ids_to_tokens(encoded.tokens.tolist()) == ["an", "##s", "##w", "##er", "</s>"]
 
 
+def test_words_that_are_known_apart_and_not_together_are_learnt_apart() -> None:
+    vocabulary = {"<unk>": 0, "<eos>": 1, "dark": 2, ".": 3, "mixed": 4}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>")
+    encoded = encode([Example("a:1", prompt="dark .", completion="mixed")], tokenizer, 64)
+    assert encoded.tokens.tolist() == [2, 3, 4, 1]
+    assert encoded.counts.tolist() == [2]
+
+
 def test_a_boundary_that_no_token_can_hold_is_refused() -> None:
     vocabulary = {"<unk>": 0, "<eos>": 1, "ab": 2, "a": 3, "b": 4}
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>"))
