@@ -1,0 +1,213 @@
+"""What a proposal costs, from 50 trials to 1,000, and that its approximation costs no quality.
+
+    OMP_NUM_THREADS=1 python benchmarks/proposals.py cost      # 1,000 trials of a function, 6,300 candidates
+    OMP_NUM_THREADS=1 python benchmarks/proposals.py regret    # against a fit to all trials; half an hour
+
+`cost` runs whole searches, one trial at a time, and states the processor seconds of a proposal: other work on
+the machine does not count. The reference in the same run is the arithmetic that no exact posterior at 1,000
+trials can do without: one Cholesky factor and one triangular solve for all candidates. `regret` runs the
+recorded landscapes with the fit as it is (150 trials, beliefs exact) and with a fit to all trials. Both write
+their part of `results/proposals.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+
+from loracle.ensemble import EnsembleSettings
+from loracle.features import FixedFeatures
+from loracle.optimizer import PRESETS, Optimizer, Preset, propose
+from loracle.sampler import LoracleSampler
+from loracle.space import Config, Knob, SearchSpace
+from loracle.trial import History, Outcome, Trial
+
+RESULTS = Path(__file__).parent / "results" / "proposals.json"
+AT = (50, 200, 400, 800, 1000)  # trials before a proposal
+REPEATS = 5  # proposals that a figure is the mean of
+DIMENSION = 3584  # of features, as those of Qwen2-7B
+ALL = 10**6  # observations fitted on: all of them
+
+SPACE = SearchSpace(  # 6,300 candidates
+    (
+        Knob("rank", (4, 8, 16, 32, 64, 128, 256), "log2"),
+        Knob("alpha_ratio", (0.5, 1, 2, 4, 8, 16), "log2"),
+        Knob("dropout", (0.0, 0.05, 0.1)),
+        Knob("batch_size", (8, 16, 32, 64, 128), "log2"),
+        Knob("learning_rate", (1e-5, 2e-5, 3e-5, 5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3, 3e-3), "log10"),
+    )
+)
+
+
+def score(config: Config, seed: int = 0) -> float:
+    """The function that is searched: a ridge in the step size, dropout that does not help, noise."""
+    step = math.log10(config["learning_rate"]) + 0.62 * math.log10(config["alpha_ratio"])
+    step += 0.45 * math.log10(config["rank"]) - 0.5 * math.log10(config["batch_size"])
+    noise = np.random.default_rng([seed, SPACE.index(config)]).normal()
+    return float(math.exp(-((step + 3.3) ** 2) / 1.5) - config["dropout"] + 0.02 * noise)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Processor seconds of some work."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def reference(n: int = 1000) -> float:
+    """Processor seconds of one factor of n trials and one solve for all candidates, the best of three."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(n, 5, generator=generator, dtype=torch.float64)
+    matrix = (-torch.cdist(x, x)).exp() + 0.1 * torch.eye(n, dtype=torch.float64)
+    right = torch.rand(n, len(SPACE.candidates), generator=generator, dtype=torch.float64)
+
+    def work() -> None:
+        torch.linalg.solve_triangular(torch.linalg.cholesky(matrix), right, upper=False)
+
+    return min(seconds(work) for _ in range(3))
+
+
+def searched(preset: Preset, trials: int, features: FixedFeatures | None = None) -> dict[str, Any]:
+    """A whole search; mean processor seconds of the proposals after so many trials."""
+    optimizer = Optimizer(SPACE, preset, features)
+    spent = []
+    for _ in range(trials + REPEATS):
+        began = time.process_time()
+        (index,) = optimizer.ask()
+        spent.append(time.process_time() - began)
+        optimizer.tell(index, score(SPACE.config(index)))
+    assert len({trial.index for trial in optimizer.history.trials}) == trials + REPEATS
+    best = max(score(SPACE.config(int(index))) for index in SPACE.candidates)
+    return {
+        "seconds": {n: statistics.mean(spent[n : n + REPEATS]) for n in AT if n <= trials},
+        "seconds_in_all": sum(spent),
+        "best_found_of_best": max(t.outcome.value for t in optimizer.history.trials if t.outcome) / best,
+    }
+
+
+def history(n: int) -> History:
+    """So many random trials."""
+    rows = np.random.default_rng(1).choice(SPACE.size, n, replace=False)
+    return History(tuple(Trial(i, int(k), Outcome(score(SPACE.config(int(k))))) for i, k in enumerate(rows)))
+
+
+def single(preset: Preset, sizes: tuple[int, ...], features: FixedFeatures | None = None) -> dict[int, float]:
+    """Processor seconds of one proposal after so many random trials, the best of two."""
+    preset = replace(preset, seed_configs=())
+
+    def once(n: int, seed: int) -> float:  # another seed: the last fit is kept
+        past = history(n)
+        return seconds(lambda: propose(SPACE, past, preset, features=features, seed=seed))
+
+    return {n: min(once(n, seed) for seed in range(2)) for n in sizes}
+
+
+def sampler(trials: int) -> float:
+    """Processor seconds that a trial of an Optuna study takes after so many, the mean of five."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize", sampler=LoracleSampler(SPACE, seed=0))
+    distributions: dict[str, optuna.distributions.BaseDistribution] = {
+        knob.name: optuna.distributions.CategoricalDistribution(knob.values) for knob in SPACE
+    }
+    for trial in history(trials).trials:
+        config = SPACE.config(trial.index)
+        params = {name: config[name] for name in SPACE.names}
+        study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=score(config)))
+
+    def objective(trial: optuna.Trial) -> float:
+        return score({knob.name: trial.suggest_categorical(knob.name, knob.values) for knob in SPACE})
+
+    study.optimize(objective, n_trials=1)
+    return seconds(lambda: study.optimize(objective, n_trials=REPEATS)) / REPEATS
+
+
+def cost(trials: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    features = FixedFeatures(torch.randn(len(SPACE.candidates), DIMENSION, generator=generator))
+    exact = replace(PRESETS["default"], surrogate=EnsembleSettings(fitted_on=ALL))
+    unit = reference()
+    found: dict[str, Any] = {
+        "default": searched(PRESETS["default"], trials),
+        "numeric": searched(PRESETS["numeric"], trials),
+        "default, a trial of Optuna": {"seconds": {trials: sampler(trials)}},
+        "default, fitted to all": {"seconds": single(exact, (50, 200, 400, 800))},
+        "language": {"seconds": single(PRESETS["language"], (30, 50, 200, 400, 1000), features)},
+        "paper": {"seconds": single(PRESETS["paper"], (30, 50, 200, 400), features)},
+    }
+    unit = min(unit, reference())
+    for name, row in found.items():
+        row["times_the_reference"] = {n: round(s / unit, 2) for n, s in row["seconds"].items()}
+        row["seconds"] = {n: round(s, 3) for n, s in row["seconds"].items()}
+        print(f"{name:>28}", *(f"{n}: {s:.2f} s ({s / unit:.1f})" for n, s in row["seconds"].items()))
+    return {"candidates": len(SPACE.candidates), "reference_seconds": round(unit, 4), "presets": found}
+
+
+def regret(seeds: int, trials: int) -> list[dict[str, Any]]:
+    """Regret of the recommended config on the recorded landscapes, with both fits."""
+    from landscape_data import load_landscapes
+    from search import observe
+    from search import regret as of
+    from search_methods import FACTORY, LoracleMethod, Start, ensemble, table_space
+
+    torch.set_num_threads(1)
+    rows = []
+    for landscape in load_landscapes(("own",)):
+        for seed in range(seeds):
+            start = Start(landscape, table_space(landscape), FACTORY, seed)
+            begun = LoracleMethod(start, ensemble(start))
+            for name, fitted_on in (("as it is", 150), ("fitted to all", ALL)):
+                method = LoracleMethod(start, ensemble(start, fitted_on=fitted_on))
+                method.history = begun.history  # up to 150 trials they are the same
+                for n in range(len(method.history.trials) + 1, trials + 1):
+                    index = method.ask()
+                    method.tell(index, observe(landscape, index, seed))
+                    if n == 150:
+                        begun.history = method.history
+                    if n in (100, 150, 200, 250, 300):
+                        value = round(of(landscape, method.recommend()), 4)
+                        rows.append(
+                            {"landscape": landscape.name, "seed": seed, "fit": name, "n": n, "regret": value}
+                        )
+                        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("part", choices=["cost", "regret"])
+    parser.add_argument("--trials", type=int, help="of a search: 1,000 for cost, 300 for regret")
+    parser.add_argument("--seeds", type=int, default=2)
+    options = parser.parse_args()
+    about = {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, one thread",
+        "versions": {name: version(name) for name in ("loracle", "torch", "numpy", "scipy", "optuna")}
+        | {"python": platform.python_version()},
+    }
+    if options.part == "cost":
+        content: Any = cost(options.trials or 1000)
+    else:
+        content = {"rows": regret(options.seeds, options.trials or 300)}
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    known[options.part] = {**about, **content}
+    RESULTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
