@@ -144,11 +144,13 @@ COMMAND = {"command": "python mine.py {rank} {folder} {alpha_ratio}"}
     [
         (COMMAND, "mine.py"),
         ({"function": "mine.py:train"}, "source of mine.py:train"),
-        ({"function": "mine:train"}, "source of mine:train"),
+        # A name that no other test imports: in this process a module is imported once.
+        ({"function": "changed_trainer:train"}, "source of changed_trainer:train"),
     ],
 )
 def test_a_changed_trainer_is_refused(tmp_path: Path, objective: dict[str, str], said: str) -> None:
-    source = tmp_path / "mine.py"
+    name = "changed_trainer.py" if "changed_trainer" in said else "mine.py"
+    source = tmp_path / name
     source.write_text(GOOD if "command" in objective else "def train(config):\n    return config['rank']\n")
     config = own_run(tmp_path, objective, trials=2)
     tune(config)
