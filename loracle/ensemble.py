@@ -69,6 +69,7 @@ class _Member:
         spread = torch.full_like(start, _SPREAD["lengthscales"])
         spread[:4], spread[4], spread[6] = _SPREAD["variances"], _SPREAD["noise"], _SPREAD["mean"]
         self.spread = spread
+        self._factored: tuple[Tensor, Tensor, Tensor] | None = None  # of all observations: y, and its factor
 
     def fit(self, rows: Tensor, y: Tensor) -> None:
         """Fits to transformed outputs y (n,) at `rows`."""
@@ -95,8 +96,9 @@ class _Member:
 
     @torch.no_grad()
     def log_posterior(self, rows: Tensor, y: Tensor) -> float:
-        """Of the fitted parameters given y (n,) at `rows`, up to a constant."""
-        return -float(self._negative_log_posterior(*self._factor(rows, y), self.theta))
+        """Of the fitted parameters given y (n,) at `rows`, up to a constant. Their factor is kept."""
+        self._factored = (y, *self._factor(rows, y))
+        return -float(self._negative_log_posterior(*self._factored[1:], self.theta))
 
     def _negative_log_posterior(self, lower: Tensor, residual: Tensor, theta: Tensor) -> Tensor:
         solved = torch.linalg.solve_triangular(lower, residual[:, None], upper=False)
@@ -119,7 +121,8 @@ class _Member:
     def _predict(self, rows: Tensor, y: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         """Rasmussen and Williams (2006), algorithm 2.1, a block of candidates at a time."""
         observed = self.inputs.at(rows)
-        lower, residual = self._factor(rows, y)
+        known = self._factored
+        lower, residual = known[1:] if known and known[0] is y else self._factor(rows, y)
         weights = torch.cholesky_solve(residual[:, None], lower).squeeze(-1)
         mean, variance = self._mean(at), self.theta[:4].exp().sum().repeat(len(at))
         block = max(64, _BLOCK // len(rows))

@@ -255,7 +255,10 @@ class Optimizer:
         """
         _row(self.space, index)
         if not isinstance(outcome, Outcome):
-            outcome = Outcome(float(outcome))
+            try:
+                outcome = Outcome(float(outcome))
+            except OverflowError:  # a whole number beyond 1.8e308
+                raise ValueError("a value must be finite: record it as a diverged failure") from None
         trials = list(self.history.trials)
         for position, trial in enumerate(trials):
             if trial.index == index and trial.outcome is None:

@@ -121,9 +121,10 @@ def _add_matern(total: Tensor, variance: Tensor, a: Tensor, b: Tensor) -> Tensor
     ones = torch.ones(max(len(a), len(b)), 1, dtype=a.dtype)
     left = torch.cat([-10 * a, 5 * a.square().sum(-1, keepdim=True), ones[: len(a)]], dim=-1)
     right = torch.cat([b, ones[: len(b)], 5 * b.square().sum(-1, keepdim=True)], dim=-1)
-    r2 = (left @ right.mT).clamp_(min=0).add_(1e-12)  # 5 |a - b|^2, as in `_matern`
+    r2 = (left @ right.mT).clamp_(min=1e-12)  # 5 |a - b|^2, as in `_matern`
     r = r2.sqrt()
-    return r2.div_(3).add_(r).add_(1).mul_(r.neg_().exp_()).mul_(variance).add_(total)
+    polynomial = r2.div_(3).add_(r).add_(1)
+    return polynomial.mul_(torch.sub(variance.log(), r, out=r).exp_()).add_(total)
 
 
 def _matern(a: Tensor, b: Tensor) -> Tensor:

@@ -301,8 +301,9 @@ def test_what_was_never_asked_for_can_be_told() -> None:
     for index in (strange, SPACE.size, -1):
         with pytest.raises(SpaceError, match=f"index {index} is not a candidate"):
             optimizer.tell(index, 0.5)
-    with pytest.raises(ValueError, match="must be finite"):
-        optimizer.tell(CANDIDATES[0], math.nan)
+    for value in (math.nan, -math.inf, 10**400):
+        with pytest.raises(ValueError, match="must be finite"):
+            optimizer.tell(CANDIDATES[0], value)
 
 
 # -- search quality -----------------------------------------------------------------------------------
