@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from loracle.errors import DataError
 from loracle.examples import Example
 from loracle.notices import Notice
 from loracle.rows import read_examples
+from loracle.sizes import Overlap
 
 Indices = npt.NDArray[np.int64]
 
@@ -86,6 +87,19 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
     for name, part in parts.items():
         digest.update(json.dumps([name, [e.content for e in part]]).encode())
     return Splits(**parts, fingerprint=digest.hexdigest(), notices=tuple(about_rows(parts)))
+
+
+def overlap(train: Iterable[Example], validation: Iterable[Example], test: Sequence[Example]) -> Overlap:
+    """Test examples that are trained on or chosen by, of the examples that are used in each role."""
+    contents, asked = set(), set()
+    for example in train:
+        contents.add(example.content)
+        asked.add(example.question)
+    chosen = {example.question for example in validation}
+    rows = sum(example.content in contents for example in test)
+    in_train = sum(example.question in asked for example in test)
+    elsewhere = sum(e.question in chosen and e.question not in asked for e in test)
+    return Overlap(len(test), rows, in_train - rows, elsewhere)
 
 
 def proxy_size(n_examples: int, fraction: float, minimum: int) -> int:

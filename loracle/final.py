@@ -63,6 +63,8 @@ def compare(
             break
     other = outcomes["winner"] if same else outcomes.get("standard")
     comparison = Comparison(winner, standard, outcomes["winner"], other, same=same)
+    if sizes is not None:
+        comparison = replace(comparison, overlap=sizes.overlap)
     if same or sizes is None or comparison.standing == "not_compared":
         return comparison
     return _paired(config, comparison)

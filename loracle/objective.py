@@ -23,7 +23,7 @@ import torch
 from loracle import __version__
 from loracle.adapter import check_targets
 from loracle.config import RunConfig, build_space
-from loracle.data import Splits, load_splits, proxy_positions, proxy_size
+from loracle.data import Splits, load_splits, overlap, proxy_positions, proxy_size
 from loracle.data_notices import (
     about_lengths,
     about_limit,
@@ -127,7 +127,13 @@ class TrainingObjective:
             validation = validation.select(some)
             require_enough("validation", limit, f"data.validation_limit is {limit}")
         sizes = (self.n_train, self.n_proxy, n_validation, len(validation), len(encoded["test"]))
-        self.sizes = Sizes(*sizes, dropped=self.dropped)
+        used = (
+            [part[i] for i in at.positions]
+            for part, at in zip(
+                splits.parts.values(), (self._train, validation, encoded["test"]), strict=True
+            )
+        )
+        self.sizes = Sizes(*sizes, dropped=self.dropped, overlap=overlap(*used))
         self._validation = self._prepare(splits.validation, validation)
         self._test = self._prepare(splits.test, encoded["test"])
         self._observed: list[Observation] = []

@@ -8,6 +8,23 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """Test examples that the run has seen before it was scored on them, each counted once.
+
+    Attributes:
+        items: all test examples that are used.
+        rows: those of them that were trained on.
+        prompts: others whose prompt was trained on, with another answer.
+        chosen: others that the settings were chosen by, or others of the same prompt.
+    """
+
+    items: int = 0
+    rows: int = 0
+    prompts: int = 0
+    chosen: int = 0
+
+
+@dataclass(frozen=True)
 class Sizes:
     """Numbers of examples.
 
@@ -18,6 +35,7 @@ class Sizes:
         scored: how many of those score a trial.
         test: test examples that are used.
         dropped: examples left out, by split.
+        overlap: test examples that were seen before.
     """
 
     train: int
@@ -26,6 +44,7 @@ class Sizes:
     scored: int
     test: int
     dropped: Mapping[str, int] = field(default_factory=dict)
+    overlap: Overlap = field(default_factory=Overlap)
 
     def trials(self, share: float) -> str:
         """What a trial trains on and is scored on, in one sentence without a full stop.

@@ -107,6 +107,7 @@ def comparison_json(comparison: Comparison, metric: str) -> dict[str, Any]:
         "low": comparison.low,
         "high": comparison.high,
         "items": comparison.items,
+        "items_trained_on": comparison.overlap.rows + comparison.overlap.prompts,
         "items_needed": comparison.items_needed if comparison.standing == "no_difference" else None,
     }
     return content | {"metric": metric, "standing": comparison.standing, "best": comparison.best}

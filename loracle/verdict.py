@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from loracle.notices import Notice
+from loracle.sizes import Overlap
 from loracle.space import Config, SearchSpace
 from loracle.trial import History, Outcome
 from loracle.words import (
@@ -39,6 +40,7 @@ class Comparison:
         items: test items that both were scored on.
         differing: how many of those the two scored differently.
         same: whether winner and standard train identically; then they were trained once.
+        overlap: test items that were seen before they were scored, so what scores say of new data is less.
     """
 
     winner: Config
@@ -51,6 +53,7 @@ class Comparison:
     items: int = 0
     differing: int = 0
     same: bool = False
+    overlap: Overlap = field(default_factory=Overlap)
 
     @property
     def standing(self) -> Standing:
@@ -127,6 +130,7 @@ def verdict_lines(comparison: Comparison, metric: str, history: History | None =
         nothing_learnt(history, metric) if history else "",
         _result(comparison, metric),
         paired(comparison, metric),
+        seen_before(comparison),
         best_line(comparison, metric),
     ]
     return [part for part in parts if part]
@@ -200,6 +204,22 @@ def paired(comparison: Comparison, metric: str) -> str:
         text = f"On the same {comparison.items:,} test items the two score the same"
         text += f" (95 % interval of the difference {low:.3g} to {high:.3g} {unit})."
     return f"{text} {_why_not_told(comparison)}".strip()
+
+
+def seen_before(comparison: Comparison) -> str:
+    """What scores on test items that were trained on, or chosen by, cannot show; empty where none were."""
+    seen = comparison.overlap
+    if all(outcome.value is None for _, outcome in comparison.sides.values()):
+        return ""
+    said = [
+        (seen.rows, "was", "were", "also trained on"),
+        (seen.prompts, "asks", "ask", "what a training row asks"),
+        (seen.chosen, "is", "are", "in validation, whole or by prompt, where the settings were chosen"),
+    ]
+    counts = ", ".join(f"{n:,} {one if n == 1 else many} {what}" for n, one, many, what in said if n)
+    if not counts:
+        return ""
+    return f"Of the {seen.items:,} test items, {counts}: scores say less about new data than they seem to."
 
 
 def _why_not_told(comparison: Comparison) -> str:

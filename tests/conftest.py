@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import pytest
 import torch
 import yaml
 from hypothesis import HealthCheck, settings
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from small_tokenizers import make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from loracle.cli import main
 from loracle.config import RunConfig
 from loracle.model import Base, load_base
 
@@ -26,33 +28,7 @@ torch.set_num_threads(1)
 settings.register_profile("loracle", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("loracle")
 
-CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 =+-*/.,:;!?#<>()_'\n"
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}<assistant>{{ message['content'] }}<eos>\n"
-    "{% else %}<user>{{ message['content'] }}\n{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character, so that every expectation in a test can be counted by hand."""
-    special = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>"]
-    vocabulary = {token: i for i, token in enumerate([*special, *CHARACTERS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        unk_token="<unk>",
-        additional_special_tokens=["<user>", "<assistant>"],
-        clean_up_tokenization_spaces=False,
-    )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
+Loracle = Callable[..., tuple[int, str, str]]
 
 
 def save_tiny_model(folder: Path, **changes: Any) -> Path:
@@ -121,6 +97,15 @@ def copy_rows(n: int, length: int = 3, letters: str = "abcd", seed: int = 0) -> 
     return [{"prompt": f"copy:{word}=", "completion": word} for word in sorted(words)]
 
 
+def write_config(path: Path, content: Mapping[str, Any], changes: Mapping[str, Any]) -> Path:
+    """Writes a config; a section that changes keeps its other keys."""
+    whole = dict(content)
+    for key, value in changes.items():
+        whole[key] = whole.get(key, {}) | value if isinstance(value, dict) else value
+    path.write_text(yaml.safe_dump(whole, sort_keys=False))
+    return path
+
+
 @pytest.fixture
 def run_config(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
     """Writes a config of a run that takes about a second, and its data; keyword arguments change it."""
@@ -148,10 +133,35 @@ def run_config(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
             "search": {"trials": 5, "seed": 3},
             "execution": {"workers": 0},  # isolated workers have tests of their own
         }
-        for key, value in changes.items():
-            content[key] = content.get(key, {}) | value if isinstance(value, dict) else value
-        path = tmp_path / "config.yaml"
-        path.write_text(yaml.safe_dump(content, sort_keys=False))
-        return path
+        return write_config(tmp_path / "config.yaml", content, changes)
 
     return write
+
+
+@pytest.fixture
+def loracle(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Loracle:
+    """Runs the command in this process; gives its exit code, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["loracle", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, errors = capsys.readouterr()
+        return int(ended.value.code or 0), out, errors
+
+    return run
+
+
+@pytest.fixture
+def said(loracle: Loracle) -> Callable[..., str]:
+    """Runs the command; gives what it prints, or its messages where it is to be refused."""
+
+    def run(*arguments: object, refused: bool = False) -> str:
+        code, out, errors = loracle(*arguments)
+        assert code == (2 if refused else 0), errors
+        return errors if refused else out
+
+    return run

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
@@ -18,6 +19,25 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 =+-*/.,:;!?#<>()_'\n"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}<assistant>{{ message['content'] }}<eos>\n"
+    "{% else %}<user>{{ message['content'] }}\n{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a character, so that every expectation in a test can be counted by hand."""
+    special = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>"]
+    vocabulary = {token: i for i, token in enumerate([*special, *CHARACTERS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    names = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    return _fast(tokenizer, CHAT_TEMPLATE, ["<user>", "<assistant>"], **names)
 
 
 @cache
@@ -89,14 +109,18 @@ def _trained(backend: Tokenizer, opens: bool, alphabet: list[str]) -> PreTrained
     return _fast(backend)
 
 
-def _fast(backend: Tokenizer) -> PreTrainedTokenizerFast:
+def _fast(
+    backend: Tokenizer,
+    template: str = CHATML,
+    more: Sequence[str] = ("<|im_start|>", "<|im_end|>"),
+    **names: str,
+) -> PreTrainedTokenizerFast:
+    names = names or {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     fast = PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        additional_special_tokens=list(more),
         clean_up_tokenization_spaces=False,
+        **names,
     )
-    fast.chat_template = CHATML
+    fast.chat_template = template
     return fast

@@ -5,8 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import make_tokenizer
-from small_tokenizers import byte_level
+from small_tokenizers import byte_level, make_tokenizer
 from token_texts import counted_text, whole_text
 from transformers import PreTrainedTokenizerFast
 

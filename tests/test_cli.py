@@ -10,29 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import Loracle, write_config
 from peft import PeftConfig
 
 from loracle import __version__, escape
-from loracle.cli import main
 from loracle.config import load_config
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def loracle(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process; gives its exit code, stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["loracle", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
 
 
 def refused(result: tuple[int, str, str]) -> str:
@@ -47,33 +29,29 @@ def refused(result: tuple[int, str, str]) -> str:
 
 
 def change(path: Path, **changes: Any) -> Path:
-    content = yaml.safe_load(path.read_text())
-    for key, value in changes.items():
-        content[key] = content[key] | value if isinstance(value, dict) else value
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
+    return write_config(path, yaml.safe_load(path.read_text()), changes)
 
 
 # -- bad input: one line, exit code 2 -----------------------------------------------------------------
 
 
-def test_wrong_key(loracle: Run, run_config: Callable[..., Path]) -> None:
+def test_wrong_key(loracle: Loracle, run_config: Callable[..., Path]) -> None:
     path = change(run_config(), data={"trian": "x"})
     line = next(i for i, text in enumerate(path.read_text().splitlines(), 1) if "trian" in text)
     assert refused(loracle("tune", path)) == f"{path}:{line}: unknown key 'data.trian'; did you mean 'train'?"
 
 
-def test_missing_config(loracle: Run, tmp_path: Path) -> None:
+def test_missing_config(loracle: Loracle, tmp_path: Path) -> None:
     assert refused(loracle("tune", tmp_path / "none.yaml")).endswith(
         "none.yaml: cannot be read: No such file or directory"
     )
 
 
-def test_missing_data_file(loracle: Run, run_config: Callable[..., Path]) -> None:
+def test_missing_data_file(loracle: Loracle, run_config: Callable[..., Path]) -> None:
     assert "gone.jsonl" in refused(loracle("tune", change(run_config(), data={"train": "gone.jsonl"})))
 
 
-def test_malformed_jsonl_line(loracle: Run, run_config: Callable[..., Path]) -> None:
+def test_malformed_jsonl_line(loracle: Loracle, run_config: Callable[..., Path]) -> None:
     path = run_config()
     data = path.parent / "train.jsonl"
     lines = data.read_text().splitlines()
@@ -83,7 +61,7 @@ def test_malformed_jsonl_line(loracle: Run, run_config: Callable[..., Path]) -> 
 
 
 def test_unknown_model(
-    loracle: Run, run_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    loracle: Loracle, run_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "'nobody/nothing' cannot be loaded" in refused(
@@ -91,24 +69,24 @@ def test_unknown_model(
     )
 
 
-def test_empty_split(loracle: Run, run_config: Callable[..., Path]) -> None:
+def test_empty_split(loracle: Loracle, run_config: Callable[..., Path]) -> None:
     path = change(run_config(), data={"validation_fraction": 0.0})
     assert "the validation split is empty" in refused(loracle("tune", path))
 
 
-def test_impossible_batch(loracle: Run, run_config: Callable[..., Path]) -> None:
+def test_impossible_batch(loracle: Loracle, run_config: Callable[..., Path]) -> None:
     path = change(run_config(), space={"base": "default", "knobs": {"batch_size": {"values": [4096]}}})
     assert "impossible batch" in refused(loracle("tune", path))
 
 
-def test_prompt_too_long(loracle: Run, run_config: Callable[..., Path]) -> None:
+def test_prompt_too_long(loracle: Loracle, run_config: Callable[..., Path]) -> None:
     path = change(run_config(), language={"model": "same", "prompt": "lora-v1"}, search={"preset": "paper"})
     message = refused(loracle("tune", path))
     assert "the prompt is too long" in message
     assert "at most 128" in message
 
 
-def test_unknown_preset_option_and_command(loracle: Run, run_config: Callable[..., Path]) -> None:
+def test_unknown_preset_option_and_command(loracle: Loracle, run_config: Callable[..., Path]) -> None:
     assert loracle("tune", run_config(), "--trails", 3)[0] == 2
     assert loracle("tun")[0] == 2
     assert loracle("tune", run_config(), "--trials", 0)[0] == 2
@@ -123,7 +101,7 @@ def test_no_traceback_from_the_real_command(tmp_path: Path) -> None:
 
 
 def test_standard_settings_that_no_training_knows_are_refused_before_the_search(
-    loracle: Run, run_config: Callable[..., Path]
+    loracle: Loracle, run_config: Callable[..., Path]
 ) -> None:
     standard = {"rank": 4, "alpha": 8, "dropout": 0.0, "batch_size": 4, "learning_rate": 1e-3, "lr": 1}
     message = refused(loracle("tune", run_config(standard=standard)))
@@ -132,7 +110,7 @@ def test_standard_settings_that_no_training_knows_are_refused_before_the_search(
 
 @pytest.mark.parametrize("name", ["run [v1]", "[/x]", ":smile: [bold]b[/]", "a\u202eb"])
 def test_paths_of_any_name_are_shown_whole_and_end_nothing(
-    loracle: Run, run_config: Callable[..., Path], tmp_path: Path, name: str
+    loracle: Loracle, run_config: Callable[..., Path], tmp_path: Path, name: str
 ) -> None:
     path = run_config(search={"trials": 1})
     output = tmp_path / name  # a slash makes two folders, whose path has all of the name
@@ -153,7 +131,7 @@ def test_paths_of_any_name_are_shown_whole_and_end_nothing(
 
 @pytest.mark.parametrize("name", ["a\x1b[2Jb", "a\nb", "\udc80"])
 def test_an_output_that_no_config_can_name_is_refused_in_one_harmless_line(
-    loracle: Run, run_config: Callable[..., Path], tmp_path: Path, name: str
+    loracle: Loracle, run_config: Callable[..., Path], tmp_path: Path, name: str
 ) -> None:
     message = refused(loracle("tune", run_config(), "--output", tmp_path / name))
     assert message.startswith("output: ")
@@ -163,7 +141,7 @@ def test_an_output_that_no_config_can_name_is_refused_in_one_harmless_line(
 # -- commands -----------------------------------------------------------------------------------------
 
 
-def test_version_and_help(loracle: Run) -> None:
+def test_version_and_help(loracle: Loracle) -> None:
     assert loracle("--version")[1].strip() == __version__
     text = loracle("--help")[1]
     for command in ("init", "tune", "demo", "proxy", "show", "export", "doctor", "cache"):
@@ -172,7 +150,7 @@ def test_version_and_help(loracle: Run) -> None:
 
 @pytest.mark.parametrize("place", ["x.yaml", "sub/x.yaml", "../beside/x.yaml", "link/x.yaml"])
 def test_init_writes_paths_that_resolve_from_where_the_file_is(
-    loracle: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, place: str
+    loracle: Loracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, place: str
 ) -> None:
     here = tmp_path / "here"
     for folder in (here / "sub", tmp_path / "beside", tmp_path / "far" / "away"):
@@ -190,7 +168,7 @@ def test_init_writes_paths_that_resolve_from_where_the_file_is(
 
 
 def test_init_writes_a_config_that_is_valid_and_never_overwrites(
-    loracle: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loracle: Loracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "mine.yaml"
@@ -203,7 +181,7 @@ def test_init_writes_a_config_that_is_valid_and_never_overwrites(
     assert path.read_text() == before
 
 
-def test_tune_show_export(loracle: Run, run_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_tune_show_export(loracle: Loracle, run_config: Callable[..., Path], tmp_path: Path) -> None:
     path = run_config(search={"trials": 3})
     code, out, err = loracle("tune", path)
     assert code == 0
@@ -224,7 +202,7 @@ def test_tune_show_export(loracle: Run, run_config: Callable[..., Path], tmp_pat
     assert "not an empty folder" in refused(loracle("export", tmp_path / "run", target))
 
 
-def test_tune_json_is_one_object(loracle: Run, run_config: Callable[..., Path]) -> None:
+def test_tune_json_is_one_object(loracle: Loracle, run_config: Callable[..., Path]) -> None:
     code, out, _ = loracle("tune", run_config(), "--trials", 2, "--json")
     assert code == 0
     found = json.loads(out)
@@ -232,13 +210,15 @@ def test_tune_json_is_one_object(loracle: Run, run_config: Callable[..., Path]) 
     assert found["stopped"] == "all 2 trials are done"
 
 
-def test_show_and_export_without_a_run(loracle: Run, run_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_show_and_export_without_a_run(
+    loracle: Loracle, run_config: Callable[..., Path], tmp_path: Path
+) -> None:
     assert "no config.yaml" in refused(loracle("show", tmp_path))
     assert "no run here" in refused(loracle("show", run_config()))
     assert "no trained adapter yet" in refused(loracle("export", run_config(), tmp_path / "x"))
 
 
-def test_doctor(loracle: Run, run_config: Callable[..., Path]) -> None:
+def test_doctor(loracle: Loracle, run_config: Callable[..., Path]) -> None:
     path = run_config(language={"model": "same", "prompt": "plain-v1"})
     code, out, err = loracle("doctor", path)
     assert (code, err) == (0, "")
@@ -251,7 +231,7 @@ def test_doctor(loracle: Run, run_config: Callable[..., Path]) -> None:
 
 
 def test_cache_is_shown_and_cleared(
-    loracle: Run, run_config: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loracle: Loracle, run_config: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     language = {"model": "same", "prompt": "plain-v1"}
@@ -261,7 +241,7 @@ def test_cache_is_shown_and_cleared(
     assert json.loads(loracle("cache", "--json")[1])["bytes"] == 0
 
 
-def test_proxy(loracle: Run, run_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_proxy(loracle: Loracle, run_config: Callable[..., Path], tmp_path: Path) -> None:
     code, out, _ = loracle("proxy", run_config(), "-k", 5, "--fractions", "0.3,0.6")
     assert code == 0
     for word in ("pearson", "spearman", "kendall", "better half", "30 %", "60 %"):
@@ -271,7 +251,7 @@ def test_proxy(loracle: Run, run_config: Callable[..., Path], tmp_path: Path) ->
 
 
 def test_demo_continues_in_its_folder_with_a_config_that_was_changed(
-    loracle: Run, run_config: Callable[..., Path]
+    loracle: Loracle, run_config: Callable[..., Path]
 ) -> None:
     path = run_config(search={"trials": 1})
     (path.parent / ".loracle-demo").touch()
@@ -282,7 +262,7 @@ def test_demo_continues_in_its_folder_with_a_config_that_was_changed(
 
 
 @pytest.mark.slow
-def test_demo_beats_the_standard_settings_by_a_fifth(loracle: Run, tmp_path: Path) -> None:
+def test_demo_beats_the_standard_settings_by_a_fifth(loracle: Loracle, tmp_path: Path) -> None:
     code, out, err = loracle("demo", tmp_path / "demo", "--json")
     assert code == 0, err
     found = json.loads(out)

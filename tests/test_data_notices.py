@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHARACTERS, copy_rows
-from small_tokenizers import CHATML, byte_level
+from conftest import Loracle, copy_rows
+from small_tokenizers import CHARACTERS, CHATML, byte_level
 
 from loracle.config import DataConfig, RunConfig, load_config
 from loracle.data import load_splits
@@ -195,6 +195,31 @@ def test_rows_shared_with_train_are_told_with_counts(write_rows: Write) -> None:
         "validation shares rows with train: 20 of its 20 stand in both;"
     )
     assert "prompts_shared" not in found
+
+
+def test_the_verdict_tells_of_test_rows_that_were_trained_on(
+    run_config: Callable[..., Path], write_rows: Write, loracle: Loracle
+) -> None:
+    rows = copy_rows(60, 5)
+    own = [{"prompt": f"s{i}", "completion": "x"} for i in range(5)]
+    asked = [rows[7] | {"completion": "z"}, rows[8] | {"completion": "z"}]
+    chosen = {"prompt": "v1", "completion": "z"}
+    long = {"prompt": "l" * 40, "completion": "x"}  # left out of both, so it is neither trained on nor scored
+    write_rows("test.jsonl", [*rows[:4], *asked, chosen, *own, long])
+    write_rows("validation.jsonl", [{"prompt": f"v{i}", "completion": "x"} for i in range(6)])
+    path = run_config(search={"trials": 1}, data={"test": "test.jsonl", "validation": "validation.jsonl"})
+    write_rows("train.jsonl", [*rows, long])
+    told = (
+        "Of the 12 test items, 4 were also trained on, 2 ask what a training row asks, 1 is in validation, "
+        "whole or by prompt, where the settings were chosen"
+    )
+    code, out, _ = loracle("tune", path, "--json")
+    assert code == 0
+    assert told in json.loads(out)["verdict"]
+    assert json.loads(out)["difference"]["items_trained_on"] == 6
+    assert told in (path.parent / "run" / "report.md").read_text()
+    assert told in (path.parent / "run" / "best" / "README.md").read_text()
+    assert told in " ".join(loracle("tune", path)[1].split())
 
 
 def test_prompts_shared_are_told_apart_from_rows(write_rows: Write) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import write_config
 from processes import PATIENCE, alive, gone
 
-from loracle.cli import main
 from loracle.config import RunConfig, dump_config, load_config, parse_config
 from loracle.errors import ConfigError
 from loracle.external import ExternalObjective
@@ -495,11 +495,7 @@ def example(folder: Path, fail: str = "", **changes: Any) -> Path:
     content = yaml.safe_load((folder / "loracle.yaml").read_text())
     if fail:
         content["objective"]["command"] += f" --run {{number}} --fail {fail}"
-    for key, value in changes.items():
-        content[key] = content.get(key, {}) | value if isinstance(value, dict) else value
-    path = folder / "loracle.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    return write_config(folder / "loracle.yaml", content, changes)
 
 
 def left_over(run: Path) -> list[int]:
@@ -511,36 +507,18 @@ def left_over(run: Path) -> list[int]:
     return [] if gone(pids) else pids
 
 
-@pytest.fixture
-def loracle(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs the command in this process; gives what it prints, or its messages where it is to be refused."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-    def run(*arguments: object, refused: bool = False) -> str:
-        monkeypatch.setattr(sys, "argv", ["loracle", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, errors = capsys.readouterr()
-        assert ended.value.code == (2 if refused else 0), errors
-        return errors if refused else out
-
-    return run
-
-
-def test_a_search_survives_each_failure_of_its_command(loracle: Callable[..., str], tmp_path: Path) -> None:
+def test_a_search_survives_each_failure_of_its_command(said: Callable[..., str], tmp_path: Path) -> None:
     path = example(
         tmp_path,
         "1:crash,2:memory,3:nan,4:hang,5:segfault,6:kill,7:once-crash,8:once-kill",
         objective={"time_limit": 3},
         search={"trials": 12},
     )
-    doctor = loracle("doctor", path)
+    doctor = said("doctor", path)
     assert "trainer" in doctor
     assert "python train.py --rank {rank}" in doctor
     assert "180 candidates" in doctor
-    loracle("tune", path, "--workers", "2")
+    said("tune", path, "--workers", "2")
 
     config, space = open_run(path)
     history = read_history(config.output, space)
@@ -569,13 +547,13 @@ def test_a_search_survives_each_failure_of_its_command(loracle: Callable[..., st
     assert "1 out_of_memory, 1 diverged, 1 timeout, 2 crashed, 1 lost" in report
     best = yaml.safe_load((config.output / "best.yaml").read_text())
     assert subprocess.run(best["command"], shell=True, cwd=tmp_path, capture_output=True).returncode == 0
-    shown = json.loads(loracle("show", path, "--json"))
+    shown = json.loads(said("show", path, "--json"))
     assert shown["trials"][4]["failure"]["kind"] == "timeout"
     assert shown["trials"][4]["score"] is None
 
 
 def test_ctrl_c_ends_the_command_and_the_same_line_continues(
-    loracle: Callable[..., str], tmp_path: Path
+    said: Callable[..., str], tmp_path: Path
 ) -> None:
     path = example(tmp_path, "2:hang", search={"trials": 4}, standard=None, execution={"workers": 1})
     command = [sys.executable, "-m", "loracle", "tune", str(path)]
@@ -589,7 +567,7 @@ def test_ctrl_c_ends_the_command_and_the_same_line_continues(
     assert driver.returncode == 130
     assert errors.splitlines()[-1].startswith("loracle: stopped")
     assert left_over(tmp_path / "run") == []
-    output = loracle("tune", path)
+    output = said("tune", path)
     assert "cost" in output
     assert "standard" not in output
     config, space = open_run(path)
@@ -600,7 +578,7 @@ def test_ctrl_c_ends_the_command_and_the_same_line_continues(
 
 
 @pytest.mark.slow  # waits
-def test_a_command_that_says_nothing_for_long_is_lost(loracle: Callable[..., str], tmp_path: Path) -> None:
+def test_a_command_that_says_nothing_for_long_is_lost(said: Callable[..., str], tmp_path: Path) -> None:
     script = (
         "import sys, time\n"
         "for i in range(10): time.sleep(0.5); int(sys.argv[1]) and print(i)\n"
@@ -618,13 +596,13 @@ def test_a_command_that_says_nothing_for_long_is_lost(loracle: Callable[..., str
     }
     path = tmp_path / "loracle.yaml"
     path.write_text(yaml.safe_dump(content))
-    loracle("tune", path)
-    rows = json.loads(loracle("show", path, "--json"))["trials"]
+    said("tune", path)
+    rows = json.loads(said("show", path, "--json"))["trials"]
     assert {row["talks"]: row["score"] for row in rows} == {"0": "lost", "1": "1"}
 
 
 def test_a_trainer_without_phases_keeps_the_winner_of_the_search(
-    loracle: Callable[..., str], tmp_path: Path
+    said: Callable[..., str], tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text(
         "def train(config):\n"
@@ -643,7 +621,7 @@ def test_a_trainer_without_phases_keeps_the_winner_of_the_search(
     }
     path = tmp_path / "loracle.yaml"
     path.write_text(yaml.safe_dump(content))
-    printed = json.loads(loracle("tune", path, "--json"))
+    printed = json.loads(said("tune", path, "--json"))
     assert printed["winner"]["config"] == {"learning_rate": 1e-4, "epochs": 3}
     assert printed["winner"]["test_value"] == pytest.approx(1.03)
     assert printed["standard"]["test_value"] == pytest.approx(0.93)
@@ -653,15 +631,15 @@ def test_a_trainer_without_phases_keeps_the_winner_of_the_search(
     assert "was not run again" in report
     config, space = open_run(path)
     assert space.config(read_history(config.output, space).trials[0].index)["epochs"] == 1
-    assert "built-in trainer" in loracle("proxy", path, refused=True)
-    assert "best.yaml" in loracle("export", path, tmp_path / "out", refused=True)
+    assert "built-in trainer" in said("proxy", path, refused=True)
+    assert "best.yaml" in said("export", path, tmp_path / "out", refused=True)
 
 
-def test_a_full_disk_ends_a_run_with_one_line(loracle: Callable[..., str], tmp_path: Path) -> None:
+def test_a_full_disk_ends_a_run_with_one_line(said: Callable[..., str], tmp_path: Path) -> None:
     path = example(tmp_path, search={"trials": 3})
     text = path.read_text().replace(
         "python train.py", "python -c \"import sys; sys.exit('No space left on device')\""
     )
     path.write_text(text)
-    errors = loracle("tune", path, refused=True)
+    errors = said("tune", path, refused=True)
     assert re.search(r"^loracle: .*No space left on device; .*", errors, flags=re.MULTILINE)

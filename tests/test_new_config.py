@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from loracle.cli import main
 from loracle.config import load_config
 
 
 @pytest.fixture
-def init(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
-    """Runs the command in `tmp_path`; gives what it prints, or its errors where it is refused."""
+def init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Callable[..., str]) -> Callable[..., str]:
+    """Runs `loracle init` in `tmp_path`; gives what it prints, or its errors where it is refused."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, refused: bool = False) -> str:
-        monkeypatch.setattr(sys, "argv", ["loracle", "init", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, errors = capsys.readouterr()
-        assert ended.value.code == (2 if refused else 0), errors
-        return errors if refused else out
-
-    return run
+    return partial(said, "init")
 
 
 @pytest.mark.parametrize(

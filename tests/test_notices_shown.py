@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Loracle
 
-from loracle.cli import main
 from loracle.config import RunConfig
 from loracle.notices import FILE, Notice, read_notices
 from loracle.objective import TrainingObjective
 
 FOUND = Notice("data", "rows_too_long", "3 rows of [train] are *left out*; raise data.max_length", 3)
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def loracle(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def noticed(loracle: Loracle, monkeypatch: pytest.MonkeyPatch) -> Loracle:
     """Runs the command on data that give a notice; gives its exit code, stdout and stderr."""
     load = TrainingObjective.from_config.__func__  # type: ignore[attr-defined]
 
@@ -31,26 +29,20 @@ def loracle(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
     monkeypatch.setattr(TrainingObjective, "from_config", classmethod(loaded))
     monkeypatch.setenv("COLUMNS", "80")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["loracle", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return run
+    return loracle
 
 
-def test_doctor_tune_report_show_and_json_say_the_same(loracle: Run, run_config: Callable[..., Path]) -> None:
+def test_doctor_tune_report_show_and_json_say_the_same(
+    noticed: Loracle, run_config: Callable[..., Path]
+) -> None:
     path = run_config(search={"trials": 1})
     folder, line = path.parent / "run", f"note data: {FOUND.text}\n"
 
-    assert f"note  data      {FOUND.text}\n" in loracle("doctor", path)[1]
+    assert f"note  data      {FOUND.text}\n" in noticed("doctor", path)[1]
     plain = {"about": "data", "name": "rows_too_long", "text": FOUND.text, "count": 3}
-    assert plain in json.loads(loracle("doctor", path, "--json")[1])["notices"]
+    assert plain in json.loads(noticed("doctor", path, "--json")[1])["notices"]
 
-    code, out, err = loracle("tune", path)
+    code, out, err = noticed("tune", path)
     assert code == 0
     assert err.index(line) < err.index("searching")
     assert line in out
@@ -58,16 +50,16 @@ def test_doctor_tune_report_show_and_json_say_the_same(loracle: Run, run_config:
     assert report.index("- data: 3 rows of \\[train\\] are \\*left out\\*") < report.index("| winner")
     assert plain in json.loads((folder / FILE).read_text())
 
-    assert line in loracle("show", folder)[1]
-    assert plain in json.loads(loracle("show", folder, "--json")[1])["notices"]
-    code, out, err = loracle("tune", path, "--json")  # a run that goes on says it again
+    assert line in noticed("show", folder)[1]
+    assert plain in json.loads(noticed("show", folder, "--json")[1])["notices"]
+    code, out, err = noticed("tune", path, "--json")  # a run that goes on says it again
     assert line in err
     assert plain in json.loads(out)["notices"]
 
 
-def test_workers_on_a_shared_storage_say_it_too(loracle: Run, run_config: Callable[..., Path]) -> None:
+def test_workers_on_a_shared_storage_say_it_too(noticed: Loracle, run_config: Callable[..., Path]) -> None:
     path = run_config(search={"trials": 1})
-    code, _, err = loracle("worker", path, "--storage", f"sqlite:///{path.parent}/trials.db")
+    code, _, err = noticed("worker", path, "--storage", f"sqlite:///{path.parent}/trials.db")
     assert code == 0
     assert f"note data: {FOUND.text}\n" in err
     assert FOUND in read_notices(path.parent / "run")

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CHARACTERS, copy_rows, save_tiny_model
+from conftest import copy_rows, save_tiny_model
 from peft import PeftModel
+from small_tokenizers import CHARACTERS
 from transformers import AutoModelForCausalLM
 
 from loracle import metrics, outcomes

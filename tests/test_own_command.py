@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import Loracle, write_config
 from test_external import KNOBS, objective, run
 
-from loracle.cli import main
 from loracle.config import load_config
 from loracle.errors import ConfigError
 from loracle.patterns import Pattern
@@ -24,19 +24,12 @@ from loracle.workers import Job, LocalWorkers
 
 
 @pytest.fixture
-def loracle(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str]]:
+def printing(loracle: Loracle) -> Callable[..., tuple[int, str]]:
     """Runs the command in this process; gives its exit code and all that it prints."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["loracle", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, errors = capsys.readouterr()
-        return int(ended.value.code or 0), out + errors
+        code, out, errors = loracle(*arguments)
+        return code, out + errors
 
     return run
 
@@ -48,11 +41,7 @@ def config_file(folder: Path, script: str, **changes: Any) -> Path:
         "search": {"trials": 8},
         "execution": {"workers": 0},
     }
-    for key, value in changes.items():
-        content[key] = content.get(key, {}) | value if isinstance(value, dict) else value
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    return write_config(folder / "config.yaml", content, changes)
 
 
 @pytest.mark.parametrize(
@@ -146,21 +135,21 @@ def test_a_command_that_closes_its_output_still_has_its_time_limit(tmp_path: Pat
     ],
 )
 def test_what_only_workers_can_give_is_refused_without_them(
-    loracle: Callable[..., tuple[int, str]], tmp_path: Path, execution: dict[str, Any], message: str
+    printing: Callable[..., tuple[int, str]], tmp_path: Path, execution: dict[str, Any], message: str
 ) -> None:
     path = config_file(tmp_path, "pass", execution=execution)
-    code, printed = loracle("tune", path)
+    code, printed = printing("tune", path)
     assert code == 2
     assert message in printed
     assert not (tmp_path / "run" / "trials").exists()
 
 
 def test_an_output_that_no_folder_can_be_is_bad(
-    loracle: Callable[..., tuple[int, str]], tmp_path: Path
+    printing: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     path = config_file(tmp_path, "pass", output="x" * 300)
     for command in ("doctor", "tune"):
-        code, printed = loracle(command, path)
+        code, printed = printing(command, path)
         assert code == 2
         assert "File name too long" in printed
 
@@ -170,15 +159,15 @@ def test_an_output_that_no_folder_can_be_is_bad(
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_no_terminal_sees_what_a_crashing_command_prints(
-    loracle: Callable[..., tuple[int, str]], tmp_path: Path, workers: int
+    printing: Callable[..., tuple[int, str]], tmp_path: Path, workers: int
 ) -> None:
     nasty = "\\x1b]0;owned\\x07\\x1b[2J\\u202e[red]x[/nothing]\\r"
     path = config_file(tmp_path, f"print('{nasty}'); exit(3)", execution={"workers": workers})
-    code, printed = loracle("tune", path)
+    code, printed = printing("tune", path)
     assert code == 2
     assert "exit code 3: \\x1b]0;owned\\x07\\x1b[2J\\u202e[red]x[/nothing]" in printed
     for command in (("show", path), ("show", path, "--json"), ("doctor", path)):
-        printed += loracle(*command)[1]
+        printed += printing(*command)[1]
     assert all(character.isprintable() or character == "\n" for character in printed)
     raw = (tmp_path / "run" / "trials" / "0000" / "log.txt").read_bytes()
     assert b"\x1b]0;owned\x07" in raw  # the log is as it was printed
@@ -186,7 +175,7 @@ def test_no_terminal_sees_what_a_crashing_command_prints(
 
 @pytest.mark.parametrize("kind", ["command", "function"])
 def test_scores_of_every_size_pass_through_a_whole_run(
-    loracle: Callable[..., tuple[int, str]], tmp_path: Path, kind: str
+    printing: Callable[..., tuple[int, str]], tmp_path: Path, kind: str
 ) -> None:
     scores = [1e308, -1e308, 1e160, -1e160, 5e-324, 0.0, 3.0, 1.7e308]
     code = f"SCORES = {scores}\n\n\ndef train(config):\n    return SCORES[config['rank'] - 1]\n"
@@ -200,7 +189,7 @@ def test_scores_of_every_size_pass_through_a_whole_run(
             "result": {"regex": r"score (\S+)"},
         }
     path = config_file(tmp_path, "", objective=objective)
-    code_, printed = loracle("tune", path)
+    code_, printed = printing("tune", path)
     assert code_ == 0, printed
     config = load_config(path)
     from loracle.config import build_space
@@ -209,7 +198,7 @@ def test_scores_of_every_size_pass_through_a_whole_run(
     history = read_history(config.output, space)
     found = {space.config(t.index)["rank"]: t.outcome.value for t in history.trials if t.outcome}
     assert found == dict(enumerate(scores, start=1))
-    shown = json.loads(loracle("show", path, "--json")[1])
+    shown = json.loads(printing("show", path, "--json")[1])
     assert len(shown["trials"]) == 8
     best = yaml.safe_load((tmp_path / "run" / "best.yaml").read_text())
     assert "8" in str(best)
@@ -217,7 +206,7 @@ def test_scores_of_every_size_pass_through_a_whole_run(
 
 
 def test_secrets_of_the_environment_are_in_no_file_of_a_trial_and_in_no_message(
-    loracle: Callable[..., tuple[int, str]], tmp_path: Path
+    printing: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     script = "import os, sys; print('score', float(sys.argv[1]) * (len(os.environ['TOKEN']) == 9))"
     path = config_file(
@@ -225,7 +214,7 @@ def test_secrets_of_the_environment_are_in_no_file_of_a_trial_and_in_no_message(
         script,
         objective={"environment": {"TOKEN": "hunter2-{rank}"}, "result": {"regex": r"score (\S+)"}},
     )
-    printed = loracle("doctor", path)[1] + loracle("tune", path)[1] + loracle("show", path, "--json")[1]
+    printed = printing("doctor", path)[1] + printing("tune", path)[1] + printing("show", path, "--json")[1]
     assert "hunter2" not in printed
     written = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
     assert len([file for file in written if file.name == "log.txt"]) >= 8

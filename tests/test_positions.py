@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import copy_rows, make_tokenizer
+from conftest import copy_rows
+from small_tokenizers import make_tokenizer
 from test_dropout import losses_of, make_base
 
 from loracle.examples import Example

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from architectures import KINDS, save_kind
-from conftest import copy_rows, make_tokenizer, save_tiny_model
+from conftest import copy_rows, save_tiny_model
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
+from small_tokenizers import make_tokenizer
 from test_architectures import identities
 
 from loracle.adapter import attach, restored

@@ -3,8 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import make_tokenizer
-from small_tokenizers import byte_level, exact_tokenizers, word_piece
+from small_tokenizers import byte_level, exact_tokenizers, make_tokenizer, word_piece
 from token_texts import counted_text, whole_text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast

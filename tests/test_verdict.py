@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from loracle.sizes import Overlap
 from loracle.space import Knob, SearchSpace, default_space
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.verdict import Comparison, edges, nothing_learnt, paired, relative_gain, result_notices, verdict
@@ -44,6 +45,22 @@ def test_a_gain_is_claimed_where_the_interval_excludes_zero() -> None:
     )
     assert "a relative gain of 50 %" in text
     assert "On the same 200 test items the winner is better by 30 points (95 % interval 20 to 40)." in text
+
+
+def test_a_gain_on_items_that_were_trained_on_says_so_with_counts() -> None:
+    found = compared(0.9, 0.6, 0.2, 0.4)
+    seen = replace(found, overlap=Overlap(items=1200, rows=1, prompts=1000, chosen=2))
+    assert (
+        "Of the 1,200 test items, 1 was also trained on, 1,000 ask what a training row asks, 2 are in "
+        "validation, whole or by prompt, where the settings were chosen: scores say less about new data "
+        "than they seem to." in said(seen, "exact_match")
+    )
+    assert "Of the 200 test items, 3 were also trained on: scores" in said(
+        replace(found, overlap=Overlap(200, rows=3)), "exact_match"
+    )
+    assert said(replace(found, overlap=Overlap(200)), "exact_match") == said(found, "exact_match")
+    nothing = replace(compared(None, None, 0, 0), overlap=Overlap(200, rows=3))
+    assert "also trained on" not in said(nothing, "exact_match")
 
 
 def test_no_gain_is_claimed_where_the_interval_holds_zero() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from conftest import write_config
 from processes import PATIENCE, gone
 
 from loracle.config import load_config
@@ -45,11 +45,7 @@ def config_file(folder: Path, **changes: Any) -> Path:
         },
         "search": {"trials": 8},
     }
-    for key, value in changes.items():
-        content[key] = content.get(key, {}) | value if isinstance(value, dict) else value
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    return write_config(folder / "config.yaml", content, changes)
 
 
 @pytest.fixture
