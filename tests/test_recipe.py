@@ -51,9 +51,10 @@ def test_the_installed_libraries_read_it_back(tmp_path: Path, variant: str, sche
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")  # a default of TRL
 def test_trl_takes_the_two_parts_together(tmp_path: Path) -> None:
-    trl = pytest.importorskip("trl")
+    from trl import SFTConfig  # its import takes seconds
+
     content = recipe(CONFIG, WINNER, 1000)
-    settings = trl.SFTConfig(output_dir=str(tmp_path), use_cpu=True, **content["training"], **content["sft"])
+    settings = SFTConfig(output_dir=str(tmp_path), use_cpu=True, **content["training"], **content["sft"])
     assert settings.max_length == 512
 
 
