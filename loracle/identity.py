@@ -51,11 +51,13 @@ class Identity:
         contents: hash of everything that trials are made of, by its name for people.
         settings: what all processes that share a storage have in common; None: one alone works on it.
         room: bytes by which a training may grow, which decide what is proposed; None: not known.
+        machine: of several that share a storage, the one whose room this is.
     """
 
     contents: Mapping[str, str]
     settings: Mapping[str, Any] | None = None
     room: float | None = None
+    machine: str = ""
 
 
 def common_settings(config: RunConfig) -> dict[str, Any]:

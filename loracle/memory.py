@@ -105,14 +105,18 @@ class MemoryModel:
 
     def fits(self, space: SearchSpace) -> npt.NDArray[np.bool_]:
         """Which candidates can fit, if only one example at a time, (N,)."""
-        return np.asarray(self._fits(self.peaks(space, 1) - self.loaded), dtype=bool)
+        # Without `loaded`, which differs between sessions: adding and subtracting it rounds.
+        return np.asarray(self._fits(self._growths(space, 1)), dtype=bool)
 
     def peaks(self, space: SearchSpace, micro_batch: int) -> Floats:
         """Bytes at the peak of each candidate, (N,), with this micro-batch or, where smaller, its batch."""
+        return self.loaded + self._growths(space, micro_batch)
+
+    def _growths(self, space: SearchSpace, micro_batch: int) -> Floats:
         values = space.values(space.candidates)
         rank, batch = values["rank"], values["batch_size"].astype(np.int64)
         m = np.minimum(micro_batch, batch)
-        return self.loaded + self._growth(rank, m, values.get("dropout", np.zeros_like(rank)))
+        return self._growth(rank, m, values.get("dropout", np.zeros_like(rank)))
 
     @property
     def limit(self) -> float | None:

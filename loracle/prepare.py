@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -114,6 +115,7 @@ def prepare(config: RunConfig, listen: Listener) -> Prepared:
         contents_of(config, objective, search.preset, search.reader),
         None if config.execution.storage is None else common_settings(config),
         None if memory is None else memory.room,
+        platform.node(),
     )
     notices = gathered(getattr(objective, "notices", ()), search.notices)
     sizes = objective.sizes if isinstance(objective, TrainingObjective) else None

@@ -12,6 +12,8 @@ from loracle.optimizer import get_preset, seed_indices
 from loracle.space import SearchSpace, Value, with_alpha
 from loracle.words import show_config, show_value
 
+TOO_LARGE = "too_large"
+
 
 def search_notices(config: RunConfig, space: SearchSpace, memory: MemoryModel | None) -> tuple[Notice, ...]:
     """All of them.
@@ -21,7 +23,7 @@ def search_notices(config: RunConfig, space: SearchSpace, memory: MemoryModel | 
         space: that is searched, for trials of the size that they have.
         memory: says what fits; None where that is not known.
     """
-    return (*_moved(config, space), *_merged(space), *_too_large(space, memory))
+    return (*_moved(config, space), *_merged(space), *about_memory(space, memory))
 
 
 def _moved(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
@@ -70,7 +72,8 @@ def _merged(space: SearchSpace) -> Iterator[Notice]:
         yield Notice("search", "batches_merged", text, len(larger))
 
 
-def _too_large(space: SearchSpace, memory: MemoryModel | None) -> Iterator[Notice]:
+def about_memory(space: SearchSpace, memory: MemoryModel | None) -> Iterator[Notice]:
+    """What is left out for want of memory; `memory` is None where that is not known."""
     found = None if memory is None else left_out(memory, space)
     if found is not None:
-        yield Notice("search", "too_large", found[1], found[0])
+        yield Notice("search", TOO_LARGE, found[1], found[0])

@@ -62,6 +62,7 @@ class Study:
         self._space = space
         self._storage = storage
         self.recorded_late = False  # whether the run began before contents were recorded
+        self._room_key = _ROOM_KEY
         self._finished: dict[int, Trial] = {}  # by number; they do not change any more
         self._ids: dict[int, int] = {}  # Optuna's, of the trials that run here, by number
         self._first_seen: dict[int, float] = {}  # trials without a sign of life; monotonic seconds
@@ -89,8 +90,11 @@ class Study:
 
     @property
     def room(self) -> float | None:
-        """Bytes by which a training may grow, as found when the run began: what proposals depend on."""
-        found = self._storage.ask(lambda: self.optuna.user_attrs).get(_ROOM_KEY)
+        """Bytes by which a training may grow, as found when the run began: what proposals depend on.
+
+        Each of several machines that share a storage has its own, from when it joined.
+        """
+        found = self._storage.ask(lambda: self.optuna.user_attrs).get(self._room_key)
         return None if found is None else float(found)
 
     def history(self) -> History:
@@ -325,8 +329,9 @@ def _hold_identity(found: Study, name: str, identity: Identity, *, binding: bool
         settings = json.loads(json.dumps(identity.settings))
         known = _held(opened, study, _SETTINGS_KEY, settings, change=may_change)
         require_common_settings(opened.where, name, known, settings)
-    if not opened.shared:  # machines that share a storage have rooms of their own
-        _held(opened, study, _ROOM_KEY, identity.room, change=not found._all())
+    if opened.shared:
+        found._room_key = f"{_ROOM_KEY}:{identity.machine}"
+    _held(opened, study, found._room_key, identity.room, change=not found._all())
 
 
 def _held(

@@ -28,6 +28,7 @@ from loracle.outcomes import as_json, write_atomically
 from loracle.prepare import Prepared, Search, prepare
 from loracle.report import write_report
 from loracle.run_folder import hold, own_folder, record_config, require_recorded, trial_folder
+from loracle.search_notices import TOO_LARGE, about_memory
 from loracle.space import SearchSpace, with_alpha
 from loracle.study import Study, open_study
 from loracle.trial import Failure, FailureKind, History, Outcome, Trial
@@ -100,6 +101,7 @@ def work(config: RunConfig, listen: Listener = lambda event: None) -> tuple[str,
     with own_folder(config.output) as own:
         require_recorded(config)
         run = prepare(config.model_copy(update={"output": own}), listen)
+        run = replace(run, identity=replace(run.identity, machine=own.name))
         with closing(run.executor), _open(config, run) as study:
             run = _as_recorded(run, study)
             record_config(config, own)
@@ -125,8 +127,9 @@ def _open(config: RunConfig, run: Prepared) -> Study:
 
 def _as_recorded(run: Prepared, study: Study) -> Prepared:
     """The run with what was recorded when it began, and what has to be said about that."""
-    search = run.search if study.shared else run.search.within(study.room)
-    notices = run.notices
+    search = run.search.within(study.room)
+    others = [notice for notice in run.notices if notice.name != TOO_LARGE]
+    notices = gathered(others, about_memory(search.space, search.memory))  # not of what is free just now
     if study.recorded_late:
         notice = Notice(
             "search",
