@@ -14,14 +14,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from loracle.command import placeholders, split_command
 from loracle.config import ObjectiveConfig, RunConfig
 from loracle.ensemble import EnsembleSettings
 from loracle.examples import Example
+from loracle.identity import MODEL_SETTINGS, PRECISION
+from loracle.model import Base
 from loracle.objective import Objective, TrainingObjective
 from loracle.optimizer import Preset
 from loracle.prior import SHIPPED
 
+# Names and places, what follows from `dtype`, and what no training uses.
+_NO_SETTINGS = frozenset(
+    {"_name_or_path", "_commit_hash", "transformers_version", "dtype", "torch_dtype", "use_cache"}
+)
 _LARGEST_FILE = 64_000_000  # bytes of a command's file: what is larger is no script
 
 
@@ -41,8 +49,7 @@ def contents_of(
         splits = objective.splits
         parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
         found |= {f"{name} rows": _rows(rows) for name, rows in parts.items()}
-        found["weights of the base model"] = objective.base.fingerprint
-        found |= _tokenizer(objective.base.tokenizer)
+        found |= _model(objective.base)
     found |= reader
     if isinstance(preset.surrogate, EnsembleSettings) and preset.surrogate.informed > 0:
         found["prior"] = _file(preset.surrogate.prior or SHIPPED)
@@ -56,6 +63,23 @@ def _rows(rows: tuple[Example, ...]) -> str:
     for row in rows:
         digest.update(json.dumps(row.content, default=str).encode())
     return digest.hexdigest()[:32]
+
+
+def _model(base: Base) -> dict[str, str]:
+    # As they stand in the file: what transformers adds to them differs between its versions.
+    settings, _ = PreTrainedConfig.get_config_dict(base.name)
+    return {
+        "weights of the base model": base.fingerprint,
+        PRECISION: str(base.dtype).removeprefix("torch."),
+        MODEL_SETTINGS: _hash(json.dumps(_settings(settings), sort_keys=True, default=str)),
+        **_tokenizer(base.tokenizer),
+    }
+
+
+def _settings(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _settings(value) for key, value in content.items() if key not in _NO_SETTINGS}
+    return content
 
 
 def _tokenizer(tokenizer: Any) -> dict[str, str]:

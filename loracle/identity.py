@@ -36,11 +36,18 @@ _MAY_CHANGE = (
     "execution.",
     "objective.time_limit",
 )
-# Where things are: the same may be elsewhere, for their contents are compared.
+# Where things are, and what `auto` finds there: the same may be elsewhere or be written out, for their
+# contents are compared.
 _PLACES = {
     *("data.train", "data.validation", "data.test"),
-    *("language.model", "language.prompt", "objective.working_folder"),
+    *("model", "language.model", "language.prompt", "objective.working_folder"),
+    *("device", "dtype"),
 }
+# What contents say in words, and the hashes that follow from it.
+PRECISION, READING = "precision of the base model", "device and precision of the prompts' model"
+MODEL_SETTINGS = "settings of the base model"
+_IN_WORDS = {PRECISION: "weights of the base model", READING: "model that reads the prompts"}
+_RECORDED_LATER = {*_IN_WORDS, MODEL_SETTINGS}  # runs that were begun before have none
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ def common_settings(config: RunConfig) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat.items()
-        if key not in {*_PLACES, "device"} and not key.startswith((*_MAY_CHANGE, "objective.environment."))
+        if key not in _PLACES and not key.startswith((*_MAY_CHANGE, "objective.environment."))
     }
 
 
@@ -97,7 +104,17 @@ def require_same_contents(where: str, known: Mapping[str, str], now: Mapping[str
     Raises:
         StudyError: something changed; the message names all that did.
     """
-    changed = [name for name in dict.fromkeys((*now, *known)) if known.get(name) != now.get(name)]
+    names = [name for name in dict.fromkeys((*now, *known)) if name in known or name not in _RECORDED_LATER]
+    changed = [name for name in names if known.get(name) != now.get(name)]
+    said = [name for name in changed if name in _IN_WORDS and name in now]
+    if said:
+        what = "; ".join(f"{name}: {known[name]}, now {now[name]}" for name in said)
+        more = set(changed) - {*said, *(_IN_WORDS[name] for name in said)}
+        also = f"; changed, too: {', '.join(sorted(more))}" if more else ""
+        raise StudyError(
+            f"{where}: this run began with another {what}{also}; its trials would not compare. Set dtype and "
+            "device as they were, or use another output"
+        )
     if changed:
         raise StudyError(
             f"{where}: changed since this run began: {', '.join(changed)}; its trials and test scores are of "
@@ -111,9 +128,10 @@ def require_common_settings(where: str, name: str, known: Mapping[str, Any], now
     Raises:
         StudyError: they differ.
     """
-    if known == now:
+    keys = sorted((known.keys() | now.keys()) - _PLACES)  # earlier versions recorded some of these
+    first = next((key for key in keys if known.get(key) != now.get(key)), None)
+    if first is None:
         return
-    first = next(key for key in sorted(known.keys() | now.keys()) if known.get(key) != now.get(key))
     raise StudyError(
         f"{where}: the run {name!r} was begun with {first}={known.get(first)!r}, here it is "
         f"{now.get(first)!r}; their trials would not compare. Undo the change or give the "

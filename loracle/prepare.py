@@ -16,12 +16,13 @@ import torch
 
 from loracle.config import RunConfig, build_space
 from loracle.contents import contents_of
+from loracle.device import pick_device
 from loracle.ensemble import EnsembleSettings
 from loracle.errors import ConfigError
 from loracle.events import Listener, PhaseStarted, Step
 from loracle.external import load_objective
 from loracle.features import Features, build_features
-from loracle.identity import Identity, common_settings
+from loracle.identity import READING, Identity, common_settings
 from loracle.language import CausalReader, LanguageModel, load_language_model
 from loracle.memory import MemoryModel, allowed
 from loracle.notices import Notice, gathered
@@ -192,7 +193,11 @@ def prepare_search(config: RunConfig, objective: Objective, listen: Listener) ->
         half_precision_cache=settings.half_precision_cache,
     )
     surrogate = replace(surrogate, learnable_token=learnable)
-    reader = {"prompt": prompt.fingerprint, "model that reads the prompts": model.fingerprint}
+    reader = {
+        "prompt": prompt.fingerprint,
+        "model that reads the prompts": model.fingerprint,
+        READING: f"{model.dtype} on {pick_device(config.device).type}".removeprefix("torch."),
+    }
     return Search(space, replace(preset, surrogate=surrogate), features, config.search.seed, reader=reader)
 
 

@@ -252,3 +252,45 @@ def test_free_memory_at_the_start_of_another_session_changes_no_proposal(
     undisturbed = indices("undisturbed", [(scarce, 6)])
     assert undisturbed != plenty  # it binds
     assert indices("interrupted", [(scarce, 2), (9e9, 4), (14e9, 6)]) == undisturbed
+
+
+# -- where it is, and in which precision --------------------------------------------------------------
+
+
+def test_a_moved_model_goes_on_and_changed_settings_in_it_do_not(tmp_path: Path, begun: RunConfig) -> None:
+    (tmp_path / "model").rename(tmp_path / "renamed")
+    moved = begun.model_copy(update={"model": str(tmp_path / "renamed")})
+    trained = (begun.output / "final" / "winner" / "outcome.json").stat().st_mtime_ns
+    result = tune(moved)
+    assert len(result.history.trials) == 2
+    assert (begun.output / "final" / "winner" / "outcome.json").stat().st_mtime_ns == trained  # not again
+    assert load_config(begun.output / "config.yaml").model == moved.model
+    path = tmp_path / "renamed" / "config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"rms_norm_eps": 0.5}))  # the same weights, another model
+    with pytest.raises(StudyError, match="changed since this run began: settings of the base model; "):
+        tune(moved)
+
+
+def test_another_precision_is_called_what_it_is(begun: RunConfig) -> None:
+    written_out = begun.model_copy(update={"dtype": "float32"})  # what `auto` was
+    tune(written_out)
+    said = (
+        r"this run began with another precision of the base model: float32, now bfloat16; "
+        r"its trials would not compare. Set dtype"
+    )
+    with pytest.raises(StudyError, match=said) as refused:
+        tune(begun.model_copy(update={"dtype": "bfloat16"}))
+    assert "weights" not in str(refused.value)
+
+
+def test_a_run_of_an_earlier_version_without_precision_and_settings_goes_on(begun: RunConfig) -> None:
+    path = begun.output / "journal.log"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        for name in ("precision of the base model", "settings of the base model"):
+            line.get("user_attr", {}).get("loracle:contents", {}).pop(name, None)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert len(tune(begun).history.trials) == 2
+    with pytest.raises(StudyError, match="weights of the base model"):
+        tune(begun.model_copy(update={"dtype": "bfloat16"}))
