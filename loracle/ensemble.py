@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.optimize import minimize
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from loracle.prior import N_SCALES, SHIPPED, Inputs, Prior, covariance, cross_covariance, load_prior
@@ -84,14 +85,16 @@ class _Member:
             return float(value.detach()), gradient.numpy()
 
         low, high = (self.start + sign * 4 * self.spread for sign in (-1, 1))
-        found = minimize(
-            loss,
-            self.start.numpy(),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=list(zip(low.tolist(), high.tolist(), strict=True)),
-            options={"maxiter": _ITERATIONS},
-        )
+        # Its dozen numbers would keep as many threads spinning as there are cores: 0.17 s instead of 0.001.
+        with _libraries().limit(limits=1, user_api="blas"):
+            found = minimize(
+                loss,
+                self.start.numpy(),
+                jac=True,
+                method="L-BFGS-B",
+                bounds=list(zip(low.tolist(), high.tolist(), strict=True)),
+                options={"maxiter": _ITERATIONS},
+            )
         self.theta = torch.from_numpy(found.x)
 
     @torch.no_grad()
@@ -219,6 +222,12 @@ def fit_ensemble(
             log_weights = log_weights + [member.log_posterior(positions, target) for member in members]
     weights = np.exp(log_weights - log_weights.max())
     return Ensemble(members, weights / weights.sum(), positions, target, settings.caution)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """The linear algebra libraries beside torch's own, which SciPy has loaded."""
+    return ThreadpoolController()
 
 
 @lru_cache(maxsize=2)

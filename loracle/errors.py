@@ -18,6 +18,10 @@ class SpaceError(LoracleError):
     """A knob, constraint or config that does not fit its search space."""
 
 
+class OutcomeError(LoracleError, ValueError):
+    """A value that is told of a trial and that no score can have."""
+
+
 class PromptError(LoracleError):
     """A prompt text that is missing, malformed or longer than the language model reads."""
 

@@ -5,6 +5,8 @@ Presets are data: which surrogate, how candidates are scored, which configs come
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -15,7 +17,8 @@ import torch
 
 from loracle.acquisition import ACQUISITIONS
 from loracle.ensemble import Ensemble, EnsembleSettings, fit_ensemble
-from loracle.errors import ConfigError, SpaceError
+from loracle.errors import ConfigError, OutcomeError, SpaceError
+from loracle.escape import printable
 from loracle.features import Features
 from loracle.prior import describe
 from loracle.space import Config, Indices, SearchSpace, Value, with_alpha
@@ -240,6 +243,9 @@ class Optimizer:
 
     def ask(self, n: int = 1) -> list[int]:
         """The next `n` indices; they are pending from now on. Raises like `propose`."""
+        if (number := _whole(n)) is None or number < 0:
+            raise SpaceError(f"ask takes how many configs are wanted, a whole number; got {_shown(n)}")
+        n = number
         indices = propose(self.space, self.history, self.preset, features=self.features, n=n, seed=self.seed)
         first = len(self.history.trials)
         started = tuple(Trial(first + i, index) for i, index in enumerate(indices))
@@ -250,15 +256,21 @@ class Optimizer:
         """Records what the oldest pending trial of `index` gave, or adds a trial that was never asked for.
 
         Raises:
-            SpaceError: the index is not a candidate of the space.
-            ValueError: a value that is not finite; tell an `Outcome` with a `Failure` instead.
+            SpaceError: the index is not a candidate of the space, or no index.
+            OutcomeError: a value that is no finite number; tell an `Outcome` with a `Failure` instead.
         """
+        number = _whole(index)
+        if number is None:
+            raise SpaceError(
+                f"tell takes the index of a candidate, as ask gave it; got {_shown(index)}. "
+                "The index of a config is space.index(config)"
+            )
+        index = number
         _row(self.space, index)
         if not isinstance(outcome, Outcome):
-            try:
-                outcome = Outcome(float(outcome))
-            except OverflowError:  # a whole number beyond 1.8e308
-                raise ValueError("a value must be finite: record it as a diverged failure") from None
+            outcome = Outcome(_finite(outcome))
+        elif outcome.value is not None:
+            _finite(outcome.value)
         trials = list(self.history.trials)
         for position, trial in enumerate(trials):
             if trial.index == index and trial.outcome is None:
@@ -277,6 +289,52 @@ class Optimizer:
 # -- helpers ----------------------------------------------------------------------------------------
 
 
+def _whole(given: object) -> int | None:
+    """A whole number of Python's, NumPy's or Torch's; None for anything else, True and 1.0 as well."""
+    plain = _plain(given)
+    if isinstance(plain, bool):
+        return None
+    try:
+        return operator.index(plain)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def _finite(given: object) -> float:
+    """A told value. Raises OutcomeError if it is no finite number."""
+    plain = _plain(given)
+    number = None
+    if not isinstance(plain, bool | str | bytes | bytearray):
+        try:
+            number = float(plain)  # type: ignore[arg-type]
+        except OverflowError:  # a whole number beyond 1.8e308
+            number = math.inf
+        except (TypeError, ValueError):
+            pass
+    if number is None or not math.isfinite(number):
+        raise OutcomeError(
+            f"a told value must be finite, a number; got {_shown(given)}. Of a trial that failed, tell "
+            "Outcome(None, failure=Failure(FailureKind.DIVERGED, ...))"
+        )
+    return number
+
+
+def _plain(given: object) -> object:
+    """What an array or tensor of one number holds; anything else as it is."""
+    if isinstance(given, np.generic):
+        return given.item()
+    if isinstance(given, np.ndarray | torch.Tensor) and given.ndim == 0:
+        return given.item()
+    return given
+
+
+def _shown(given: object) -> str:
+    """What was given, in one short line."""
+    if isinstance(given, int) and abs(given) > 10**18:
+        return "a whole number beyond 1e18"  # str refuses more than 4,300 digits
+    return printable(repr(given), 60)
+
+
 def _rows(space: SearchSpace, indices: Sequence[int]) -> tuple[Indices, npt.NDArray[np.bool_]]:
     """Rows of some indices in everything that is listed by candidate, and which of them are candidates."""
     wanted = np.asarray(indices, dtype=np.int64)
@@ -286,6 +344,8 @@ def _rows(space: SearchSpace, indices: Sequence[int]) -> tuple[Indices, npt.NDAr
 
 def _row(space: SearchSpace, index: int) -> int:
     """The row of a candidate. Raises SpaceError if the index is none."""
+    if not 0 <= index < space.size:
+        raise SpaceError(f"index {_shown(index)} is not a candidate of this space")
     (row,), (known,) = _rows(space, [index])
     if not known:
         raise SpaceError(f"index {index} is not a candidate of this space")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from loracle import ensemble
 from loracle.ensemble import EnsembleSettings, fit_ensemble
 from loracle.prior import covariance, describe, load_prior
 from loracle.space import Knob, SearchSpace
@@ -111,3 +115,22 @@ def test_repeated_and_equal_values_are_no_trouble() -> None:
         belief = fit_ensemble(SETTINGS, NUMBERS, rows, y).belief()
         assert torch.isfinite(belief.mean).all()
         assert (belief.sd > 0).all()
+
+
+def test_a_fit_keeps_no_second_thread_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads() -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    during: set[int] = set()
+
+    def minimize(loss: Callable[..., object], *args: object, **options: object) -> object:
+        during.update(threads())
+        return scipy.optimize.minimize(loss, *args, **options)
+
+    monkeypatch.setattr(ensemble, "minimize", minimize)
+    rows, y = observe(like_lora(), 10)
+    with threadpool_limits(2, "blas"):
+        before = threads()
+        fit_ensemble(SETTINGS, NUMBERS, rows, y)
+        assert threads() == before
+    assert during <= {1}

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 
-from loracle.errors import ConfigError, SpaceError
+from loracle.errors import ConfigError, LoracleError, SpaceError
 from loracle.features import FixedFeatures
 from loracle.optimizer import (
     GOOD_PRACTICE,
@@ -301,9 +303,73 @@ def test_what_was_never_asked_for_can_be_told() -> None:
     for index in (strange, SPACE.size, -1):
         with pytest.raises(SpaceError, match=f"index {index} is not a candidate"):
             optimizer.tell(index, 0.5)
-    for value in (math.nan, -math.inf, 10**400):
-        with pytest.raises(ValueError, match="must be finite"):
-            optimizer.tell(CANDIDATES[0], value)
+
+
+@pytest.mark.parametrize(
+    "index", [1.5, 5.0, True, "x", None, {"rank": 16}, [3], np.float64(5), np.array([5, 6]), 10**400]
+)
+def test_what_is_no_index_is_refused_in_one_line_and_nothing_is_stored(index: object) -> None:
+    optimizer = Optimizer(SPACE)
+    optimizer.ask()
+    before = optimizer.history
+    with pytest.raises(SpaceError, match=r"index of a candidate|is not a candidate") as caught:
+        optimizer.tell(index, 0.5)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
+    assert optimizer.history == before
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            math.nan,
+            -math.inf,
+            10**400,
+            -(10**400),
+            True,
+            np.True_,
+            "0.5",
+            "a\nb" * 99,
+            b"1",
+            None,
+            [0.5],
+            1j,
+        ),
+        *(torch.tensor(math.nan), torch.tensor([0.1, 0.2]), np.float32("inf"), Outcome(True)),
+    ],
+)
+def test_what_is_no_score_is_refused_in_one_line_and_nothing_is_stored(value: object) -> None:
+    optimizer = Optimizer(SPACE)
+    (index,) = optimizer.ask()
+    before = optimizer.history
+    with pytest.raises(LoracleError, match=r"must be finite, a number; got .* tell Outcome\(None") as caught:
+        optimizer.tell(index, value)  # type: ignore[arg-type]
+    assert isinstance(caught.value, ValueError)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
+    assert optimizer.history == before
+
+
+def test_numbers_of_numpy_and_torch_are_told_as_pythons_own() -> None:
+    index, told = CANDIDATES[5], Optimizer(SPACE)
+    for one in (np.int64(index), np.array(index), torch.tensor(index)):
+        told.tell(one, 0.5)  # type: ignore[arg-type]
+    for value in (np.float64(0.5), np.array(0.5), torch.tensor(0.5), Fraction(1, 2), Decimal("0.5")):
+        told.tell(index, value)  # type: ignore[arg-type]
+    assert told.history == history(*[(index, 0.5)] * 8)
+    assert {type(trial.index) for trial in told.history.trials} == {int}
+    told.tell(index, 1)
+    assert told.history.trials[-1].outcome == Outcome(1.0)
+
+
+@pytest.mark.parametrize("n", [1.5, True, "2", None, -1])
+def test_how_many_are_asked_for_is_a_whole_number(n: object) -> None:
+    optimizer = Optimizer(SPACE)
+    with pytest.raises(SpaceError, match="ask takes how many configs are wanted"):
+        optimizer.ask(n)  # type: ignore[arg-type]
+    assert optimizer.history == History()
+    assert len(optimizer.ask(np.int64(2))) == 2  # type: ignore[arg-type]
 
 
 # -- search quality -----------------------------------------------------------------------------------
