@@ -141,10 +141,19 @@ class ResultConfig(Section):
     key: str = "value"  # dots go into nested mappings and lists
     regex: str | None = None  # its first group (or whole match) in a line; the last match counts
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_file(cls, content: Any) -> Any:
+        if isinstance(content, dict) and content.get("json") is None and content.get("regex") is None:
+            return {**content, "json": "result.json"}
+        return content
+
     @model_validator(mode="after")
     def _one_of_two(self) -> ResultConfig:
-        if (self.json_file is None) == (self.regex is None):
-            raise ValueError("needs either json (a file name) or regex")
+        if self.json_file is not None and self.regex is not None:
+            raise ValueError("needs either json (a file name) or regex, not both")
+        if self.regex is not None and self.key != "value":
+            raise ValueError("key names a number in a JSON file; with regex it would do nothing")
         if self.json_file is not None:
             path = Path(self.json_file)
             if not path.name or path.is_absolute() or ".." in path.parts or "\0" in self.json_file:
@@ -179,7 +188,7 @@ class ObjectiveConfig(Section):
     @classmethod
     def _default_result(cls, content: Any) -> Any:
         if isinstance(content, dict) and content.get("command") and content.get("result") is None:
-            return {**content, "result": {"json": "result.json"}}
+            return {**content, "result": {}}
         return content
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from loracle.fields import (
     FOR_TEMPLATE,
     TURN_CONTENT,
     check_texts,
+    instead,
     is_nothing,
     is_text,
     leaves,
@@ -128,7 +129,7 @@ def as_example(row: Any, source: str) -> Example:
         problem = f"has fields of two forms ({forms[0]}; {forms[1]})" if forms else "has no form"
         raise DataError(
             f"{source}: a row {problem}; give prompt and completion, or messages, or text. "
-            f"Its fields: {fields}"
+            f"Its fields: {fields}{instead(row) if not forms else ''}"
         )
     choices = row.get("choices") or ()
     if not isinstance(choices, list | tuple) or not all(map(is_text, choices)):
@@ -158,6 +159,8 @@ def _hint(row: Mapping[str, Any], name: str) -> str:
     """Where a field is missing altogether, the names of those that the row has instead."""
     if row.get(name) is not None:
         return ""
+    if said := instead(row):
+        return said
     others = [named(other) for other, value in row.items() if other not in READ and not is_nothing(value)]
     return f"; the row's other fields: {', '.join(others[:20])}" if others else ""
 

@@ -39,6 +39,8 @@ _QUESTIONS = {
 _MEDIA = {"image", "images", "audio", "audios", "video", "videos", "file", "files"}
 _WEIGHTS = {"weight", "weights", "sample_weight", "example_weight", "loss_weight"}
 _LOSS_OF_TURN = {"train", "training", "trainable", "learn", "loss", "loss_mask", "mask"}
+_LEARNT = ("prompt", "completion", "messages", "text")  # fields of the three forms
+_PAIR = {"chosen", "rejected"}  # of an answer that was preferred to another, alone or in other names
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _DEEPEST = 50  # levels of nesting; real tool calls have fewer than ten
 
@@ -56,7 +58,7 @@ def left_aside(
     """
     unread = [name for name, value in row.items() if name not in read and not is_nothing(value)]
     for name in unread:
-        key = str(name).strip().lower().replace("-", "_").replace(" ", "_")
+        key = _key(name)
         if key in _MEDIA or key in FOR_TEMPLATE:
             raise DataError(
                 f"{source}: field {named(name)} is not read with {_and(read)}; "
@@ -68,9 +70,46 @@ def left_aside(
                 f"{source}: field {named(name)} is {shown(row[name])}, but every row counts alike; repeat "
                 "rows that shall count more, or remove the field"
             )
-        if (key in _ANSWERS or key in _QUESTIONS) and not _stands_in(row[name], texts, "text" in read):
-            raise DataError(f"{source}: {_unread_content(name, key in _ANSWERS, read)}")
+        answers = key in _ANSWERS or key == "completion" or _of_a_pair(key)
+        if answers or key in _QUESTIONS or key in _LEARNT:
+            if _stands_in(row[name], texts, "text" in read):
+                continue
+            raise DataError(f"{source}: {_unread_content(name, answers, read)}")
     return tuple(map(str, unread))
+
+
+def meant(name: Any) -> str | None:
+    """The field of a form that a name spells, whatever spaces, quotes, marks and capitals it has besides."""
+    key = _key(name)
+    return key if key in _LEARNT else None
+
+
+def instead(row: Mapping[str, Any]) -> str:
+    """What to do about a row in which a field of its form is missing, where its names tell; else empty."""
+    said = [f"{shown(str(name))} to {field}" for name in row if (field := meant(name)) and field not in row]
+    if said:
+        return f"; rename {', '.join(said)} (exactly so, without spaces around it)"
+    pair = [named(name) for name, value in row.items() if _of_a_pair(_key(name)) and not is_nothing(value)]
+    if pair:
+        return (
+            f"; {' and '.join(pair)} are an answer that was preferred and one that was not: pairs are not "
+            "learnt, so name what the model reads prompt, the answer it shall write completion, and remove "
+            "the other"
+        )
+    return ""
+
+
+def _key(name: Any) -> str:
+    """A name in the spelling that names are compared in."""
+    return str(name).strip("\ufeff \t\r\n\"'").lower().replace("-", "_").replace(" ", "_")
+
+
+def _of_a_pair(key: str) -> bool:
+    """Whether a name is `chosen` or `rejected`, or that with the name of something to read or to learn."""
+    words = key.split("_")
+    rest = "_".join(word for word in words if word not in _PAIR)
+    known = {"", *_LEARNT, *_ANSWERS, *_QUESTIONS, "message"}
+    return not _PAIR.isdisjoint(words) and rest in known
 
 
 def _unread_content(name: Any, is_answer: bool, read: tuple[str, ...]) -> str:

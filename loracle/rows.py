@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +13,12 @@ import pyarrow.parquet
 
 from loracle.errors import DataError
 from loracle.examples import Example, as_example
-from loracle.fields import named, parse_json
+from loracle.fields import meant, named, parse_json, shown
 
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_AS_COMMAS = "save it as CSV with commas, or as JSON Lines"
 
 _ROWS_AT_ONCE = 1024  # of a Parquet file, as Python values
 
@@ -26,6 +30,8 @@ def read_examples(path: Path, file_format: str = "auto", key: str = "data") -> t
     if not path.is_file():
         raise DataError(f"{key}: {path} {'is not a file' if path.exists() else 'does not exist'}")
     if file_format == "auto":
+        if path.suffix.lower() in (".tsv", ".tab"):
+            raise DataError(f"{key}: {path}: is separated by tabs, which is not read; {_AS_COMMAS}")
         if path.suffix.lower() not in _SUFFIXES:
             raise DataError(
                 f"{key}: {path}: a suffix {path.suffix!r} tells no format; rename the file to one of "
@@ -39,6 +45,8 @@ def read_examples(path: Path, file_format: str = "auto", key: str = "data") -> t
         "parquet": _read_parquet,
     }
     examples: list[Example] = []
+    if file_format != "parquet":
+        _refuse_wide_text(path)
     try:
         for source, row in readers[file_format](path):
             example = _example(row, source)
@@ -49,7 +57,7 @@ def read_examples(path: Path, file_format: str = "auto", key: str = "data") -> t
                 )
             examples.append(example)
     except UnicodeDecodeError:
-        raise DataError(f"{path}: is not UTF-8 text") from None
+        raise DataError(_undecodable(path)) from None
     if not examples:
         raise DataError(f"{key}: {path} holds no examples")
     return tuple(examples)
@@ -62,9 +70,38 @@ def _example(row: Any, source: str) -> Example:
         raise DataError(f"{source}: a field is nested too deeply") from None
 
 
+def _refuse_wide_text(path: Path) -> None:
+    """Raises DataError for UTF-16 and UTF-32. Without a mark, one of the first two bytes is zero: both begin
+    with a letter of ASCII here, a brace or a name of a column."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+    if start.startswith(marks) or 0 in start[:2]:
+        kind = "UTF-32" if b"\0\0" in (start[:2], start[2:]) else "UTF-16"
+        raise DataError(
+            f"{path}: is {kind}, not UTF-8 text; save it as UTF-8, for instance with iconv -f {kind} -t UTF-8"
+        )
+
+
+def _undecodable(path: Path) -> str:
+    """Says where a file is not UTF-8, and what it most likely is."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return (
+                    f"{path}:{number}: is not UTF-8 text: byte 0x{line[error.start]:02x} at "
+                    f"{error.start + 1} of the line; if it is Latin-1 (Windows-1252), save it as UTF-8, for "
+                    "instance with iconv -f WINDOWS-1252 -t UTF-8"
+                )
+    return f"{path}: is not UTF-8 text"
+
+
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
+            line = line.removeprefix("\ufeff")  # of a file that was joined to another; no JSON begins with it
             if line.strip():
                 yield f"{path}:{number}", parse_json(line, f"{path}:{number}")
 
@@ -84,6 +121,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             names = list(reader.fieldnames or ())
             _refuse_twice(names, path)
+            _refuse_other_separators(names, path)
             line = reader.line_num + 1  # where the next row begins; it may have several lines
             while (row := next(reader, None)) is not None:
                 source = f"{path}:{line}"
@@ -94,6 +132,18 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
                 line = reader.line_num + 1
         except csv.Error as error:
             raise DataError(f"{path}:{line}: not valid CSV: {error}") from None
+
+
+def _refuse_other_separators(names: list[str], path: Path) -> None:
+    """Names of columns that are several with another separator than a comma, and not one of them a field."""
+    for name in names:
+        for character, word in _SEPARATORS.items():
+            parts = name.split(character)
+            if len(parts) > 1 and (len(names) == 1 or any(meant(part) for part in parts)):
+                raise DataError(
+                    f"{path}:1: columns are separated by {word}, which is not read: {shown(name)}; "
+                    f"{_AS_COMMAS}"
+                )
 
 
 def _refuse_twice(names: list[str], path: Path) -> None:

@@ -397,7 +397,14 @@ COMMAND = "command: 'train {rank} {alpha} {dropout} {batch_size} {learning_rate}
             f"objective: {{{COMMAND}, result: {{regex: '('}}}}",
             "c:1: objective.result: not a regular expression",
         ),
-        (f"objective: {{{COMMAND}, result: {{key: x}}}}", "needs either json .* or regex"),
+        (
+            f"objective: {{{COMMAND}, result: {{json: x, regex: x}}}}",
+            "needs either json .* or regex, not both",
+        ),
+        (
+            f"objective: {{{COMMAND}, result: {{regex: x, key: x}}}}",
+            "c:1: objective.result: key names a number in a JSON file; with regex it would do nothing",
+        ),
         (
             f"objective: {{{COMMAND}, result: {{jsn: x}}}}",
             "unknown key 'objective.result.jsn'; did you mean 'json'",
@@ -418,6 +425,18 @@ COMMAND = "command: 'train {rank} {alpha} {dropout} {batch_size} {learning_rate}
 def test_the_section_is_checked_when_the_file_is_read(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config(text, "c")
+
+
+@pytest.mark.parametrize("result", [None, {}, {"key": "eval.loss"}, {"key": "eval.loss", "json": None}])
+def test_the_file_of_the_result_is_result_json_unless_another_is_named(
+    tmp_path: Path, result: dict[str, Any] | None
+) -> None:
+    script = (
+        "import json, sys; "
+        "json.dump({'value': 1.0, 'eval': {'loss': 2.0}}, open(sys.argv[4] + '/result.json', 'w'))"
+    )
+    outcome = run(objective(tmp_path, script, result=result), tmp_path)
+    assert outcome.value == (2.0 if result else 1.0)
 
 
 def test_a_program_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from loracle.errors import ConfigError, StudyError
 from loracle.events import Event, TrialFinished, TrialStarted
 from loracle.optimizer import get_preset
 from loracle.prepare import Search
-from loracle.ray_workers import PIECE, RayWorkers, Station, _fetch
+from loracle.ray_workers import PIECE, RayWorkers, Station, _fetch, _resources
 from loracle.storage import run_lock
 from loracle.study import open_study
 from loracle.trial import FailureKind
@@ -254,6 +254,17 @@ def test_what_a_cluster_cannot_hold_is_refused(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"ray is not installed: pip install 'loracle\[ray\]'"):
         RayWorkers(config)
+
+
+@pytest.mark.parametrize(("asked", "gpus"), [(None, 1), (8, 8), (0, 0)])
+def test_a_worker_has_one_gpu_unless_the_config_says_otherwise(
+    tmp_path: Path, asked: int | None, gpus: int
+) -> None:
+    config = settings(tmp_path, gpus_per_trial=asked)
+    assert config.objective is not None  # a trainer of the user's own, too
+    assert _resources(config, 1, {"CPU": 16, "GPU": 8})["num_gpus"] == gpus
+    if gpus < 2:
+        assert _resources(config, 1, {"CPU": 16})["num_gpus"] == 0
 
 
 def test_files_of_a_node_stay_inside_the_run(tmp_path: Path) -> None:

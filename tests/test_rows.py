@@ -69,6 +69,22 @@ def test_chats_are_read_from_parquet_and_csv(tmp_path: Path) -> None:
         ("a.csv", "prompt,completion\na,b\na\n", r"a.csv:3: a row needs 2 columns"),
         ("a.csv", "prompt,completion\na,b,c\n", r"a.csv:2: a row needs 2 columns"),
         ("a.csv", 'prompt,completion\n"a"b,c\n', r"a.csv:2: not valid CSV"),
+        (
+            "a.csv",
+            "prompt, completion\na, b\n",
+            r"a.csv:2: .*rename ' completion' to completion \(exactly so",
+        ),
+        (
+            "a.csv",
+            " prompt , completion \na, b\n",
+            r"a.csv:2: .*rename ' prompt ' to prompt, ' completion ' t",
+        ),
+        ("a.csv", 'prompt, "completion"\na, b\n', r"a.csv:2: .*rename ' \"completion\"' to completion"),
+        ("a.csv", "prompt;completion\na,b;c\n", r"a.csv:1: columns are separated by semicolons.*with commas"),
+        ("a.csv", "question;answer\na;c\n", r"a.csv:1: columns are separated by semicolons"),
+        ("a.csv", "prompt\tcompletion, in short\na\tb\n", r"a.csv:1: columns are separated by tabs"),
+        ("a.csv", "prompt|completion\na|b\n", r"a.csv:1: columns are separated by bars"),
+        ("a.tsv", "prompt\tcompletion\na\tb\n", r"a.tsv: is separated by tabs, .*save it as CSV with commas"),
         ("a.parquet", "no", r"a.parquet: not a Parquet file"),
         ("a.txt", "x", r"a suffix '.txt' tells no format"),
     ],
@@ -85,9 +101,38 @@ def test_missing_file_folder_and_encoding(tmp_path: Path) -> None:
         load_splits(DataConfig(train=tmp_path / "none.jsonl"), 0)
     with pytest.raises(DataError, match="is not a file"):
         read_examples(tmp_path)
-    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "\xe9"}\n')
-    with pytest.raises(DataError, match="is not UTF-8 text"):
-        read_examples(tmp_path / "latin.jsonl")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv"])
+def test_text_in_another_encoding_is_refused_with_the_place_and_what_to_do(
+    tmp_path: Path, suffix: str
+) -> None:
+    text = {
+        "jsonl": '{"text": "a"}\n{"text": "caf\u00e9"}\n',
+        "json": '[{"text": "a"},\n{"text": "caf\u00e9"}]',
+        "csv": "text\ncaf\u00e9\n",
+    }[suffix]
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=rf"a.{suffix}:2: is not UTF-8 text: byte 0xe9 at .*WINDOWS-1252"):
+        read_examples(path)
+    for kind in ("UTF-16", "UTF-16-LE", "UTF-16-BE", "UTF-32", "UTF-32-LE", "UTF-32-BE"):
+        path.write_bytes(text.encode(kind))
+        with pytest.raises(
+            DataError, match=rf"a.{suffix}: is {kind[:6]}, not UTF-8 .*iconv -f {kind[:6]} -t"
+        ):
+            read_examples(path)
+
+
+def test_a_mark_at_the_beginning_of_a_file_or_of_one_joined_to_it_is_no_text(tmp_path: Path) -> None:
+    row = {"jsonl": '{"text": "a"}\n', "json": '[{"text": "a"}]', "csv": "text\na\n"}
+    for suffix, text in row.items():
+        path = tmp_path / f"a.{suffix}"
+        path.write_text(text, encoding="utf-8-sig")
+        assert [example.text for example in read_examples(path)] == ["a"]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(path.read_bytes() * 2)
+    assert [example.text for example in read_examples(path)] == ["a", "a"]
 
 
 # -- fields -----------------------------------------------------------------------------------------
@@ -133,7 +178,23 @@ def test_missing_file_folder_and_encoding(tmp_path: Path) -> None:
         ),
         (
             {"prompt": "a", "chosen": "b", "rejected": "c"},
-            "got None; the row's other fields: chosen, rejected",
+            "got None; chosen and rejected are an answer that was preferred .* the answer it shall write "
+            "completion, and remove the other",
+        ),
+        (
+            {"prompt": "a", "completion": "b", "completion_rejected": "c"},
+            "field completion_rejected holds an answer that stands in none of prompt and completion",
+        ),
+        ({"prompt": "a", "completion": "b", "rejected-response": "c"}, "rejected-response holds an answer"),
+        ({"text": "a", "prompt_chosen": "b"}, "field prompt_chosen would not be learnt"),
+        (
+            {"prompt_chosen": "a", "completion_chosen": "b", "completion_rejected": "c"},
+            "prompt_chosen and completion_chosen and completion_rejected are .* pairs are not learnt",
+        ),
+        ({"prompt": "a", "completion": "b", " Text": "c"}, r"field  Text holds a part of the question"),
+        (
+            {"prompt": "a", "Completion": "b"},
+            "completion must be text; got None; rename 'Completion' to comp",
         ),
         ({"messages": CHAT, "tools": "{"}, "a.jsonl:1: tools: not valid JSON"),
         ({"messages": CHAT, "tools": ["f"]}, "tools is a list of objects"),
