@@ -19,7 +19,7 @@ from loracle.outcomes import DISK_ERRORS, write_atomically
 from loracle.signals import signals_as_interrupt
 from loracle.space import SearchSpace
 from loracle.storage import LockedError, is_journal, run_lock
-from loracle.study import binds
+from loracle.study import binds, require_trials_here
 
 
 def open_run(path: Path) -> tuple[RunConfig, SearchSpace]:
@@ -107,7 +107,9 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def require_recorded(config: RunConfig) -> None:
-    """Holds the config of a run that is continued against the recorded one, once a trial counts."""
+    """Holds the config of a run that is continued against the recorded one, once a trial counts; its trials
+    have to be where they were from the first one on."""
+    require_trials_here(config.output, config.execution.storage)
     path = config.output / "config.yaml"
     if path.exists() and binds(config.output, config.execution.storage):
         require_same_settings(without_secrets(config), path)

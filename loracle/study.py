@@ -302,20 +302,52 @@ def binds(folder: Path, storage: str | None) -> bool:
     Raises:
         StudyError: the storage is damaged or out of reach.
     """
+    return any(
+        trial.state == TrialState.COMPLETE or trial.user_attrs.get(FAILURE_KEY) in BINDING
+        for trial in _trials(folder, storage)
+    )
+
+
+def require_trials_here(folder: Path, storage: str | None) -> None:
+    """Refuses a storage that is not the one which the trials of a run folder are recorded in.
+
+    Else their files would be overwritten, and final results be taken for those of another search.
+
+    Raises:
+        StudyError: the folder holds trials or results that are recorded elsewhere, or nowhere.
+    """
+    journal = folder / "journal.log"
+    if storage is not None and _trials(folder, None):
+        raise StudyError(
+            f"{folder}: the trials of this run are recorded in {journal}, and not in "
+            f"{storage_name(folder, storage)}; leave execution.storage out, or use another output"
+        )
+    left = [name for name in ("trials", "final") if _holds_files(folder / name)]
+    if left and not _trials(folder, storage):
+        raise StudyError(
+            f"{folder}: holds {' and '.join(f'{name}/' for name in left)} of an earlier search, but no trial "
+            f"of it is recorded in {storage_name(folder, storage)}; restore it or set execution.storage as it "
+            "was to go on, or use another output to begin anew"
+        )
+
+
+def _trials(folder: Path, storage: str | None) -> list[FrozenTrial]:
+    """The trials of a run as they are recorded; none where there is no run."""
     if storage is None and not (folder / "journal.log").exists():
-        return False
+        return []
     try:
         opened = open_to_read(folder, storage)
     except NoRunError:
-        return False
+        return []
     name = _study_name(folder, storage)
     if name not in {study.study_name for study in opened.ask(opened.optuna.get_all_studies)}:
-        return False
+        return []
     study = opened.ask(lambda: optuna.load_study(storage=opened.optuna, study_name=name))
-    trials = opened.ask(lambda: study.get_trials(deepcopy=False))
-    return any(
-        trial.state == TrialState.COMPLETE or trial.user_attrs.get(FAILURE_KEY) in BINDING for trial in trials
-    )
+    return opened.ask(lambda: study.get_trials(deepcopy=False))
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def _hold_identity(found: Study, name: str, identity: Identity, *, binding: bool, may_change: bool) -> None:

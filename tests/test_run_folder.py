@@ -282,3 +282,50 @@ def test_a_winner_that_failed_is_not_trained_again_and_again(
         stored_result(config, "winner", {"rank": 1}) == stored_result(config, "winner", {"rank": 2}) == failed
     )
     assert stored_result(config, "winner", {"rank": 4}) is None
+
+
+# -- where the trials are recorded --------------------------------------------------------------------
+
+
+def stored_in(config: RunConfig, storage: str | None) -> RunConfig:
+    return config.model_copy(update={"execution": config.execution.model_copy(update={"storage": storage})})
+
+
+def test_another_storage_is_refused_and_no_trial_is_overwritten(
+    run_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = load_config(run_config(search={"trials": 1}))
+    tune(config)
+    before = contents(config.output)
+    database = f"sqlite:///{tmp_path}/run.db"
+    with pytest.raises(StudyError, match=r"recorded in .*journal\.log, and not in sqlite.*leave execution"):
+        tune(stored_in(config, database))
+    assert contents(config.output) == before
+    assert not (tmp_path / "run.db").exists()
+
+    inside = stored_in(config, database).model_copy(update={"output": tmp_path / "shared"})
+    tune(inside)
+    before = contents(inside.output)
+    for storage in (None, f"sqlite:///{tmp_path}/other.db"):
+        with pytest.raises(StudyError, match=r"holds trials/ and final/ of an earlier search, but no trial"):
+            tune(stored_in(inside, storage))
+    with pytest.raises(StudyError, match="no trial of it is recorded in"):
+        work(stored_in(inside, f"sqlite:///{tmp_path}/other.db"))
+    assert {name: content for name, content in contents(inside.output).items() if name in before} == before
+    assert len(tune(inside).history.trials) == 1  # it goes on
+
+
+def test_results_of_a_search_whose_journal_is_gone_are_not_shown_as_those_of_a_new_one(
+    run_config: Callable[..., Path],
+) -> None:
+    config = load_config(run_config(search={"trials": 1}))
+    tune(config)
+    journal = (config.output / "journal.log").read_bytes()
+    (config.output / "journal.log").unlink()
+    with pytest.raises(StudyError, match=r"holds trials/ and final/ of an earlier search, but no trial"):
+        tune(config)
+    shutil.rmtree(config.output / "trials")
+    with pytest.raises(StudyError, match=r": holds final/ of an earlier search, but no trial"):
+        tune(config)
+    (config.output / "journal.log").write_bytes(journal)
+    assert len(tune(config).history.trials) == 1
