@@ -46,16 +46,20 @@ def contents_of(
     """
     found: dict[str, str] = {}
     if isinstance(objective, TrainingObjective):
-        splits = objective.splits
-        parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
-        found |= {f"{name} rows": _rows(rows) for name, rows in parts.items()}
-        found |= _model(objective.base)
+        found |= training_contents(objective)
     found |= reader
     if isinstance(preset.surrogate, EnsembleSettings) and preset.surrogate.informed > 0:
         found["prior"] = _file(preset.surrogate.prior or SHIPPED)
     if config.objective is not None:
         found |= _own_trainer(config.objective)
     return found
+
+
+def training_contents(objective: TrainingObjective) -> dict[str, str]:
+    """Hashes by name, of data and model: what every training is made of."""
+    splits = objective.splits
+    parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
+    return {f"{name} rows": _rows(rows) for name, rows in parts.items()} | _model(objective.base)
 
 
 def _rows(rows: tuple[Example, ...]) -> str:

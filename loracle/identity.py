@@ -77,6 +77,16 @@ def common_settings(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def training_settings(config: RunConfig) -> dict[str, Any]:
+    """Settings that one training depends on, whatever searches, and whatever share of the data it takes."""
+    return {
+        key: value
+        for key, value in common_settings(config).items()
+        if (key.startswith(("data.", "training.", "scoring.")) or key == "search.seed")
+        and key not in ("data.proxy", "data.proxy_minimum")
+    }
+
+
 def require_same_settings(config: RunConfig, path: Path) -> None:
     """Holds a config against the one that was recorded in `path` when the run began.
 

@@ -18,10 +18,13 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from loracle.config import RunConfig
+from loracle.contents import training_contents
 from loracle.errors import ConfigError, StudyError
-from loracle.events import Listener, PhaseStarted, Step
+from loracle.events import Listener, Noticed, PhaseStarted, Step
+from loracle.identity import require_common_settings, require_same_contents, training_settings
+from loracle.notices import Notice
 from loracle.objective import TrainingObjective
-from loracle.outcomes import finite, read_outcome, write_atomically
+from loracle.outcomes import as_json, finite, read_outcome, stored_outcomes, write_atomically
 from loracle.prepare import search_space
 from loracle.run_folder import hold
 from loracle.space import Config, SearchSpace
@@ -96,14 +99,16 @@ def parse_fractions(text: str) -> list[float]:
 
 
 def check_proxy(config: RunConfig, k: int, fractions: Sequence[float], listen: Listener) -> ProxyResult:
-    """Trains k configs at every fraction and on everything. Finished trainings are reused on a second call.
+    """Trains k configs at every fraction and on everything. Finished trainings are reused on a second call,
+    as long as data, model and the settings of a training are the same.
 
     The configs are spread over the space: the candidates are put in order of alpha x learning rate and one is
     drawn from each of k equal parts, so that no region is missed. Only configs that train at every size
     enter the correlations.
 
     Raises:
-        LoracleError: bad input, or fewer than 4 configs that train.
+        LoracleError: bad input, other data, model or settings than those of the trainings that are there, or
+            fewer than 4 configs that train.
     """
     if config.objective is not None:
         raise ConfigError("loracle proxy trains with the built-in trainer; this config names one of its own")
@@ -177,6 +182,7 @@ def _check(config: RunConfig, k: int, fractions: Sequence[float], listen: Listen
     space = search_space(config, objective.n_train)
     folder = config.output / "proxy"
     configs = [space.config(index) for index in spread_configs(space, k, config.search.seed)]
+    _hold_identity(folder, config, objective, listen)
     outcomes: dict[float, list[Outcome]] = {}
     for fraction in (*fractions, 1.0):
         listen(PhaseStarted(f"training {k} configs on {100 * fraction:g} % of the data"))
@@ -205,6 +211,29 @@ def _check(config: RunConfig, k: int, fractions: Sequence[float], listen: Listen
     write_atomically(folder / "proxy.json", json.dumps(result.as_json(), indent=1))
     draw(folder / "proxy.png", result)
     return result
+
+
+def _hold_identity(folder: Path, config: RunConfig, objective: TrainingObjective, listen: Listener) -> None:
+    """Records what trainings are made of, as long as there are none; compares it from then on."""
+    path, now = folder / "identity.json", training_contents(objective)
+    settings = json.loads(json.dumps(training_settings(config)))
+    there = any(stored_outcomes(place) for place in folder.glob("*") if place.is_dir())
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        before, set_before = dict(known["contents"]), dict(known["settings"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        if there:
+            text = (
+                "the trainings that are there were made before data, model and settings were recorded; what "
+                "is here now is taken for what was there, and compared from now on"
+            )
+            listen(Noticed(Notice("search", "contents_recorded_late", text)))
+    else:
+        if there:
+            require_common_settings(str(folder), folder.parent.name, set_before, settings)
+            require_same_contents(str(folder), before, now)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, as_json({"contents": now, "settings": settings}))
 
 
 def _train(

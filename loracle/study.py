@@ -326,8 +326,8 @@ def require_trials_here(folder: Path, storage: str | None) -> None:
     if left and not _trials(folder, storage):
         raise StudyError(
             f"{folder}: holds {' and '.join(f'{name}/' for name in left)} of an earlier search, but no trial "
-            f"of it is recorded in {storage_name(folder, storage)}; restore it or set execution.storage as it "
-            "was to go on, or use another output to begin anew"
+            f"of it is recorded in {storage_name(folder, storage)}; restore it or set execution.storage as "
+            "it was to go on, or use another output to begin anew"
         )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from loracle.config import load_config
 from loracle.errors import ConfigError, StudyError
-from loracle.events import Event, PhaseStarted
+from loracle.events import Event, Noticed, PhaseStarted
 from loracle.proxy import COEFFICIENTS, check_proxy, correlate, parse_fractions, spread_configs
 from loracle.space import Knob, SearchSpace, default_space
 
@@ -86,3 +87,45 @@ def test_too_few_configs_that_train(run_config: Callable[..., Path]) -> None:
     config = load_config(run_config(space={"base": "empty", "knobs": knobs}))
     with pytest.raises(StudyError, match="fewer than 4 of 4 configs train"):
         check_proxy(config, 4, [0.5], lambda event: None)
+
+
+def test_trainings_of_other_data_model_or_settings_are_refused_by_name(
+    run_config: Callable[..., Path], tmp_path: Path, tiny_model: Path
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    search = {"trials": 5, "seed": 3}
+    config = load_config(run_config(model=str(model), search=search))
+    first = check_proxy(config, 4, [0.4], lambda event: None)
+
+    rows = config.data.train.read_text()
+    lines = rows.splitlines()
+    config.data.train.write_text("\n".join([lines[0].replace("copy:", "copie:"), *lines[1:]]) + "\n")
+    with pytest.raises(StudyError, match=r"proxy: changed since this run began: .* rows; its trials"):
+        check_proxy(config, 4, [0.4], lambda event: None)
+    config.data.train.write_text(rows)
+
+    template = model / "chat_template.jinja"
+    text = template.read_text()
+    template.write_text(text + "{# another #}")
+    with pytest.raises(StudyError, match="changed since this run began: chat template; "):
+        check_proxy(config, 4, [0.4], lambda event: None)
+    template.write_text(text)
+
+    for changes, said in (
+        ({"training": {"epochs": 2}}, "training.epochs=1.0, here it is 2.0"),
+        ({"search": search | {"seed": 4}}, "search.seed=3, here it is 4"),
+    ):
+        with pytest.raises(StudyError, match=said):
+            check_proxy(load_config(run_config(model=str(model), **changes)), 4, [0.4], lambda event: None)
+
+    # What the check is made for: to choose the share of a trial.
+    shared = {"train": "train.jsonl", "proxy": 0.4, "proxy_minimum": 5}
+    again: list[Event] = []
+    chosen = load_config(run_config(model=str(model), search=search, data=shared))
+    assert check_proxy(chosen, 4, [0.4], again.append).as_json() == first.as_json()
+    assert not any(isinstance(e, PhaseStarted) and ": rank" in e.text for e in again)
+
+    (config.output / "proxy" / "identity.json").unlink()  # as earlier versions left it
+    heard: list[Event] = []
+    check_proxy(config, 4, [0.4], heard.append)
+    assert [e.notice.name for e in heard if isinstance(e, Noticed)] == ["contents_recorded_late"]
