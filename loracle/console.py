@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +19,7 @@ from loracle import escape
 from loracle.notices import Notice
 from loracle.outcomes import finite
 
+_GAP = 2  # columns between two of a table
 _WIDE = 10_000  # columns where no terminal cuts lines off: a file, a pipe
 
 
@@ -57,17 +58,35 @@ def say_notices(to: Console, notices: Iterable[Notice]) -> None:
 def say_table(to: Console, rows: Sequence[Sequence[str]], *, left: Sequence[int] = ()) -> None:
     """A table whose first row are the titles; columns are to the right, but for those named in `left`.
 
-    Titles are broken at their underscores where a terminal is too narrow for whole ones.
+    Titles are broken at their underscores where a terminal is too narrow for whole ones, and where that is
+    not enough the table comes in parts, one below the other, each with the first column.
     """
     shown = [[escape.printable(cell) for cell in row] for row in rows]
-    width = sum(max(len(row[i]) for row in shown) + 2 for i in range(len(shown[0])))
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for i, title in enumerate(shown[0]):
-        title = title.replace("_", "_\n") if width > to.width else title
-        table.add_column(Text(title), justify="left" if i in left else "right", overflow="fold")
-    for row in shown[1:]:
-        table.add_row(*map(Text, row))
-    to.print(table)
+    if sum(max(len(row[i]) for row in shown) + _GAP for i in range(len(shown[0]))) > to.width:
+        shown[0] = [title.replace("_", "_\n") for title in shown[0]]
+    for number, part in enumerate(_parts(shown, to.width)):
+        if number:
+            to.print()
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for i in part:
+            justify: Literal["left", "right"] = "left" if i in left else "right"
+            table.add_column(Text(shown[0][i]), justify=justify, overflow="fold")
+        for row in shown[1:]:
+            table.add_row(*(Text(row[i]) for i in part))
+        to.print(table)
+
+
+def _parts(rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """Columns that fit into a width together, the first in every part; too wide a column stands alone."""
+    widths = [
+        max(len(line) for row in rows for line in row[i].split("\n")) + _GAP for i in range(len(rows[0]))
+    ]
+    parts = [[0]]
+    for i in range(1, len(widths)):
+        if len(parts[-1]) > 1 and sum(widths[k] for k in parts[-1]) + widths[i] > width:
+            parts.append([0])
+        parts[-1].append(i)
+    return parts
 
 
 def say_json(content: Mapping[str, Any]) -> None:

@@ -166,7 +166,10 @@ class LoracleSampler(BaseSampler):
             ended.state = state
             question = self._question([*_trials(study, before=trial.number), ended], {})
             if not question.left.any():
-                warnings.warn(f"{_exhausted(question)}; the search ends here", stacklevel=_levels())
+                warnings.warn(
+                    f"{_exhausted(question)}; the search ends here{self._beyond(question)}",
+                    stacklevel=_levels(),
+                )
                 study.stop()
 
     # -- a knob -------------------------------------------------------------------------------------
@@ -271,6 +274,22 @@ class LoracleSampler(BaseSampler):
         over = [row for number, row in rows.items() if number not in ended]
         tried = suggestions.tried(over, space, asked) | suggestions.repeats(trials, rows, space, asked)
         return _Question(asked, rows, searched, searched & ~tried)
+
+    def _beyond(self, question: _Question) -> str:
+        """What to do if the objective is about to ask for more than it has: that cannot be known here."""
+        columns, asked = suggestions.columns(self._space), question.asked
+        narrow = [
+            f"{name} from {min(values):g} to {max(values):g}"
+            for name in sorted(asked.names)
+            if (values := suggestions.admissible(self._space, name, asked.ranges.get(name, ())))
+            and len(values) < len(np.unique(columns[name]))
+        ]
+        if not narrow:
+            return ""
+        return (
+            f". So far it asked for {', '.join(narrow)}, and the space holds more: if the range of its "
+            "first parameter widens from now on, call optimize again; if another does, begin a new study"
+        )
 
     def _apart(self, left: npt.NDArray[np.bool_], question: _Question, name: str) -> npt.NDArray[np.bool_]:
         """Which of the candidates that are left differ from all trials in the first knob that is asked for.

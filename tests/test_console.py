@@ -71,6 +71,21 @@ def test_files_get_whole_lines_and_a_narrow_terminal_whole_words() -> None:
     assert lines[-1].split() == ["0.0001"] * 8
 
 
+def test_a_table_too_wide_for_the_terminal_comes_in_parts_with_whole_words() -> None:
+    names = ["trial", "rank", "alpha", "dropout", "learning_rate", "batch_size", "weight_decay"]
+    names += ["warmup_fraction", "max_gradient_norm", "epochs", "score", "seconds"]
+    rows = [[str(i), *["0.0001"] * 9, "out_of_memory", "123.4"] for i in range(3)]
+    out = StringIO()
+    say_table(Console(file=out, width=80), [names, *rows])
+    parts = [part.splitlines() for part in out.getvalue().rstrip().split("\n\n")]
+    assert len(parts) == 2
+    assert max(len(line) for part in parts for line in part) <= 80
+    words = [word for part in parts for line in part for word in line.split()]
+    assert {"trial", "dropout", "gradient_", "epochs", "seconds", "out_of_memory", "123.4"} <= set(words)
+    for part in parts:  # the trial's number in each
+        assert [line.split()[0] for line in part[-3:]] == ["0", "1", "2"]
+
+
 def test_what_json_has_no_number_for_is_null(capsys: pytest.CaptureFixture[str]) -> None:
     say_json({"a": float("nan"), "b": [float("inf"), 1e308], "path": "/NaN", "c": {"d": "\ud800"}})
     assert json.loads(capsys.readouterr().out) == {

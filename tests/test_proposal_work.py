@@ -6,9 +6,11 @@ The same in seconds, against a reference computation: `benchmarks/proposals.py`.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,18 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from loracle.ensemble import EnsembleSettings
 from loracle.features import FixedFeatures
 from loracle.optimizer import PRESETS, Preset, _last, propose, recommend
-from loracle.space import Knob, SearchSpace
 from loracle.trial import History, Outcome, Trial
 
-SPACE = SearchSpace(  # 6,300 candidates
-    (
-        Knob("rank", (4, 8, 16, 32, 64, 128, 256), "log2"),
-        Knob("alpha_ratio", (0.5, 1, 2, 4, 8, 16), "log2"),
-        Knob("dropout", (0.0, 0.05, 0.1)),
-        Knob("batch_size", (8, 16, 32, 64, 128), "log2"),
-        Knob("learning_rate", (1e-5, 2e-5, 3e-5, 5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3, 3e-3), "log10"),
-    )
-)
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from proposals import SPACE  # 6,300 candidates
 
 
 @dataclass

@@ -322,6 +322,19 @@ def test_a_wider_range_in_a_later_run_is_searched() -> None:
     assert study.best_params == {"rank": 256}
 
 
+def test_the_end_of_a_range_that_the_space_exceeds_says_how_to_go_on() -> None:
+    study = study_of()
+
+    def widening(trial: optuna.Trial) -> float:
+        return trial.suggest_int("rank", 4, 8 if trial.number < 2 else 256) / 256
+
+    with pytest.warns(UserWarning, match=r"asked for rank from 4 to 8, and the space holds more: .* again"):
+        study.optimize(widening, n_trials=5)
+    assert distinct(study) == len(study.trials) == 2
+    study.optimize(widening, n_trials=3)
+    assert distinct(study) == 5
+
+
 def test_a_knob_with_one_value_is_left_at_it() -> None:
     def objective(trial: optuna.Trial) -> float:
         trial.suggest_categorical("batch_size", [24])  # Optuna gives these itself
