@@ -23,7 +23,7 @@ from loracle.errors import ConfigError, ModelError
 from loracle.meter import release
 from loracle.model import Base, weights_fingerprint
 from loracle.module_tree import ModuleTree
-from loracle.outcomes import one_line, out_of_memory_text
+from loracle.outcomes import one_line, says_no_memory
 from loracle.plan import Plan
 from loracle.positions import codes_restored
 
@@ -95,7 +95,7 @@ def attach(base: Base, plan: Plan) -> Any:
         try:
             return get_peft_model(base.model, _lora_config(base, plan))
         except Exception as error:  # of any kind: what PEFT and torch raise here is about the settings
-            if isinstance(error, MemoryError) or out_of_memory_text(str(error)):
+            if says_no_memory(error):
                 raise
             settings = plan.settings
             dropout = f", dropout {plan.dropout:g}" if plan.dropout else ""
@@ -241,7 +241,7 @@ def reloaded(base: Base, folder: Path) -> Iterator[Any]:
             try:
                 model = PeftModel.from_pretrained(base.model, str(folder))
             except Exception as error:  # of any kind, as `attach` has them
-                if isinstance(error, MemoryError) or out_of_memory_text(str(error)):
+                if says_no_memory(error):
                     raise
                 raise ModelError(
                     f"the adapter in {folder} cannot be loaded by PEFT: {one_line(error)}"

@@ -17,7 +17,7 @@ import torch
 
 from loracle.errors import LoracleError, ModelError
 from loracle.model import Base, Batching
-from loracle.outcomes import one_line, out_of_memory_text
+from loracle.outcomes import one_line, refuse_no_memory
 
 Tokens = Sequence[int] | npt.NDArray[np.integer]
 
@@ -47,11 +47,9 @@ def observed(base: Base, tokens: Tokens, *, writes: bool) -> Base:
         except LoracleError:
             raise
         except Exception as error:  # of any kind: it is the model's own code
-            if isinstance(error, MemoryError) or out_of_memory_text(str(error)):
-                raise ModelError(
-                    f"model: {base.name} leaves no memory on {base.device} to read {_LONG} tokens: "
-                    f"{one_line(error)}"
-                ) from None
+            refuse_no_memory(
+                error, f"model: {base.name} leaves no memory on {base.device} to read {_LONG} tokens"
+            )
             raise ModelError(
                 f"model: {base.name} cannot read or write text from token ids alone: {one_line(error)}"
             ) from None

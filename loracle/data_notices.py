@@ -36,13 +36,9 @@ def about_rows(parts: Parts) -> Iterator[Notice]:
     for first, second in combinations(parts, 2):
         yield from _shared(first, parts[first], second, parts[second])
     copies = {name: len(part) - len({e.content for e in part}) for name, part in parts.items()}
-    if n := sum(copies.values()):
-        yield Notice(
-            "data",
-            "rows_repeated",
-            f"{_by_split(copies, parts)} rows are copies of others in their split, and count each time",
-            n,
-        )
+    yield from _counted(
+        "rows_repeated", copies, parts, "{} rows are copies of others in their split, and count each time"
+    )
     unread = Counter(name for part in parts.values() for example in part for name in example.unread)
     if unread:
         rows = sum(bool(example.unread) for part in parts.values() for example in part)
@@ -74,14 +70,8 @@ def _shared(first: str, ours: Sequence[Example], second: str, theirs: Sequence[E
 
 def about_lengths(dropped: Mapping[str, int], parts: Parts, max_length: int, remedy: str) -> Iterator[Notice]:
     """Rows that are left out for their length."""
-    if n := sum(dropped.values()):
-        yield Notice(
-            "data",
-            "rows_too_long",
-            f"{_by_split(dropped, parts, every=True)} rows have more than {max_length:,} tokens and are left "
-            f"out; {remedy}, or shorten them",
-            n,
-        )
+    text = f"{{}} rows have more than {max_length:,} tokens and are left out; {remedy}, or shorten them"
+    yield from _counted("rows_too_long", dropped, parts, text, every=True)
 
 
 def about_tokens(remarks: Mapping[str, Remarks], parts: Parts) -> Iterator[Notice]:
@@ -102,36 +92,32 @@ def about_tokens(remarks: Mapping[str, Remarks], parts: Parts) -> Iterator[Notic
         said = f"fields of turns that the chat template leaves out: {_listed(fields, 'turn')}"
         yield Notice("data", "turn_fields_not_read", said, fields.total())
     dated = {name: remark.dated for name, remark in remarks.items()}
-    if n := sum(dated.values()):
-        yield Notice(
-            "data",
-            "prompts_dated",
-            f"the chat template writes the date of today into {_by_split(dated, parts)} rows, so a run that "
-            "goes on another day trains on other prompts; templates with a setting for it, such as "
-            "date_string, take it from the rows' chat_template_kwargs",
-            n,
-        )
+    yield from _counted(
+        "prompts_dated",
+        dated,
+        parts,
+        "the chat template writes the date of today into {} rows, so a run that goes on another day trains "
+        "on other prompts; templates with a setting for it, such as date_string, take it from the rows' "
+        "chat_template_kwargs",
+    )
     unknown = {name: remark.unknown for name, remark in remarks.items()}
-    if n := sum(unknown.values()):
-        yield Notice(
-            "data",
-            "characters_unknown",
-            f"{_by_split(unknown, parts)} rows hold characters that the tokenizer does not know, and the "
-            "model reads its sign for the unknown in their place",
-            n,
-        )
+    yield from _counted(
+        "characters_unknown",
+        unknown,
+        parts,
+        "{} rows hold characters that the tokenizer does not know, and the model reads its sign for the "
+        "unknown in their place",
+    )
 
 
 def about_references(going_on: Mapping[str, int], parts: Parts) -> Iterator[Notice]:
     """References that generation cannot write to their end."""
-    if n := sum(going_on.values()):
-        yield Notice(
-            "data",
-            "references_go_on",
-            f"{_by_split(going_on, parts)} references go on behind a stop token, where generation ends, so "
-            "it can never write them whole",
-            n,
-        )
+    yield from _counted(
+        "references_go_on",
+        going_on,
+        parts,
+        "{} references go on behind a stop token, where generation ends, so it can never write them whole",
+    )
 
 
 # -- of numbers of rows -----------------------------------------------------------------------------
@@ -181,6 +167,14 @@ def about_limit(scored: int, n: int) -> Iterator[Notice]:
 
 
 # -- words ------------------------------------------------------------------------------------------
+
+
+def _counted(
+    name: str, counts: Mapping[str, int], parts: Parts, text: str, every: bool = False
+) -> Iterator[Notice]:
+    """A notice of rows counted by split, where there are any; `text` has `{}` in their place."""
+    if n := sum(counts.values()):
+        yield Notice("data", name, text.format(_by_split(counts, parts, every)), n)
 
 
 def _by_split(counts: Mapping[str, int], parts: Parts, every: bool = False) -> str:

@@ -188,12 +188,33 @@ def build_features(
         if stored is not None:
             return finished(stored)
 
-    blocks = _checked_ids(texts, model, extra=1 if learnable_token else 0)
-    sample = _neighbours(space)
+    read = _read_all(texts, model, token, progress, memory_gb * 1e9, half_precision_cache)
+    if not isinstance(read, Tensor):
+        return read
+    if path is not None:
+        write_matrix(path, read)
+    return finished(read)
+
+
+def _read_all(
+    texts: _Texts,
+    model: LanguageModel,
+    token: Tensor | None,
+    progress: Progress | None,
+    memory_bytes: float,
+    half_precision: bool,
+) -> Tensor | Features:
+    """Features (N, d) of all texts; of a decoder with a learnable token, what reads them whenever it moves.
+
+    Raises:
+        PromptError, ModelError: see `build_features`.
+    """
+    blocks = _checked_ids(texts, model, extra=0 if token is None else 1)
+    sample = _neighbours(texts.space)
     tree: TreeReader | None = None
     if isinstance(model, CausalReader):
         trie = build_trie(row for block in blocks for row in block)
-        tree = _read_as_tree(model, trie, texts, sample, token, memory_gb * 1e9, half_precision_cache)
+        tree = _read_as_tree(model, trie, texts, sample, token, memory_bytes, half_precision)
     else:
         for _ in blocks:
             pass
@@ -203,17 +224,11 @@ def build_features(
 
     if tree is not None:
         _refuse_noise(model, sample, lambda numbers: tree.rows(numbers, token), plainly)
-        if learnable_token:
-            return TreeFeatures(tree, progress)
-        matrix = tree.read(None, progress)
-    else:
-        _refuse_noise(model, sample, plainly)
-        if learnable_token and not encoder:
-            return EncodedFeatures(texts, model, progress)
-        matrix = encode_plainly(texts, model, token, progress)
-    if path is not None:
-        write_matrix(path, matrix)
-    return finished(matrix)
+        return tree.read(None, progress) if token is None else TreeFeatures(tree, progress)
+    _refuse_noise(model, sample, plainly)
+    if token is not None and isinstance(model, CausalReader):
+        return EncodedFeatures(texts, model, progress)
+    return encode_plainly(texts, model, token, progress)
 
 
 def encode_plainly(
@@ -318,7 +333,7 @@ def _read_as_tree(
     warnings.warn(
         f"{model.name} cannot read the prompts as a tree ({reason}); every text is read by itself: "
         f"{trie.plain_tokens:,} tokens in place of {len(trie):,}",
-        stacklevel=3,
+        stacklevel=4,
     )
     return None
 

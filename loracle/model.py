@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from loracle.config import RunConfig
 from loracle.device import pick_device, pick_dtype
 from loracle.errors import LoracleError, ModelError
-from loracle.outcomes import one_line, out_of_memory_text
+from loracle.outcomes import one_line, refuse_no_memory
 from loracle.positions import alike
 from loracle.tokens import Encoded
 
@@ -94,10 +94,7 @@ def load_base(config: RunConfig) -> Base:
     except LoracleError:
         raise
     except Exception as error:  # of any kind: files, settings and code of other people
-        if isinstance(error, MemoryError) or out_of_memory_text(str(error)):
-            raise ModelError(
-                f"model: {name!r} does not fit into memory on {device}: {one_line(error)}"
-            ) from None
+        refuse_no_memory(error, f"model: {name!r} does not fit into memory on {device}")
         silence = f" The hub was not asked: {offline}." if offline else ""
         raise ModelError(
             f"model: {name!r} cannot be loaded; give a folder, or the id of a model on the hub.{silence} "

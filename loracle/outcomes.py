@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from loracle.errors import StudyError
+from loracle.errors import ModelError, StudyError
 from loracle.space import Config
 from loracle.trial import Failure, FailureKind, Outcome
 
@@ -37,6 +37,17 @@ _MEMORY_SIGNS = (
 def out_of_memory_text(text: str) -> bool:
     """Whether a message says that memory ran out, on a device or in the system."""
     return any(sign in text for sign in _MEMORY_SIGNS)
+
+
+def says_no_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out."""
+    return isinstance(error, MemoryError) or out_of_memory_text(str(error))
+
+
+def refuse_no_memory(error: BaseException, problem: str) -> None:
+    """Raises ModelError, `problem` and what the exception says, where that is that memory ran out."""
+    if says_no_memory(error):
+        raise ModelError(f"{problem}: {one_line(error)}") from None
 
 
 def crash(error: BaseException) -> Failure:

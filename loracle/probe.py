@@ -41,7 +41,7 @@ from loracle.escape import printable
 from loracle.model import Base, counted_logits
 from loracle.module_tree import ModuleTree
 from loracle.notices import Notice
-from loracle.outcomes import one_line, out_of_memory_text
+from loracle.outcomes import one_line, refuse_no_memory
 from loracle.plan import Plan, plan_training
 from loracle.saved import SavedCheck, two_sequences
 
@@ -244,11 +244,8 @@ class _Step:
         except LoracleError:
             raise
         except Exception as error:  # of any kind: it is the model's own code, with adapters in it
-            if isinstance(error, MemoryError) or out_of_memory_text(str(error)):
-                raise ModelError(
-                    f"model: {base.name} leaves no memory on {base.device} for training on one short "
-                    f"example: {one_line(error)}"
-                ) from None
+            problem = f"leaves no memory on {base.device} for training on one short example"
+            refuse_no_memory(error, f"model: {base.name} {problem}")
             checkpointing = str(settings.gradient_checkpointing).lower()
             raise AdapterRefused(
                 f"training: a step with variant {settings.variant}, targets {listed(settings.targets)}, "

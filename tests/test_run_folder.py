@@ -132,23 +132,35 @@ def test_a_run_into_the_folder_of_its_own_config_is_refused(run_config: Callable
 
 def test_what_a_run_began_is_its_own_at_every_moment(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    require_own(folder)  # not there
+    own = [is_own(folder)]  # not there
     folder.mkdir()
-    require_own(folder)  # made, and killed
+    own.append(is_own(folder))  # made, and killed
     (folder / ".lock").touch()
-    require_own(folder)
+    own.append(is_own(folder))
     (folder / ".lock").write_text("4711")
     (folder / "config.yaml.partial").write_text("mod")
     (folder / "my notes.txt").write_text("which I keep here")
-    require_own(folder)
+    own.append(is_own(folder))
     shared = tmp_path / "shared"  # of an earlier version
     (shared / "machines" / "host-0").mkdir(parents=True)
     (shared / "machines" / "host-0" / ".lock").touch()
-    require_own(shared)
+    own.append(is_own(shared))
     copied = tmp_path / "copied"  # with `cp run/*`
     copied.mkdir()
     shutil.copy(Path(__file__).parent / "journals" / "version-0.1.0.log", copied / "journal.log")
-    require_own(copied)
+    own.append(is_own(copied))
+    assert own == [True] * 6
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "my notes.txt").write_text("which I keep here")
+    assert not is_own(tmp_path / "theirs")
+
+
+def is_own(folder: Path) -> bool:
+    try:
+        require_own(folder)
+    except StudyError:
+        return False
+    return True
 
 
 def test_an_export_that_was_cut_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
