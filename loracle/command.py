@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from loracle.errors import ConfigError
-from loracle.secret import without_references
+from loracle.secret import recorded_arguments, without_references
 
 # What a command may name besides the knobs.
 PLACES = ("folder", "seed", "number", "fraction", "phase")
@@ -34,6 +34,15 @@ def split_command(command: str | Sequence[str]) -> tuple[str, ...]:
     for argument in arguments:
         check_text(argument)
     return arguments
+
+
+def recorded_command(command: str | Sequence[str]) -> str | list[str]:
+    """A command for a file: secrets in it are masked, else it is as it was written."""
+    parts = split_command(command)
+    kept = recorded_arguments(parts)
+    if kept == list(parts):
+        return command if isinstance(command, str) else list(command)
+    return shlex.join(kept) if isinstance(command, str) else kept
 
 
 def check_text(text: str) -> None:

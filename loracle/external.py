@@ -148,7 +148,7 @@ class ExternalObjective:
             "versions": {"loracle": __version__, "python": platform.python_version()},
             "config": call.config,
             **{name: str(v) if isinstance(v, Path) else v for name, v in call.values().items()},
-            "command": trainer.arguments(call) if isinstance(trainer, Command) else None,
+            "command": trainer.shown(call) if isinstance(trainer, Command) else None,
             "function": self._settings.function,
         }
 
@@ -173,6 +173,11 @@ class Command:
         self._result: ResultConfig = settings.result
         self._parts = split_command(settings.command)
         texts = (*self._parts, *map(secret.without_references, settings.environment.values()))
+        if secret.lacks_secrets(self._parts):
+            raise ConfigError(
+                f"objective.command: a secret in it was not recorded ({secret.MASK}); give the config file "
+                "that the run began with"
+            )
         self.used = {name for text in texts for name in placeholders(text)}
         # A `python` that is not to be found elsewhere is the one that runs Loracle.
         self._path = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{Path(sys.executable).parent}"
@@ -187,6 +192,10 @@ class Command:
         """The command of one run."""
         return [fill(part, self._values(call)) for part in self._parts]
 
+    def shown(self, call: Call) -> list[str]:
+        """The same for a file: without secrets."""
+        return [fill(part, self._values(call)) for part in secret.recorded_arguments(self._parts)]
+
     def __call__(self, call: Call) -> Measured | Failure:
         """Runs the command; the time limit and Ctrl-C end it with all that it started."""
         file = self._result.json_file
@@ -195,7 +204,7 @@ class Command:
         arguments = self.arguments(call)
         try:
             with Output(call.folder / "log.txt", self._pattern, call.progress) as output:
-                output.note(f"# {shlex.join(arguments)}\n")
+                output.note(f"# {shlex.join(self.shown(call))}\n")
                 code = self._execute(arguments, call, output)
         except ConfigError as error:  # the pattern takes too long on a line
             return Failure(FailureKind.CRASHED, f"no result: {error}", output.tail[-TAIL:])

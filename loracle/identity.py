@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loracle.command import recorded_command
 from loracle.config import RunConfig, parse_config
 from loracle.errors import StudyError
 from loracle.trial import FailureKind
@@ -138,6 +139,7 @@ def require_common_settings(where: str, name: str, known: Mapping[str, Any], now
     Raises:
         StudyError: they differ.
     """
+    known, now = _masked(known), _masked(now)  # earlier versions recorded the command as it was
     keys = sorted((known.keys() | now.keys()) - _PLACES)  # earlier versions recorded some of these
     first = next((key for key in keys if known.get(key) != now.get(key)), None)
     if first is None:
@@ -167,4 +169,10 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in content.items():
         name = f"{prefix}{key}"
         flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
-    return flat
+    return _masked(flat)
+
+
+def _masked(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without secrets in the command: another key is the same run."""
+    command = flat.get("objective.command")
+    return {**flat, **({"objective.command": recorded_command(command)} if command else {})}

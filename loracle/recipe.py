@@ -14,6 +14,7 @@ from loracle import __version__
 from loracle.command import fill, split_command
 from loracle.config import RunConfig
 from loracle.plan import Plan, plan_training
+from loracle.secret import recorded_arguments
 from loracle.space import Config, Value
 
 _HEAD = """\
@@ -120,6 +121,6 @@ def own_recipe_text(config: RunConfig, chosen: Config, name: str = "winner") -> 
     if config.objective.command is not None:
         values: dict[str, str | Value] = {**chosen, "seed": config.search.seed, "fraction": 1.0}
         values |= {"number": name, "phase": "final", "folder": str(config.output / "final" / name)}
-        parts = split_command(config.objective.command)
+        parts = recorded_arguments(split_command(config.objective.command))
         content["command"] = shlex.join(fill(part, values) for part in parts)
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)

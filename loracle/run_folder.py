@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loracle import secret
+from loracle.command import recorded_command
 from loracle.config import RunConfig, build_space, dump_config, load_config
 from loracle.errors import StudyError
 from loracle.identity import require_same_settings
@@ -136,10 +137,13 @@ def without_secrets(config: RunConfig) -> RunConfig:
     if (storage := config.execution.storage) is not None:
         execution = config.execution.model_copy(update={"storage": secret.recorded(storage)})
         changes["execution"] = execution
-    if config.objective is not None and config.objective.environment:
-        given = config.objective.environment
-        kept = {name: secret.recorded_value(name, value) for name, value in given.items()}
-        changes["objective"] = config.objective.model_copy(update={"environment": kept})
+    if config.objective is not None:
+        given, command = config.objective.environment, config.objective.command
+        kept: dict[str, Any] = {
+            "environment": {name: secret.recorded_value(name, value) for name, value in given.items()},
+            "command": None if command is None else recorded_command(command),
+        }
+        changes["objective"] = config.objective.model_copy(update=kept)
     return config.model_copy(update=changes)
 
 

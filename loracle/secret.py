@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import parse_qsl, unquote
 
 from loracle.errors import ConfigError
@@ -32,6 +32,10 @@ _SECRET_NAMES = re.compile(
     r"|PASSWORD|SECRET|APIKEY",
     re.IGNORECASE,
 )
+_MARKS = re.compile(r"(?:pad|eos|bos|unk|sep|cls|mask|stop)_token", re.IGNORECASE)  # of a tokenizer
+_KEYS = re.compile(
+    r"\b(?:sk|hf|ghp|gho|glpat|xox[bp])[-_][A-Za-z0-9_-]{16,}"
+)  # as well-known services make them
 _PASSWORD_IN_A_URL = re.compile(r"://[^/\s@]*:[^/\s]*@")
 _HARMLESS = re.compile(r"[\w. /\\~%+-]+")
 
@@ -140,6 +144,36 @@ def is_secret(name: str, value: str) -> bool:
 def recorded_value(name: str, value: str) -> str:
     """The value of a variable for a file: a secret one becomes a reference to the variable of that name."""
     return f"${{{_variable(name)}}}" if is_secret(name, value) and not refers(value) else value
+
+
+def recorded_arguments(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command for a file: masked where a value follows a secret name or looks like a key.
+
+    A value with a placeholder is a knob's, whatever the name before it.
+    """
+    found, before = [], ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if equals and _names_a_secret(name) and "{" not in value:
+            argument = f"{name}={MASK}"
+        elif before.startswith("-") and "=" not in before and _names_a_secret(before):
+            argument = argument if argument.startswith("-") or "{" in argument else MASK
+        before = argument
+        argument = re.sub(r"(://[^/\s:@]*):[^/\s{]*@", rf"\1:{MASK}@", argument)
+        found.append(_KEYS.sub(MASK, argument))
+    return found
+
+
+def lacks_secrets(arguments: Sequence[str]) -> bool:
+    """Whether these are arguments as a file keeps them, with masks in the place of secrets."""
+    unmasked = [argument.replace(MASK, "secret") for argument in arguments]
+    triples = zip(arguments, unmasked, recorded_arguments(unmasked), strict=True)
+    return any(MASK in argument and argument == kept != given for argument, given, kept in triples)
+
+
+def _names_a_secret(flag: str) -> bool:
+    name = flag.lstrip("-").replace("-", "_")
+    return bool(_SECRET_NAMES.search(name)) and not _MARKS.search(name)
 
 
 def _harmless(text: str) -> str:

@@ -192,3 +192,34 @@ def test_nothing_is_kept_of_a_storage_that_was_refused(
     written = [file for file in (path.parent / "run").rglob("*") if file.is_file()]
     assert [file.name for file in written if file.name == "config.yaml"] == []
     assert not [file for file in written if b"hunter2" in file.read_bytes()]
+
+
+def test_secrets_in_a_command_are_in_no_file_and_the_run_goes_on(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys\nassert 'sk-hunter2' in sys.argv and 'DB_PASSWORD=hunter2' in sys.argv\n"
+        "print('value', sys.argv[1])\n"
+    )
+    secrets = "--api-key sk-hunter2 DB_PASSWORD=hunter2 --auth-token=hunter2 https://me:hunter2@host/x"
+    path = tmp_path / "config.yaml"
+    content: dict[str, Any] = {
+        "objective": {
+            "command": f"{sys.executable} train.py {{rank}} {secrets} --pad-token pad",
+            "result": {"regex": "value (.*)"},
+            "direction": "maximize",
+        },
+        "space": {"base": "empty", "knobs": {"rank": {"values": [1, 2, 4, 8]}}},
+        "search": {"trials": 2},
+        "execution": {"workers": 0, "storage": f"sqlite:///{tmp_path}/x.db"},
+    }
+    for trials in (2, 3):
+        content["search"]["trials"] = trials
+        path.write_text(yaml.safe_dump(content))
+        result = tune(load_config(path))
+        assert len(result.history.succeeded) == trials
+    run = result.folder
+    for file in (*run.rglob("*"), tmp_path / "x.db"):
+        assert not file.is_file() or b"hunter2" not in file.read_bytes(), file
+    assert "--pad-token pad" in (run / "config.yaml").read_text().replace("\n", " ").replace("  ", " ")
+    with pytest.raises(ConfigError, match="a secret in it was not recorded"):
+        tune(load_config(run / "config.yaml").model_copy(update={"output": tmp_path / "other"}))
