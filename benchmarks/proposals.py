@@ -1,6 +1,7 @@
 """What a proposal costs, from 50 trials to 1,000, and that its approximation costs no quality.
 
     OMP_NUM_THREADS=1 python benchmarks/proposals.py cost      # 1,000 trials of a function, 6,300 candidates
+    OMP_NUM_THREADS=1 python benchmarks/proposals.py first     # one proposal of a fresh process; a minute
     OMP_NUM_THREADS=1 python benchmarks/proposals.py regret    # against a fit to all trials; 12 minutes
 
 `cost` runs whole searches, one trial at a time, and states the processor seconds of a proposal: other work on
@@ -20,6 +21,8 @@ import math
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -101,9 +104,9 @@ def searched(preset: Preset, trials: int, features: FixedFeatures | None = None)
     }
 
 
-def history(n: int) -> History:
+def history(n: int, seed: int = 1) -> History:
     """So many random trials."""
-    rows = np.random.default_rng(1).choice(SPACE.size, n, replace=False)
+    rows = np.random.default_rng(seed).choice(SPACE.size, n, replace=False)
     return History(tuple(Trial(i, int(k), Outcome(score(SPACE.config(int(k))))) for i, k in enumerate(rows)))
 
 
@@ -116,6 +119,37 @@ def single(preset: Preset, sizes: tuple[int, ...], features: FixedFeatures | Non
         return seconds(lambda: propose(SPACE, past, preset, features=features, seed=seed))
 
     return {n: min(once(n, seed) for seed in range(2)) for n in sizes}
+
+
+def first(name: str, n: int, seed: int) -> float:
+    """Processor seconds of the first proposal that a fresh process makes after n random trials.
+
+    Imports are not counted; threads are as the process was started with.
+    """
+    code = (
+        "from dataclasses import replace; import proposals as p;"
+        f"past = p.history({n}, {seed}); preset = replace(p.PRESETS[{name!r}], seed_configs=());"
+        "print(p.seconds(lambda: p.propose(p.SPACE, past, preset)))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+    )
+    return float(ran.stdout)
+
+
+def firsts(repeats: int = 5) -> dict[str, Any]:
+    """`first` after 1,000 trials, a repeat a history: all figures, and their median in references."""
+    unit = reference()
+    found = {}
+    for name in ("default", "numeric"):
+        spent = [first(name, 1000, seed) for seed in range(repeats)]
+        found[name] = {
+            "seconds": [round(s, 3) for s in spent],
+            "median": round(statistics.median(spent), 3),
+            "times_the_reference": round(statistics.median(spent) / unit, 2),
+        }
+        print(name, found[name], flush=True)
+    return {"reference_seconds": round(unit, 4), "presets": found}
 
 
 def sampler(trials: int) -> float:
@@ -172,7 +206,7 @@ def regret(minutes: float, trials: int, candidates: int, at_a_time: int) -> Iter
     torch.set_num_threads(1)
     began = time.monotonic()
     landscapes = load_landscapes(("own",))
-    for seed, landscape in itertools.product(itertools.count(), landscapes):
+    for seed, landscape in ((s, one) for s in itertools.count() for one in landscapes):
         if time.monotonic() - began > 60 * minutes:
             return
         start = Start(landscape, table_space(landscape), FACTORY, seed)
@@ -209,20 +243,24 @@ def regret(minutes: float, trials: int, candidates: int, at_a_time: int) -> Iter
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("part", choices=["cost", "regret"])
+    parser.add_argument("part", choices=["cost", "first", "regret"])
     parser.add_argument("--trials", type=int, help="of a search: 1,000 for cost, 300 for regret")
     parser.add_argument("--minutes", type=float, default=12, help="of regret; a search begun is finished")
     parser.add_argument("--candidates", type=int, default=6000, help="of regret, drawn by the seed")
     parser.add_argument("--at-a-time", type=int, default=10, help="trials of regret that are chosen together")
     options = parser.parse_args()
+    threads = os.environ.get("OMP_NUM_THREADS", "all")
     about = {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, one thread",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, threads: {threads}",
         "versions": {name: version(name) for name in ("loracle", "torch", "numpy", "scipy", "optuna")}
         | {"python": platform.python_version()},
     }
     if options.part == "cost":
         _write("cost", about | cost(options.trials or 1000))
+        return
+    if options.part == "first":
+        _write(f"first proposal, threads: {threads}", about | firsts())
         return
     about |= {"candidates": options.candidates, "at_a_time": options.at_a_time}
     rows: list[dict[str, Any]] = []
