@@ -21,9 +21,9 @@ from scipy.stats import norm
 from search import about, checkpoints, observe
 from search_methods import FACTORY, LoracleMethod, Start, ensemble, table_space
 
-from loracle.ensemble import EnsembleSettings, fit_ensemble
-from loracle.prior import describe
-from loracle.surrogate import transform_outputs
+from loracle.search.ensemble import EnsembleSettings, fit_ensemble
+from loracle.search.language_gp import transform_outputs
+from loracle.search.prior import describe
 
 FIRST, LEVEL = 6, 0.8
 OUTPUT = Path(__file__).parent / "results" / "calibration.json"

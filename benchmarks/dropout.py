@@ -21,10 +21,10 @@ from memory import make_data
 from micro_batch import make_llama
 from speed import about
 
-from loracle import train
-from loracle.config import TrainingConfig
-from loracle.dropout import ExampleDropout, Masks
-from loracle.train import train_adapter
+from loracle.config.settings import TrainingConfig
+from loracle.training import loop as train
+from loracle.training.loop import train_adapter
+from loracle.training.model.dropout import ExampleDropout, Masks
 
 SHAPES = ((8 * 20, 64), (8 * 128, 256), (8 * 128, 1024), (8 * 128, 4096))  # rows, features
 WIDTHS = ((64, 2), (256, 4))  # of a training's model, and layers

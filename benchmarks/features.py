@@ -29,12 +29,12 @@ import torch
 import transformers
 from tokenizers import pre_tokenizers, processors
 
-from loracle.config import LanguageConfig
-from loracle.device import pick_device
-from loracle.features import TreeFeatures, build_features, noise_floor
-from loracle.language import CausalReader, load_language_model
-from loracle.prompt import Prompt, load_prompt
-from loracle.space import SearchSpace, default_space, paper_space
+from loracle.config.device import pick_device
+from loracle.config.settings import LanguageConfig
+from loracle.language.features import TreeFeatures, build_features, noise_floor
+from loracle.language.prompt import Prompt, load_prompt
+from loracle.language.reader import CausalReader, load_language_model
+from loracle.records.space import SearchSpace, default_space, paper_space
 
 RESULTS = Path(__file__).parent / "results" / "features.json"
 SHAPES: dict[str, dict[str, int]] = {
@@ -227,7 +227,7 @@ def measure(
 
 
 def neighbours(space: SearchSpace) -> list[tuple[int, int]]:
-    from loracle.features import _neighbours
+    from loracle.language.features import _neighbours
 
     return _neighbours(space)
 

@@ -31,7 +31,7 @@ from scipy.stats import spearmanr
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor  # type: ignore[import-untyped]
 from sklearn.model_selection import KFold  # type: ignore[import-untyped]
 
-from loracle.space import Knob, SearchSpace, Value, paper_space
+from loracle.records.space import Knob, SearchSpace, Value, paper_space
 
 HERE = Path(__file__).parent
 OWN = HERE / "landscapes"

@@ -40,11 +40,11 @@ from landscape_tasks import BASES, TASKS, LandscapeTask, make_base, write_data
 from scipy.stats import qmc
 from transformers import logging as transformers_logging
 
-from loracle.config import RunConfig
-from loracle.metrics import score
-from loracle.objective import TrainingObjective
-from loracle.outcomes import write_atomically
-from loracle.space import Knob, SearchSpace
+from loracle.config.settings import RunConfig
+from loracle.records.outcome_files import write_atomically
+from loracle.records.space import Knob, SearchSpace
+from loracle.training.metrics import score
+from loracle.training.objective import TrainingObjective
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "landscapes"

@@ -43,10 +43,10 @@ from sklearn.gaussian_process.kernels import (  # type: ignore[import-untyped]
 )
 from torch import Tensor, nn
 
-from loracle.features import Features, FixedFeatures, build_features
-from loracle.prior import Inputs, Prior, covariance, describe
-from loracle.prompt import load_prompt
-from loracle.surrogate import SurrogateSettings, fit_surrogate, transform_outputs
+from loracle.language.features import Features, FixedFeatures, build_features
+from loracle.language.prompt import load_prompt
+from loracle.search.language_gp import SurrogateSettings, fit_surrogate, transform_outputs
+from loracle.search.prior import Inputs, Prior, covariance, describe
 
 OUTPUT = Path(__file__).parent / "results" / "language.json"
 COUNTS = (3, 6, 10, 20, 30)

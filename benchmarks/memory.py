@@ -27,12 +27,12 @@ import numpy as np
 import torch
 import transformers
 
-from loracle.config import TrainingConfig
-from loracle.footprint import Sizes, count_footprint, training_growth, training_tensors
-from loracle.meter import meter_of
-from loracle.model import Base, _has_masked_logits, weights_fingerprint
-from loracle.tokens import Encoded
-from loracle.train import train_adapter
+from loracle.config.settings import TrainingConfig
+from loracle.training.dataset.tokens import Encoded
+from loracle.training.loop import train_adapter
+from loracle.training.memory.equations import Sizes, count_footprint, training_growth, training_tensors
+from loracle.training.memory.measurement import meter_of
+from loracle.training.model.base_model import Base, _has_masked_logits, weights_fingerprint
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"vocab_size": 16_000, "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8}

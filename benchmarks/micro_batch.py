@@ -20,12 +20,12 @@ import torch
 import transformers
 from speed import about
 
-from loracle.config import TrainingConfig
-from loracle.footprint import Sizes
-from loracle.memory import fast_micro_batch
-from loracle.model import Base, _has_masked_logits, weights_fingerprint
-from loracle.tokens import Encoded
-from loracle.train import Step, train_adapter
+from loracle.config.settings import TrainingConfig
+from loracle.training.dataset.tokens import Encoded
+from loracle.training.loop import Step, train_adapter
+from loracle.training.memory.equations import Sizes
+from loracle.training.memory.plan import fast_micro_batch
+from loracle.training.model.base_model import Base, _has_masked_logits, weights_fingerprint
 
 WIDTHS = ((32, 2, 100), (96, 2, 500), (256, 4, 8000), (512, 2, 8000))  # width, layers, vocabulary
 LENGTHS = ((10, 30), (40, 120), (200, 400))  # tokens of the shortest and the longest example

@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from loracle.calls import Call
-from loracle.config import parse_config
-from loracle.external import Command
+from loracle.config.settings import parse_config
+from loracle.own_trainer.call import Call
+from loracle.own_trainer.objective import Command
 
 LOG = 3_100_000  # bytes, at most
 KINDS: dict[str, tuple[Callable[[int], str], str]] = {  # name: (line i, pattern)

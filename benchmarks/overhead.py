@@ -25,10 +25,10 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from loracle.config import RunConfig, load_config
-from loracle.events import Event, PhaseStarted, TrialFinished, TrialStarted
-from loracle.run_folder import trial_folder
-from loracle.tune import tune
+from loracle.config.settings import RunConfig, load_config
+from loracle.records.events import Event, PhaseStarted, TrialFinished, TrialStarted
+from loracle.run.folder import trial_folder
+from loracle.run.tune import tune
 
 RESULTS = Path(__file__).parent / "results" / "overhead.json"
 

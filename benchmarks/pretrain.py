@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from landscape_data import OWN, Floats, load_landscapes, measured_space, read_rows
 
-from loracle.prior import SHIPPED, Prior, covariance, describe
-from loracle.space import SearchSpace
-from loracle.surrogate import transform_outputs
+from loracle.records.space import SearchSpace
+from loracle.search.language_gp import transform_outputs
+from loracle.search.prior import SHIPPED, Prior, covariance, describe
 
 STEPS, SAMPLES, SIZES = 1500, 16, (4, 6, 8, 12, 16, 24, 32)
 RATE, DECAY = 5e-3, 1e-2

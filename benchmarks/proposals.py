@@ -34,12 +34,12 @@ import numpy as np
 import optuna
 import torch
 
-from loracle.ensemble import EnsembleSettings
-from loracle.features import FixedFeatures
-from loracle.optimizer import PRESETS, Optimizer, Preset, propose
-from loracle.sampler import LoracleSampler
-from loracle.space import Config, Knob, SearchSpace
-from loracle.trial import History, Outcome, Trial
+from loracle.language.features import FixedFeatures
+from loracle.records.space import Config, Knob, SearchSpace
+from loracle.records.trial import History, Outcome, Trial
+from loracle.search.ensemble import EnsembleSettings
+from loracle.search.optimizer import PRESETS, Optimizer, Preset, propose
+from loracle.search.sampler import LoracleSampler
 
 RESULTS = Path(__file__).parent / "results" / "proposals.json"
 AT = (50, 200, 400, 800, 1000)  # trials before a proposal

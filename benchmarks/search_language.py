@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from search_methods import LoracleMethod, Method, Start
 
-from loracle.config import LanguageConfig
-from loracle.features import FixedFeatures
-from loracle.language import SentenceReader, load_language_model
-from loracle.optimizer import GOOD_PRACTICE, PRESETS, Preset
-from loracle.prompt import load_prompt
-from loracle.surrogate import SurrogateSettings
+from loracle.config.settings import LanguageConfig
+from loracle.language.features import FixedFeatures
+from loracle.language.prompt import load_prompt
+from loracle.language.reader import SentenceReader, load_language_model
+from loracle.search.language_gp import SurrogateSettings
+from loracle.search.optimizer import GOOD_PRACTICE, PRESETS, Preset
 
 FEATURES = Path(__file__).parent / "results" / "features"
 Pooling = Literal["mean", "first"]

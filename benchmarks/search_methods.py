@@ -26,12 +26,12 @@ from landscape_data import Landscape
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from pretrain import make
 
-from loracle.acquisition import log_expected_improvement
-from loracle.features import Features
-from loracle.optimizer import GOOD_PRACTICE, PRESETS, Preset, propose, ranking, seed_indices
-from loracle.prior import SHIPPED
-from loracle.space import SearchSpace
-from loracle.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.language.features import Features
+from loracle.records.space import SearchSpace
+from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.search.acquisition import log_expected_improvement
+from loracle.search.optimizer import GOOD_PRACTICE, PRESETS, Preset, propose, ranking, seed_indices
+from loracle.search.prior import SHIPPED
 
 SAME_SEEDS, FACTORY = "same seeds", "factory"
 PRIORS = Path(__file__).parent / "results" / "priors"  # made anew where absent

@@ -57,10 +57,10 @@ def choosing() -> dict[str, float]:
     from micro_batch import make_llama
 
     from loracle import default_space
-    from loracle.config import TrainingConfig
-    from loracle.memory import Observation, build_memory_model
-    from loracle.optimizer import get_preset, propose
-    from loracle.trial import History, Outcome, Trial
+    from loracle.config.settings import TrainingConfig
+    from loracle.records.trial import History, Outcome, Trial
+    from loracle.search.optimizer import get_preset, propose
+    from loracle.training.memory.plan import Observation, build_memory_model
 
     space = default_space()
     model = build_memory_model(make_llama(32, 2), TrainingConfig(), make_data(8, 32, 8))

@@ -10,43 +10,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # so that editors and type checkers know the names too
     from loracle.errors import LoracleError as LoracleError
-    from loracle.optimizer import Optimizer as Optimizer
-    from loracle.sampler import LoracleSampler as LoracleSampler
-    from loracle.space import Knob as Knob
-    from loracle.space import SearchSpace as SearchSpace
-    from loracle.space import default_space as default_space
-    from loracle.space import paper_space as paper_space
-    from loracle.trial import Failure as Failure
-    from loracle.trial import FailureKind as FailureKind
-    from loracle.trial import History as History
-    from loracle.trial import Outcome as Outcome
-    from loracle.trial import Trial as Trial
+    from loracle.records.space import Knob as Knob
+    from loracle.records.space import SearchSpace as SearchSpace
+    from loracle.records.space import default_space as default_space
+    from loracle.records.space import paper_space as paper_space
+    from loracle.records.trial import Failure as Failure
+    from loracle.records.trial import FailureKind as FailureKind
+    from loracle.records.trial import History as History
+    from loracle.records.trial import Outcome as Outcome
+    from loracle.records.trial import Trial as Trial
+    from loracle.search.optimizer import Optimizer as Optimizer
+    from loracle.search.sampler import LoracleSampler as LoracleSampler
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Failure": "trial",
-    "FailureKind": "trial",
-    "FixedFeatures": "features",
-    "History": "trial",
-    "Knob": "space",
+    "Failure": "records.trial",
+    "FailureKind": "records.trial",
+    "FixedFeatures": "language.features",
+    "History": "records.trial",
+    "Knob": "records.space",
     "LoracleError": "errors",
-    "LoracleSampler": "sampler",
-    "Optimizer": "optimizer",
-    "Outcome": "trial",
-    "PRESETS": "optimizer",
-    "Preset": "optimizer",
-    "RunConfig": "config",
-    "SearchSpace": "space",
-    "Trial": "trial",
-    "build_features": "features",
-    "default_space": "space",
-    "load_config": "config",
-    "load_language_model": "language",
-    "load_prompt": "prompt",
-    "paper_space": "space",
-    "propose": "optimizer",
-    "tune": "tune",
+    "LoracleSampler": "search.sampler",
+    "Optimizer": "search.optimizer",
+    "Outcome": "records.trial",
+    "PRESETS": "search.optimizer",
+    "Preset": "search.optimizer",
+    "RunConfig": "config.settings",
+    "SearchSpace": "records.space",
+    "Trial": "records.trial",
+    "build_features": "language.features",
+    "default_space": "records.space",
+    "load_config": "config.settings",
+    "load_language_model": "language.reader",
+    "load_prompt": "language.prompt",
+    "paper_space": "records.space",
+    "propose": "search.optimizer",
+    "tune": "run.tune",
 }
 
 __all__ = ["__version__", *_HOME]

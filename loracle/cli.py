@@ -20,7 +20,7 @@ from loracle import __version__
 from loracle.errors import LoracleError
 
 if TYPE_CHECKING:
-    from loracle.config import RunConfig
+    from loracle.config.settings import RunConfig
 
 app = typer.Typer(
     name="loracle",
@@ -52,7 +52,7 @@ def main() -> None:
     try:
         app()
     except LoracleError as error:
-        from loracle.console import error_line
+        from loracle.commands.console import error_line
 
         sys.stderr.write(error_line(error))
         sys.exit(2)
@@ -77,8 +77,8 @@ def init(
     ] = None,
 ) -> None:
     """Write a commented config to start from."""
-    from loracle.console import console, say
-    from loracle.new_config import write_config
+    from loracle.commands.console import console, say
+    from loracle.config.new_file import write_config
 
     for name in write_config(path, model, train):
         say(console(), f"not there yet: {name}")
@@ -119,8 +119,8 @@ def worker(
     ] = None,
 ) -> None:
     """Search together with other machines on one database; then `loracle tune` trains the winner."""
-    from loracle.console import console, say
-    from loracle.tune import counted, work
+    from loracle.commands.console import console, say
+    from loracle.run.tune import counted, work
 
     settings = _settings(config, trials, output, workers=workers, storage=storage)
     with _live(settings.metric) as listen:
@@ -137,8 +137,8 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Try everything on a tiny model that comes with Loracle: a few minutes on a CPU, no downloads."""
-    from loracle.console import console, say
-    from loracle.demo_folder import make_demo
+    from loracle.commands.console import console, say
+    from loracle.commands.demo_folder import make_demo
 
     config = make_demo(folder)
     say(console(errors=True), f"a normal run: loracle tune {shlex.quote(str(config))}")
@@ -148,12 +148,12 @@ def demo(
 @app.command()
 def show(run: RunFolder, as_json: AsJson = False) -> None:
     """List the trials of a run as a table."""
-    from loracle.console import console, say_json, say_notices, say_table
-    from loracle.notices import as_json as notices_as_json
-    from loracle.notices import read_notices
-    from loracle.run_folder import open_run
-    from loracle.study import read_history
-    from loracle.tables import history_json, history_table
+    from loracle.commands.console import console, say_json, say_notices, say_table
+    from loracle.records.notices import as_json as notices_as_json
+    from loracle.records.notices import read_notices
+    from loracle.report.tables import history_json, history_table
+    from loracle.run.folder import open_run
+    from loracle.run.storage.study import read_history
 
     config, space = open_run(run)
     history = read_history(config.output, space, config.execution.storage)
@@ -177,10 +177,10 @@ def proxy(
     as_json: AsJson = False,
 ) -> None:
     """Measure how well training subsets rank configs, by training some on subsets and on everything."""
-    from loracle.config import load_config
-    from loracle.console import console, say, say_json, say_table
-    from loracle.proxy import check_proxy, parse_fractions
-    from loracle.tables import proxy_table
+    from loracle.commands.console import console, say, say_json, say_table
+    from loracle.config.settings import load_config
+    from loracle.report.tables import proxy_table
+    from loracle.run.proxy import check_proxy, parse_fractions
 
     settings = load_config(config)
     shares = parse_fractions(fractions)
@@ -200,10 +200,10 @@ def export(
     destination: Annotated[Path, typer.Argument(help="Folder to write.")] = Path("adapter"),
 ) -> None:
     """Write the winning adapter and its settings for another tool."""
-    from loracle.console import console, say
+    from loracle.commands.console import console, say
     from loracle.errors import StudyError
-    from loracle.export import export_peft
-    from loracle.run_folder import open_run
+    from loracle.export.peft import export_peft
+    from loracle.run.folder import open_run
 
     settings, _ = open_run(run)
     if settings.objective is not None:
@@ -220,9 +220,9 @@ def cache(
     """Show what features are kept between runs, or remove them."""
     from datetime import datetime
 
-    from loracle.console import console, say, say_json
-    from loracle.features import cache_entries, clear_cache
-    from loracle.prepare import cache_folder
+    from loracle.commands.console import console, say, say_json
+    from loracle.language.features import cache_entries, clear_cache
+    from loracle.run.prepare import cache_folder
 
     folder = cache_folder()
     freed = clear_cache(folder) if clear else 0
@@ -241,10 +241,10 @@ def cache(
 @app.command()
 def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
     """Check device, memory, data, model, space and prompts before anything costs money."""
-    from loracle.config import load_config
-    from loracle.console import console, say_json, say_parts
-    from loracle.doctor import examine
-    from loracle.notices import as_json as notices_as_json
+    from loracle.commands.console import console, say_json, say_parts
+    from loracle.commands.doctor import examine
+    from loracle.config.settings import load_config
+    from loracle.records.notices import as_json as notices_as_json
 
     settings = load_config(config)
     _quiet()
@@ -268,7 +268,7 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
 
 def _settings(path: Path, trials: int | None, output: Path | None, **execution: Any) -> RunConfig:
     """The config in a file, with what the command line changes."""
-    from loracle.config import load_config, resolve_storage
+    from loracle.config.settings import load_config, resolve_storage
 
     config = load_config(path)
     changes: dict[str, Any] = {}
@@ -299,11 +299,11 @@ def _require_text(config: RunConfig) -> None:
 
 
 def _tune(config: RunConfig, as_json: bool) -> None:
-    from loracle.console import console, say, say_json, say_notices, say_parts, say_table
-    from loracle.notices import as_json as notices_as_json
-    from loracle.tables import comparison_json, comparison_rows
-    from loracle.tune import tune as run
-    from loracle.verdict import verdict_lines
+    from loracle.commands.console import console, say, say_json, say_notices, say_parts, say_table
+    from loracle.records.notices import as_json as notices_as_json
+    from loracle.report.tables import comparison_json, comparison_rows
+    from loracle.report.verdict import verdict_lines
+    from loracle.run.tune import tune as run
 
     with _live(config.metric) as listen:
         result = run(config, listen)
@@ -326,7 +326,7 @@ def _tune(config: RunConfig, as_json: bool) -> None:
 @contextmanager
 def _live(metric: str) -> Iterator[Any]:
     """A listener that shows progress on stderr: a bar on a terminal, plain lines elsewhere."""
-    from loracle.display import Display
+    from loracle.commands.display import Display
 
     _quiet()
     try:

@@ -20,8 +20,8 @@ from small_tokenizers import make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from loracle.cli import main
-from loracle.config import RunConfig
-from loracle.model import Base, load_base
+from loracle.config.settings import RunConfig
+from loracle.training.model.base_model import Base, load_base
 
 torch.set_num_threads(1)
 # No test asserts a time: hypothesis would, with 200 ms for an example.

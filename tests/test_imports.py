@@ -8,10 +8,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from places import PACKAGE
 
-import loracle
-
-PACKAGE = Path(loracle.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 SEARCH = {

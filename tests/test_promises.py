@@ -14,10 +14,10 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from places import ROOT, TESTS
 
-from loracle.config import DataConfig
+from loracle.config.settings import DataConfig
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Part of a statement: tests, as file::function.
@@ -37,8 +37,8 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_proxy::test_check_proxy_trains_each_config_once",
     ),
     "The language-guided search of": (
-        "test_surrogate::test_the_paper_preset_starts_as_published",
-        "test_surrogate::test_the_paper_preset_learns_at_the_published_rates",
+        "test_language_gp::test_the_paper_preset_starts_as_published",
+        "test_language_gp::test_the_paper_preset_learns_at_the_published_rates",
         "test_trie::test_tree_equals_one_forward_a_text",
         "test_trie::test_no_token_is_computed_twice",
     ),
@@ -54,14 +54,14 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_tokens::test_loss_counts_the_completion_and_its_end",
         "test_tokens::test_text_is_learnt_whole_but_for_its_first_token",
         "test_chat::test_every_assistant_turn_counts",
-        "test_rows::test_every_format_gives_the_same_examples",
+        "test_files::test_every_format_gives_the_same_examples",
     ),
     "Every row is trained whole": (
         "test_fuzz_data::test_every_row_is_whole_or_counted",
         "test_fuzz_data::test_any_fields_are_read_told_of_or_refused",
-        "test_data::test_rows_of_one_prompt_stay_on_one_side",
-        "test_data_notices::test_rows_shared_with_train_are_told_with_counts",
-        "test_data_notices::test_a_run_tells_of_its_data_where_the_user_looks",
+        "test_splits::test_rows_of_one_prompt_stay_on_one_side",
+        "test_dataset_notices::test_rows_shared_with_train_are_told_with_counts",
+        "test_dataset_notices::test_a_run_tells_of_its_data_where_the_user_looks",
     ),
     "A config needs little": ("test_readme::test_yaml_blocks_are_valid_configs",),
     "`loracle tune` shows every trial": (
@@ -86,21 +86,21 @@ PROMISES: dict[str, tuple[str, ...]] = {
     ),
     "When the search ends": (
         "test_tune::test_winner_and_standard_are_scored_on_the_same_test_items",
-        "test_report::test_says_how_much_was_really_trained_and_scored_on",
+        "test_markdown::test_says_how_much_was_really_trained_and_scored_on",
     ),
     "A gain is claimed only where": (
         "test_verdict::test_a_gain_is_claimed_where_the_interval_excludes_zero",
         "test_verdict::test_no_gain_is_claimed_where_the_interval_holds_zero",
-        "test_final::test_best_holds_the_standard_settings_where_they_are_better",
+        "test_final_training::test_best_holds_the_standard_settings_where_they_are_better",
     ),
     "| `best/` |": (
-        "test_final::test_best_is_complete_and_reads_as_the_hub_reads_it",
+        "test_final_training::test_best_is_complete_and_reads_as_the_hub_reads_it",
         "test_recipe::test_the_installed_libraries_read_it_back",
     ),
-    "| `final/` |": ("test_final::test_an_adapter_of_a_final_training_that_is_gone_is_made_again",),
+    "| `final/` |": ("test_final_training::test_an_adapter_of_a_final_training_that_is_gone_is_made_again",),
     "| `report.md`, `progress.png` |": (
         "test_tune::test_a_run_leaves_everything_a_user_needs",
-        "test_report::test_says_what_was_found_and_how",
+        "test_markdown::test_says_what_was_found_and_how",
     ),
     "| `trials/0007/` |": ("test_objective::test_a_trial_writes_everything_that_explains_it",),
     "| `config.yaml`, `journal.log` |": (
@@ -111,7 +111,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "`loracle show RUN` lists trials": (
         "test_cli::test_tune_show_export",
         "test_cli::test_proxy",
-        "test_export::test_copies_adapter_and_recipe",
+        "test_export_peft::test_copies_adapter_and_recipe",
     ),
     "`--json` prints one JSON object": ("test_cli::test_tune_json_is_one_object",),
     # -- use the search alone
@@ -133,10 +133,10 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "In your own loop": ("test_readme::test_python_blocks_run",),
     # -- runs that nothing breaks
     "Trials run in worker processes": (
-        "test_workers::test_one_warm_worker_serves_trial_after_trial",
-        "test_workers::test_crashed_and_lost_trials_are_run_once_more",
-        "test_workers::test_a_worker_that_stands_still_is_replaced",
-        "test_workers::test_a_worker_that_grows_is_replaced_without_a_failure",
+        "test_local_workers::test_one_warm_worker_serves_trial_after_trial",
+        "test_local_workers::test_crashed_and_lost_trials_are_run_once_more",
+        "test_local_workers::test_a_worker_that_stands_still_is_replaced",
+        "test_local_workers::test_a_worker_that_grows_is_replaced_without_a_failure",
     ),
     "Out of memory is tried again": (
         "test_objective::test_out_of_memory_is_tried_again_in_smaller_parts",
@@ -151,15 +151,15 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_identity::test_free_memory_at_the_start_of_another_session_changes_no_proposal",
     ),
     "Ctrl-C, a closed terminal or kill -9": (
-        "test_workers::test_no_process_outlives_its_driver",
-        "test_workers::test_no_process_outlives_a_closed_terminal",
+        "test_local_workers::test_no_process_outlives_its_driver",
+        "test_local_workers::test_no_process_outlives_a_closed_terminal",
         "test_tune::test_kill_9_at_several_moments_changes_nothing",
     ),
     "Several machines and Ray": (
-        "test_worker::test_two_machines_give_the_history_of_one",
-        "test_ray_workers::test_failures_are_dealt_with_on_the_node_and_files_come_back",
+        "test_work::test_two_machines_give_the_history_of_one",
+        "test_ray_cluster::test_failures_are_dealt_with_on_the_node_and_files_come_back",
     ),
-    "Your own training script": ("test_external::test_what_the_page_shows_is_valid",),
+    "Your own training script": ("test_own_trainer::test_what_the_page_shows_is_valid",),
     # -- how it works
     "Every combination of the knobs' values is a candidate": (
         "test_space::test_index_and_config_are_a_bijection",
@@ -185,7 +185,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_optimizer::test_recommendation_by_observation_and_by_posterior_mean",
     ),
     "A trial trains on a nested subset, 10 % by default": (
-        "test_data::test_proxies_are_nested_and_large_enough",
+        "test_splits::test_proxies_are_nested_and_large_enough",
         "test_promises::test_a_tenth_is_the_default_proxy",
     ),
     "| `default` | no |": ("test_optimizer::test_presets_by_name",),
@@ -210,7 +210,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     ),
     # -- compared with, requirements
     "| Loracle | a prior fitted": (
-        "test_workers::test_a_run_survives_every_failure",
+        "test_local_workers::test_a_run_survives_every_failure",
         "test_tune::test_kill_9_at_several_moments_changes_nothing",
         "test_tune::test_winner_and_standard_are_scored_on_the_same_test_items",
     ),
@@ -224,8 +224,8 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_architectures::test_the_table_of_the_documentation_is_this_one",
     ),
     "Model weights are read from safetensors only": (
-        "test_language::test_only_safetensors_are_loaded",
-        "test_config::test_defaults_are_as_documented",
+        "test_reader::test_only_safetensors_are_loaded",
+        "test_settings::test_defaults_are_as_documented",
     ),
 }
 
@@ -265,7 +265,8 @@ def statements(page: str) -> list[str]:
 
 @cache
 def functions_in(name: str) -> frozenset[str]:
-    tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8"))
+    (path,) = TESTS.rglob(f"{name}.py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
 
 
@@ -292,7 +293,7 @@ def test_the_tests_of_a_promise_exist(part: str) -> None:
 
 def test_the_prior_is_as_small_as_it_says() -> None:
     (kilobytes,) = map(int, re.findall(r"\((\d+) kB, made by", README))
-    sizes = [path.stat().st_size for path in Path(str(files("loracle") / "priors")).glob("*")]
+    sizes = [path.stat().st_size for path in Path(str(files("loracle.search") / "priors")).glob("*")]
     assert [round(size / 1000) for size in sizes] == [kilobytes]
 
 

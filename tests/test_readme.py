@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from places import ROOT
 from pydantic import BaseModel
 
-from loracle.config import KnobConfig, RunConfig, build_space, load_config, parse_config
-from loracle.prompt import load_prompt
-from loracle.space import default_space
+from loracle.config.settings import KnobConfig, RunConfig, build_space, load_config, parse_config
+from loracle.language.prompt import load_prompt
+from loracle.records.space import default_space
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loracle.tokens import Encoded
+from loracle.training.dataset.tokens import Encoded
 
 
 def counted_text(encoded: Encoded, tokenizer: Any, i: int = 0) -> str:

@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from loracle.config import load_config
-from loracle.events import Event, TrialFinished
-from loracle.tune import tune
+from loracle.config.settings import load_config
+from loracle.records.events import Event, TrialFinished
+from loracle.run.tune import tune
 
 
 def resident(pid: int) -> int:

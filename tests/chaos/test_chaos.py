@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loracle.run_folder import open_run
-from loracle.study import read_history
-from loracle.trial import FailureKind, History, Trial
-from loracle.tune import counted
+from loracle.records.trial import FailureKind, History, Trial
+from loracle.run.folder import open_run
+from loracle.run.storage.study import read_history
+from loracle.run.tune import counted
 
 pytestmark = pytest.mark.slow
 

@@ -79,7 +79,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     """Installs the faults as soon as the trainer is imported."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name != "loracle.objective":
+        if name != "loracle.training.objective":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -1,0 +1,115 @@
+"""Live progress of a run on stderr: one line a finished trial and, on a terminal, bars below."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from loracle.commands.console import console as plain_console
+from loracle.commands.console import say, say_notices
+from loracle.records.events import Event, Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
+from loracle.records.trial import Trial
+from loracle.report.wording import show_config, show_duration, show_loss, show_score
+from loracle.text import escape
+
+_ROOM_FOR_CONFIGS = 120  # columns of a terminal that shows the config beside the bar
+_LONGEST_TITLE = 34  # characters
+
+
+class Display:
+    """Shows events. Use as a context manager; `show` takes them one by one.
+
+    On a terminal there is a bar for each trial that is running, or for the phase.
+    """
+
+    def __init__(self, metric: str, console: Console | None = None) -> None:
+        self._metric = metric
+        self._console = console or plain_console(errors=True)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}", markup=False),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._bars: dict[int | None, TaskID] = {}  # by the number of the trial; None: the phase's
+        self._left: list[str] = []  # how long it will take, once that is known
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, event: Event) -> None:
+        """Shows one event."""
+        match event:
+            case PhaseStarted(text=text, number=number):
+                say(self._console, text, "bold")
+                for old in [bar for bar in self._bars if number is None or bar is None or bar >= 0]:
+                    self._remove(old)
+                for old in [bar for bar in self._bars if self._is_full(bar)]:  # its training has ended
+                    self._remove(old)
+                self._add(number, text, visible=False)
+            case Noticed(notice=notice):
+                say_notices(self._console, [notice])
+            case TrialStarted(done=done, budget=budget, config=config, number=number):
+                self._remove(None)
+                note = [show_config(config)] if self._console.width >= _ROOM_FOR_CONFIGS else []
+                self._add(number, f"trial {done + 1}/{budget}", ", ".join([*note, *self._left]))
+            case Step(done=done, total=total, loss=loss, number=number) if number in self._bars:
+                bar = self._bars[number]
+                self._progress.update(bar, completed=done, total=total or None, visible=True)
+                if loss is not None:
+                    self._progress.update(bar, loss=f"loss {show_loss(loss, 3)}")
+            case TrialFinished():
+                self._remove(event.trial.number)
+                self._finished(event)
+
+    def _add(self, number: int | None, text: str, note: str = "", *, visible: bool = True) -> None:
+        self._remove(number)
+        title = escape.printable(text, _LONGEST_TITLE)
+        note = escape.printable(note)
+        self._bars[number] = self._progress.add_task(title, total=None, loss="", note=note, visible=visible)
+
+    def _is_full(self, number: int | None) -> bool:
+        task = next(task for task in self._progress.tasks if task.id == self._bars[number])
+        return task.finished
+
+    def _remove(self, number: int | None) -> None:
+        if number in self._bars:
+            self._progress.remove_task(self._bars.pop(number))
+
+    def _finished(self, event: TrialFinished) -> None:
+        self._left = [f"about {show_duration(event.seconds_left)} left"]
+        outcome = event.trial.outcome
+        assert outcome is not None
+        is_best = event.best is not None and event.best.index == event.trial.index
+        style = "red" if outcome.failure else "green" if is_best else ""
+        head = f"{event.done:>4}/{event.budget}  "
+        score = f"{_score(event.trial, self._metric):>13}"
+        rest = f"  best {_score(event.best, self._metric)}  {outcome.seconds:5.1f} s"
+        config = f"  {show_config(event.config)}"
+        width = len(head) + len(score) + len(rest) + len(config)
+        line = Text.assemble(head, (score, style), rest)
+        if self._console.is_terminal and width > self._console.width:
+            config = f"\n{'':>{len(head) - 2}}{config}"
+        self._console.print(line.append(escape.lines(config)), soft_wrap=True)
+
+
+def _score(trial: Trial | None, metric: str) -> str:
+    if trial is None or trial.outcome is None:
+        return "-"
+    if trial.outcome.value is None:
+        return str(trial.outcome.failure.kind) if trial.outcome.failure else "-"
+    return show_score(trial.outcome.value, metric)

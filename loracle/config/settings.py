@@ -1,0 +1,547 @@
+"""The settings of a run: one YAML file, validated in full before anything costs money.
+
+Every section is a frozen pydantic model, so the same names serve the YAML file and Python code. Errors name
+the file, the line and the key. Paths in a file are relative to that file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from loracle.config.placeholders import check_environment, check_names, check_placeholders, split_command
+from loracle.config.yaml_file import YamlError, dump, parse, read_text
+from loracle.errors import ConfigError, SpaceError
+from loracle.records.space import Knob, Scale, SearchSpace, Value, default_space, paper_space
+from loracle.text.escape import printable
+from loracle.text.patterns import Pattern
+
+
+def _no_truth(value: Any) -> Any:
+    """Refuses `true` and `false`, which Python takes for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("input should be a number, not true or false")
+    return value
+
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+Number = Annotated[Value, BeforeValidator(_no_truth)]  # of a knob
+_MANY = 1000  # processes, GPUs or threads: beyond it is a slip
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys, infinite numbers, and truth for numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        return value if bool in (annotation, *get_args(annotation)) else _no_truth(value)
+
+
+class DataConfig(Section):
+    """Where the examples are, how they are split, and how large the proxy is."""
+
+    train: Path
+    validation: Path | None = None
+    test: Path | None = None
+    format: Literal["auto", "jsonl", "json", "csv", "parquet"] = "auto"
+    validation_fraction: Share = 0.1
+    test_fraction: Share = 0.1
+    proxy: Fraction = 0.1
+    proxy_minimum: Count = 200  # examples
+    validation_limit: Count | None = 500  # examples scored in each trial
+    max_length: Count = 512  # tokens
+    too_long: Literal["drop", "error"] = "drop"
+
+
+_SHOWN = 200  # characters of a key or value in an error
+_SECRET = (["objective", "environment"], ["execution", "storage"])  # values that no error shows
+
+# Files that Loracle writes into a trial's folder.
+_OURS = re.compile(r"((outcome|provenance|attempt-\d+)\.json(\.partial)?|log(-\d+)?\.txt)(/|$)")
+
+NO_DATA = DataConfig(train=Path())  # of a run whose trainer has its own
+
+
+class TrainingConfig(Section):
+    """What every trial shares. A knob of the same name in the space overrides a setting here."""
+
+    epochs: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    # Sequences in memory at once, at most; the effective batch is a knob. auto: as many as are fast, and fit.
+    micro_batch: Count | Literal["auto"] = "auto"
+    warmup_fraction: Share = 0.03
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    variant: Literal["lora", "rslora", "dora", "pissa"] = "lora"
+    gradient_checkpointing: bool = False
+    divergence_factor: Annotated[float, Field(gt=1)] = 3.0  # x the first loss
+
+    @property
+    def largest_micro_batch(self) -> int:
+        """The micro-batch where nobody plans with memory, in sequences."""
+        return 8 if self.micro_batch == "auto" else self.micro_batch
+
+
+class ScoringConfig(Section):
+    """How a trained model is scored on validation and test examples."""
+
+    metric: Literal["loss", "exact_match", "choice_accuracy"] = "loss"
+    answer_pattern: str | None = None  # regex; its first group (or whole match) is the answer
+    choices: list[str] | None = None  # for choice_accuracy, where examples have no `choices` of their own
+    max_new_tokens: Count = 64
+    batch_size: Count = 64  # sequences
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _pattern_is_valid(cls, value: str | None) -> str | None:
+        if value is not None:
+            _compile(value)
+        return value
+
+
+class LanguageConfig(Section):
+    """Which language model reads the prompts, and how."""
+
+    model: str = "same"  # same | none | minilm | a folder | a hub id
+    kind: Literal["auto", "causal", "encoder"] = "auto"
+    prompt: str = "auto"  # a version in loracle/prompts or a file; auto: short for sentence encoders
+    layer: int = -1  # hidden state: 0 is the embedding, -1 the last
+    learnable_token: bool | None = None  # None: as the preset says
+    batch_size: Count = 32  # texts, where they are read one by one
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of a model loaded for reading only
+    memory_gb: Annotated[float, Field(gt=0)] = 2.0  # beyond the model, while reading all candidates
+    half_precision_cache: bool = False  # keep keys and values of a float32 model in bfloat16
+
+
+class ResultConfig(Section):
+    """Where a command leaves its result: a number in a JSON file in `{folder}`, or in what it prints."""
+
+    json_file: str | None = Field(default=None, alias="json")
+    key: str = "value"  # dots go into nested mappings and lists
+    regex: str | None = None  # its first group (or whole match) in a line; the last match counts
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_file(cls, content: Any) -> Any:
+        if isinstance(content, dict) and content.get("json") is None and content.get("regex") is None:
+            return {**content, "json": "result.json"}
+        return content
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> ResultConfig:
+        if self.json_file is not None and self.regex is not None:
+            raise ValueError("needs either json (a file name) or regex, not both")
+        if self.regex is not None and self.key != "value":
+            raise ValueError("key names a number in a JSON file; with regex it would do nothing")
+        if self.json_file is not None:
+            path = Path(self.json_file)
+            if not path.name or path.is_absolute() or ".." in path.parts or "\0" in self.json_file:
+                raise ValueError(f"json is a file inside the trial's folder; got {self.json_file!r}")
+            if _OURS.match(str(path)):
+                raise ValueError(f"json: Loracle itself writes {path} there; let the command write another")
+        if self.regex is not None:
+            _compile(self.regex)
+        return self
+
+
+def _compile(pattern: str) -> None:
+    try:
+        Pattern(pattern, "not a regular expression")
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+class ObjectiveConfig(Section):
+    """A trainer of the user's own in place of the built-in one: a command or a Python function."""
+
+    command: str | list[str] | None = None  # with placeholders, such as {learning_rate} and {folder}
+    function: str | None = None  # package.module:function or path/to/file.py:function
+    result: ResultConfig | None = None  # of a command; None: `value` in result.json
+    direction: Literal["maximize", "minimize"]
+    fraction: Fraction = 0.1  # what {fraction} is in a trial; 1 in the final run
+    time_limit: Annotated[float, Field(gt=0)] | None = None  # seconds a run of the command
+    environment: dict[str, str] = {}  # added to the command's; ${NAME} is a variable of Loracle's own
+    working_folder: Path = Path()  # where the command runs, and where modules are found
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_result(cls, content: Any) -> Any:
+        if isinstance(content, dict) and content.get("command") and content.get("result") is None:
+            return {**content, "result": {}}
+        return content
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> ObjectiveConfig:
+        if (self.command is None) == (self.function is None):
+            raise ValueError("needs either command or function")
+        if self.function is not None:
+            source, _, name = self.function.rpartition(":")
+            if not name.isidentifier() or not source or "\0" in source:
+                raise ValueError(f"function is package.module:name or file.py:name; got {self.function!r}")
+            for setting in ("result", "time_limit", "environment"):
+                if getattr(self, setting):
+                    raise ValueError(
+                        f"{setting} belongs to a command; a function returns its result, and runs in a "
+                        "worker, whose limit is execution.time_limit"
+                    )
+        for name, value in self.environment.items():
+            if not name or set(name) & set("=\0") or "\0" in value:
+                raise ValueError(f"environment: {name!r} cannot be the name of a variable with this value")
+        try:
+            check_environment(self.environment)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+class ExecutionConfig(Section):
+    """Where trials run, and when one is given up."""
+
+    workers: Annotated[int, Field(ge=0, le=_MANY)] = 1  # processes; 0: this very one, nothing is isolated
+    # Where there are GPUs. None: 1, and all that can be seen, in equal shares, for an own trainer's workers.
+    gpus_per_trial: Annotated[int, Field(ge=0, le=_MANY)] | None = None
+    executor: Literal["local", "ray"] = "local"
+    time_limit: Annotated[float, Field(gt=0)] | None = None  # seconds a trial
+    stall_limit: Annotated[float, Field(gt=0)] = 900.0  # seconds without a sign of life
+    memory_growth_gb: Annotated[float, Field(gt=0)] = 1.0  # then a worker is replaced between trials
+    # None: a journal in the run folder; else sqlite:///, postgresql:// or ${NAME}, a variable that holds it.
+    storage: str | None = None
+
+
+class SearchConfig(Section):
+    """How configs are chosen."""
+
+    preset: Literal["default", "numeric", "language", "paper"] = "default"
+    trials: Count = 30
+    seed: Annotated[int, Field(ge=0)] = 0
+    seed_configs: list[dict[str, Number]] | None = None  # None: as the preset says
+
+
+class KnobConfig(Section):
+    """A knob as written in a file."""
+
+    values: list[Number]
+    scale: Scale = "linear"
+    explanation: str = ""
+
+
+class SpaceConfig(Section):
+    """A search space as written in a file: knobs replace or extend those of `base`."""
+
+    base: Literal["default", "paper", "empty"] = "default"
+    knobs: dict[str, KnobConfig] = {}
+    remove: list[str] = []
+    constraints: list[str] | None = None  # None: those of `base`
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    model: str
+    data: DataConfig
+    output: Path = Path("run")
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    trust_remote_code: bool = False
+    threads: Annotated[int, Field(gt=0, le=_MANY)] | None = None  # CPU threads; None: all
+    space: SpaceConfig = SpaceConfig()
+    objective: ObjectiveConfig | None = None
+    training: TrainingConfig = TrainingConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    language: LanguageConfig = LanguageConfig()
+    search: SearchConfig = SearchConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    standard: dict[str, Number] | None = {
+        "rank": 16,
+        "alpha": 32,
+        "dropout": 0.05,
+        "learning_rate": 2e-4,
+        "batch_size": 16,
+    }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_trainers_need_no_model(cls, content: Any) -> Any:
+        if isinstance(content, dict) and content.get("objective") is not None:
+            content = {"model": "", "data": NO_DATA, "standard": None} | content
+            language = content.get("language", {})
+            if not content["model"] and isinstance(language, dict):
+                content["language"] = {"model": "none"} | language
+        return content
+
+    @property
+    def metric(self) -> str:
+        """What a value is, for people: a metric, or `value` or `cost` (less is better) of an own trainer."""
+        if self.objective is None:
+            return self.scoring.metric
+        return "cost" if self.objective.direction == "minimize" else "value"
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _space_by_name(cls, value: Any) -> Any:
+        return {"base": value} if isinstance(value, str) else value
+
+    @field_validator("language")
+    @classmethod
+    def _same_needs_a_model(cls, value: LanguageConfig, info: ValidationInfo) -> LanguageConfig:
+        own = info.data.get("objective") is not None
+        if own and value.model == "same" and not info.data.get("model"):
+            raise ValueError(
+                "model: same is the model being tuned, and this run names none; "
+                "use minilm, none or a model of your choice"
+            )
+        return value
+
+    @field_validator("standard")
+    @classmethod
+    def _standard_is_complete(
+        cls, value: dict[str, Value] | None, info: ValidationInfo
+    ) -> dict[str, Value] | None:
+        if info.data.get("objective") is not None:
+            return _standard_of_own_trainer(value, info.data.get("space"))
+        if value is None:
+            raise ValueError("needs values")
+        for name in ("rank", "dropout", "learning_rate", "batch_size"):
+            if name not in value:
+                raise ValueError(f"needs a value for {name}")
+        if ("alpha" in value) == ("alpha_ratio" in value):
+            raise ValueError("needs either alpha or alpha_ratio")
+        for name in ("rank", "batch_size"):
+            if value[name] < 1 or not float(value[name]).is_integer():
+                raise ValueError(f"{name} is a whole number from 1 up; got {value[name]}")
+        if not 0 < value["learning_rate"] < float("inf"):
+            raise ValueError(f"learning_rate is above 0; got {value['learning_rate']}")
+        if not 0 <= value["dropout"] < 1:
+            raise ValueError(f"dropout is from 0 up to, but not including, 1; got {value['dropout']}")
+        return value
+
+    @field_validator("objective")
+    @classmethod
+    def _trainer_fits_the_space(
+        cls, value: ObjectiveConfig | None, info: ValidationInfo
+    ) -> ObjectiveConfig | None:
+        if value is None or (space := info.data.get("space")) is None:
+            return value
+        names = build_space(space).names
+        try:
+            check_names(names)
+            if value.command is not None:
+                check_placeholders(split_command(value.command), names, value.environment)
+        except ConfigError as error:
+            raise ValueError(f"{'command' if value.command is not None else 'function'}: {error}") from None
+        return value
+
+    @field_validator("space")
+    @classmethod
+    def _space_can_be_built(cls, value: SpaceConfig) -> SpaceConfig:
+        try:
+            build_space(value)
+        except SpaceError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+
+def _standard_of_own_trainer(
+    value: dict[str, Value] | None, space: SpaceConfig | None
+) -> dict[str, Value] | None:
+    if value is not None and space is not None:
+        try:
+            build_space(space).nearest(value)
+        except SpaceError as error:
+            raise ValueError(str(error)) from None
+    return value
+
+
+def build_space(
+    settings: SpaceConfig, *, batch_multiple: int = 1, batch_limit: int | None = None
+) -> SearchSpace:
+    """The search space that `settings` describe, on devices that realise batches as stated.
+
+    Raises:
+        SpaceError: a knob or constraint is wrong, or every batch size exceeds `batch_limit`.
+    """
+    base = {"default": default_space, "paper": paper_space}.get(settings.base)
+    found = base() if base else None
+    knobs = {knob.name: knob for knob in found.knobs} if found else {}
+    for name in settings.remove:
+        if name not in knobs:
+            raise SpaceError(f"space.remove: there is no knob {name!r} in the {settings.base} space")
+        del knobs[name]
+    for name, knob in settings.knobs.items():
+        knobs[name] = Knob(name, tuple(knob.values), knob.scale, knob.explanation)
+    constraints = (
+        tuple(settings.constraints)
+        if settings.constraints is not None
+        else (found.constraints if found else ())
+    )
+    space = SearchSpace(tuple(knobs.values()), constraints, batch_multiple, batch_limit)
+    if batch_limit is not None and "batch_size" in space.names:
+        smallest = int(space["batch_size"].values[0])
+        if smallest > batch_limit:
+            raise SpaceError(
+                f"impossible batch: the smallest batch_size of the space is {smallest}, but a trial has "
+                f"only {batch_limit} training examples; add smaller values or raise data.proxy"
+            )
+    return space
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """Reads and validates a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or breaks a rule (`file:line: key: rule`).
+    """
+    path = Path(path)
+    try:
+        text = read_text(path)
+    except YamlError as error:
+        raise ConfigError(f"{error.place(path)}: {error}") from None
+    config = parse_config(text, source=str(path))
+    return resolve_paths(config, path.parent)
+
+
+def parse_config(text: str, source: str = "config") -> RunConfig:
+    """Validates the text of a YAML file; `source` names it in errors. Raises like `load_config`."""
+    try:
+        content, node = parse(text)
+    except YamlError as error:
+        raise ConfigError(f"{error.place(source)}: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{source}: a config is a mapping of keys to values; see `loracle init`")
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, node, source)) from None
+
+
+def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
+    """`config` with every local path made absolute, seen from `folder`."""
+    changes: dict[str, Any] = {"output": (folder / config.output).resolve()}
+    if config.data != NO_DATA:
+        paths = {name: getattr(config.data, name) for name in ("train", "validation", "test")}
+        found = {name: (folder / path).resolve() for name, path in paths.items() if path is not None}
+        changes["data"] = config.data.model_copy(update=found)
+    if config.model and _exists(folder / config.model, folder=True):
+        changes["model"] = str((folder / config.model).resolve())
+    if config.objective is not None:
+        where = (folder / config.objective.working_folder).resolve()
+        changes["objective"] = config.objective.model_copy(update={"working_folder": where})
+    language: dict[str, str] = {}
+    for name in ("model", "prompt"):
+        value = getattr(config.language, name)
+        if value not in ("same", "none", "minilm") and _exists(folder / value):
+            language[name] = str((folder / getattr(config.language, name)).resolve())
+    changes["language"] = config.language.model_copy(update=language)
+    if config.execution.storage is not None:
+        storage = resolve_storage(config.execution.storage, folder)
+        changes["execution"] = config.execution.model_copy(update={"storage": storage})
+    return config.model_copy(update=changes)
+
+
+def _exists(path: Path, *, folder: bool = False) -> bool:
+    try:
+        return path.is_dir() if folder else path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def resolve_storage(url: str, folder: Path) -> str:
+    """`url` with the path of a SQLite file made absolute, seen from `folder`."""
+    path = url.removeprefix("sqlite:///")
+    if path == url or path[:1] in ("", "/", ":"):
+        return url
+    return f"sqlite:///{(folder / path).resolve()}"
+
+
+def dump_config(config: RunConfig) -> str:
+    """The YAML text of a config, every default written out; `parse_config` gives the same config back."""
+    content = config.model_dump(mode="json")
+    if config.objective is not None:  # what was not given
+        if not config.model:
+            del content["model"]
+        if config.data == NO_DATA:
+            del content["data"]
+    return dump(content)
+
+
+def _explain(error: ValidationError, node: yaml.Node | None, source: str) -> str:
+    """The first error of a validation as `file:line: key: rule`; a misspelt key before the one it lacks."""
+    errors = error.errors(include_url=False)
+    first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
+    location = _place(first["loc"])
+    line = _line(node, location)
+    key = printable(".".join(str(part) for part in location), _SHOWN)
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return f"{source}:{line}: unknown key {key!r}; {hint}"
+    rules = [e["msg"].removeprefix("Value error, ") for e in errors if _place(e["loc"]) == location]
+    message = " or ".join(rule[:1].lower() + rule[1:] for rule in dict.fromkeys(rules))
+    given = first.get("input")
+    shown = f"; got {given!r}" if isinstance(given, str | int | float) else ""
+    if location[:2] in _SECRET:
+        shown = ""
+    return f"{source}:{line}: {key}: {printable(message, 1000)}{printable(shown, _SHOWN)}"
+
+
+def _place(location: tuple[int | str, ...]) -> list[int | str]:
+    """Where in the file an error is. Pydantic adds the branch of a union, which users have no key for."""
+    return [
+        part
+        for part in location
+        if part not in ("int", "float") and not str(part).startswith(("literal[", "list["))
+    ]
+
+
+def _known_keys(location: list[int | str]) -> list[str]:
+    """Keys that a section of the file may have."""
+    section: type[BaseModel] = RunConfig
+    for part in location:
+        if section is SpaceConfig and part == "knobs":
+            section = KnobConfig
+        elif (field := section.model_fields.get(str(part))) is not None:
+            for annotation in (field.annotation, *get_args(field.annotation)):  # get_args: of `X | None`
+                if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                    section = annotation
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _line(node: yaml.Node | None, location: list[int | str]) -> int:
+    """Line of the deepest part of `location` that the file has, from 1."""
+    line = 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(part):
+                    line, node = key.start_mark.line + 1, value
+                    break
+            else:
+                return line
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            return line
+    return line

@@ -1,0 +1,169 @@
+"""A worker: holds an objective, with its base model, and runs one job after the other.
+
+Started by `process.py` as `python -P worker_process.py FD`. It talks to its driver over the socket FD,
+one JSON object a line: first the run's config comes in, then jobs. Out go `hello`, `ready`, `progress`,
+`alive`, `done`, or `refused` where the user's input is wrong. Its guard ends it when the driver has gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import importlib.util
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+_SECONDS_BETWEEN_SIGNS = 0.5
+_PREFERRED_VICTIM = 500  # of 1000: who the kernel should kill first when memory runs out
+
+
+class _Driver:
+    """The other end of the socket."""
+
+    def __init__(self, handle: int) -> None:
+        os.set_inheritable(handle, False)  # for programs that a trial starts
+        self._socket = socket.socket(fileno=handle)
+        self._lines = self._socket.makefile("r", encoding="utf-8")
+        self._lock = threading.Lock()  # signs of life come from a thread of their own
+
+    def tell(self, **message: Any) -> None:
+        with self._lock:
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def hear(self) -> dict[str, Any]:
+        """The next message. Raises EOFError when the driver has gone."""
+        line = self._lines.readline()
+        if not line:
+            raise EOFError
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+
+def main() -> None:
+    """Serves jobs until the driver closes the socket."""
+    faulthandler.enable()  # a crash leaves its stack in the log
+    faulthandler.register(signal.SIGUSR1)  # and so does a worker that hangs, when it is asked
+    with contextlib.suppress(OSError):  # Linux alone has it
+        Path("/proc/self/oom_score_adj").write_text(str(_PREFERRED_VICTIM))  # rather than the driver
+    driver = _Driver(int(sys.argv[1]))
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError, EOFError):
+        driver.tell(kind="hello", pid=os.getpid())
+        _serve(driver)
+
+
+def _serve(driver: _Driver) -> None:
+    from loracle.config.settings import RunConfig
+    from loracle.errors import LoracleError
+    from loracle.execution.local import Job
+    from loracle.own_trainer.objective import load_objective
+
+    threading.Thread(target=_show_life, args=(driver, threading.get_ident()), daemon=True).start()
+    config = RunConfig.model_validate(driver.hear())
+    log = os.dup(2)
+    try:
+        objective = load_objective(config)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: looking for garbage among it takes a tenth of a second a trial
+        driver.tell(kind="ready")
+        while True:
+            job = Job.from_json(driver.hear())
+            _open_standard_streams(log)
+            outcome = job.run(objective, _reporter(driver))
+            driver.tell(kind="done", outcome=asdict(outcome), bytes=memory_bytes())
+    except LoracleError as error:
+        driver.tell(kind="refused", error=type(error).__name__, message=str(error))
+    except ConnectionError:
+        raise
+    except OSError as error:  # a trial's own are outcomes; this is a run folder that cannot be written
+        message = f"{error.filename or config.output}: {error.strerror or error}"
+        driver.tell(kind="refused", error="StudyError", message=message)
+
+
+def _open_standard_streams(log: int) -> None:
+    """Opens those that a trial has closed: else the next file that is opened takes their place."""
+    with contextlib.suppress(OSError):  # it has closed everything
+        for handle in (0, 1, 2):
+            try:
+                os.fstat(handle)
+            except OSError:
+                os.dup2(log, handle)
+
+
+def memory_bytes() -> int:
+    """Memory that this process keeps between trials, in bytes: resident, and allocated on a CUDA device."""
+    gc.collect()
+    torch = sys.modules.get("torch")  # without it there is nothing on a device
+    used: int = torch.cuda.memory_allocated() if torch is not None else 0  # 0 without CUDA
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # no such thing here, as on macOS
+        return used
+    return used + pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _reporter(driver: _Driver) -> Callable[[int, int, float | None], None]:
+    """Sends progress, at most twice a second, and the last step always."""
+    next_time = 0.0
+
+    def report(step: int, total: int, loss: float | None) -> None:
+        nonlocal next_time
+        now = time.monotonic()
+        if now >= next_time or step == total:
+            next_time = now + _SECONDS_BETWEEN_SIGNS
+            driver.tell(kind="progress", step=step, total=total, loss=loss)
+
+    return report
+
+
+def _show_life(driver: _Driver, main_thread: int) -> None:
+    """Says `alive` while the main thread moves: while it is not where it was a moment ago.
+
+    Loading and scoring report no steps, and may take long. A call that never returns says nothing, and
+    neither does one that keeps Python from running this.
+    """
+    before: list[tuple[int, int]] = []
+    with contextlib.suppress(OSError):  # the driver has gone
+        while True:
+            time.sleep(_SECONDS_BETWEEN_SIGNS)
+            now = _place(sys._current_frames().get(main_thread))
+            if now != before:
+                driver.tell(kind="alive")
+            before = now
+
+
+def _place(frame: FrameType | None) -> list[tuple[int, int]]:
+    """Where a thread is: function and instruction, from the inside out."""
+    place = []
+    while frame is not None:
+        place.append((id(frame.f_code), frame.f_lasti))
+        frame = frame.f_back
+    return place
+
+
+def _take_package_of_driver() -> None:
+    """Imports the package that this file is in, wherever it lies, and whatever else is installed."""
+    folder = Path(__file__).parent.parent
+    found = importlib.util.spec_from_file_location(
+        "loracle", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert found is not None
+    assert found.loader is not None
+    package = importlib.util.module_from_spec(found)
+    sys.modules["loracle"] = package
+    found.loader.exec_module(package)
+
+
+if __name__ == "__main__":
+    _take_package_of_driver()
+    main()

@@ -1,0 +1,70 @@
+"""What a run tells whoever listens, as it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from loracle.records.notices import Notice
+from loracle.records.space import Config
+from loracle.records.trial import Trial
+
+
+@dataclass(frozen=True)
+class PhaseStarted:
+    """A new part of the run begins; `text` says which, for people. `number`: of the final training it is."""
+
+    text: str
+    number: int | None = None
+
+
+@dataclass(frozen=True)
+class Noticed:
+    """Something that the user must see; told once, before anything is trained where that is possible."""
+
+    notice: Notice
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    """A trial begins: how many have finished, the budget, its config, and its own number."""
+
+    done: int
+    budget: int
+    config: Config
+    number: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Work went on: `done` of `total` steps or candidates, `loss` while training, of trial `number`."""
+
+    done: int
+    total: int
+    loss: float | None = None
+    number: int | None = None
+
+
+@dataclass(frozen=True)
+class TrialFinished:
+    """A trial has ended.
+
+    Attributes:
+        trial: with its outcome.
+        config: that it trained.
+        best: the best success so far.
+        done: trials that count towards the budget.
+        budget: how many there will be.
+        seconds_left: estimate for the rest of the search, in seconds.
+    """
+
+    trial: Trial
+    config: Config
+    best: Trial | None
+    done: int
+    budget: int
+    seconds_left: float
+
+
+Event = PhaseStarted | Noticed | TrialStarted | Step | TrialFinished
+Listener = Callable[[Event], None]

@@ -1,0 +1,110 @@
+"""The frozen records that the search half and the work half exchange. They keep what they promise, no more.
+
+A *trial* is one training of one config; an *outcome* is what it gave: a value, or a typed failure.
+Values are scores, and larger is better everywhere inside the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import isfinite
+
+from loracle.text.escape import printable
+
+_LINE = 600  # characters of a message
+
+
+class FailureKind(StrEnum):
+    """Why a trial gave no value. How the search treats each is decided in `optimizer.py`."""
+
+    OUT_OF_MEMORY = "out_of_memory"
+    DIVERGED = "diverged"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+    LOST = "lost"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A typed failure: its kind, one line for people, and the end of the traceback if there was one.
+
+    The line is harmless wherever it is shown, whatever a program printed; the traceback is as it came.
+    """
+
+    kind: FailureKind
+    message: str
+    traceback_tail: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", printable(self.message, _LINE))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial gave. Exactly one of `value` and `failure` is set.
+
+    Attributes:
+        value: the score to maximise.
+        metrics: every scalar that was measured, by name (`validation_loss`, `exact_match`, ...).
+        seconds: wall-clock time of the whole trial, in seconds.
+        failure: why there is no value.
+    """
+
+    value: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    failure: Failure | None = None
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.failure is None):
+            raise ValueError(
+                f"an outcome has either a value or a failure; got value={self.value}, failure={self.failure}"
+            )
+        if self.value is not None and not isfinite(self.value):
+            raise ValueError(f"a value must be finite; got {self.value}: record it as a diverged failure")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of one config. `outcome` is None while it is pending.
+
+    Attributes:
+        number: position in the run, from 0.
+        index: the config's index in its search space, which is its identity.
+        outcome: what it gave.
+    """
+
+    number: int
+    index: int
+    outcome: Outcome | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was cut short from outside: then it says nothing and counts for nothing."""
+        failure = self.outcome.failure if self.outcome else None
+        return failure is not None and failure.kind is FailureKind.INTERRUPTED
+
+
+@dataclass(frozen=True)
+class History:
+    """All trials so far, in the order they were started."""
+
+    trials: tuple[Trial, ...] = ()
+
+    @property
+    def pending(self) -> tuple[Trial, ...]:
+        """Trials that are still running."""
+        return tuple(t for t in self.trials if t.outcome is None)
+
+    @property
+    def finished(self) -> tuple[Trial, ...]:
+        """Trials with an outcome, good or failed."""
+        return tuple(t for t in self.trials if t.outcome is not None)
+
+    @property
+    def succeeded(self) -> tuple[Trial, ...]:
+        """Trials with a value."""
+        return tuple(t for t in self.trials if t.outcome is not None and t.outcome.value is not None)

@@ -1,0 +1,56 @@
+"""What a run leaves to be used: `best/`, the adapter with its tokenizer, recipe and card; or `best.yaml`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from loracle.config.settings import RunConfig
+from loracle.records.outcome_files import write_atomically
+from loracle.records.sizes import Sizes
+from loracle.report.model_card import model_card
+from loracle.report.recipe import own_recipe_text, recipe, recipe_text
+from loracle.report.verdict import Comparison
+from loracle.training.model.adapter import move_files
+
+
+def final_folder(output: Path, name: str) -> Path:
+    """Where a final training's files are; `name` is `winner` or `standard`."""
+    return output / "final" / name
+
+
+def final_adapter(output: Path, name: str) -> Path:
+    """Where a final training leaves its adapter and the tokenizer."""
+    return final_folder(output, name) / "adapter"
+
+
+def write_best(config: RunConfig, comparison: Comparison, sizes: Sizes | None) -> Path | None:
+    """Writes what a user should use, of the better one of winner and standard; None if neither was trained.
+
+    `best/` is made beside its place and moved file by file, so that no file in it is ever half written, and
+    what else is in it stays.
+
+    Args:
+        config: of the run.
+        comparison: says whose settings are the better ones.
+        sizes: of a run with the built-in trainer; None: the trainer is the user's own.
+    """
+    chosen, outcome = comparison.sides[comparison.best]
+    if sizes is None:
+        path = config.output / "best.yaml"
+        write_atomically(path, own_recipe_text(config, chosen, comparison.best))
+        return path
+    if outcome.failure is not None:
+        return None
+    folder = config.output / "best"
+    partial = folder.with_name("best.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(final_adapter(config.output, comparison.best), partial)
+    saved = json.loads((partial / "adapter_config.json").read_text(encoding="utf-8"))
+    weights = saved.get("target_parameters") or []
+    content = recipe(config, chosen, sizes.train, outcome.metrics, weights)
+    write_atomically(partial / "recipe.yaml", recipe_text(content))
+    write_atomically(partial / "README.md", model_card(config, comparison, sizes, content))
+    move_files(partial, folder)
+    return folder

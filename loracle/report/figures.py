@@ -1,0 +1,120 @@
+"""The figure of a run: scores in the order of trials, and against each knob."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from loracle.records.space import SearchSpace
+from loracle.records.trial import History, Trial
+from loracle.report.wording import LESS_IS_BETTER, metric_name, reading, show_value
+
+Floats = npt.NDArray[np.float64]
+
+_BLUE, _ORANGE, _GREY = "#2a6fbb", "#d9822b", "#9a9a9a"
+_FAR = 5.0  # interquartile ranges from the middle half: beyond, a score is drawn at the edge
+_HUGE = 1e30  # larger scores are drawn in powers of ten, so that axes can be computed
+_TICKS = 12  # values of a knob that are labelled at most
+_PANELS_IN_A_ROW = 6
+
+
+def write_figure(path: Path, space: SearchSpace, history: History, metric: str) -> None:
+    """Draws the scores in the order of trials, and against each knob, as a PNG."""
+    done = [trial for trial in history.finished if not trial.interrupted]
+    scored = [(i, trial) for i, trial in enumerate(done) if trial.outcome and trial.outcome.value is not None]
+    values, power = _scaled(np.array([reading(_value(trial), metric) for _, trial in scored], dtype=float))
+    label = "validation loss" if metric == "loss" else metric_name(metric)
+    label += f", in 1e{power}" if power else ""
+    rows = math.ceil(len(space.knobs) / _PANELS_IN_A_ROW)
+    columns = min(len(space.knobs), _PANELS_IN_A_ROW)
+    figure = Figure(figsize=(11, 3.4 + 2.6 * rows), layout="constrained")
+    grid = figure.add_gridspec(1 + rows, columns, height_ratios=(1.3, *[1] * rows))
+    top = figure.add_subplot(grid[0, :])
+    numbers = np.array([i + 1 for i, _ in scored])
+    failed = [i + 1 for i, trial in enumerate(done) if trial.outcome and trial.outcome.failure]
+    _draw_trials(top, numbers, values, failed, less=metric in LESS_IS_BETTER)
+    top.set(xlabel="trial", ylabel=label)
+    configs = [space.config(trial.index) for _, trial in scored]
+    for place, knob in enumerate(space.knobs):
+        axes = figure.add_subplot(grid[1 + place // columns, place % columns])
+        at = [knob.position(config[knob.name]) for config in configs]
+        axes.scatter(at, _clipped(values)[0], color=_BLUE, s=16, alpha=0.8)
+        shown = range(0, len(knob.values), math.ceil(len(knob.values) / _TICKS))
+        labels = [show_value(knob.values[i]) for i in shown]
+        turned = len(labels) > 5 or max(map(len, labels)) > 5
+        axes.set_xticks(list(shown), labels, rotation=90 if turned else 0, fontsize=8)
+        axes.set_xlim(-0.5, len(knob.values) - 0.5)
+        axes.set_xlabel(knob.name, parse_math=False)
+        axes.tick_params(labelleft=place % columns == 0)
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # letters that the font lacks
+        figure.savefig(path, dpi=120)
+
+
+def _draw_trials(axes: Axes, numbers: Floats, values: Floats, failed: list[int], *, less: bool) -> None:
+    shown, low, high = _clipped(values)
+    if len(values):
+        axes.scatter(numbers, shown, color=_BLUE, s=26, label="trial", zorder=3)
+        best = np.minimum.accumulate(shown) if less else np.maximum.accumulate(shown)
+        axes.step(numbers, best, where="post", color=_ORANGE, label="best score so far")
+    far = (values > high) | (values < low)
+    if far.any():
+        axes.scatter(
+            numbers[far],
+            shown[far],
+            marker="D",
+            facecolors="none",
+            edgecolors=_ORANGE,
+            s=60,
+            zorder=4,
+            label=f"{int(far.sum())} beyond the scale",
+        )
+    if failed:
+        worst = 0.0 if not len(values) else float(shown.max() if less else shown.min())
+        axes.scatter(failed, [worst] * len(failed), marker="x", color=_GREY, label="failed")
+    if len(values) or failed:
+        axes.legend(frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _scaled(values: Floats) -> tuple[Floats, int]:
+    """Values of a size that axes can be computed for, and the power of ten that they are in."""
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest < _HUGE:
+        return values, 0
+    middle = float(np.sort(np.abs(values))[len(values) // 2])  # a mean of two could overflow
+    if 0 < middle < _HUGE:  # a few are huge: they go to the edge
+        return np.clip(values, -_HUGE, _HUGE), 0
+    power = math.floor(math.log10(largest))
+    return values / 10.0**power, power
+
+
+def _clipped(values: Floats) -> tuple[Floats, float, float]:
+    """Values with those far from the others moved to the edge, and the two edges.
+
+    One diverged score of 1e8 would otherwise press all others into one line.
+    """
+    if len(values) < 4:
+        return values, -math.inf, math.inf
+    first, third = np.percentile(values, [25, 75])
+    reach = _FAR * (third - first)
+    if reach == 0:
+        return values, -math.inf, math.inf
+    low, high = float(first - reach), float(third + reach)
+    return np.clip(values, low, high), low, high
+
+
+def _value(trial: Trial) -> float:
+    assert trial.outcome is not None
+    assert trial.outcome.value is not None
+    return trial.outcome.value

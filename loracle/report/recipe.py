@@ -1,0 +1,126 @@
+"""The settings to use, in the words of PEFT, transformers and TRL; or of a trainer of the user's own."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import yaml
+from transformers import TrainingArguments
+
+from loracle import __version__
+from loracle.config.placeholders import fill, split_command
+from loracle.config.settings import RunConfig
+from loracle.config.training_plan import Plan, plan_training
+from loracle.records.space import Config, Value
+from loracle.text.secrets import recorded_arguments
+
+_HEAD = """\
+# Settings of this adapter. `lora` are arguments of peft.LoraConfig, `training` of
+# transformers.TrainingArguments; trl.SFTConfig takes `training` and `sft` together.
+"""
+_LOSS = (
+    "mean over the tokens that count of the whole effective batch: those of completions and assistant turns, "
+    "end-of-sequence included; in rows of text, all"
+)
+
+
+def recipe(
+    config: RunConfig,
+    chosen: Config,
+    n_train: int,
+    metrics: Mapping[str, float] | None = None,
+    weights: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What was trained, by the names of the libraries that would train it again.
+
+    `lora` goes into `peft.LoraConfig`, `training` into `transformers.TrainingArguments`, `sft` beside it into
+    `trl.SFTConfig`. Micro-batch and accumulation multiply to the effective batch; another split of it trains
+    the same.
+
+    Args:
+        config: of the run.
+        chosen: the config that was trained.
+        n_train: training examples.
+        metrics: of its training: the micro-batch that was used.
+        weights: those of the targets that are weights and no modules, as the saved adapter says.
+    """
+    plan = plan_training(chosen, config.training, n_train)
+    training = plan.settings
+    largest = int((metrics or {}).get("micro_batch", 0)) or training.largest_micro_batch
+    micro = next(size for size in range(min(plan.batch_size, largest), 0, -1) if plan.batch_size % size == 0)
+    return {
+        "loracle": __version__,
+        "base_model": config.model,
+        "lora": _lora(plan, weights),
+        "training": {
+            "learning_rate": plan.learning_rate,
+            "per_device_train_batch_size": micro,
+            "gradient_accumulation_steps": plan.batch_size // micro,
+            "num_train_epochs": float(training.epochs),
+            "lr_scheduler_type": training.schedule
+            if training.schedule != "constant"
+            else "constant_with_warmup",
+            "warmup_steps": plan.warmup_steps,
+            "weight_decay": training.weight_decay,
+            "max_grad_norm": training.max_gradient_norm,
+            "optim": "adamw_torch_fused",
+            **({_checkpointing_name(): True} if training.gradient_checkpointing else {}),
+            "seed": config.search.seed,
+        },
+        "sft": {"max_length": config.data.max_length, "completion_only_loss": True},
+        "trained": {
+            "examples": n_train,
+            "effective_batch": plan.batch_size,
+            "steps": plan.steps,
+            "warmup_steps": plan.warmup_steps,
+            "loss": _LOSS,
+        },
+    }
+
+
+def _checkpointing_name() -> str:
+    """What the installed transformers calls the recomputation of activations; it is being renamed."""
+    names = {field.name for field in fields(TrainingArguments)}
+    return next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in names)
+
+
+def _lora(plan: Plan, weights: Sequence[str]) -> dict[str, Any]:
+    settings = plan.settings
+    modules: str | list[str] = settings.targets
+    if modules != "all-linear":
+        modules = [target for target in settings.targets if target not in weights]
+    return {
+        "r": plan.rank,
+        "lora_alpha": int(plan.alpha) if plan.alpha.is_integer() else plan.alpha,
+        "lora_dropout": plan.dropout,
+        "target_modules": modules,
+        **({"target_parameters": list(weights)} if weights else {}),
+        "use_rslora": settings.variant == "rslora",
+        "use_dora": settings.variant == "dora",
+        "init_lora_weights": "pissa" if settings.variant == "pissa" else True,
+        "bias": "none",
+        "task_type": "CAUSAL_LM",
+    }
+
+
+def recipe_text(content: Mapping[str, Any]) -> str:
+    """A recipe as YAML, with lines that say what it is."""
+    return _HEAD + yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+
+
+def own_recipe_text(config: RunConfig, chosen: Config, name: str = "winner") -> str:
+    """Settings for a trainer of the user's own as YAML, and the command, ready for a shell.
+
+    `name`: `winner` or `standard`, whose final run it was.
+    """
+    assert config.objective is not None
+    content: dict[str, Any] = {"loracle": __version__, "settings": dict(chosen)}
+    if config.objective.command is not None:
+        values: dict[str, str | Value] = {**chosen, "seed": config.search.seed, "fraction": 1.0}
+        values |= {"number": name, "phase": "final", "folder": str(config.output / "final" / name)}
+        parts = recorded_arguments(split_command(config.objective.command))
+        content["command"] = shlex.join(fill(part, values) for part in parts)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)

@@ -1,0 +1,139 @@
+"""A run's trials and its comparison as tables for people and as plain data for programs."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from loracle.records.space import SearchSpace
+from loracle.records.trial import History, Trial
+from loracle.report.verdict import Comparison
+from loracle.report.wording import (
+    OWN_METRICS,
+    knob_titles,
+    metric_name,
+    reading,
+    show_loss,
+    show_score,
+    show_test,
+    show_value,
+    shown_knobs,
+)
+
+if TYPE_CHECKING:
+    from loracle.run.proxy import ProxyResult
+
+_COLUMNS = ("trial", "score", "seconds")
+
+
+def history_table(space: SearchSpace, history: History, metric: str) -> list[list[str]]:
+    """One row a trial: number, knobs, score (or failure, or running), seconds; first the column titles."""
+    configs = [shown_knobs(space.config(trial.index)) for trial in history.trials]
+    names = list(configs[0] if configs else shown_knobs(space.config(0)))
+    titles = knob_titles(names, _COLUMNS)
+    rows = [["trial", *(titles[name] for name in names), "score", "seconds"]]
+    for trial, config in zip(history.trials, configs, strict=True):
+        seconds = f"{trial.outcome.seconds:.1f}" if trial.outcome else ""
+        knobs = [show_value(config[name]) for name in names]
+        rows.append([str(trial.number), *knobs, _result(trial, metric), seconds])
+    return rows
+
+
+def history_json(space: SearchSpace, history: History, metric: str) -> list[dict[str, Any]]:
+    """One object a trial for programs; docs/json.md describes it."""
+    found = []
+    for trial in history.trials:
+        outcome, failure = trial.outcome, trial.outcome.failure if trial.outcome else None
+        state = "running" if outcome is None else "failed" if failure else "succeeded"
+        value = None if outcome is None else outcome.value
+        found.append(
+            {
+                "trial": trial.number,
+                "state": "interrupted" if trial.interrupted else state,
+                "config": dict(space.config(trial.index)),
+                "value": value,
+                "score": None if value is None else reading(value, metric),
+                "metrics": dict(outcome.metrics) if outcome else {},
+                "seconds": None if outcome is None else outcome.seconds,
+                "failure": None
+                if failure is None
+                else {"kind": str(failure.kind), "message": failure.message},
+            }
+        )
+    return found
+
+
+def _result(trial: Trial, metric: str) -> str:
+    outcome = trial.outcome
+    if outcome is None:
+        return "running"
+    if outcome.value is None:
+        return str(outcome.failure.kind) if outcome.failure else ""
+    return show_score(outcome.value, metric)
+
+
+def comparison_rows(comparison: Comparison, metric: str) -> list[tuple[str, ...]]:
+    """Knobs and final scores: name, winner, and standard settings where there are some; first the names."""
+    sides = comparison.sides
+    columns = [shown_knobs(config) for config, _ in sides.values()]
+    label = metric if metric in OWN_METRICS else f"test {metric_name(metric)}"
+    names = dict.fromkeys(name for column in columns for name in column)
+    titles = knob_titles(names, (label, "test loss"))
+    rows: list[tuple[str, ...]] = [("", *sides)]
+    for name in names:
+        cells = (show_value(column[name]) if name in column else "" for column in columns)
+        rows.append((titles[name], *cells))
+    rows.append((label, *(show_test(outcome, metric) for _, outcome in sides.values())))
+    losses = [outcome.metrics.get("test_loss", math.nan) for _, outcome in sides.values()]
+    if metric not in ("loss", *OWN_METRICS) and any(map(math.isfinite, losses)):
+        rows.append(("test loss", *(show_loss(x) if math.isfinite(x) else "" for x in losses)))
+    return rows
+
+
+def comparison_json(comparison: Comparison, metric: str) -> dict[str, Any]:
+    """A comparison as plain data for programs; docs/json.md describes it."""
+    content: dict[str, Any] = {
+        name: {
+            "config": dict(config),
+            "test_value": outcome.value,
+            "score": None if outcome.value is None else reading(outcome.value, metric),
+            "metrics": dict(outcome.metrics),
+            "failure": str(outcome.failure.kind) if outcome.failure else None,
+        }
+        for name, (config, outcome) in comparison.sides.items()
+    }
+    content["difference"] = {
+        "mean": comparison.difference,
+        "low": comparison.low,
+        "high": comparison.high,
+        "items": comparison.items,
+        "items_trained_on": comparison.overlap.rows + comparison.overlap.prompts,
+        "items_needed": comparison.items_needed if comparison.standing == "no_difference" else None,
+    }
+    return content | {"metric": metric, "standing": comparison.standing, "best": comparison.best}
+
+
+def proxy_table(found: ProxyResult) -> list[list[str]]:
+    """How each fraction's scores go with those of full training; first the column titles."""
+    rows = [["data", "examples", "seconds", "coefficient", "all configs", "better half", "published"]]
+    for part in found.fractions:
+        by_kind = {(c.kind, c.among): _interval(c.estimate, c.low, c.high) for c in part.correlations}
+        for i, kind in enumerate(("pearson", "spearman", "kendall")):
+            first = [f"{100 * part.fraction:g} %", f"{part.n_examples:,}", f"{part.seconds:.1f}"]
+            rows.append(
+                [
+                    *(first if i == 0 else ("", "", "")),
+                    kind,
+                    by_kind[kind, "all"],
+                    by_kind[kind, "better half"],
+                    part.published if kind == "pearson" else "",
+                ]
+            )
+    return rows
+
+
+def _interval(estimate: float, low: float, high: float) -> str:
+    """A coefficient with its interval; where the scores do not vary there is none."""
+    if not math.isfinite(estimate):
+        return "none: scores do not vary"
+    return f"{estimate:.2f} ({low:.2f} to {high:.2f})" if math.isfinite(low + high) else f"{estimate:.2f}"

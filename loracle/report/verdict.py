@@ -1,0 +1,314 @@
+"""What came of a run, in plain words: winner against standard settings, and what may not be claimed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from loracle.records.notices import Notice
+from loracle.records.sizes import Overlap
+from loracle.records.space import Config, SearchSpace
+from loracle.records.trial import History, Outcome
+from loracle.report.wording import (
+    OWN_METRICS,
+    metric_name,
+    round_up,
+    show_config,
+    show_score,
+    show_value,
+)
+
+# With fewer items on which the two differ, no test tells them apart: an exact sign test on 5 has p = 0.06.
+MIN_DIFFERING = 6
+_TOO_MANY = 1000  # times the test items that there are
+
+Standing = Literal["better", "worse", "no_difference", "same", "not_compared"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Winner and standard settings, both trained on all training data and scored once on test data.
+
+    A trainer of the user's own may have no standard settings, and its winner's outcome may be a trial's.
+
+    Attributes:
+        difference, low, high: of the per-item score (larger is better), winner minus standard on the same
+            items, with a 95 % interval; None where one of the two failed, or there are no items.
+        items: test items that both were scored on.
+        differing: how many of those the two scored differently.
+        same: whether winner and standard train identically; then they were trained once.
+        overlap: test items that were seen before they were scored, so what scores say of new data is less.
+    """
+
+    winner: Config
+    standard: Config | None
+    winner_outcome: Outcome
+    standard_outcome: Outcome | None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    items: int = 0
+    differing: int = 0
+    same: bool = False
+    overlap: Overlap = field(default_factory=Overlap)
+
+    @property
+    def standing(self) -> Standing:
+        """How the winner stands against the standard settings.
+
+        `better` and `worse` are claimed where the interval excludes zero. A trainer of the user's own gives
+        one number each, so there any difference counts.
+        """
+        winner, standard = self.winner_outcome.value, self._standard_value
+        if winner is None or standard is None:
+            return "not_compared"
+        if self.same:
+            return "same"
+        if self.difference is None or self.low is None or self.high is None:
+            return "better" if winner > standard else "worse" if winner < standard else "no_difference"
+        if self.differing < MIN_DIFFERING or self.low <= 0 <= self.high:
+            return "no_difference"
+        return "better" if self.low > 0 else "worse"
+
+    @property
+    def best(self) -> Literal["winner", "standard"]:
+        """Whose settings to use: those of the standard only where they did better."""
+        failed = self.winner_outcome.value is None and self._standard_value is not None
+        return "standard" if failed or self.standing == "worse" else "winner"
+
+    @property
+    def sides(self) -> dict[str, tuple[Config, Outcome]]:
+        """Config and outcome by name, the winner's first."""
+        sides = {"winner": (self.winner, self.winner_outcome)}
+        if self.standard is not None and self.standard_outcome is not None:
+            sides["standard"] = (self.standard, self.standard_outcome)
+        return sides
+
+    @property
+    def items_needed(self) -> int | None:
+        """Test items that would tell a difference as large as this one; None where that cannot be said.
+
+        An interval narrows with the square root of the number of items.
+        """
+        if self.difference is None or self.low is None or self.high is None or self.difference == 0:
+            return None
+        half = (self.high - self.low) / 2
+        needed = self.items * (half / abs(self.difference)) ** 2
+        needed = max(needed, self.items * MIN_DIFFERING / max(self.differing, 1))
+        return round_up(needed) if math.isfinite(needed) and needed < _TOO_MANY * self.items else None
+
+    @property
+    def _standard_value(self) -> float | None:
+        return self.standard_outcome.value if self.standard_outcome else None
+
+
+def relative_gain(winner: float, standard: float, metric: str) -> float | None:
+    """How much better the winner is, relative to the standard settings; None where that has no meaning.
+
+    Accuracies: (winner - standard) / standard. Losses: the share of the loss that is gone.
+    """
+    if standard == 0:
+        return None
+    gain = (winner - standard) / abs(standard)
+    return gain if math.isfinite(gain) else None
+
+
+# -- sentences --------------------------------------------------------------------------------------
+
+
+def verdict(comparison: Comparison, metric: str, history: History | None = None) -> str:
+    """The result in a few sentences. `history` tells whether the scores of the trials told configs apart."""
+    return " ".join(verdict_lines(comparison, metric, history))
+
+
+def verdict_lines(comparison: Comparison, metric: str, history: History | None = None) -> list[str]:
+    """The same, each thought by itself."""
+    parts = [
+        nothing_learnt(history, metric) if history else "",
+        _result(comparison, metric),
+        paired(comparison, metric),
+        seen_before(comparison),
+        best_line(comparison, metric),
+    ]
+    return [part for part in parts if part]
+
+
+def _result(comparison: Comparison, metric: str) -> str:
+    winner, standard = comparison.winner_outcome, comparison.standard_outcome
+    if winner.value is None:
+        return _winner_failed(comparison, metric)
+    shown = _phrase(winner.value, metric)
+    if standard is None:
+        return f"The winner reaches {shown}: {show_config(comparison.winner)}."
+    if standard.value is None:
+        kind = standard.failure.kind if standard.failure else ""
+        return f"The winner reaches {shown}; the standard settings failed ({kind}), so nothing was compared."
+    if comparison.same:
+        return f"The winner is the standard settings: no others are trusted more. They reach {shown}."
+    against = f"{shown} against {show_score(standard.value, metric)}"
+    if metric in OWN_METRICS:
+        against += " (one run each, so chance plays a part)"
+    match comparison.standing:
+        case "better":
+            gain = relative_gain(winner.value, standard.value, metric)
+            change = "" if gain is None else f", a relative gain of {show_gain(gain)}"
+            text = f"The winner is better than the standard settings: {against}{change}."
+        case "worse":
+            text = f"The winner is worse than the standard settings: {against}."
+        case _:
+            text = f"No difference between winner and standard settings can be told: {against}."
+    return text
+
+
+def show_gain(gain: float) -> str:
+    """A relative gain in per cent, never rounded to nothing."""
+    return f"{100 * gain:.0f} %" if abs(gain) >= 0.01 else f"{100 * gain:.2g} %"
+
+
+def _winner_failed(comparison: Comparison, metric: str) -> str:
+    failure, standard = comparison.winner_outcome.failure, comparison.standard_outcome
+    text = f"The winner failed in its final training ({failure.kind if failure else ''})"
+    if standard is None or standard.value is None:
+        return f"{text}, so nothing was compared: {show_config(comparison.winner)}."
+    reached = _phrase(standard.value, metric)
+    return f"{text}; the standard settings reach {reached}."
+
+
+def best_line(comparison: Comparison, metric: str) -> str:
+    """Whose settings `best` holds, where that is not plain."""
+    place = "`best.yaml`" if metric in OWN_METRICS else "`best/`"
+    if comparison.best == "standard":
+        return f"So {place} holds the standard settings."
+    if comparison.standing == "no_difference":
+        return f"{place} holds the winner; as far as these data tell, the standard settings are as good."
+    return ""
+
+
+def paired(comparison: Comparison, metric: str) -> str:
+    """The difference on the same test items with its interval, in a sentence or two; empty without items."""
+    if comparison.difference is None or comparison.low is None or comparison.high is None or comparison.same:
+        return ""
+    unit, scale = ("nats a token", 1.0) if metric == "loss" else ("points", 100.0)
+    mean, low, high = (scale * x for x in (comparison.difference, comparison.low, comparison.high))
+    if mean < 0:
+        how, mean, low, high = "worse", -mean, -high, -low
+    else:
+        how = "better"
+    plural = "" if comparison.items == 1 else "s"
+    text = f"On the same {comparison.items:,} test item{plural} the winner is {how} by {mean:.3g} {unit}"
+    text += f" (95 % interval {low:.3g} to {high:.3g})."
+    if mean == 0:
+        text = f"On the same {comparison.items:,} test items the two score the same"
+        text += f" (95 % interval of the difference {low:.3g} to {high:.3g} {unit})."
+    return f"{text} {_why_not_told(comparison)}".strip()
+
+
+def seen_before(comparison: Comparison) -> str:
+    """What scores on test items that were trained on, or chosen by, cannot show; empty where none were."""
+    seen = comparison.overlap
+    if all(outcome.value is None for _, outcome in comparison.sides.values()):
+        return ""
+    said = [
+        (seen.rows, "was", "were", "also trained on"),
+        (seen.prompts, "asks", "ask", "what a training row asks"),
+        (seen.chosen, "is", "are", "in validation, whole or by prompt, where the settings were chosen"),
+    ]
+    counts = ", ".join(f"{n:,} {one if n == 1 else many} {what}" for n, one, many, what in said if n)
+    if not counts:
+        return ""
+    return f"Of the {seen.items:,} test items, {counts}: scores say less about new data than they seem to."
+
+
+def _why_not_told(comparison: Comparison) -> str:
+    if comparison.standing != "no_difference":
+        return ""
+    assert comparison.low is not None
+    assert comparison.high is not None
+    why = "Zero is inside"
+    if not comparison.low <= 0 <= comparison.high:
+        plural = "" if comparison.differing == 1 else "s"
+        why = f"They differ on only {comparison.differing} item{plural}, which is too few"
+    needed = comparison.items_needed
+    if needed is None or needed <= comparison.items:
+        return f"{why}: to tell a difference, more test data are needed."
+    return f"{why}: to tell a difference of this size, about {needed:,} test items would be needed."
+
+
+def trained_once(comparison: Comparison) -> str:
+    """The beginning of a sentence on how the final trainings went."""
+    return "It was" if comparison.same or comparison.standard is None else "Both were"
+
+
+def nothing_learnt(history: History, metric: str) -> str:
+    """Says that no config is known to be better than another, if all trials scored the same; else empty."""
+    values = [t.outcome.value for t in history.succeeded if t.outcome and t.outcome.value is not None]
+    if len({trial.index for trial in history.succeeded}) < 2 or len(set(values)) > 1:
+        return ""
+    score = f"{metric_name(metric)} {show_score(values[0], metric)}"
+    return (
+        f"Nothing was learnt: all {len(values)} trials that succeeded scored the same ({score}), so no "
+        f"config is known to be better than another. {_what_to_check(values[0], metric)}"
+    )
+
+
+_CHECKS = {
+    "own": "whether the trainer uses the settings it is given, and whether the result is read from the right "
+    "place",
+    "loss": "whether training changes the model at all: learning rates, alpha, the steps of a trial",
+    "high": "whether the metric can tell configs apart: with scoring.metric loss, small differences show",
+    "none": "`prediction` in trials/0000/items.jsonl: whether answers are cut off (scoring.max_new_tokens), "
+    "whether scoring.answer_pattern finds them, whether a trial trains long enough (data.proxy, "
+    "training.epochs). With scoring.metric loss, small differences show",
+}
+
+
+def _what_to_check(value: float, metric: str) -> str:
+    kind = "own" if metric in OWN_METRICS else "loss" if metric == "loss" else "high" if value > 0 else "none"
+    return f"Check {_CHECKS[kind]}."
+
+
+def result_notices(
+    comparison: Comparison, space: SearchSpace, history: History, metric: str
+) -> tuple[Notice, ...]:
+    """What the user must see about the result beside the verdict."""
+    at_edge = edges(space, comparison.winner)
+    perfect = metric not in ("loss", *OWN_METRICS) and comparison.winner_outcome.value == 1.0
+    if not at_edge or perfect or nothing_learnt(history, metric):  # then where the winner lies means nothing
+        return ()
+    which = " and ".join(f"{name} {show_value(value)} (the {end})" for name, value, end in at_edge)
+    keys = ", ".join(f"space.knobs.{name}" for name, _, _ in at_edge)
+    text = (
+        f"the winner is at the edge of the space: {which}. Better settings may lie beyond; add values there "
+        f"({keys}) and search again with another output"
+    )
+    return (Notice("result", "winner_at_edge", text, len(at_edge)),)
+
+
+# Where nothing lies beyond, or nothing that training would heed.
+_ENDS = {"rank": 1, "batch_size": 1, "dropout": 0, "weight_decay": 0, "warmup_fraction": 0}
+
+
+def edges(space: SearchSpace, config: Config) -> list[tuple[str, float, str]]:
+    """Knobs whose value is the lowest or highest of the candidates, with that word; natural ends left out."""
+    found = []
+    values = space.values(space.candidates)
+    for name in space.names:
+        own, there = config.get(name), np.unique(values[name])
+        if own is None or len(there) < 3:  # of two values, one is always at the edge
+            continue
+        if own <= there[0] and own != _ENDS.get(name):
+            found.append((name, own, "lowest"))
+        elif own >= there[-1] and not (name == "batch_size" and own >= (space.batch_limit or math.inf)):
+            found.append((name, own, "highest"))
+    return found
+
+
+# -- helpers ----------------------------------------------------------------------------------------
+
+
+def _phrase(value: float, metric: str) -> str:
+    name = metric if metric in OWN_METRICS else f"test {metric_name(metric)}"
+    return f"a {name} of {show_score(value, metric)}"

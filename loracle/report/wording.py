@@ -1,0 +1,93 @@
+"""Numbers and configs as people read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from loracle.records.space import Config, Value
+from loracle.records.trial import Outcome
+
+OWN_METRICS = ("value", "cost")  # of a trainer of the user's own; see `RunConfig.metric`
+LESS_IS_BETTER = ("loss", "cost")
+_LARGE = 1e6  # from here on, powers of ten
+
+
+def shown_knobs(config: Mapping[str, Value]) -> Config:
+    """A config as people read it: `alpha` in the place of `alpha_ratio`."""
+    if "alpha" not in config or "alpha_ratio" not in config:
+        return dict(config)
+    swapped = ((("alpha" if n == "alpha_ratio" else n), v) for n, v in config.items() if n != "alpha")
+    return {name: config["alpha"] if name == "alpha" else value for name, value in swapped}
+
+
+def knob_titles(names: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
+    """What stands above each knob's column; a knob that has the name of another column says what it is."""
+    others = set(taken)
+    return {name: f"{name} (knob)" if name in others else name for name in names}
+
+
+def show_value(value: Value) -> str:
+    """A knob's value as people write it: `2e-4`, `0.05`, `16`; ten digits, so that values stay distinct."""
+    if value != 0 and (abs(value) < 1e-2 or abs(value) >= _LARGE):
+        mantissa, exponent = f"{value:.9e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return f"{value:.10g}"
+
+
+def show_config(config: Mapping[str, Value]) -> str:
+    """A config in one line."""
+    return ", ".join(f"{name} {show_value(value)}" for name, value in shown_knobs(config).items())
+
+
+def reading(value: float, metric: str) -> float:
+    """A score (larger is better) as its metric reads: losses and costs without the sign."""
+    return -value if metric in LESS_IS_BETTER else value
+
+
+def show_score(value: float, metric: str) -> str:
+    """A score (larger is better) as its metric reads: a loss without the sign, a share in per cent.
+
+    `value` and `cost` are what a trainer of the user's own gives; they stay as they are.
+    """
+    read = reading(value, metric)
+    if metric in OWN_METRICS:
+        return f"{read:.6g}"
+    return show_loss(read) if metric == "loss" else f"{100 * read:.1f} %"
+
+
+def show_loss(loss: float, decimals: int = 4) -> str:
+    """A loss with its decimals; a huge one as a power of ten."""
+    return f"{loss:.{decimals}f}" if abs(loss) < _LARGE else f"{loss:.4g}"
+
+
+def show_test(outcome: Outcome, metric: str) -> str:
+    """A test score with its 95 % interval, or the kind of failure."""
+    if outcome.value is None:
+        return str(outcome.failure.kind) if outcome.failure else ""
+    ends = [outcome.metrics.get(name, math.nan) for name in ("low", "high")]
+    if metric in OWN_METRICS or not all(map(math.isfinite, ends)):
+        return show_score(outcome.value, metric)
+    low, high = sorted(abs(end) for end in ends)
+    shown = [show_loss(end) if metric == "loss" else f"{100 * end:.1f}" for end in (low, high)]
+    return f"{show_score(outcome.value, metric)} ({shown[0]} to {shown[1]})"
+
+
+def metric_name(metric: str) -> str:
+    """`exact match`, `loss`."""
+    return metric.replace("_", " ")
+
+
+def show_duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def round_up(number: float) -> int:
+    """The next larger whole number with two digits that count: 1234 gives 1300."""
+    if number <= 10:
+        return math.ceil(number)
+    step = 10 ** (math.floor(math.log10(number)) - 1)
+    return int(math.ceil(number / step - 1e-9) * step)

@@ -1,0 +1,161 @@
+"""A run's folder: made, held by one process, its config recorded; and read by commands that only look."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from loracle.config.placeholders import recorded_command
+from loracle.config.settings import RunConfig, build_space, dump_config, load_config
+from loracle.errors import StudyError
+from loracle.records.outcome_files import DISK_ERRORS, write_atomically
+from loracle.records.space import SearchSpace
+from loracle.run.identity import require_same_settings
+from loracle.run.storage.backends import LockedError, is_journal, run_lock
+from loracle.run.storage.signals import signals_as_interrupt
+from loracle.run.storage.study import binds, require_trials_here
+from loracle.text import secrets as secret
+
+
+def open_run(path: Path) -> tuple[RunConfig, SearchSpace]:
+    """The config and space of a run, given its folder or a config file that names it as output.
+
+    Raises:
+        LoracleError: there is no such run, or its config is malformed.
+    """
+    if path.is_dir():
+        if not (path / "config.yaml").exists():
+            raise StudyError(f"{path} is not a run folder: it has no config.yaml")
+        config = load_config(path / "config.yaml").model_copy(update={"output": path.resolve()})
+    else:
+        config = load_config(path)
+    return config, build_space(config.space)
+
+
+def require_own(folder: Path) -> None:
+    """Refuses a folder that holds files and was not begun by Loracle; nothing in it is touched.
+
+    What Loracle makes first is `.lock`, with the number of its process; copies may lack it. A folder that is
+    empty is nobody's.
+
+    Raises:
+        StudyError: it holds somebody else's files, or cannot be read.
+    """
+    try:
+        names = sorted(os.listdir(folder), key=lambda name: (name.startswith("."), name))
+        # Earlier versions made no lock in a folder that many processes share, but each in its own.
+        locks = [folder / ".lock", *folder.glob("machines/*/.lock")]
+        if not names or any(map(_is_lock, locks)) or is_journal(folder / "journal.log"):
+            return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StudyError(f"output: {folder} cannot be used: {error.strerror}") from None
+    more = "" if len(names) == 1 else f" and {len(names) - 1:,} more"
+    raise StudyError(
+        f"output: {folder} holds {names[0]}{more}, which Loracle did not make; name a new or an empty folder"
+    )
+
+
+def _is_lock(path: Path) -> bool:
+    return path.is_file() and re.fullmatch(rb"\d{0,20}", path.read_bytes()[:21]) is not None
+
+
+def trial_folder(folder: Path, number: int) -> Path:
+    """Where a trial's files are in a run folder."""
+    return folder / "trials" / f"{number:04d}"
+
+
+@contextmanager
+def own_folder(output: Path) -> Iterator[Path]:
+    """Holds a folder for what one process alone writes: the first that is free of those of this machine."""
+    require_own(output)
+    _make_folder(output)
+    _make_lock(output)  # so that it is known for a run's
+    machine = re.sub(r"[^\w.-]", "_", platform.node())
+    for position in itertools.count():
+        folder = output / "machines" / f"{machine}-{position}"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(hold(folder))
+            except LockedError:
+                continue
+            yield folder
+            return
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Makes and holds the run's folder. Being told to end, by whatever signal, counts as Ctrl-C."""
+    try:
+        require_own(folder)
+        _make_folder(folder)
+        with run_lock(folder), signals_as_interrupt():
+            yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise StudyError(
+            f"{error.filename or folder}: {error.strerror}; nothing that was finished is lost, and "
+            "the same command continues once there is room"
+        ) from None
+
+
+def require_recorded(config: RunConfig) -> None:
+    """Holds the config of a run that is continued against the recorded one, once a trial counts; its trials
+    have to be where they were from the first one on."""
+    require_trials_here(config.output, config.execution.storage)
+    path = config.output / "config.yaml"
+    if path.exists() and binds(config.output, config.execution.storage):
+        require_same_settings(without_secrets(config), path)
+
+
+def record_config(config: RunConfig, own: Path | None = None) -> None:
+    """Writes `config.yaml`.
+
+    Args:
+        own: of a process that shares the run folder: a folder where it alone writes. The first such process
+            records its config.
+    """
+    path = config.output / "config.yaml"
+    if own is not None and path.exists() and binds(config.output, config.execution.storage):
+        return
+    whole = (own or config.output) / "config.yaml"
+    write_atomically(whole, dump_config(without_secrets(config)), private=True)
+    os.replace(whole, path)
+
+
+def without_secrets(config: RunConfig) -> RunConfig:
+    """What a file may keep: passwords are left out, and other secrets are read from variables."""
+    changes: dict[str, Any] = {}
+    if (storage := config.execution.storage) is not None:
+        execution = config.execution.model_copy(update={"storage": secret.recorded(storage)})
+        changes["execution"] = execution
+    if config.objective is not None:
+        given, command = config.objective.environment, config.objective.command
+        kept: dict[str, Any] = {
+            "environment": {name: secret.recorded_value(name, value) for name, value in given.items()},
+            "command": None if command is None else recorded_command(command),
+        }
+        changes["objective"] = config.objective.model_copy(update=kept)
+    return config.model_copy(update=changes)
+
+
+def _make_lock(folder: Path) -> None:
+    try:
+        os.close(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644))
+    except OSError as error:
+        raise StudyError(f"{folder}: cannot be written: {error.strerror}") from None
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"output: {folder} cannot be made: {error.strerror}") from None

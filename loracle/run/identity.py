@@ -1,0 +1,178 @@
+"""Is this the same run: what has to stay the same for its trials to compare, and from when on.
+
+A run is its settings, its space, and the *contents* of everything that its trials are made of: rows, weights,
+tokenizer, chat template, prompt, prior, source of the user's own trainer. Settings stand in `config.yaml` of
+the run folder; contents as hashes in the study, where `contents.py` puts them. Both are compared whenever the
+run goes on, its final trainings included.
+
+They bind from the first trial on that *counts*: one with a value, or with a failure that is its config's own
+(`BINDING`). Before that nothing would be mixed, and whoever corrects a mistake just goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loracle.config.placeholders import recorded_command
+from loracle.config.settings import RunConfig, parse_config
+from loracle.errors import StudyError
+from loracle.records.trial import FailureKind
+
+# Failures that are a config's own: they say something about it, so its settings bind. A trial that crashed or
+# was lost says nothing.
+BINDING = frozenset({FailureKind.DIVERGED, FailureKind.OUT_OF_MEMORY, FailureKind.TIMEOUT})
+
+# A run may be continued with other values of these; anything else would mix values that do not compare.
+_MAY_CHANGE = (
+    "output",
+    "threads",
+    "search.trials",
+    "language.batch_size",
+    "language.memory_gb",
+    "training.micro_batch",
+    "scoring.batch_size",
+    "execution.",
+    "objective.time_limit",
+)
+# Where things are, and what `auto` finds there: the same may be elsewhere or be written out, for their
+# contents are compared.
+_PLACES = {
+    *("data.train", "data.validation", "data.test"),
+    *("model", "language.model", "language.prompt", "objective.working_folder"),
+    *("device", "dtype"),
+}
+# What contents say in words, and the hashes that follow from it.
+PRECISION, READING = "precision of the base model", "device and precision of the prompts' model"
+MODEL_SETTINGS = "settings of the base model"
+_IN_WORDS = {PRECISION: "weights of the base model", READING: "model that reads the prompts"}
+_RECORDED_LATER = {*_IN_WORDS, MODEL_SETTINGS}  # runs that were begun before have none
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is, as far as its study keeps it.
+
+    Attributes:
+        contents: hash of everything that trials are made of, by its name for people.
+        settings: what all processes that share a storage have in common; None: one alone works on it.
+        room: bytes by which a training may grow, which decide what is proposed; None: not known.
+        machine: of several that share a storage, the one whose room this is.
+    """
+
+    contents: Mapping[str, str]
+    settings: Mapping[str, Any] | None = None
+    room: float | None = None
+    machine: str = ""
+
+
+def common_settings(config: RunConfig) -> dict[str, Any]:
+    """Settings that have to be the same on all machines for their trials to compare: no paths, no secrets."""
+    flat = _flat(config.model_dump(mode="json"))
+    return {
+        key: value
+        for key, value in flat.items()
+        if key not in _PLACES and not key.startswith((*_MAY_CHANGE, "objective.environment."))
+    }
+
+
+def training_settings(config: RunConfig) -> dict[str, Any]:
+    """Settings that one training depends on, whatever searches, and whatever share of the data it takes."""
+    return {
+        key: value
+        for key, value in common_settings(config).items()
+        if (key.startswith(("data.", "training.", "scoring.")) or key == "search.seed")
+        and key not in ("data.proxy", "data.proxy_minimum")
+    }
+
+
+def require_same_settings(config: RunConfig, path: Path) -> None:
+    """Holds a config against the one that was recorded in `path` when the run began.
+
+    Raises:
+        StudyError: they differ in more than a run may change.
+    """
+    before = _flat(parse_config(path.read_text(encoding="utf-8"), str(path)).model_dump(mode="json"))
+    now = _flat(config.model_dump(mode="json"))
+    changed = [
+        key
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in _PLACES and not key.startswith(_MAY_CHANGE)
+    ]
+    if changed:
+        key = changed[0]
+        raise StudyError(
+            f"{config.output}: this run began with {key}={before.get(key)!r}, now {now.get(key)!r}; "
+            "its trials would not compare. Undo the change or use another output"
+        )
+
+
+def require_same_contents(where: str, known: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Holds the contents of a run against those of its beginning.
+
+    Raises:
+        StudyError: something changed; the message names all that did.
+    """
+    names = [name for name in dict.fromkeys((*now, *known)) if name in known or name not in _RECORDED_LATER]
+    changed = [name for name in names if known.get(name) != now.get(name)]
+    said = [name for name in changed if name in _IN_WORDS and name in now]
+    if said:
+        what = "; ".join(f"{name}: {known[name]}, now {now[name]}" for name in said)
+        more = set(changed) - {*said, *(_IN_WORDS[name] for name in said)}
+        also = f"; changed, too: {', '.join(sorted(more))}" if more else ""
+        raise StudyError(
+            f"{where}: this run began with another {what}{also}; its trials would not compare. Set dtype and "
+            "device as they were, or use another output"
+        )
+    if changed:
+        raise StudyError(
+            f"{where}: changed since this run began: {', '.join(changed)}; its trials and test scores are of "
+            "what was there before and would not compare. Undo the change or use another output"
+        )
+
+
+def require_common_settings(where: str, name: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Holds the settings of one of several processes against those of the first.
+
+    Raises:
+        StudyError: they differ.
+    """
+    known, now = _masked(known), _masked(now)  # earlier versions recorded the command as it was
+    keys = sorted((known.keys() | now.keys()) - _PLACES)  # earlier versions recorded some of these
+    first = next((key for key in keys if known.get(key) != now.get(key)), None)
+    if first is None:
+        return
+    raise StudyError(
+        f"{where}: the run {name!r} was begun with {first}={known.get(first)!r}, here it is "
+        f"{now.get(first)!r}; their trials would not compare. Undo the change or give the "
+        "output another name"
+    )
+
+
+def require_same_space(where: str, known: Any, now: str) -> None:
+    """Holds the fingerprint of a space against that of the beginning.
+
+    Raises:
+        StudyError: it is another space.
+    """
+    if known != now:
+        raise StudyError(
+            f"{where}: this run searched another space (fingerprint {str(known)[:40]}, now {now}); undo the "
+            "change or use another output"
+        )
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return _masked(flat)
+
+
+def _masked(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without secrets in the command: another key is the same run."""
+    command = flat.get("objective.command")
+    return {**flat, **({"objective.command": recorded_command(command)} if command else {})}

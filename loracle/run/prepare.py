@@ -1,0 +1,229 @@
+"""A run made ready: data and model checked, the search half built, and workers found.
+
+Everything that can be refused is refused here, before anything is trained.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from loracle.config.device import pick_device
+from loracle.config.settings import RunConfig, build_space
+from loracle.config.training_plan import check_knobs, plan_training
+from loracle.errors import ConfigError
+from loracle.execution.local import Executor, InProcess, LocalWorkers, check_in_process
+from loracle.language.features import Features, build_features
+from loracle.language.prompt import Prompt, load_prompt
+from loracle.language.reader import CausalReader, LanguageModel, load_language_model
+from loracle.own_trainer.objective import load_objective
+from loracle.records.events import Listener, PhaseStarted, Step
+from loracle.records.notices import Notice, gathered
+from loracle.records.sizes import Sizes
+from loracle.records.space import SearchSpace, with_alpha
+from loracle.records.trial import History
+from loracle.run.contents import contents_of
+from loracle.run.identity import READING, Identity, common_settings
+from loracle.run.search_notices import search_notices
+from loracle.search.ensemble import EnsembleSettings
+from loracle.search.optimizer import Preset, get_preset, propose, ranking, with_standard
+from loracle.training.memory.plan import MemoryModel, allowed
+from loracle.training.objective import Objective, TrainingObjective
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search half of a run, ready to choose.
+
+    `memory` says which candidates can fit; None where trials run on other machines, or it cannot be known.
+    `notices` are what the user must see about the space and how it is searched; `reader` holds hashes of the
+    prompt and of the model that reads it.
+    """
+
+    space: SearchSpace
+    preset: Preset
+    features: Features | None
+    seed: int
+    memory: MemoryModel | None = None
+    notices: tuple[Notice, ...] = ()
+    reader: Mapping[str, str] = field(default_factory=dict)
+
+    def within(self, room: float | None) -> Search:
+        """The same search where trainings may grow by `room` bytes, whatever is free just now."""
+        return self if self.memory is None else replace(self, memory=replace(self.memory, room=room))
+
+    def next(self, history: History) -> int | None:
+        """The config to train next; None if there is none left."""
+        chosen = propose(
+            self.space,
+            history,
+            self.preset,
+            features=self.features,
+            seed=self.seed,
+            allowed=None if self.memory is None else allowed(self.memory, self.space, history),
+            strict=False,
+        )
+        return chosen[0] if chosen else None
+
+    def ranking(self, history: History) -> list[int]:
+        """Successful configs, the one to use first."""
+        return ranking(self.space, history, self.preset, features=self.features, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can begin.
+
+    Attributes:
+        search: chooses configs.
+        executor: trains them.
+        final: what a final training takes, in words; None where it would only repeat a trial.
+        identity: what makes it the same run when it goes on.
+        notices: what the user must see before anything is trained.
+        sizes: how many examples are used; None: the trainer is the user's own.
+    """
+
+    search: Search
+    executor: Executor
+    final: str | None
+    identity: Identity
+    notices: tuple[Notice, ...]
+    sizes: Sizes | None = None
+
+
+def prepare(config: RunConfig, listen: Listener) -> Prepared:
+    """Checks data and model, builds the search half, and starts where the trials run.
+
+    The model that was checked here is not kept where workers load their own.
+    """
+    check_in_process(config.execution)
+    if config.objective is None:
+        listen(PhaseStarted("reading data and model"))
+    objective = load_objective(config)
+    local = config.execution.executor == "local"
+    memory = objective.memory if isinstance(objective, TrainingObjective) and local else None
+    search = prepare_search(config, objective, listen)
+    told = search_notices(config, search.space, memory)
+    search = replace(search, memory=memory, notices=(*search.notices, *told))
+    final = _final_training(objective)
+    identity = Identity(
+        contents_of(config, objective, search.preset, search.reader),
+        None if config.execution.storage is None else common_settings(config),
+        None if memory is None else memory.room,
+        platform.node(),
+    )
+    notices = gathered(getattr(objective, "notices", ()), search.notices)
+    sizes = objective.sizes if isinstance(objective, TrainingObjective) else None
+    if config.execution.workers == 0:
+        return Prepared(search, InProcess(objective), final, identity, notices, sizes)
+    del objective
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if config.execution.executor == "ray":
+        from loracle.execution.ray_cluster import RayWorkers
+
+        return Prepared(search, RayWorkers(config), final, identity, notices, sizes)
+    return Prepared(search, LocalWorkers(config), final, identity, notices, sizes)
+
+
+def search_space(config: RunConfig, n_examples: int | None) -> SearchSpace:
+    """The space of a run whose trials train on `n_examples`; None: the trainer is the user's, and takes any
+    knobs.
+
+    Raises:
+        SpaceError: the space is malformed, or a seed config does not fit it.
+        ConfigError: a knob, of the space or of the standard settings, is nothing that the trainer knows.
+    """
+    space = build_space(config.space, batch_limit=n_examples)
+    if config.objective is None:
+        check_knobs(space.names)
+        try:
+            plan_training(with_alpha(config.standard or {}), config.training, n_examples or 1)
+        except ConfigError as error:  # here, and not when the search is over
+            raise ConfigError(f"standard: {error}") from None
+    for seed_config in config.search.seed_configs or []:
+        space.nearest(seed_config)
+    return space
+
+
+def prepare_search(config: RunConfig, objective: Objective, listen: Listener) -> Search:
+    """Builds the search half: space, preset, and language features of all candidates.
+
+    Raises:
+        LoracleError: see `search_space`, `get_preset`, `load_language_model` and `build_features`.
+    """
+    n_examples = objective.n_proxy if isinstance(objective, TrainingObjective) else None
+    space = search_space(config, n_examples)
+    preset = get_preset(config.search.preset, language=config.language.model != "none")
+    preset = with_standard(preset, config.standard)
+    if config.search.seed_configs is not None:
+        preset = replace(preset, seed_configs=tuple(config.search.seed_configs))
+    surrogate = preset.surrogate
+    if isinstance(surrogate, EnsembleSettings) or not surrogate.language:
+        return Search(space, preset, None, config.search.seed)
+    settings = config.language
+    tuned = objective.base if isinstance(objective, TrainingObjective) else None
+    model = load_language_model(
+        settings,
+        tuned=(tuned.model, tuned.tokenizer) if tuned else config.model or None,
+        device=config.device,
+        trust_remote_code=config.trust_remote_code,
+    )
+    assert model is not None  # `get_preset` refuses `none` here
+    # An encoder reads every observed text again in every step of a fit, so there it is opt-in.
+    wanted = surrogate.learnable_token and isinstance(model, CausalReader)
+    learnable = wanted if settings.learnable_token is None else settings.learnable_token
+    prompt = run_prompt(config, space, model, n_examples)
+    listen(PhaseStarted(f"reading {len(space.candidates):,} prompts ({prompt.version}, {model.name})"))
+    features = build_features(
+        space,
+        prompt,
+        model,
+        learnable_token=learnable,
+        cache_dir=cache_folder(),
+        progress=lambda done, total: listen(Step(done, total)),
+        memory_gb=settings.memory_gb,
+        half_precision_cache=settings.half_precision_cache,
+    )
+    surrogate = replace(surrogate, learnable_token=learnable)
+    reader = {
+        "prompt": prompt.fingerprint,
+        "model that reads the prompts": model.fingerprint,
+        READING: f"{model.dtype} on {pick_device(config.device).type}".removeprefix("torch."),
+    }
+    return Search(space, replace(preset, surrogate=surrogate), features, config.search.seed, reader=reader)
+
+
+def run_prompt(config: RunConfig, space: SearchSpace, model: LanguageModel, n_examples: int | None) -> Prompt:
+    """How a run writes its configs. `auto`: with explanations for a causal model; short and derived for a
+    sentence encoder, which averages over all words and reads every text by itself.
+
+    Raises:
+        PromptError: see `load_prompt`.
+    """
+    name = config.language.prompt
+    if name == "auto":
+        name = "lora-v1" if isinstance(model, CausalReader) else "derived-v1"
+    return load_prompt(name, space, n_examples=n_examples, epochs=config.training.epochs)
+
+
+def cache_folder() -> Path:
+    """Where features are kept between runs: `$XDG_CACHE_HOME/loracle`, by default `~/.cache/loracle`."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "loracle"
+
+
+# -- helpers ----------------------------------------------------------------------------------------
+
+
+def _final_training(objective: Objective) -> str | None:
+    if isinstance(objective, TrainingObjective):
+        return f" on all {objective.n_train:,} examples"
+    return "" if getattr(objective, "has_final", True) else None

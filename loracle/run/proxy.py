@@ -1,0 +1,286 @@
+"""How well does a training subset rank configs like the full training set?
+
+k configs are trained at every fraction and on everything, all scored on the same validation items; the scores
+at a fraction are then correlated with those of full training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
+
+from loracle.config.settings import RunConfig
+from loracle.errors import ConfigError, StudyError
+from loracle.records.events import Listener, Noticed, PhaseStarted, Step
+from loracle.records.notices import Notice
+from loracle.records.outcome_files import as_json, finite, read_outcome, stored_outcomes, write_atomically
+from loracle.records.space import Config, SearchSpace
+from loracle.records.trial import Outcome
+from loracle.report.wording import show_config
+from loracle.run.contents import training_contents
+from loracle.run.folder import hold
+from loracle.run.identity import require_common_settings, require_same_contents, training_settings
+from loracle.run.prepare import search_space
+from loracle.training.objective import TrainingObjective
+
+Floats = npt.NDArray[np.float64]
+
+_RESAMPLES = 2000
+_PUBLISHED = {0.01: "0.70 / 0.74", 0.05: "0.84 / 0.93", 0.1: "0.87 / 0.94"}  # math / code, arXiv 2602.11171
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """One coefficient between a fraction's scores and those of full training, with a 95 % interval."""
+
+    kind: str  # pearson | spearman | kendall
+    among: str  # all | better half
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class FractionResult:
+    """What training on one fraction tells.
+
+    Attributes:
+        fraction: of the training examples.
+        n_examples: that many examples.
+        scores: of each config, NaN where the training failed; same order as `ProxyResult.configs`.
+        seconds: mean time of a training and its scoring, in seconds.
+        correlations: with full training.
+        published: the paper's Pearson figures at this fraction (math / code), where it has them.
+    """
+
+    fraction: float
+    n_examples: int
+    scores: tuple[float, ...]
+    seconds: float
+    correlations: tuple[Correlation, ...]
+    published: str
+
+
+@dataclass(frozen=True)
+class ProxyResult:
+    """The whole check; `full` are the scores of full training."""
+
+    folder: Path
+    configs: tuple[Config, ...]
+    full: tuple[float, ...]
+    fractions: tuple[FractionResult, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The result as plain data; scores that failed, and coefficients that there are not, are null."""
+        return finite(asdict(self) | {"folder": str(self.folder)})  # type: ignore[no-any-return]
+
+
+def parse_fractions(text: str) -> list[float]:
+    """Fractions such as `0.05,0.1`, increasing, without 1, which is always trained.
+
+    Raises:
+        ConfigError: not numbers between 0 and 1.
+    """
+    try:
+        values = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        values = []
+    if not values or not all(0 < value < 1 for value in values):
+        raise ConfigError(f"fractions are numbers above 0 and below 1, such as 0.05,0.1; got {text!r}")
+    return values
+
+
+def check_proxy(config: RunConfig, k: int, fractions: Sequence[float], listen: Listener) -> ProxyResult:
+    """Trains k configs at every fraction and on everything. Finished trainings are reused on a second call,
+    as long as data, model and the settings of a training are the same.
+
+    The configs are spread over the space: the candidates are put in order of alpha x learning rate and one is
+    drawn from each of k equal parts, so that no region is missed. Only configs that train at every size
+    enter the correlations.
+
+    Raises:
+        LoracleError: bad input, other data, model or settings than those of the trainings that are there, or
+            fewer than 4 configs that train.
+    """
+    if config.objective is not None:
+        raise ConfigError("loracle proxy trains with the built-in trainer; this config names one of its own")
+    with hold(config.output):
+        return _check(config, k, fractions, listen)
+
+
+def spread_configs(space: SearchSpace, k: int, seed: int) -> list[int]:
+    """k candidates, one from each k-quantile of alpha x learning rate (or of the index without these)."""
+    values = space.values(space.candidates)
+    step = np.arange(len(space.candidates), dtype=np.float64)
+    if {"alpha", "learning_rate"} <= values.keys():
+        step = values["alpha"] * values["learning_rate"]
+    if len(step) < k:
+        raise ConfigError(f"the space has only {len(step)} candidates; {k} configs were asked for")
+    generator = np.random.default_rng(seed)
+    parts = np.array_split(np.argsort(step, kind="stable"), k)
+    return [int(space.candidates[int(generator.choice(part))]) for part in parts]
+
+
+def correlate(part: Floats, full: Floats, seed: int) -> tuple[Correlation, ...]:
+    """Pearson, Spearman and Kendall over all configs and over the better half by full training.
+
+    Configs with a NaN on either side are left out. Intervals: percentile bootstrap over configs.
+
+    Args:
+        part: scores on a fraction, (k,).
+        full: scores of full training, (k,).
+        seed: of the bootstrap.
+    """
+    both = np.isfinite(part) & np.isfinite(full)
+    part, full = part[both], full[both]
+    better = full >= np.median(full)
+    generator = np.random.default_rng(seed)
+    found = []
+    for among, chosen in (("all", np.ones(len(full), dtype=bool)), ("better half", better)):
+        x, y = part[chosen], full[chosen]
+        draws = generator.integers(len(x), size=(_RESAMPLES, len(x)))
+        for kind, coefficient in COEFFICIENTS.items():
+            resampled = coefficient(x[draws], y[draws])
+            resampled = resampled[np.isfinite(resampled)]
+            ends = np.percentile(resampled, (2.5, 97.5)) if len(resampled) else (np.nan, np.nan)
+            estimate = float(coefficient(x[None], y[None])[0])
+            found.append(Correlation(kind, among, estimate, float(ends[0]), float(ends[1])))
+    return tuple(found)
+
+
+def draw(path: Path, result: ProxyResult) -> None:
+    """One panel a fraction: its scores against those of full training, as a PNG."""
+    figure = Figure(figsize=(3.2 * len(result.fractions), 3.4), layout="constrained")
+    full = np.array(result.full)
+    for i, part in enumerate(result.fractions):
+        axes = figure.add_subplot(1, len(result.fractions), i + 1)
+        axes.scatter(part.scores, full, s=22, color="#2a6fbb")
+        rank = next(c.estimate for c in part.correlations if (c.kind, c.among) == ("spearman", "all"))
+        axes.set_title(f"{100 * part.fraction:g} %: Spearman {rank:.2f}", fontsize=10)
+        axes.set_xlabel(f"score, {part.n_examples:,} examples")
+        if i == 0:
+            axes.set_ylabel("score, full training")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    figure.savefig(path, dpi=120)
+
+
+# -- helpers ----------------------------------------------------------------------------------------
+
+
+def _check(config: RunConfig, k: int, fractions: Sequence[float], listen: Listener) -> ProxyResult:
+    listen(PhaseStarted("reading data and model"))
+    objective = TrainingObjective.from_config(config)
+    space = search_space(config, objective.n_train)
+    folder = config.output / "proxy"
+    configs = [space.config(index) for index in spread_configs(space, k, config.search.seed)]
+    _hold_identity(folder, config, objective, listen)
+    outcomes: dict[float, list[Outcome]] = {}
+    for fraction in (*fractions, 1.0):
+        listen(PhaseStarted(f"training {k} configs on {100 * fraction:g} % of the data"))
+        outcomes[fraction] = [
+            _train(objective, config.search.seed, folder, fraction, i, chosen, listen)
+            for i, chosen in enumerate(configs)
+        ]
+    scores = {fraction: np.array([_value(o) for o in found]) for fraction, found in outcomes.items()}
+    if int(np.isfinite(np.stack(list(scores.values()))).all(axis=0).sum()) < 4:
+        raise StudyError(
+            f"{folder}: fewer than 4 of {k} configs train at every size; "
+            "raise -k, or narrow the space to configs that train"
+        )
+    results = tuple(
+        FractionResult(
+            fraction,
+            objective.size_at(fraction),
+            tuple(scores[fraction].tolist()),
+            float(np.mean([outcome.seconds for outcome in outcomes[fraction]])),
+            correlate(scores[fraction], scores[1.0], config.search.seed),
+            _PUBLISHED.get(fraction, ""),
+        )
+        for fraction in fractions
+    )
+    result = ProxyResult(folder, tuple(configs), tuple(scores[1.0].tolist()), results)
+    write_atomically(folder / "proxy.json", json.dumps(result.as_json(), indent=1))
+    draw(folder / "proxy.png", result)
+    return result
+
+
+def _hold_identity(folder: Path, config: RunConfig, objective: TrainingObjective, listen: Listener) -> None:
+    """Records what trainings are made of, as long as there are none; compares it from then on."""
+    path, now = folder / "identity.json", training_contents(objective)
+    settings = json.loads(json.dumps(training_settings(config)))
+    there = any(stored_outcomes(place) for place in folder.glob("*") if place.is_dir())
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        before, set_before = dict(known["contents"]), dict(known["settings"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        if there:
+            text = (
+                "the trainings that are there were made before data, model and settings were recorded; what "
+                "is here now is taken for what was there, and compared from now on"
+            )
+            listen(Noticed(Notice("search", "contents_recorded_late", text)))
+    else:
+        if there:
+            require_common_settings(str(folder), folder.parent.name, set_before, settings)
+            require_same_contents(str(folder), before, now)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, as_json({"contents": now, "settings": settings}))
+
+
+def _train(
+    objective: TrainingObjective,
+    seed: int,
+    folder: Path,
+    fraction: float,
+    number: int,
+    config: Config,
+    listen: Listener,
+) -> Outcome:
+    place = folder / f"{fraction:g}" / f"{number:02d}"
+    done = read_outcome(place, config)
+    if done is not None:
+        return done
+    listen(PhaseStarted(f"  {number + 1}: {show_config(config)}"))
+    return objective.run(
+        config,
+        seed=seed,
+        folder=place,
+        fraction=fraction,
+        progress=lambda step, total, loss: listen(Step(step, total, loss)),
+    )
+
+
+def _value(outcome: Outcome) -> float:
+    return float("nan") if outcome.value is None else outcome.value
+
+
+# Coefficients of m samples at once: (m, k), (m, k) -> (m,); NaN where a sample does not vary.
+
+
+def _pearson(x: Floats, y: Floats) -> Floats:
+    x, y = x - x.mean(axis=1, keepdims=True), y - y.mean(axis=1, keepdims=True)
+    spread = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(spread > 1e-12, (x * y).sum(axis=1) / spread, np.nan))
+
+
+def _spearman(x: Floats, y: Floats) -> Floats:
+    return _pearson(rankdata(x, axis=1), rankdata(y, axis=1))
+
+
+def _kendall(x: Floats, y: Floats) -> Floats:
+    """Kendall's tau-b: the correlation of the signs of all pairs."""
+    signs = [np.sign(z[:, :, None] - z[:, None, :]).reshape(len(z), -1) for z in (x, y)]
+    return _pearson(*signs)
+
+
+COEFFICIENTS = {"pearson": _pearson, "spearman": _spearman, "kendall": _kendall}

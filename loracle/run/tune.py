@@ -1,0 +1,297 @@
+"""The main job: ask, train, tell, until the budget is spent; then train the winner and compare.
+
+Everything is in the run folder, and every step is recorded before the next begins, so the same command
+continues a run that was interrupted at any moment.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from loracle.config.settings import RunConfig
+from loracle.errors import StudyError
+from loracle.execution.local import Executor, Job
+from loracle.records.events import Listener, Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
+from loracle.records.notices import FILE as NOTICES
+from loracle.records.notices import Notice, gathered
+from loracle.records.notices import as_json as notices_as_json
+from loracle.records.outcome_files import as_json, write_atomically
+from loracle.records.space import SearchSpace, with_alpha
+from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.report.best_folder import write_best
+from loracle.report.markdown import write_report
+from loracle.report.verdict import Comparison, result_notices
+from loracle.run.final_training import compare, compare_trial
+from loracle.run.folder import hold, own_folder, record_config, require_recorded, trial_folder
+from loracle.run.prepare import Prepared, Search, prepare
+from loracle.run.search_notices import TOO_LARGE, about_memory
+from loracle.run.storage.study import Study, open_study
+from loracle.run.time_left import NO_FINALS, Finals, Forecast, finals
+from loracle.training.memory.plan import describe
+
+_BROKEN_IN_A_ROW = 5  # crashed or lost: then the cause is not the configs
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    folder: Path
+    space: SearchSpace
+    history: History
+    comparison: Comparison
+    stopped: str  # why the search ended
+    notices: tuple[Notice, ...] = ()  # what the user must see
+    best: Path | None = None  # what to use: the folder of an adapter, or a file of settings
+
+
+def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
+    """Runs, or continues, the whole job that `config` describes.
+
+    Args:
+        config: with absolute paths, as `load_config` gives it.
+        listen: told of everything that happens; it must not raise.
+
+    Raises:
+        LoracleError: bad input, refused before anything is trained; or a run that cannot go on.
+        KeyboardInterrupt: as it came; the trial is recorded as interrupted, and the run can be continued.
+    """
+    with hold(config.output):
+        require_recorded(config)
+        run = prepare(config, listen)
+        space = run.search.space
+        with closing(run.executor), _open(config, run) as study:
+            run = _as_recorded(run, study)
+            record_config(config)
+            _tell(run.notices, config.output, listen)
+            stopped = _search(config, run, study, listen, _finals(config, run))
+            history = study.history()
+            comparison = _compare(config, run, history, listen)
+        memory = run.search.memory
+        said = describe(memory, space, with_alpha(config.standard or {}), history) if memory else []
+        notices = gathered(run.notices, result_notices(comparison, space, history, config.metric))
+        _keep(notices, config.output)
+        best = write_best(config, comparison, run.sizes)
+        write_report(
+            config, space, history, comparison, stopped, memory=said, notices=notices, sizes=run.sizes
+        )
+        return Result(config.output, space, history, comparison, stopped, notices, best)
+
+
+def work(config: RunConfig, listen: Listener = lambda event: None) -> tuple[str, History]:
+    """The search half of `tune`, as one of many processes on a shared storage: no final training, no report.
+
+    Many such processes may share a run folder, on one machine or on a file system that all machines see.
+
+    Returns:
+        Why it stopped, and all trials.
+
+    Raises:
+        LoracleError: as `tune`; or the storage cannot be shared.
+    """
+    if config.execution.storage is None:
+        raise StudyError("workers on many machines share a database; give --storage postgresql://...")
+    with own_folder(config.output) as own:
+        require_recorded(config)
+        run = prepare(config.model_copy(update={"output": own}), listen)
+        run = replace(run, identity=replace(run.identity, machine=own.name))
+        with closing(run.executor), _open(config, run) as study:
+            run = _as_recorded(run, study)
+            record_config(config, own)
+            _tell(run.notices, own, listen)
+            os.replace(own / NOTICES, config.output / NOTICES)
+            return _search(config, run, study, listen, NO_FINALS), study.history()
+
+
+def _tell(notices: Sequence[Notice], folder: Path, listen: Listener) -> None:
+    """Tells and keeps what the user must see, before anything is trained."""
+    for notice in notices:
+        listen(Noticed(notice))
+    _keep(notices, folder)
+
+
+def _keep(notices: Sequence[Notice], folder: Path) -> None:
+    write_atomically(folder / NOTICES, as_json(notices_as_json(notices)))
+
+
+def _open(config: RunConfig, run: Prepared) -> Study:
+    return open_study(config.output, run.search.space, config.execution.storage, identity=run.identity)
+
+
+def _as_recorded(run: Prepared, study: Study) -> Prepared:
+    """The run with what was recorded when it began, and what has to be said about that."""
+    search = run.search.within(study.room)
+    others = [notice for notice in run.notices if notice.name != TOO_LARGE]
+    notices = gathered(others, about_memory(search.space, search.memory))  # not of what is free just now
+    if study.recorded_late:
+        notice = Notice(
+            "search",
+            "contents_recorded_late",
+            "this run began before the contents of data, model and prompts were recorded; what is here now "
+            "is taken for what was there, and compared from now on",
+        )
+        notices = gathered(notices, [notice])
+    return replace(run, search=search, notices=notices)
+
+
+def _search(config: RunConfig, run: Prepared, study: Study, listen: Listener, ends: Finals) -> str:
+    """The whole search; returns why it stopped."""
+    return run_search(run.search, study, run.executor, config.output, config.search.trials, listen, ends)
+
+
+def _finals(config: RunConfig, run: Prepared) -> Finals:
+    own = config.objective
+    count = (run.final is not None) + (config.standard is not None)
+    return finals(count, run.sizes, 1.0 if own is None or run.final is None else own.fraction)
+
+
+def run_search(
+    search: Search,
+    study: Study,
+    executor: Executor,
+    folder: Path,
+    budget: int,
+    listen: Listener,
+    ends: Finals = NO_FINALS,
+) -> str:
+    """Keeps the executor busy until `budget` trials have finished; returns why it stopped.
+
+    Whenever there is room, a new config is chosen with all that still run accounted for. Outcomes are
+    recorded in the order in which they come, and the choice depends on the recorded history alone. `ends` are
+    the trainings that follow, for the estimate of the time left.
+    """
+    listen(PhaseStarted("searching"))
+    running: dict[int, int] = {}  # trial number: index
+    again = study.take_over()
+    recent: deque[tuple[int, Outcome]] = deque(maxlen=_BROKEN_IN_A_ROW)
+    forecast = Forecast(folder, ends)
+
+    def progress(number: int, step: int, total: int, loss: float | None) -> None:
+        listen(Step(step, total, loss, number))
+
+    try:
+        while True:
+            stopped = _fill(search, study, executor, running, again, folder, budget, listen)
+            if stopped:
+                return stopped
+            if not running:  # other processes train the rest; one of them may die
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                continue
+            for done in executor.wait(_SECONDS_BETWEEN_LOOKS, progress):
+                number, index = done.job.number, running[done.job.number]
+                counts = study.finish(number, done.outcome)
+                del running[number]  # not before: what is interrupted here has not been recorded
+                recent.append((number, done.outcome))
+                if counts:
+                    trial, history = Trial(number, index, done.outcome), study.history()
+                    ended = counted(history)
+                    left = forecast.seconds_left(ended, budget, executor.capacity)
+                    best = leader(search, history)
+                    listen(TrialFinished(trial, done.job.config, best, len(ended), budget, left))
+                _refuse_hopeless(recent, study)
+    except BaseException as error:
+        if not isinstance(error, StudyError | OSError):  # then nothing more can be written
+            reason = "stopped by the user" if isinstance(error, KeyboardInterrupt) else "the run ended"
+            for number in running:
+                study.finish(number, Outcome(None, failure=Failure(FailureKind.INTERRUPTED, reason)))
+        raise
+
+
+def _fill(
+    search: Search,
+    study: Study,
+    executor: Executor,
+    running: dict[int, int],
+    again: list[int],
+    folder: Path,
+    budget: int,
+    listen: Listener,
+) -> str | None:
+    """Starts trials while there is room; returns why the search is over, if it is."""
+    while len(running) < executor.capacity:
+        if study.shared:  # another process may have died meanwhile
+            again[:] = study.take_over()
+        history = study.history()
+        finished = counted(history)
+        if len(finished) >= budget and not running:
+            return f"all {budget} trials are done"
+        if len(finished) + len(history.pending) >= budget:
+            return None
+        index = again.pop(0) if again else search.next(history)
+        if index is None:
+            return None if history.pending else _exhausted(search, history)
+        number = study.claim(index, budget)
+        if number is None:
+            continue
+        running[number] = index
+        config = search.space.config(index)
+        executor.submit(Job(number, config, search.seed, trial_folder(folder, number)))
+        listen(TrialStarted(len(finished) + len(running) - 1, budget, config, number))
+    return None
+
+
+def _exhausted(search: Search, history: History) -> str:
+    tried = len({trial.index for trial in counted(history)})
+    if tried >= len(search.space.candidates):
+        return f"all {tried} candidates are tried"
+    return f"{tried} candidates are tried, and no other fits into memory"
+
+
+def counted(history: History) -> list[Trial]:
+    """Trials that count towards the budget: finished, and not interrupted."""
+    return [trial for trial in history.finished if not trial.interrupted]
+
+
+def leader(search: Search, history: History) -> Trial | None:
+    """The trial of the config that would be trained on all data if the search ended now: its best one."""
+    if not history.succeeded:
+        return None
+    first = search.ranking(history)[0]
+    return max(
+        (trial for trial in history.succeeded if trial.index == first),
+        key=lambda trial: trial.outcome.value if trial.outcome and trial.outcome.value is not None else 0.0,
+    )
+
+
+# -- helpers ----------------------------------------------------------------------------------------
+
+
+def _refuse_hopeless(recent: Sequence[tuple[int, Outcome]], study: Study) -> None:
+    """Raises StudyError when trials fail one after the other for a reason that no config will mend.
+
+    These trials are taken back: once the reason is gone, their configs are run again.
+    """
+    failures = [(number, outcome.failure) for number, outcome in recent if outcome.failure]
+    broken = [(n, f) for n, f in failures if f.kind in (FailureKind.CRASHED, FailureKind.LOST)]
+    if len(broken) == _BROKEN_IN_A_ROW:
+        study.void(number for number, _ in broken)
+        raise StudyError(
+            f"the last {_BROKEN_IN_A_ROW} trials crashed or were lost, so the cause is not the config: "
+            f"{broken[-1][1].message}; see their folders under trials/. They do not count, and the same "
+            "command runs them again"
+        )
+
+
+def _compare(config: RunConfig, run: Prepared, history: History, listen: Listener) -> Comparison:
+    failures = [
+        trial.outcome.failure for trial in counted(history) if trial.outcome and trial.outcome.failure
+    ]
+    if failures and not history.succeeded:
+        raise StudyError(
+            f"no trial has succeeded, so there is nothing to recommend; the last one failed: "
+            f"{failures[-1].kind}, {failures[-1].message}"
+        )
+    ranked = run.search.ranking(history)
+    configs = [run.search.space.config(index) for index in ranked]
+    if run.final is not None:
+        return compare(config, configs, run.executor, listen, what=run.final, sizes=run.sizes)
+    outcomes = [trial.outcome for trial in history.succeeded if trial.index == ranked[0] and trial.outcome]
+    best = max(outcomes, key=lambda outcome: outcome.value or 0.0)
+    return compare_trial(config, configs[0], best, run.executor, listen)

@@ -1,0 +1,401 @@
+"""What an Optuna objective asks for, in terms of a search space: which knobs, and which of their values.
+
+Optuna learns of a parameter when the objective suggests it. What earlier trials suggested says which knobs a
+study is about: only these are searched, the others stay at one value. Their distributions say which values
+can be given. A knob of a usual but other spelling (`lr`) is recognised, so that it is not drawn at random
+without a word.
+
+A *name* here is a knob's name or that of a derived value (`alpha` where rank and alpha_ratio are searched).
+Notation: N candidates; a *row* is a candidate's position in everything that is listed by candidate.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from numbers import Real
+from typing import Any, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from loracle.records.space import Config, Floats, Indices, SearchSpace, Value
+from loracle.search.optimizer import GOOD_PRACTICE, seed_indices
+
+INDEX_KEY = "loracle:index"
+REFUSED_KEY = "loracle:refused"
+
+# How other libraries spell the knobs: PEFT, transformers, axolotl, LLaMA-Factory, Unsloth, torchtune.
+SPELLINGS: Mapping[str, tuple[str, ...]] = {
+    "rank": ("r", "lora_r", "lora_rank", "lora_dim", "peft_r", "adapter_rank"),
+    "alpha": ("lora_alpha", "peft_alpha", "adapter_alpha"),
+    "alpha_ratio": (
+        "alpha_over_rank",
+        "alpha_over_r",
+        "lora_alpha_ratio",
+        "alpha_rank_ratio",
+        "alpha_multiplier",
+    ),
+    "learning_rate": ("lr", "eta", "step_size", "base_lr", "peak_lr", "max_lr", "lora_lr", "init_lr"),
+    "batch_size": (
+        *("bs", "batch", "bsz", "train_batch_size", "per_device_train_batch_size"),
+        *("global_batch_size", "effective_batch_size", "total_batch_size"),
+    ),
+    "dropout": ("lora_dropout", "dropout_rate", "dropout_p", "drop", "p_dropout", "peft_dropout"),
+}
+
+_RECENT = 10  # trials whose distributions count: ranges may differ from trial to trial
+_CLOSE = 0.75  # similarity from which a name may be meant for another
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the trials of a study were asked for.
+
+    Attributes:
+        names: that finished trials suggested, those that are searched; empty: none has finished, and any may
+            be asked for.
+        ranges: the latest distributions of each name, different ones only.
+        varying: names whose distribution was not the same in all trials.
+        strange: names that finished trials suggested and that are none of the space.
+        since: number of the first trial that suggested each name.
+    """
+
+    names: frozenset[str]
+    ranges: Mapping[str, tuple[BaseDistribution, ...]]
+    varying: frozenset[str]
+    strange: frozenset[str]
+    since: Mapping[str, int]
+
+
+def learn(trials: Iterable[FrozenTrial], space: SearchSpace) -> Asked:
+    """What some trials were asked for; running ones may not have been asked for everything yet."""
+    known = names_of(space)
+    names: set[str] = set()
+    strange: set[str] = set()
+    ranges: dict[str, dict[object, BaseDistribution]] = {}  # in the order in which they were last met
+    latest: dict[str, list[object]] = {}
+    since: dict[str, int] = {}
+    for frozen in trials:
+        if frozen.state.is_finished():
+            names |= frozen.params.keys() & known
+            strange |= frozen.params.keys() - known
+        for name, distribution in frozen.distributions.items():
+            if name in known:
+                since.setdefault(name, frozen.number)
+                key = _identity(distribution)
+                ranges.setdefault(name, {})[key] = distribution
+                latest.setdefault(name, []).append(key)
+    recent = {
+        name: tuple(ranges[name][key] for key in dict.fromkeys(keys[-_RECENT:]))
+        for name, keys in latest.items()
+    }
+    varying = frozenset(name for name, found in ranges.items() if len(found) > 1)
+    return Asked(frozenset(names), recent, varying, frozenset(strange), since)
+
+
+def _identity(distribution: BaseDistribution) -> object:
+    """What two equal distributions have in common; their own comparison takes ten times as long."""
+    if isinstance(distribution, CategoricalDistribution):
+        return repr(distribution.choices)
+    return (type(distribution), *vars(distribution).values())
+
+
+def names_of(space: SearchSpace) -> frozenset[str]:
+    """Everything an objective may ask for by name: the knobs, and alpha or alpha_ratio where it follows."""
+    follows = {"alpha", "alpha_ratio"} if "rank" in space.names else set()
+    return frozenset(space.names) | (follows if follows & set(space.names) else set())
+
+
+# -- spelling ---------------------------------------------------------------------------------------
+
+
+def meant_by(name: str, names: Collection[str]) -> tuple[str | None, bool]:
+    """The name that was probably meant by another one, and whether that is a usual spelling of it."""
+    plain = _plain(name)
+    for known in sorted(names):
+        if plain == _plain(known) or plain in map(_plain, SPELLINGS.get(known, ())):
+            return known, True
+    close = difflib.get_close_matches(name.lower(), sorted(names), n=1, cutoff=_CLOSE)
+    inside = [
+        known for known in sorted(names, key=len, reverse=True) if len(known) > 3 and known in name.lower()
+    ]
+    found = [*close, *inside]
+    return (found[0] if found else None), False
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def spelled(value: Value, distribution: BaseDistribution) -> Any:
+    """`value` as a distribution spells it; None if the distribution does not contain it."""
+    if isinstance(distribution, CategoricalDistribution):
+        for choice in distribution.choices:
+            if _is_number(choice) and math.isclose(choice, value):
+                return choice
+        return None
+    whole = isinstance(distribution, IntDistribution)
+    if whole and not float(value).is_integer():
+        return None
+    typed = int(value) if whole else float(value)
+    return typed if distribution._contains(distribution.to_internal_repr(typed)) else None
+
+
+def admissible(space: SearchSpace, name: str, distributions: Sequence[BaseDistribution]) -> list[float]:
+    """Values of a name among the candidates that one of the distributions contains."""
+    values = np.unique(columns(space)[name]).tolist()
+    return [value for value in values if any(spelled(value, each) is not None for each in distributions)]
+
+
+# -- candidates -------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4)
+def columns(space: SearchSpace) -> Mapping[str, Floats]:
+    """Values of all candidates by name, (N,) each; the same to the twelfth digit are the same."""
+    values = space.values(space.candidates)
+    if "alpha_ratio" not in values and {"rank", "alpha"} <= values.keys():
+        values["alpha_ratio"] = values["alpha"] / values["rank"]
+    for name, column in values.items():
+        if name not in space.names:
+            exact, places = np.unique(column, return_inverse=True)
+            values[name] = np.array([float(f"{value:.12g}") for value in exact])[places]
+    return values
+
+
+@lru_cache(maxsize=16)
+def representatives(space: SearchSpace, names: frozenset[str]) -> Indices:
+    """For each candidate, the row that stands for all with its values of `names`; (N,).
+
+    It is the one closest to the usual settings in everything else. Without names, each stands for itself.
+    """
+    own = np.arange(len(space.candidates))
+    if not names or with_derived(names) >= set(space.names):
+        return own
+    values = columns(space)
+    places = [np.unique(values[name], return_inverse=True)[1] for name in sorted(names)]
+    _, group = np.unique(np.stack(places), axis=1, return_inverse=True)
+    order = np.argsort(_distances(space, space.config(usual(space))), kind="stable")
+    _, first = np.unique(group.ravel()[order], return_index=True)
+    return np.asarray(order[first][group.ravel()])
+
+
+@lru_cache(maxsize=16)
+def usual(space: SearchSpace) -> int:
+    """Index of the candidate closest to the usual settings."""
+    return seed_indices(space, GOOD_PRACTICE[:1])[0]
+
+
+def only_value(distributions: Sequence[BaseDistribution]) -> Any:
+    """The value of distributions that hold one value alone, which Optuna gives without asking; else None."""
+    last = distributions[-1]
+    if not last.single():
+        return None
+    return last.choices[0] if isinstance(last, CategoricalDistribution) else last.to_external_repr(last.low)  # type: ignore[attr-defined]
+
+
+def within(space: SearchSpace, ranges: Mapping[str, Sequence[BaseDistribution]]) -> npt.NDArray[np.bool_]:
+    """Which candidates have a value in one of the distributions of every name, (N,)."""
+    inside = np.ones(len(space.candidates), dtype=bool)
+    for name, distributions in ranges.items():
+        inside &= np.isin(columns(space)[name], admissible(space, name, distributions))
+    return inside
+
+
+def agreeing(
+    space: SearchSpace, fixed: Mapping[str, Any], inside: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Which of the candidates `inside`, (N,), have the values that others fixed, or are nearest to them."""
+    for name, value in numbers(space, fixed).items():
+        if inside.any():
+            distance = _distance(space, name, value)
+            inside = inside & (distance <= distance[inside].min() + 1e-9)
+    return inside
+
+
+def holding(space: SearchSpace, given: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+    """Which candidates have all of the values that a trial was given, (N,); of a value that none has, the
+    nearest counts."""
+    inside = np.ones(len(space.candidates), dtype=bool)
+    for name, value in numbers(space, given).items():
+        distance = _distance(space, name, value)
+        inside &= distance <= distance.min() + 1e-9
+    return inside
+
+
+def nearest_row(space: SearchSpace, config: Config, allowed: npt.NDArray[np.bool_]) -> int:
+    """The allowed row closest to a config on the knobs' own scales; the lowest row of equals."""
+    rows = np.flatnonzero(allowed)
+    return int(rows[np.argmin(_distances(space, config)[rows])])
+
+
+# -- trials -----------------------------------------------------------------------------------------
+
+
+def rows_of(trials: Iterable[FrozenTrial], space: SearchSpace, asked: Asked) -> dict[int, int]:
+    """By number, the candidate nearest to what each trial trained: its parameters, and for knobs that were
+    not suggested the config that was chosen for it. Trials of which that says too little are left out.
+
+    Parameters overrule the choice: `enqueue_trial` and `PartialFixedSampler` may have fixed some of them.
+    """
+    known, memory = names_of(space), _memory(space)
+    logarithmic = {name for name in known if _logarithmic(space, name)}
+    found = {}
+    for frozen in trials:
+        given = _numbers(known, frozen.params)
+        chosen = int(frozen.system_attrs.get(INDEX_KEY, -1))
+        if not 0 <= chosen < space.size:
+            if not given or _missing(given, frozen.number, asked):
+                continue
+            chosen = usual(space)
+        if any(value <= 0 and name in logarithmic for name, value in given.items()):
+            continue
+        key = (tuple(given.items()), chosen)
+        if key not in memory:
+            memory[key] = _nearest(space, given, chosen)
+        found[frozen.number] = memory[key]
+    return found
+
+
+@lru_cache(maxsize=4)
+def _memory(space: SearchSpace) -> dict[tuple[tuple[tuple[str, Value], ...], int], int]:
+    """Rows that `_nearest` has found, by its arguments."""
+    return {}
+
+
+def numbers(space: SearchSpace, params: Mapping[str, Any]) -> Config:
+    """Those parameters that have a name of the space and a number for a value."""
+    return _numbers(names_of(space), params)
+
+
+def _numbers(known: Collection[str], params: Mapping[str, Any]) -> Config:
+    return {name: value for name, value in params.items() if name in known and _is_number(value)}
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def with_derived(names: Collection[str]) -> frozenset[str]:
+    """Names whose values are known where those of `names` are: two of rank, alpha and alpha_ratio say all."""
+    three = {"rank", "alpha", "alpha_ratio"}
+    return frozenset(names) | (three if len(three & set(names)) > 1 else set())
+
+
+def _missing(given: Collection[str], number: int, asked: Asked) -> set[str]:
+    """Names that a trial was not asked for, though trials before it were."""
+    return {name for name in asked.names - with_derived(given) if asked.since.get(name, number) < number}
+
+
+def _nearest(space: SearchSpace, given: Config, base: int) -> int:
+    """Row of the candidate closest to `given`, and to the config `base` in what is not given."""
+    config = space.config(base)
+    if all(name in config and math.isclose(config[name], value) for name, value in given.items()):
+        row = int(np.searchsorted(space.candidates, base))
+        if row < len(space.candidates) and space.candidates[row] == base:
+            return row
+    distance = np.zeros(len(space.candidates))
+    for name, value in given.items():
+        distance += _distance(space, name, value)
+    for name in space.names:
+        if name not in with_derived(given):
+            distance += 1e-3 * _distance(space, name, config[name])
+    return int(np.argmin(distance))
+
+
+def _distances(space: SearchSpace, config: Config) -> Floats:
+    """How far all candidates are from a config on the knobs' own scales, (N,)."""
+    return np.asarray(np.sum([_distance(space, name, config[name]) for name in space.names], axis=0))
+
+
+def _distance(space: SearchSpace, name: str, value: Value) -> Floats:
+    """How far all candidates are from a value, (N,), in units of the range of the name."""
+    low, width, scaled = _scaled(space, name)
+    place = math.log(max(value, 1e-300)) if _logarithmic(space, name) else value
+    return np.asarray(np.abs(scaled - (place - low) / width))
+
+
+@lru_cache(maxsize=64)
+def _scaled(space: SearchSpace, name: str) -> tuple[float, float, Floats]:
+    """Lowest value, width of the range, and all candidates in that range, (N,), on the name's own scale."""
+    column = columns(space)[name]
+    if _logarithmic(space, name):
+        column = np.log(column)
+    low, width = float(column.min()), float(np.ptp(column)) or 1.0
+    return low, width, (column - low) / width
+
+
+def _logarithmic(space: SearchSpace, name: str) -> bool:
+    if name in space.names:
+        return space[name].scale != "linear"
+    return bool((columns(space)[name] > 0).all())
+
+
+def tried(rows: Collection[int], space: SearchSpace, asked: Asked) -> npt.NDArray[np.bool_]:
+    """Which candidates are the same as a trial in all that is asked for, (N,), by the rows of trials."""
+    standing = representatives(space, asked.names)
+    return np.isin(standing, standing[np.fromiter(rows, dtype=np.int64)])
+
+
+def repeats(
+    trials: Iterable[FrozenTrial], rows: Mapping[int, int], space: SearchSpace, asked: Asked
+) -> npt.NDArray[np.bool_]:
+    """Which candidates would only repeat a trial that did not ask for every name, (N,).
+
+    A trial that was not asked for a dropout, say, because of another knob's value, is the same for every
+    dropout. Not so if other parameters were drawn for it, or if no trial before it was asked for a dropout:
+    then the objective may have been changed.
+    """
+    known = names_of(space)
+    partly: dict[frozenset[str], list[int]] = {}
+    for frozen in trials:
+        given = frozen.params.keys()
+        missing = asked.names - given
+        finished = frozen.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        if not missing or not finished or not given or not given <= known or frozen.number not in rows:
+            continue
+        missing -= with_derived(given)
+        if missing and missing == _missing(given, frozen.number, asked):
+            partly.setdefault(frozenset(given), []).append(rows[frozen.number])
+    found = np.zeros(len(space.candidates), dtype=bool)
+    for names, alike in partly.items():
+        standing = representatives(space, names)
+        found |= np.isin(standing, standing[alike])
+    return found
+
+
+def unreachable(
+    trials: Iterable[FrozenTrial], rows: Mapping[int, int], space: SearchSpace, asked: Asked
+) -> npt.NDArray[np.bool_]:
+    """Which candidates the objective would not ask for, as its ranges depend on values it got before, (N,).
+
+    After rank 64 it asked for a batch size from 2 to 4: then no larger one is asked for with rank 64. Of
+    trials that had the same values before, the latest counts.
+    """
+    found = np.zeros(len(space.candidates), dtype=bool)
+    if not asked.varying:
+        return found
+    known = names_of(space)
+    latest: dict[tuple[frozenset[str], str, int], BaseDistribution] = {}
+    for frozen in trials:
+        before: frozenset[str] = frozenset()
+        for name, distribution in frozen.distributions.items() if frozen.number in rows else ():
+            if name not in known:
+                break  # it may depend on that
+            if name in asked.varying and not distribution.single():
+                group = int(representatives(space, before)[rows[frozen.number]]) if before else 0
+                latest[before, name, group] = distribution
+            before |= {name}
+    cases: dict[tuple[frozenset[str], str, object], tuple[BaseDistribution, list[int]]] = {}
+    for (before, name, group), distribution in latest.items():
+        cases.setdefault((before, name, _identity(distribution)), (distribution, []))[1].append(group)
+    for (before, name, _), (distribution, groups) in cases.items():
+        concerned = np.isin(representatives(space, before), groups) if before else True
+        found |= concerned & ~within(space, {name: (distribution,)})
+    return found

@@ -1,0 +1,198 @@
+"""What a user must see about data that were accepted: left out, shared, repeated, too few, not learnt."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import combinations
+
+from loracle.errors import DataError
+from loracle.records.notices import Notice
+from loracle.text.escape import printable
+from loracle.training.dataset.chat import Remarks
+from loracle.training.dataset.shapes import Example
+
+Parts = Mapping[str, Sequence[Example]]  # examples by the name of their split
+
+FEWEST = 2  # rows of a split: one row has no spread, so nothing can be said about its score
+_FEW = 100  # rows, below which a user is told what so few can show
+_NAMES = 10  # of fields, in one notice
+
+
+def require_enough(name: str, n: int, why: str) -> None:
+    """Raises DataError where a split is too small to learn from or to score on."""
+    if n < FEWEST:
+        raise DataError(
+            f"the {name} split {'is empty' if n == 0 else 'has one example'}: {why}; {FEWEST} are the least"
+        )
+
+
+# -- of rows as they stand --------------------------------------------------------------------------
+
+
+def about_rows(parts: Parts) -> Iterator[Notice]:
+    """Rows and prompts that splits share, rows that repeat, and fields that are not read."""
+    for first, second in combinations(parts, 2):
+        yield from _shared(first, parts[first], second, parts[second])
+    copies = {name: len(part) - len({e.content for e in part}) for name, part in parts.items()}
+    yield from _counted(
+        "rows_repeated", copies, parts, "{} rows are copies of others in their split, and count each time"
+    )
+    unread = Counter(name for part in parts.values() for example in part for name in example.unread)
+    if unread:
+        rows = sum(bool(example.unread) for part in parts.values() for example in part)
+        yield Notice("data", "fields_not_read", f"fields that are not read: {_listed(unread, 'row')}", rows)
+
+
+def _shared(first: str, ours: Sequence[Example], second: str, theirs: Sequence[Example]) -> Iterator[Notice]:
+    contents, questions = {e.content for e in ours}, {e.question for e in ours}
+    rows = sum(e.content in contents for e in theirs)
+    prompts = sum(e.question in questions for e in theirs) - rows
+    if first == "train":
+        why = "a score on what was trained on says little about anything new"
+    else:
+        why = "settings are chosen on what they are reported on, so the report is too good"
+    todo = f"take them out of {first} or {second}"
+    if rows:
+        said = f"{second} shares rows with {first}: {rows:,} of its {len(theirs):,} stand in both"
+        yield Notice("data", "rows_shared", f"{said}; {why}: {todo}", rows)
+    if prompts:
+        more = "more " if rows else ""
+        said = f"{second} shares prompts with {first}: {prompts:,} {more}of its {len(theirs):,} rows"
+        yield Notice(
+            "data", "prompts_shared", f"{said} ask what a row of {first} asks; {why}: {todo}", prompts
+        )
+
+
+# -- of rows as they are learnt ---------------------------------------------------------------------
+
+
+def about_lengths(dropped: Mapping[str, int], parts: Parts, max_length: int, remedy: str) -> Iterator[Notice]:
+    """Rows that are left out for their length."""
+    text = f"{{}} rows have more than {max_length:,} tokens and are left out; {remedy}, or shorten them"
+    yield from _counted("rows_too_long", dropped, parts, text, every=True)
+
+
+def about_tokens(remarks: Mapping[str, Remarks], parts: Parts) -> Iterator[Notice]:
+    """What chat template and tokenizer made of the rows."""
+    turns = sum(remark.turns for remark in remarks.values())
+    if turns:
+        rows = {name: remark.rows for name, remark in remarks.items()}
+        yield Notice(
+            "data",
+            "turns_not_learnt",
+            f"{_count(turns, 'turn')} of the assistant in {_by_split(rows, parts)} rows are read and not "
+            "learnt, as the chat template renders them otherwise once later turns follow; give a turn that "
+            "shall be learnt a row that ends with it",
+            turns,
+        )
+    fields = sum((remark.fields for remark in remarks.values()), Counter[str]())
+    if fields:
+        said = f"fields of turns that the chat template leaves out: {_listed(fields, 'turn')}"
+        yield Notice("data", "turn_fields_not_read", said, fields.total())
+    dated = {name: remark.dated for name, remark in remarks.items()}
+    yield from _counted(
+        "prompts_dated",
+        dated,
+        parts,
+        "the chat template writes the date of today into {} rows, so a run that goes on another day trains "
+        "on other prompts; templates with a setting for it, such as date_string, take it from the rows' "
+        "chat_template_kwargs",
+    )
+    unknown = {name: remark.unknown for name, remark in remarks.items()}
+    yield from _counted(
+        "characters_unknown",
+        unknown,
+        parts,
+        "{} rows hold characters that the tokenizer does not know, and the model reads its sign for the "
+        "unknown in their place",
+    )
+
+
+def about_references(going_on: Mapping[str, int], parts: Parts) -> Iterator[Notice]:
+    """References that generation cannot write to their end."""
+    yield from _counted(
+        "references_go_on",
+        going_on,
+        parts,
+        "{} references go on behind a stop token, where generation ends, so it can never write them whole",
+    )
+
+
+# -- of numbers of rows -----------------------------------------------------------------------------
+
+
+def about_sizes(n_train: int, scored: Mapping[str, int], metric: str) -> Iterator[Notice]:
+    """Splits that are small, with the difference that they can show.
+
+    For a share of correct rows, two settings on n rows each differ visibly (power 80 %, level 5 %) from
+    4 sqrt(p (1 - p) / n) on, at most 2 / sqrt(n) (p = 1/2): n = 16 s^2 / d^2, R. Lehr, Statistics in Medicine
+    11, 1099 (1992). For the loss, the same two settings are compared row by row: n = 8 s^2 / d^2, so
+    d = sqrt(8 / n) s, where s is the standard deviation of the difference of a row.
+    """
+    if n_train < _FEW:
+        yield Notice(
+            "data",
+            "few_training_rows",
+            f"{n_train} training rows are few: below {_FEW}, what a setting gains depends more on which rows "
+            "those are than on the setting",
+            n_train,
+        )
+    for name, n in scored.items():
+        if n >= _FEW:
+            continue
+        if metric == "loss":
+            least = f"{math.sqrt(8 / n):.2g} standard deviations of a row's difference in loss"
+        else:
+            least = f"{min(100, round(200 / math.sqrt(n)))} percentage points"
+        yield Notice(
+            "data",
+            f"few_{name}_rows",
+            f"{n} {name} rows are few: a difference between two settings of less than {least} would most "
+            "likely not show",
+            n,
+        )
+
+
+def about_limit(scored: int, n: int) -> Iterator[Notice]:
+    """Validation rows that trials are not scored on."""
+    if scored < n:
+        yield Notice(
+            "data",
+            "validation_limited",
+            f"trials are scored on {scored:,} of {n:,} validation rows (data.validation_limit)",
+            n - scored,
+        )
+
+
+# -- words ------------------------------------------------------------------------------------------
+
+
+def _counted(
+    name: str, counts: Mapping[str, int], parts: Parts, text: str, every: bool = False
+) -> Iterator[Notice]:
+    """A notice of rows counted by split, where there are any; `text` has `{}` in their place."""
+    if n := sum(counts.values()):
+        yield Notice("data", name, text.format(_by_split(counts, parts, every)), n)
+
+
+def _by_split(counts: Mapping[str, int], parts: Parts, every: bool = False) -> str:
+    """`3 of 10 train and 1 of 5 test`; splits without any only where `every`."""
+    said = [f"{n:,} of {len(parts[name]):,} {name}" for name, n in counts.items() if n or every]
+    return _and(said)
+
+
+def _listed(counts: Counter[str], what: str) -> str:
+    names = counts.most_common(_NAMES)
+    said = [f"{printable(name, 40)} ({_count(n, what)})" for name, n in names]
+    return _and(said if len(counts) <= _NAMES else [*said, f"{len(counts) - _NAMES} more"])
+
+
+def _and(said: Collection[str]) -> str:
+    *some, last = said
+    return f"{', '.join(some)} and {last}" if some else last
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"

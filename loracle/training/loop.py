@@ -1,0 +1,228 @@
+"""One LoRA training of one config, on a base model that stays in memory.
+
+A plain loop: the adapter alone is trained, the loss of a step is the sum over all tokens that count divided
+by their number in the whole effective batch, and dropout masks belong to examples (`dropout.py`), so
+micro-batches change memory and never the result.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
+
+from loracle.config.settings import TrainingConfig
+from loracle.config.training_plan import Plan, example_order, plan_training
+from loracle.records.outcome_files import out_of_memory_text, traceback_tail
+from loracle.records.space import Value
+from loracle.records.trial import Failure, FailureKind
+from loracle.training.dataset.tokens import Encoded
+from loracle.training.memory.measurement import meter_of
+from loracle.training.model.adapter import adapter_state, attach, restored
+from loracle.training.model.base_model import Base, batches, collate, counted_logits
+from loracle.training.model.dropout import Masks, key_dropout, training_mode
+from loracle.training.model.positions import length_breaks
+
+_SMOOTH_EXAMPLES = 32  # a loss over fewer examples is too noisy to call a training diverged
+_SMOOTH_STEPS = 3
+
+
+# -- training ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: its number from 1, loss per token, learning rate, gradient norm before clipping."""
+
+    number: int
+    total: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+
+
+Progress = Callable[[Step], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A base model with its trained adapter attached, and how the training went.
+
+    Attributes:
+        model: the PEFT model.
+        steps, tokens, seconds: of the loop; tokens without padding, wall-clock time.
+        peak_memory: bytes in use at most during the loop, the base model included, as `meter.py` counts them;
+            None where the device or the system does not tell.
+        start: the adapter's tensors before training, kept for PiSSA alone.
+    """
+
+    model: Any
+    steps: tuple[Step, ...]
+    tokens: int
+    seconds: float
+    peak_memory: int | None
+    start: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+class TrainingFailed(Exception):
+    """A training that gives no model; `failure` says why."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@contextmanager
+def train_adapter(
+    base: Base,
+    encoded: Encoded,
+    config: Mapping[str, Value],
+    settings: TrainingConfig,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+) -> Iterator[Trained]:
+    """Trains an adapter, lends the adapted model to the `with` block, then takes the adapter off again.
+
+    The same seed gives the same adapter, bit for bit, on a CPU with the same number of threads.
+
+    Raises:
+        ConfigError: see `plan_training`.
+        TrainingFailed: the loss diverged or memory ran out.
+        ModelError: the base model was not left as it was found.
+    """
+    plan = plan_training(config, settings, len(encoded))
+    cuda = [base.device.index or 0] if base.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        with restored(base):
+            failure = None
+            try:
+                model = attach(base, plan)
+                start = adapter_state(model) if plan.settings.variant == "pissa" else {}
+                trained = replace(_fit(base, model, encoded, plan, seed, progress), start=start)
+            except RuntimeError as error:
+                failure = out_of_memory(error)
+                if failure is None:
+                    raise
+            if failure is not None:  # raised here, so that the old traceback no longer holds tensors
+                raise TrainingFailed(failure)
+            yield trained
+
+
+def out_of_memory(error: BaseException) -> Failure | None:
+    """The failure that an exception stands for, if it says that memory ran out."""
+    text = str(error) or "no memory left"
+    exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if not exhausted and not out_of_memory_text(text):
+        return None
+    return Failure(FailureKind.OUT_OF_MEMORY, text.splitlines()[0], traceback_tail(error))
+
+
+def _fit(
+    base: Base, model: Any, encoded: Encoded, plan: Plan, seed: int, progress: Progress | None
+) -> Trained:
+    began = time.perf_counter()
+    meter = meter_of(base.device)
+    if meter is not None:
+        meter.restart()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=plan.learning_rate, weight_decay=plan.settings.weight_decay, fused=True
+    )
+    order = example_order(plan.n_examples, plan.n_seen, seed)
+    # An example that comes again in another epoch is another one to the masks, even within one batch.
+    known_as = encoded.positions[order] + ((np.arange(plan.n_seen) // plan.n_examples) << 32)
+    masks, breaks = Masks(seed, base.device), length_breaks(base.model)
+    key_dropout(base.model, masks, kept_logits=base.masked_logits)
+    steps: list[Step] = []
+    with training_mode(model):
+        for number in range(plan.steps):
+            rate = plan.rate(number)
+            optimizer.param_groups[0]["lr"] = rate
+            part = slice(number * plan.batch_size, (number + 1) * plan.batch_size)
+            batch = _EffectiveBatch(number, order[part], known_as[part])
+            micro_batch = plan.settings.largest_micro_batch
+            loss_sum = _accumulate(base, encoded, batch, masks, micro_batch, breaks)
+            norm = clip_grad_norm_(parameters, plan.settings.max_gradient_norm)
+            loss, gradient_norm = torch.stack([loss_sum, norm.to(loss_sum)]).tolist()  # one synchronisation
+            steps.append(Step(number + 1, plan.steps, loss, rate, gradient_norm))
+            if progress is not None:
+                progress(steps[-1])
+            _check_divergence(steps, plan)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return Trained(
+        model=model,
+        steps=tuple(steps),
+        tokens=int(encoded.lengths[order].sum()),
+        seconds=time.perf_counter() - began,
+        peak_memory=None if meter is None else meter.peak(),
+    )
+
+
+@dataclass(frozen=True)
+class _EffectiveBatch:
+    """The examples of one step: which they are, and what masks know them as, (n,) each."""
+
+    step: int
+    chosen: npt.NDArray[np.int64]
+    known_as: npt.NDArray[np.int64]
+
+
+def _accumulate(
+    base: Base,
+    encoded: Encoded,
+    whole: _EffectiveBatch,
+    masks: Masks,
+    micro_batch: int,
+    breaks: tuple[int, ...],
+) -> torch.Tensor:
+    """Adds the gradient of the effective batch's mean loss per token; returns that loss, shape ()."""
+    # Sequences of like length share a micro-batch: less padding, and the sum is the same in any order.
+    lengths = encoded.lengths[whole.chosen] - 1
+    n_tokens = int(encoded.counts[whole.chosen].sum())
+    total = torch.zeros((), device=base.device)
+    for part in batches(lengths, micro_batch, base.reading, breaks):
+        batch = collate(encoded, whole.chosen[part], base)
+        with masks.of(whole.step, whole.known_as[part], batch.inputs.shape[1], batch.keep):
+            logits = counted_logits(base, batch)
+            loss = cross_entropy(logits, batch.targets, reduction="sum") / n_tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
+
+
+def _check_divergence(steps: Sequence[Step], plan: Plan) -> None:
+    """Stops a training that cannot recover.
+
+    The loss is compared, after warm-up, with that of the untrained model at the start, each averaged over
+    at least 32 examples: one small batch says little.
+    """
+    last = steps[-1]
+    if not math.isfinite(last.loss) or not math.isfinite(last.gradient_norm):
+        _diverged(last, f"the loss is {last.loss:g}, the gradient norm {last.gradient_norm:g}")
+    width = math.ceil(_SMOOTH_EXAMPLES / plan.batch_size)
+    window = max(width, _SMOOTH_STEPS)
+    if len(steps) < width + window or last.number <= plan.warmup_steps:
+        return
+    first = math.fsum(s.loss for s in steps[:width]) / width
+    recent = math.fsum(s.loss for s in steps[-window:]) / window
+    if recent > plan.settings.divergence_factor * first:
+        _diverged(last, f"the loss rose from {first:.3g} to {recent:.3g}")
+
+
+def _diverged(step: Step, what: str) -> None:
+    message = (
+        f"diverged at step {step.number} of {step.total}: {what} (learning rate {step.learning_rate:.3g})"
+    )
+    raise TrainingFailed(Failure(FailureKind.DIVERGED, message))

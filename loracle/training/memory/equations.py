@@ -1,0 +1,278 @@
+"""What a training holds in memory at its peak: equations, and counts on the model itself.
+
+At its peak, when the backward pass begins, a training holds what was loaded before it, and in bytes
+
+    growth = allocator x (adapter + saved + max(logits, logits / 4 + gradients)) + overhead
+
+* adapter: weight, gradient and the two moments of AdamW (Kingma & Ba 2015) in float32 for every parameter,
+  16; 18 where autocast makes a bfloat16 copy of it. Parameters are PEFT's own count at rank 1, times rank.
+* saved: what autograd keeps for the backward pass. Published formulas (Korthikanti et al. 2022, arXiv
+  2205.05198, eq. 1) hold for one architecture, trained in full. Here most weights are frozen, kernels differ,
+  and dropout keeps more than its absence. So it is counted on the model itself: three short forward passes
+  give the polynomial c0 + m (c1 t + c2 t^2) of m sequences of t tokens, and a unit of rank adds one number a
+  token and adapted module, the output of A. With gradient checkpointing a layer keeps its input alone (ibid.,
+  section 4), and one layer at a time is computed again.
+* logits: float32 values at the k positions that count, k x vocabulary x 16: logits, log-softmax, and the
+  gradients of both. Where a model computes logits at all positions, those and their gradient come on top.
+* gradients: two float32 tensors as wide as the widest adapted module, while the first layer's backward runs.
+* allocator: what it holds for each byte of a tensor: 1 on CUDA, where PyTorch keeps blocks of like sizes. The
+  heap of the C library falls into pieces: on Linux 1.3 to 3.8 were measured.
+
+Measured on 14 trainings of four architectures in float32 and bfloat16 (`benchmarks/memory.py`): tensors at
+the peak are 0.96 to 1.00 times those predicted, with gradient checkpointing 0.79 to 0.88. On a CPU a run
+grows 0.45 to 2.05 times as much as predicted, 0.70 in the median (2.05 with checkpointing); there it matters
+that `memory.py` corrects by what was observed. On CUDA it was not measured.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from loracle.config.settings import TrainingConfig
+from loracle.config.training_plan import plan_training
+from loracle.errors import ModelError
+from loracle.records.space import Config
+from loracle.training.dataset.tokens import Encoded
+from loracle.training.loop import out_of_memory
+from loracle.training.model.adapter import adapted, layers_of
+from loracle.training.model.base_model import Base, Batch, counted_logits
+from loracle.training.model.dropout import Masks, key_dropout, training_mode
+
+Floats = npt.NDArray[np.float64]
+
+_OVERHEAD = {"cuda": 64 << 20, "cpu": 16 << 20}  # bytes; workspaces of libraries, and code first used
+_ALLOCATOR = {"cpu": 2.5}
+_PROBE = (8, 16, 32)  # tokens
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What trainings on a base model hold, counted on the model.
+
+    Attributes:
+        per_rank, fixed: parameters of an adapter for each unit of rank, and whatever the rank (of DoRA).
+        modules: how many modules are adapted.
+        saved: (2, 3) coefficients c0, c1, c2 in bytes; first row without dropout, second with.
+        layers, hidden, vocabulary: of the model.
+        widest: features of the widest adapted module.
+        itemsize: bytes of an activation.
+        cached: bytes of keys and values of a token while text is generated.
+        copied: bytes of weights that the variant makes anew (PiSSA).
+        checkpointing: whether activations are computed again.
+        masked_logits: whether logits are computed at counted positions alone.
+        allocator: bytes that it holds for each byte of a tensor.
+        overhead: bytes.
+    """
+
+    per_rank: int
+    fixed: int
+    modules: int
+    saved: Floats
+    layers: int
+    hidden: int
+    vocabulary: int
+    widest: int
+    itemsize: int
+    cached: int
+    copied: int
+    checkpointing: bool
+    masked_logits: bool
+    allocator: float
+    overhead: int
+
+
+def count_footprint(base: Base, settings: TrainingConfig, *, dropout: bool = True) -> Footprint:
+    """Counts on the model, which is left as it was. Takes a second, mostly PEFT's.
+
+    Raises:
+        ModelError: there is no memory for one short example.
+    """
+    plain = settings.model_copy(update={"gradient_checkpointing": False})
+    if settings.variant == "pissa":  # trains like lora, and its start takes minutes
+        plain = plain.model_copy(update={"variant": "lora"})
+    knobs: Config = {
+        "rank": 1,
+        "alpha": 1,
+        "dropout": 0.1 if dropout else 0.0,
+        "batch_size": 1,
+        "learning_rate": 1.0,
+    }
+    cuda = [base.device.index or 0] if base.device.type == "cuda" else []
+    failure = None
+    with torch.random.fork_rng(devices=cuda), adapted(base, plan_training(knobs, plain, 1)) as model:
+        sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+        layers = layers_of(model)
+        modules = [layer.module for layer in layers]
+        weights = [layer.weight for layer in layers]
+        masks = Masks(0, base.device)
+        key_dropout(base.model, masks, kept_logits=base.masked_logits)
+        try:
+            with training_mode(model):
+                with_dropout = _saved_polynomial(base, model, masks)
+                for own in (drop for module in modules for drop in module.lora_dropout.values()):
+                    own.p = 0.0
+                saved = np.stack([_saved_polynomial(base, model, masks), with_dropout])
+        except RuntimeError as error:
+            failure = out_of_memory(error)
+            if failure is None:
+                raise
+    if failure is not None:
+        raise ModelError(
+            f"model: {base.name} leaves no memory on {base.device} for training on one short example: "
+            f"{failure.message}"
+        )
+    config = base.model.config.get_text_config()
+    per_rank = sum(size for name, size in sizes.items() if ".lora_A." in name or ".lora_B." in name)
+    return Footprint(
+        per_rank=per_rank,
+        fixed=sum(sizes.values()) - per_rank,
+        modules=len(modules),
+        saved=saved,
+        layers=int(config.num_hidden_layers),
+        hidden=int(config.hidden_size),
+        vocabulary=int(base.model.get_input_embeddings().num_embeddings),
+        widest=max(max(weight.shape) for weight in weights),
+        itemsize=base.dtype.itemsize,
+        cached=2 * base.dtype.itemsize * int(config.num_hidden_layers) * _key_width(config),
+        copied=sum(w.numel() * w.element_size() for w in weights) if settings.variant == "pissa" else 0,
+        checkpointing=settings.gradient_checkpointing,
+        masked_logits=base.masked_logits,
+        allocator=_ALLOCATOR.get(base.device.type, 1.0),
+        overhead=_OVERHEAD.get(base.device.type, 0),
+    )
+
+
+def _key_width(config: Any) -> int:
+    """Features of the keys of a layer: fewer than of its input where heads share them."""
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(heads, int) or heads < 1:  # a recurrent model, or one that has a number for each layer
+        return int(config.hidden_size)
+    head = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
+    grouped = getattr(config, "num_key_value_heads", None)
+    return int(head) * (grouped if isinstance(grouped, int) and grouped else heads)
+
+
+def _saved_polynomial(base: Base, model: Any, masks: Masks) -> Floats:
+    """Coefficients c0, c1, c2 of the bytes that autograd keeps of a sequence of t tokens, (3,)."""
+    most = min(_PROBE[-1], base.max_positions or _PROBE[-1])
+    lengths = [max(1, most * length // _PROBE[-1]) for length in _PROBE]
+    held = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+    sizes = [_saved_bytes(base, length, held, masks) for length in lengths]
+    powers = np.vander(np.array(lengths, dtype=float), 3, increasing=True)
+    solution: Floats = np.linalg.lstsq(powers, np.array(sizes, dtype=float))[0]
+    return np.maximum(solution, 0.0)
+
+
+def _saved_bytes(base: Base, length: int, held: set[int], masks: Masks) -> int:
+    """Bytes that autograd keeps of a forward pass: every storage once, without those `held` anyway."""
+    kept: list[weakref.ref[_Kept]] = []
+
+    def keep(tensor: torch.Tensor) -> _Kept:
+        one = _Kept(tensor.detach())
+        kept.append(weakref.ref(one))
+        return one
+
+    inputs = torch.zeros((1, length), dtype=torch.long, device=base.device)
+    last = torch.zeros_like(inputs, dtype=torch.bool)
+    last[0, -1] = True
+    zero = torch.zeros(1, dtype=torch.long, device=base.device)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one.tensor)
+    with hooks, masks.of(0, [0], length, last):
+        logits = counted_logits(base, Batch(inputs, last, zero, zero, zero))
+    # What the logits do not depend on is gone by now, as some of DoRA's norms are.
+    storages = [one.tensor.untyped_storage() for one in (ref() for ref in kept) if one is not None]
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    del logits
+    return sum(size for address, size in sizes.items() if address not in held)
+
+
+class _Kept:
+    """A tensor that autograd keeps for a backward pass."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of examples.
+
+    Attributes:
+        longest: tokens of the longest input.
+        counted: (n,) positions in the loss of the one, two, three, ... examples that have most.
+        typical: tokens of an input, the mean.
+    """
+
+    longest: int
+    counted: npt.NDArray[np.int64]
+    typical: float
+
+    @classmethod
+    def of(cls, encoded: Encoded) -> Sizes:
+        """Of a data set; a model reads all but the last token of an example."""
+        counted = np.sort(encoded.counts)[::-1].cumsum()
+        return cls(int(encoded.lengths.max()) - 1, counted, float(encoded.lengths.mean()) - 1)
+
+    def in_loss(self, n: npt.ArrayLike) -> Floats:
+        """At most so many positions count in a batch of `n` examples; same shape as `n`."""
+        last = np.minimum(np.asarray(n, dtype=np.int64), len(self.counted)) - 1
+        found: Floats = self.counted[last].astype(np.float64)
+        return found
+
+
+def training_growth(
+    footprint: Footprint,
+    sizes: Sizes,
+    rank: npt.ArrayLike,
+    micro_batch: npt.ArrayLike,
+    dropout: npt.ArrayLike,
+) -> Floats:
+    """Bytes at the peak of a training beyond what was loaded; the arguments are broadcast together."""
+    tensors = training_tensors(footprint, sizes, rank, micro_batch, dropout)
+    return footprint.allocator * tensors + footprint.overhead
+
+
+def training_tensors(
+    footprint: Footprint,
+    sizes: Sizes,
+    rank: npt.ArrayLike,
+    micro_batch: npt.ArrayLike,
+    dropout: npt.ArrayLike,
+) -> Floats:
+    """Bytes of tensors at the peak of a training beyond those that were loaded."""
+    rank, m, drops = np.broadcast_arrays(rank, micro_batch, np.asarray(dropout) > 0)
+    f, t = footprint, sizes.longest
+    tokens = m * float(t)
+    copies = 16 if f.itemsize == 4 else 18
+    adapter = copies * (f.per_rank * rank.astype(np.float64) + f.fixed)
+    c0, c1, c2 = np.moveaxis(f.saved[drops.astype(np.int64)], -1, 0)
+    saved = m * (c1 * t + c2 * t * t) + f.itemsize * f.modules * (rank - 1) * tokens
+    if f.checkpointing:
+        saved = f.itemsize * f.layers * f.hidden * tokens + saved / f.layers
+    logits = 16 * f.vocabulary * sizes.in_loss(m)
+    everywhere = 0 if f.masked_logits else 2 * f.itemsize * f.vocabulary * tokens
+    gradients = 8 * f.widest * tokens
+    top = np.maximum(logits + everywhere, logits / 4 + gradients)
+    result: Floats = adapter + c0 + saved + top + f.copied
+    return result
+
+
+def scoring_growth(footprint: Footprint, sizes: Sizes, rank: int, batch: int, written: int) -> float:
+    """Bytes at the peak of scoring a batch beyond what was loaded; `written` tokens are generated for each.
+
+    Nothing is saved for a backward pass. There are the logits of a pass over the references and their
+    log-softmax, or the keys and values that generation caches, and one layer's tensors.
+    """
+    f, tokens = footprint, batch * sizes.longest
+    logits = (8 + f.itemsize % 4) * f.vocabulary * float(sizes.in_loss(batch))
+    everywhere = 0 if f.masked_logits else f.itemsize * f.vocabulary * tokens
+    cache = f.cached * (tokens + batch * written) if written else 0
+    layer = 4 * f.itemsize * f.widest * tokens
+    tensors = 16.0 * f.per_rank * rank + max(logits + everywhere, cache) + layer + f.copied
+    return f.allocator * tensors + f.overhead

@@ -1,0 +1,304 @@
+"""Planning with memory: which micro-batch fits, which candidates cannot; corrected by what trainings took.
+
+The equations are in `footprint.py`. What a training took at its peak stands in the metrics of its outcome, so
+every part of a run that knows the outcomes corrects them alike.
+
+The search half needs two functions: `allowed(model, space, history)` says which candidates can fit at all,
+for `propose(allowed=...)`; `describe(model, space, standard, history)` says it to people. `model` is
+`TrainingObjective.memory`. Both apply the correction, so there is nothing to keep up to date.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from loracle.config.settings import TrainingConfig
+from loracle.errors import ConfigError
+from loracle.records.space import SearchSpace, Value
+from loracle.records.trial import FailureKind, History, Outcome
+from loracle.training.dataset.tokens import Encoded
+from loracle.training.memory.equations import (
+    Footprint,
+    Sizes,
+    count_footprint,
+    scoring_growth,
+    training_growth,
+)
+from loracle.training.memory.measurement import meter_of
+from loracle.training.model.base_model import Base
+
+Floats = npt.NDArray[np.float64]
+
+_RESERVE = 0.1  # share of the free memory left alone: for fragmentation, and for what others take
+_FACTORS = (0.2, 4.0)  # a correction beyond these is an accident of measuring
+# Tokens in a micro-batch from where on a training does not become faster. On a CPU it becomes slower again:
+# measured on one core (`benchmarks/micro_batch.py`), widths 32 to 256 with 20 to 300 tokens an example are
+# fastest with 300 to 2,500 tokens at once, and 1,024 cost at most a quarter more than the best; one example
+# at a time costs up to 18 times as much, 64 up to twice. GPUs were not measured. The number for CUDA is a
+# bound from data sheets: an H100 does 295 operations a byte, so a matrix product is bound by arithmetic from
+# some 300 tokens on; about 50 kernels a layer, 5 us each, are hidden from 800 tokens on in a model of 1 B
+# parameters and from 10,000 on in one of 0.1 B.
+_FAST_TOKENS = {"cpu": 1024, "cuda": 16_384}
+_FAST_TOKENS_ELSEWHERE = 4096  # smaller devices, which do not tell what memory they have
+_NOTHING = History()
+_REMEDY = "lower data.max_length, set training.gradient_checkpointing, or choose a smaller model"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What became of a prediction: bytes of growth, predicted without any correction, and `observed`.
+
+    `observed` is None where memory ran out.
+    """
+
+    predicted: float
+    observed: float | None
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """Predicts peaks, and plans with them.
+
+    Attributes:
+        footprint: of the base model.
+        sizes: of the examples of a trial.
+        loaded: bytes that are there before a training: the base model, and on the CPU the whole process.
+        room: bytes by which a training may grow; None where the device does not tell.
+        largest: micro-batch where memory allows it: the user's, or None for what is fast.
+        device: its kind, such as `cuda`, which decides what is fast.
+        observations: of trainings.
+    """
+
+    footprint: Footprint
+    sizes: Sizes
+    loaded: int
+    room: float | None
+    largest: int | None
+    device: str = "cpu"
+    observations: tuple[Observation, ...] = ()
+
+    def learn(self, observations: Iterable[Observation]) -> MemoryModel:
+        """The model with more observations; their order does not matter."""
+        return replace(self, observations=(*self.observations, *observations))
+
+    def on(self, encoded: Encoded) -> MemoryModel:
+        """The model for other examples."""
+        return replace(self, sizes=Sizes.of(encoded))
+
+    def predict(self, config: Mapping[str, Value], micro_batch: int) -> float:
+        """Bytes of growth as the equations have it, without correction."""
+        dropout = config.get("dropout", 0.0)
+        return float(training_growth(self.footprint, self.sizes, config["rank"], micro_batch, dropout))
+
+    def micro_batch(self, config: Mapping[str, Value]) -> int:
+        """The largest micro-batch that fits, or 1: `largest`, the batch, or a power of two below."""
+        largest = self.wanted(int(config["batch_size"]))
+        tried = halvings(largest)
+        grows = self._growth(config["rank"], np.array(tried), config.get("dropout", 0.0))
+        return next((m for m, growth in zip(tried, grows, strict=True) if self._fits(growth)), 1)
+
+    def peak(self, config: Mapping[str, Value]) -> float:
+        """Bytes at the peak of a config's training with the micro-batch chosen for it."""
+        m = self.micro_batch(config)
+        return self.loaded + float(self._growth(config["rank"], m, config.get("dropout", 0.0)))
+
+    def fits(self, space: SearchSpace) -> npt.NDArray[np.bool_]:
+        """Which candidates can fit, if only one example at a time, (N,)."""
+        # Without `loaded`, which differs between sessions: adding and subtracting it rounds.
+        return np.asarray(self._fits(self._growths(space, 1)), dtype=bool)
+
+    def peaks(self, space: SearchSpace, micro_batch: int) -> Floats:
+        """Bytes at the peak of each candidate, (N,), with this micro-batch or, where smaller, its batch."""
+        return self.loaded + self._growths(space, micro_batch)
+
+    def _growths(self, space: SearchSpace, micro_batch: int) -> Floats:
+        values = space.values(space.candidates)
+        rank, batch = values["rank"], values["batch_size"].astype(np.int64)
+        m = np.minimum(micro_batch, batch)
+        return self._growth(rank, m, values.get("dropout", np.zeros_like(rank)))
+
+    @property
+    def limit(self) -> float | None:
+        """The largest peak that fits, in bytes; None where it is not known."""
+        return None if self.room is None else self.loaded + self.room
+
+    def wanted(self, batch_size: int) -> int:
+        """The micro-batch where memory does not matter: the user's, or parts of a size that is fast."""
+        if self.largest is not None:
+            return min(self.largest, batch_size)
+        most = fast_micro_batch(self.device, self.sizes)
+        return math.ceil(batch_size / math.ceil(batch_size / most))  # parts of like size
+
+    def scoring_batch(
+        self, encoded: Encoded, config: Mapping[str, Value], largest: int, *, written: int
+    ) -> int:
+        """How many of these examples to score at a time: `largest`, or a power of two below.
+
+        `written` is the number of tokens that the model writes for each.
+        """
+        sizes, rank = Sizes.of(encoded), int(config["rank"])
+        growth = (scoring_growth(self.footprint, sizes, rank, b, written) for b in halvings(largest))
+        tried = zip(halvings(largest), growth, strict=True)
+        return next((batch for batch, needed in tried if self._fits(needed)), 1)
+
+    def _growth(self, rank: npt.ArrayLike, micro_batch: npt.ArrayLike, dropout: npt.ArrayLike) -> Floats:
+        """Corrected bytes of growth at the peak of trainings; the arguments are broadcast together.
+
+        The equations times the median ratio of observed to predicted; never below what as much has taken
+        before. Where memory ran out, the ratio is at least room / predicted, and as much does not fit.
+        """
+        predicted = training_growth(self.footprint, self.sizes, rank, micro_batch, dropout)
+        bounds = [(o.predicted, o.observed) for o in self.observations if o.observed is not None]
+        ratios = [observed / expected for expected, observed in bounds]
+        for o in self.observations:
+            if o.observed is None and self.room is not None:
+                bounds.append((o.predicted, np.nextafter(self.room, np.inf)))
+                if not ratios or self.room / o.predicted > median(ratios):
+                    ratios.append(self.room / o.predicted)
+        growth = predicted * float(np.clip(median(ratios), *_FACTORS)) if ratios else predicted
+        for expected, bound in bounds:
+            growth = np.where(predicted >= expected, np.maximum(growth, bound), growth)
+        return growth
+
+    def _fits(self, growth: npt.ArrayLike) -> Any:
+        return np.asarray(growth) <= (np.inf if self.room is None else self.room)
+
+
+def fast_micro_batch(device: str, sizes: Sizes) -> int:
+    """The micro-batch, in examples of typical length, beyond which a training does not become faster."""
+    tokens = _FAST_TOKENS.get(device, _FAST_TOKENS_ELSEWHERE)
+    return max(1, int(tokens / max(1.0, sizes.typical)))
+
+
+def halvings(largest: int) -> list[int]:
+    """`largest` and the powers of two below it, descending."""
+    powers = (1 << exponent for exponent in reversed(range(largest.bit_length())))
+    return [largest, *(size for size in powers if size < largest)]
+
+
+def build_memory_model(
+    base: Base, training: TrainingConfig, trial: Encoded, *, workers: int = 1, dropout: bool = True
+) -> MemoryModel:
+    """Counts what trainings hold and asks what memory there is; `trial` is what a trial trains on.
+
+    `workers` processes share the memory of the CPU, this one among them; each loads the base model.
+    `dropout` says whether the adapters can have any.
+
+    Raises:
+        ModelError: see `count_footprint`.
+    """
+    footprint = count_footprint(base, training, dropout=dropout)
+    meter, loaded, room = meter_of(base.device), 0, None
+    if meter is not None:
+        loaded = meter.used()
+        free = meter.limit() - loaded
+        if base.device.type == "cpu":
+            weights = sum(p.numel() * p.element_size() for p in base.model.parameters())
+            free = (free - (workers - 1) * weights) // workers
+        room = (1 - _RESERVE) * max(0, free)
+    largest = None if training.micro_batch == "auto" else training.micro_batch
+    return MemoryModel(footprint, Sizes.of(trial), loaded, room, largest, base.device.type)
+
+
+# -- for the search half, and for people --------------------------------------------------------------
+
+
+def observed(outcomes: Iterable[Outcome]) -> list[Observation]:
+    """What the trainings behind these outcomes took; the objective leaves it in their metrics."""
+    found = []
+    for metrics in (outcome.metrics for outcome in outcomes):
+        if "memory_growth_bytes" in metrics:
+            growth = metrics["memory_growth_bytes"]
+            found.append(Observation(metrics["predicted_growth_bytes"], growth))
+        if "exceeded_growth_bytes" in metrics:
+            found.append(Observation(metrics["exceeded_growth_bytes"], None))
+    return found
+
+
+def learnt(model: MemoryModel, history: History) -> MemoryModel:
+    """The model, corrected by all trials."""
+    return model.learn(observed(trial.outcome for trial in history.finished if trial.outcome))
+
+
+def allowed(model: MemoryModel, space: SearchSpace, history: History = _NOTHING) -> npt.NDArray[np.bool_]:
+    """Which candidates can fit into memory as far as is known, (N,), for `propose(allowed=...)`.
+
+    Decided by the equations, the room, and trials that failed even with one example at a time. What others
+    took does not count: it depends on the micro-batch and on the machine's other work; proposals must not.
+
+    Raises:
+        ConfigError: none does, and none has been trained.
+    """
+    fits = _after_failures(model, history).fits(space)
+    if not fits.any() and not history.succeeded:
+        raise ConfigError(f"no candidate fits into memory: {_left_out(model, space, fits)}; {_REMEDY}")
+    return fits
+
+
+def _after_failures(model: MemoryModel, history: History) -> MemoryModel:
+    outcomes = [trial.outcome for trial in history.finished if trial.outcome is not None]
+    kind = FailureKind.OUT_OF_MEMORY
+    return model.learn(observed(o for o in outcomes if o.failure is not None and o.failure.kind is kind))
+
+
+def describe(
+    model: MemoryModel, space: SearchSpace, standard: Mapping[str, Value] | None, history: History = _NOTHING
+) -> list[str]:
+    """What to say about memory in up to three lines: peaks, what is left out and why, observed peaks."""
+    now = learnt(model, history)
+    peaks_at_most = now.peaks(space, now.wanted(int(space["batch_size"].values[-1])))
+    configs: dict[str, Mapping[str, Value]] = {
+        "smallest config": space.config(int(space.candidates[int(np.argmin(peaks_at_most))])),
+        **({"standard": standard} if standard else {}),
+        "largest": space.config(int(space.candidates[int(np.argmax(peaks_at_most))])),
+    }
+    peaks = [f"{_gigabytes(now.peak(config))} ({name})" for name, config in configs.items()]
+    micro = [now.micro_batch(config) for config in configs.values()]
+    batches = str(micro[0]) if len(set(micro)) == 1 else _and([str(m) for m in micro])
+    there = "" if now.limit is None else f" of {_gigabytes(now.limit)} to use"
+    lines = [f"predicted peaks {_and(peaks)}{there}; micro-batches of {batches}"]
+    known = _after_failures(model, history)
+    fits = known.fits(space)
+    if not fits.all():
+        lines.append(_left_out(known, space, fits))
+    measured = [o.observed / o.predicted for o in now.observations if o.observed is not None]
+    if measured:
+        most = max(o.observed for o in now.observations if o.observed is not None) + now.loaded
+        lines.append(
+            f"observed peaks up to {_gigabytes(most)}; trainings grew {median(measured):.2f} times as much "
+            "as the equations say (median)"
+        )
+    return lines
+
+
+def left_out(model: MemoryModel, space: SearchSpace) -> tuple[int, str] | None:
+    """How many candidates are left out from the start, and a sentence that says so and why; None: none."""
+    known = _after_failures(model, _NOTHING)
+    fits = known.fits(space)
+    return None if fits.all() else (int((~fits).sum()), _left_out(known, space, fits))
+
+
+def _left_out(model: MemoryModel, space: SearchSpace, fits: npt.NDArray[np.bool_]) -> str:
+    least = np.where(fits, np.inf, model.peaks(space, 1))
+    row = int(np.argmin(least))
+    config = space.config(int(space.candidates[row]))
+    return (
+        f"{int((~fits).sum()):,} of {len(fits):,} candidates are left out: rank {config['rank']:g} and above "
+        f"need {_gigabytes(least[row])} and more, with 1 x {model.sizes.longest:,} tokens at a time"
+    )
+
+
+def _and(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
+
+
+def _gigabytes(n_bytes: float) -> str:
+    gigabytes = n_bytes / 2**30
+    return f"{gigabytes:.2f} GiB" if gigabytes < 10 else f"{gigabytes:.1f} GiB"

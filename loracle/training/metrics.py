@@ -1,0 +1,393 @@
+"""Scores of a trained model, with the result of every item, and how sure one can be of them.
+
+One forward pass over the references gives the loss and tells which of them greedy generation would write
+token by token: where the reference is the most likely token everywhere, generation gives the reference.
+Only the other items are generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import cross_entropy
+
+from loracle.config.settings import ScoringConfig
+from loracle.errors import ConfigError, DataError
+from loracle.text.patterns import Pattern
+from loracle.training.dataset.shapes import Example
+from loracle.training.dataset.tokens import Encoded, encode
+from loracle.training.model.base_model import Base, batches, collate, counted_logits
+from loracle.training.model.positions import length_breaks
+
+Item = Mapping[str, Any]
+Floats = npt.NDArray[np.float64]
+
+_RESAMPLES = 2000
+_Z95 = 1.959963984540054  # 97.5 % point of the standard normal
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model scores on a set of examples.
+
+    Attributes:
+        value: larger is better: the share of correct items, or the negative loss.
+        metrics: `loss` (nats per completion token) and the metric asked for, by name.
+        items: one record an example: `index` (its position in the split), `loss`, `tokens`, and where
+            answers are judged `correct` and `prediction`.
+    """
+
+    value: float
+    metrics: Mapping[str, float]
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Examples ready to be scored, made once and used by every trial.
+
+    Attributes:
+        encoded: the examples with their references.
+        references: what each should give, in the order of `encoded`; empty for free text. For exact_match as
+            generation would write it.
+        choices: for choice_accuracy, every example with every choice in place of its reference.
+        owner: (number of choices,) which example each belongs to.
+        options: (number of choices,) the text of each.
+    """
+
+    encoded: Encoded
+    references: tuple[str, ...]
+    choices: Encoded | None = None
+    owner: npt.NDArray[np.int64] | None = None
+    options: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+
+# -- preparation ------------------------------------------------------------------------------------
+
+
+def check_scoring(examples: Sequence[Example], settings: ScoringConfig) -> None:
+    """Checks that the metric fits the examples; needs no model.
+
+    Raises:
+        ConfigError: a metric that needs answers on free text, or a malformed answer pattern.
+        DataError: a reference without an answer, or one that is not among its choices.
+    """
+    if settings.metric == "loss":
+        return
+    if examples[0].form == "text":
+        raise ConfigError(
+            f"scoring.metric: {settings.metric} needs rows with an answer (prompt and completion, or "
+            "messages); rows of text allow loss"
+        )
+    if settings.metric == "exact_match":
+        pattern = answer_pattern(settings)
+        for example in examples:
+            reference = example.reference
+            if reference is not None and answer(reference, pattern) is None:
+                raise DataError(
+                    f"{example.source}: scoring.answer_pattern {settings.answer_pattern!r} finds no answer "
+                    "in the reference"
+                )
+        return
+    for example in examples:
+        options = example.choices or tuple(settings.choices or ())
+        if len(set(options)) < 2 or len(set(options)) < len(options):
+            raise DataError(
+                f"{example.source}: choice_accuracy needs two or more different choices; give rows a list "
+                "`choices`, or name them in scoring.choices"
+            )
+        if example.reference not in options:
+            raise DataError(
+                f"{example.source}: the reference {example.reference!r} is not one of its choices "
+                f"{list(options)}"
+            )
+
+
+def prepare(
+    examples: Sequence[Example], encoded: Encoded, base: Base, settings: ScoringConfig, max_length: int
+) -> Questions:
+    """Makes questions of the examples that `encoded` kept. Call `check_scoring` first.
+
+    Raises:
+        ConfigError: a reference that `max_new_tokens` would cut off, or more of them than the model reads.
+        DataError: a choice that does not fit in `max_length` tokens, or a reference whose tokens, turned into
+            text as those of a prediction are, hold no answer.
+    """
+    kept = [examples[i] for i in encoded.positions]
+    references = tuple(example.reference or "" for example in kept)
+    if settings.metric == "exact_match":
+        references = _written_references(kept, encoded, base, settings)
+        longest = encoded.lengths - encoded.prompt_lengths
+        cut = int((longest > settings.max_new_tokens).sum())
+        if cut:
+            raise ConfigError(
+                f"scoring.max_new_tokens: {cut} of {len(kept)} references are longer than "
+                f"{settings.max_new_tokens} tokens and could never be matched; raise it to "
+                f"{int(longest.max())} or more"
+            )
+        longest_prompt = int(encoded.prompt_lengths.max())
+        if base.max_positions is not None and longest_prompt + settings.max_new_tokens > base.max_positions:
+            raise ConfigError(
+                f"scoring.max_new_tokens: {settings.max_new_tokens} after a prompt of {longest_prompt} "
+                f"tokens are more than the {base.max_positions} that the model reads; lower it, or "
+                "data.max_length"
+            )
+    if settings.metric != "choice_accuracy":
+        return Questions(encoded, references)
+    options = [example.choices or tuple(settings.choices or ()) for example in kept]
+    variants = [_with_reference(e, o) for e, own in zip(kept, options, strict=True) for o in own]
+    return Questions(
+        encoded,
+        references,
+        encode(variants, base.tokenizer, max_length, "error", stop_ids=base.stop_ids),
+        np.repeat(np.arange(len(kept)), [len(own) for own in options]),
+        tuple(option for own in options for option in own),
+    )
+
+
+def answer_pattern(settings: ScoringConfig) -> Pattern | None:
+    """The compiled answer pattern. Raises ConfigError where it is malformed."""
+    if settings.answer_pattern is None:
+        return None
+    return Pattern(settings.answer_pattern, "scoring.answer_pattern")
+
+
+def answer(text: str, pattern: Pattern | None) -> str | None:
+    """The answer in a text: the last match of the pattern (its first group, if it has one), stripped.
+
+    Raises:
+        ConfigError: the pattern takes too long on this text.
+    """
+    found = text if pattern is None else pattern.last(text)
+    return None if found is None else found.strip()
+
+
+def _written_references(
+    kept: Sequence[Example], encoded: Encoded, base: Base, settings: ScoringConfig
+) -> tuple[str, ...]:
+    """What generation would write if it wrote the references: compared with what it does write."""
+    pattern = answer_pattern(settings)
+    texts = []
+    for i, example in enumerate(kept):
+        start = encoded.starts[i] + encoded.prompt_lengths[i]
+        texts.append(written_text(base, encoded.tokens[start : encoded.ends[i]].tolist()))
+        if answer(texts[-1], pattern) is None:
+            raise DataError(
+                f"{example.source}: scoring.answer_pattern {settings.answer_pattern!r} finds no answer in "
+                f"what the tokenizer makes of the reference: {texts[-1][:80]!r}"
+            )
+    return tuple(texts)
+
+
+def written_text(base: Base, tokens: Sequence[int]) -> str:
+    """The text of generated tokens, up to the first stop token and without padding.
+
+    Other special tokens are part of it: they are part of an answer that the data write with them.
+    """
+    end = next((n for n, token in enumerate(tokens) if token in base.stop_ids), len(tokens))
+    padding = base.tokenizer.pad_token_id
+    kept = [token for token in tokens[:end] if token != padding]
+    return str(base.tokenizer.decode(kept, skip_special_tokens=False))
+
+
+def _with_reference(example: Example, reference: str) -> Example:
+    if example.messages:
+        last = replace(example.messages[-1], content=reference)
+        return replace(example, messages=(*example.messages[:-1], last))
+    return replace(example, completion=reference)
+
+
+# -- scoring ----------------------------------------------------------------------------------------
+
+
+def score(base: Base, questions: Questions, settings: ScoringConfig) -> Score:
+    """Scores the model as it is, adapter included.
+
+    `loss` is the mean over all tokens that count. `exact_match` compares the answers of prediction and
+    reference. `choice_accuracy` picks the choice of the highest total log-likelihood, end-of-sequence
+    included: the choice that sampling would give most often.
+    """
+    with torch.inference_mode():
+        losses, matched = _reference_pass(base, questions.encoded, settings.batch_size)
+        verdicts = _judge(base, questions, settings, matched)
+    tokens = questions.encoded.counts
+    loss = float(losses.sum() / tokens.sum())
+    items: list[Item] = []
+    for i, verdict in enumerate(verdicts):
+        position = int(questions.encoded.positions[i])
+        own = {"index": position, "loss": float(losses[i] / tokens[i]), "tokens": int(tokens[i])}
+        items.append(own | verdict)
+    metrics = {"loss": loss}
+    value = -loss
+    if settings.metric != "loss":
+        value = float(np.mean([item["correct"] for item in items]))
+        metrics[settings.metric] = value
+    return Score(value, metrics, tuple(items))
+
+
+def _judge(
+    base: Base, questions: Questions, settings: ScoringConfig, matched: npt.NDArray[np.bool_]
+) -> list[dict[str, Any]]:
+    """`correct` and `prediction` of each example, as the metric has it."""
+    if settings.metric == "loss":
+        return [{} for _ in matched]
+    if settings.metric == "choice_accuracy":
+        chosen = _choose(base, questions, settings.batch_size)
+        return [
+            {"correct": choice == reference, "prediction": choice}
+            for choice, reference in zip(chosen, questions.references, strict=True)
+        ]
+    pattern = answer_pattern(settings)
+    predictions = list(questions.references)
+    open_ones = np.flatnonzero(~matched | questions.encoded.goes_on)  # generation ends at the first stop
+    written = generate(base, questions.encoded.select(open_ones), settings)
+    for i, text in zip(open_ones, written, strict=True):
+        predictions[i] = text
+    verdicts = []
+    for prediction, reference in zip(predictions, questions.references, strict=True):
+        found = answer(prediction, pattern)
+        correct = found is not None and found == answer(reference, pattern)
+        verdicts.append({"correct": correct, "prediction": prediction})
+    return verdicts
+
+
+def _reference_pass(base: Base, encoded: Encoded, batch_size: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Summed loss of each example, and whether its last completion is the greedy one; both (n,)."""
+    losses = np.zeros(len(encoded))
+    matched = np.ones(len(encoded), dtype=np.bool_)
+    breaks = length_breaks(base.model)
+    for chosen in batches(encoded.lengths - 1, batch_size, base.reading, breaks):
+        batch = collate(encoded, chosen, base)
+        logits = counted_logits(base, batch)
+        own = torch.zeros(len(chosen), dtype=torch.float32, device=base.device)
+        own.index_add_(0, batch.rows, cross_entropy(logits, batch.targets, reduction="none"))
+        losses[chosen] = own.double().cpu().numpy()
+        rows, columns = batch.rows.cpu().numpy(), batch.columns.cpu().numpy()
+        wrong = (logits.argmax(dim=-1) != batch.targets).cpu().numpy()
+        wrong &= columns >= encoded.prompt_lengths[chosen][rows]  # earlier turns are given, not written
+        matched[chosen[rows[wrong]]] = False
+    return losses, matched
+
+
+def _choose(base: Base, questions: Questions, batch_size: int) -> list[str]:
+    """The most likely choice of each example; ties go to the first."""
+    choices, owner = questions.choices, questions.owner
+    if choices is None or owner is None:
+        raise ValueError("these questions were prepared for another metric")
+    # Earlier turns of a chat are the same for all choices, so they cancel.
+    losses, _ = _reference_pass(base, choices, batch_size)
+    best: dict[int, int] = {}
+    for i, example in enumerate(owner.tolist()):
+        if example not in best or losses[i] < losses[best[example]]:
+            best[example] = i
+    return [questions.options[best[i]] for i in range(len(questions))]
+
+
+def generate(base: Base, encoded: Encoded, settings: ScoringConfig) -> list[str]:
+    """What the model writes after each prompt, greedily, until a stop token or `max_new_tokens`."""
+    texts = [""] * len(encoded)
+    longest = int(encoded.prompt_lengths.max(initial=0)) + settings.max_new_tokens
+    how = base.writing
+    if how == "padded" and any(b < longest for b in length_breaks(base.model)):
+        how = "equal"  # each would reach the break at the step of the longest
+    for chosen in batches(encoded.prompt_lengths, settings.batch_size, how):
+        width = int(encoded.prompt_lengths[chosen].max())
+        ids = np.full((len(chosen), width), base.pad_id, dtype=np.int64)
+        mask = np.zeros((len(chosen), width), dtype=np.int64)
+        for row, i in enumerate(chosen):
+            start, length = encoded.starts[i], encoded.prompt_lengths[i]
+            ids[row, width - length :] = encoded.tokens[start : start + length]
+            mask[row, width - length :] = 1
+        with base.precision():
+            written = base.model.generate(
+                input_ids=torch.from_numpy(ids).to(base.device),
+                attention_mask=torch.from_numpy(mask).to(base.device),
+                do_sample=False,
+                max_new_tokens=settings.max_new_tokens,
+            )[:, width:].tolist()
+        for i, tokens in zip(chosen, written, strict=True):
+            texts[i] = written_text(base, tokens)
+    return texts
+
+
+# -- uncertainty ------------------------------------------------------------------------------------
+
+
+def confidence_interval(items: Sequence[Item], *, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the value (larger is better) over items drawn like these.
+
+    Wilson's score interval for a share of correct items; for the loss, the percentile bootstrap over items
+    of the mean per token.
+
+    Raises:
+        ValueError: no items.
+    """
+    if not items:
+        raise ValueError("an interval needs at least one item")
+    if "correct" in items[0]:
+        return _wilson(sum(bool(item["correct"]) for item in items), len(items))
+    numerator, weight = _terms(items)
+    return _percentiles(_resampled(numerator, weight, seed))
+
+
+def paired_difference(
+    items_a: Sequence[Item], items_b: Sequence[Item], *, seed: int = 0
+) -> tuple[float, float, float]:
+    """Value of a minus value of b on the same items, with its 95 % bootstrap interval over items.
+
+    Raises:
+        ValueError: the two are not about the same items.
+    """
+    by_index = {item["index"]: item for item in items_b}
+    if not items_a or len(items_a) != len(items_b) or {i["index"] for i in items_a} != set(by_index):
+        raise ValueError("a paired difference needs the same items on both sides")
+    numerator_a, weight = _terms(items_a)
+    numerator_b, weight_b = _terms([by_index[item["index"]] for item in items_a])
+    if not np.array_equal(weight, weight_b):
+        raise ValueError("a paired difference needs one metric on both sides")
+    difference = numerator_a - numerator_b
+    low, high = _percentiles(_resampled(difference, weight, seed))
+    return float(difference.sum() / weight.sum()), low, high
+
+
+def _terms(items: Sequence[Item]) -> tuple[Floats, Floats]:
+    """Numerator and weight of each item; the value is the ratio of their sums."""
+    if "correct" in items[0]:
+        return np.array([float(item["correct"]) for item in items]), np.ones(len(items))
+    weight = np.array([float(item["tokens"]) for item in items])
+    return -np.array([float(item["loss"]) for item in items]) * weight, weight
+
+
+def _resampled(numerator: Floats, weight: Floats, seed: int) -> Floats:
+    """Bootstrap values, shape (resamples,)."""
+    random = np.random.default_rng(seed)
+    n = len(weight)
+    values = np.empty(_RESAMPLES)
+    for i in range(_RESAMPLES):
+        drawn = random.integers(n, size=n)
+        values[i] = numerator[drawn].sum() / weight[drawn].sum()
+    return values
+
+
+def _percentiles(values: Floats) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _wilson(correct: int, n: int) -> tuple[float, float]:
+    """E. B. Wilson (1927), at 95 %."""
+    share, z2 = correct / n, _Z95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z95 / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return (
+        max(0.0, float(centre - half)) if correct else 0.0,
+        min(1.0, float(centre + half)) if correct < n else 1.0,
+    )

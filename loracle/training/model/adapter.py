@@ -1,0 +1,261 @@
+"""The adapter: put on the base model, taken off without a trace, saved in PEFT's layout and read back."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
+
+from loracle.config.settings import TrainingConfig
+from loracle.config.training_plan import Plan
+from loracle.errors import ConfigError, ModelError
+from loracle.records.outcome_files import one_line, says_no_memory
+from loracle.training.memory.measurement import release
+from loracle.training.model.base_model import Base, weights_fingerprint
+from loracle.training.model.module_tree import ModuleTree
+from loracle.training.model.positions import codes_restored
+
+
+def check_targets(base: Base, settings: TrainingConfig) -> None:
+    """Checks that there are targets, and that each names a module or a weight. Raises ConfigError."""
+    if settings.targets == "all-linear":
+        return
+    if not settings.targets:
+        raise ConfigError("training.targets: the list is empty; name modules, or set all-linear")
+    names = [f".{name}" for name, _ in base.model.named_modules() if name]
+    known = {name.rpartition(".")[2] for name in names}
+    names += [f".{name}" for name, _ in base.model.named_parameters()]
+    for target in settings.targets:
+        if not any(name.endswith(f".{target}") for name in names):
+            close = difflib.get_close_matches(target, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))}"
+            raise ConfigError(f"training.targets: the model has no module {target!r}; {hint}")
+
+
+class AdapterRefused(ConfigError):
+    """An adapter that PEFT, torch or the model refuses; `reason` is what the library said."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what}: {reason}")
+        self.reason = reason
+
+
+# -- on and off -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def adapted(base: Base, plan: Plan) -> Iterator[Any]:
+    """Lends the model with a new, untrained adapter to the `with` block."""
+    with restored(base):
+        yield attach(base, plan)
+
+
+@contextmanager
+def restored(base: Base) -> Iterator[ModuleTree]:
+    """Takes any adapter off at the end; then the base is as before, to the bit, or an error says so.
+
+    The tree that it yields takes an adapter off in between; weights are compared at the end alone.
+    """
+    tree = ModuleTree(base.model)
+    try:
+        with codes_restored(base.model):
+            yield tree
+    finally:
+        tree.restore()
+        release(base.device)
+        if weights_fingerprint(base.model) != base.fingerprint:
+            raise ModelError(
+                f"the weights of {base.name} changed during a training, so later ones would not be "
+                "comparable; start the command again"
+            )
+
+
+def attach(base: Base, plan: Plan) -> Any:
+    """The PEFT model of a new, untrained adapter on the base. Call inside `restored`.
+
+    Raises:
+        ConfigError: PEFT refuses this adapter on this model.
+    """
+    if plan.settings.gradient_checkpointing:
+        _checkpointing(base)({"use_reentrant": False})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `probe.py` finds out what PEFT warns about
+        try:
+            return get_peft_model(base.model, _lora_config(base, plan))
+        except Exception as error:  # of any kind: what PEFT and torch raise here is about the settings
+            if says_no_memory(error):
+                raise
+            settings = plan.settings
+            dropout = f", dropout {plan.dropout:g}" if plan.dropout else ""
+            reason = one_line(error)
+            if "lora_dropout" in reason:
+                reason += (
+                    "; weights that belong to no linear module are trained without dropout: remove the knob "
+                    "dropout from the space and set it to 0 in standard, or leave them out of targets"
+                )
+            raise AdapterRefused(
+                f"training: PEFT refuses this adapter (variant {settings.variant}, targets "
+                f"{listed(settings.targets)}{dropout}) on {base.name}",
+                reason,
+            ) from None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One adapted place of a model.
+
+    Attributes:
+        name: of the adapted module, or of the weight where PEFT adapts a weight of its own.
+        module: PEFT's.
+        weight: the frozen one.
+        is_weight: whether it is a weight that belongs to no linear module, as those of stacked experts do.
+    """
+
+    name: str
+    module: Any
+    weight: torch.Tensor
+    is_weight: bool
+
+    def trained(self) -> Iterator[torch.nn.Parameter]:
+        """The parameters of its adapter."""
+        own = self.module.get_base_layer()
+        frozen = {id(p) for p in own.parameters()}
+        for name in self.module.adapter_layer_names:
+            yield from (p for p in getattr(self.module, name).parameters() if id(p) not in frozen)
+
+
+def layers_of(model: Any) -> list[Layer]:
+    """All adapted places of a PEFT model, in the model's order."""
+    found = []
+    for name, module in model.get_base_model().named_modules():
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        plain = name.replace(".base_layer", "")  # wrappers of one module's weights stand inside each other
+        if own := getattr(module, "parameter_name", None):
+            found.append(Layer(f"{plain}.{own}", module, module.get_param(), True))
+        else:
+            own_layer = module.get_base_layer()
+            weight = getattr(own_layer, "weight", None)
+            weight = next(own_layer.parameters()) if weight is None else weight
+            found.append(Layer(plain, module, weight, False))
+    return found
+
+
+def adapter_state(model: Any) -> dict[str, torch.Tensor]:
+    """Copies of the adapter's tensors, by PEFT's names."""
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+
+
+def _checkpointing(base: Base) -> Callable[..., None]:
+    """The method that switches recomputation of activations on; transformers is renaming it."""
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+    method = next((getattr(base.model, name) for name in names if hasattr(base.model, name)), None)
+    if method is None or not getattr(base.model, "supports_gradient_checkpointing", True):
+        raise ConfigError(
+            f"training.gradient_checkpointing: {base.name} does not support it; set it to false"
+        )
+    enable: Callable[..., None] = method
+    return enable
+
+
+def _lora_config(base: Base, plan: Plan) -> LoraConfig:
+    settings = plan.settings
+    modules: str | list[str] = "all-linear"
+    weights: list[str] = []
+    if settings.targets != "all-linear":
+        names = [f".{name}" for name, _ in base.model.named_modules() if name]
+        modules = [t for t in settings.targets if any(name.endswith(f".{t}") for name in names)]
+        weights = [t for t in settings.targets if t not in modules]
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=plan.rank,
+        lora_alpha=int(plan.alpha) if plan.alpha.is_integer() else plan.alpha,
+        lora_dropout=plan.dropout,
+        target_modules=modules,
+        target_parameters=weights or None,
+        use_rslora=settings.variant == "rslora",
+        use_dora=settings.variant == "dora",
+        init_lora_weights="pissa" if settings.variant == "pissa" else True,
+    )
+
+
+def listed(targets: str | list[str]) -> str:
+    """Targets for a message."""
+    if isinstance(targets, str):
+        return targets
+    return ", ".join(targets[:4]) + (f" and {len(targets) - 4} more" if len(targets) > 4 else "")
+
+
+# -- files ------------------------------------------------------------------------------------------
+
+
+def save_adapter(model: Any, start: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Writes the adapter in PEFT's layout.
+
+    PiSSA trains on a base less its start, W - s B0 A0. It is written as a LoRA of twice the rank on W itself:
+    s (B A - B0 A0) = s [B, -B0] [A; A0], which any user of the base model can load. A layer narrower than the
+    rank has a start of fewer rows; rows and columns of zeros fill it up.
+    """
+    if not start:
+        model.save_pretrained(str(folder), save_embedding_layers=False)  # "auto" would ask the hub
+        return
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    config = copy.copy(model.peft_config["default"])
+    config.r, config.lora_alpha, config.init_lora_weights = 2 * config.r, 2 * config.lora_alpha, True
+    config.inference_mode = True
+    merged = {}
+    for name, tensor in state.items():
+        now, before = tensor.detach().cpu(), start[name]
+        is_a = "lora_A" in name
+        both = torch.cat([now, before if is_a else -before], dim=0 if is_a else 1)
+        missing = config.r - both.shape[0 if is_a else 1]
+        merged[name] = torch.nn.functional.pad(both, (0, 0, 0, missing) if is_a else (0, missing))
+    save_file(merged, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
+
+
+@contextmanager
+def reloaded(base: Base, folder: Path) -> Iterator[Any]:
+    """Lends the base with an adapter as plain PEFT reads it from a folder. Call inside `restored`.
+
+    Raises:
+        ModelError: plain PEFT cannot read it.
+    """
+    tree = ModuleTree(base.model)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # whoever asks compares what was read
+            try:
+                model = PeftModel.from_pretrained(base.model, str(folder))
+            except Exception as error:  # of any kind, as `attach` has them
+                if says_no_memory(error):
+                    raise
+                raise ModelError(
+                    f"the adapter in {folder} cannot be loaded by PEFT: {one_line(error)}"
+                ) from None
+        yield model.eval()
+    finally:
+        tree.restore()
+
+
+def move_files(source: Path, destination: Path) -> None:
+    """Moves all files of a folder into another, each in one step, and removes the folder."""
+    for path in sorted(source.rglob("*")):
+        place = destination / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            os.replace(path, place)
+    shutil.rmtree(source)

@@ -1,0 +1,271 @@
+"""The base model: loaded once, frozen, kept in memory; and batches for it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from huggingface_hub import constants, get_session
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from loracle.config.device import pick_device, pick_dtype
+from loracle.config.settings import RunConfig
+from loracle.errors import LoracleError, ModelError
+from loracle.records.outcome_files import one_line, refuse_no_memory
+from loracle.training.dataset.tokens import Encoded
+from loracle.training.model.positions import alike
+
+# Elements hashed at once, 40 bytes each. On a CPU what fits into its cache takes a tenth of the time.
+_CHECKSUM_CHUNK = {"cpu": 1 << 18}
+_LARGE_CHUNK = 1 << 22
+
+# How sequences are put into one batch: filled up to one length, of equal length alone, or one by one.
+Batching = Literal["padded", "equal", "single"]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen base model with its tokenizer.
+
+    Attributes:
+        name: folder or hub id.
+        fingerprint: checksum of all weights as loaded.
+        stop_ids: tokens that end a completion.
+        pad_id: fills batches up.
+        max_positions: tokens that the model can read, if it says so.
+        masked_logits: whether the model computes logits at chosen positions only.
+        reading, writing: how sequences share a batch in a forward pass and in generation, so that each gets
+            what it would get alone; `batching.observed` finds out.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+    fingerprint: str
+    stop_ids: tuple[int, ...]
+    pad_id: int
+    max_positions: int | None
+    masked_logits: bool
+    reading: Batching = "padded"
+    writing: Batching = "padded"
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The context in which the model computes: bfloat16 autocast for a bfloat16 base."""
+        if self.dtype == torch.bfloat16:
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+
+def load_base(config: RunConfig) -> Base:
+    """Loads and freezes a model, safetensors only; sets the process's CPU threads if the config does.
+
+    Raises:
+        ConfigError: the device does not exist here.
+        ModelError: the model is unknown, incomplete, or cannot be used to train and generate.
+    """
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    name = config.model
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise ModelError(f"model: the folder {name} does not exist")
+    offline = None if Path(name).is_dir() else _hub_silence()
+    options = {"trust_remote_code": config.trust_remote_code, "local_files_only": offline is not None}
+    try:
+        _check_kind(name, options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
+        _check_loaded(name, model, tokenizer, report)
+        model.requires_grad_(False)
+        model.eval().to(device)
+        return _base(name, model, tokenizer, device, dtype)
+    except LoracleError:
+        raise
+    except Exception as error:  # of any kind: files, settings and code of other people
+        refuse_no_memory(error, f"model: {name!r} does not fit into memory on {device}")
+        silence = f" The hub was not asked: {offline}." if offline else ""
+        raise ModelError(
+            f"model: {name!r} cannot be loaded; give a folder, or the id of a model on the hub.{silence} "
+            f"{one_line(error)}"
+        ) from None
+
+
+def _base(name: str, model: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype) -> Base:
+    """The model as trials use it."""
+    stop_ids = _stop_ids(model, tokenizer)
+    known = int(model.get_input_embeddings().weight.shape[0])
+    # Padding is never looked at, so where the tokenizer's own has no embedding any other token does.
+    padding = (tokenizer.pad_token_id, tokenizer.eos_token_id, *stop_ids, 0)
+    pad_id = next(int(i) for i in padding if i is not None and i < known)
+    # A plain one: penalties and samplers that a model ships would make generation differ from its logits.
+    model.generation_config = GenerationConfig(eos_token_id=list(stop_ids), pad_token_id=pad_id)
+    return Base(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
+        fingerprint=weights_fingerprint(model),
+        stop_ids=stop_ids,
+        pad_id=pad_id,
+        max_positions=getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None),
+        masked_logits=_has_masked_logits(model, device),
+    )
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """Checksum of the bits of all parameters and buffers, by name; any changed bit changes it.
+
+    Computed on the device in whole-number arithmetic, so it is exact and independent of order.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:{_checksum(tensor)};".encode())
+    return digest.hexdigest()[:32]
+
+
+def _checksum(tensor: torch.Tensor) -> int:
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    kind = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[tensor.element_size()]
+    flat = tensor.detach().contiguous().view(-1)
+    bits = flat.view(torch.int8 if flat.dtype == torch.bool else kind)
+    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    size = _CHECKSUM_CHUNK.get(tensor.device.type, _LARGE_CHUNK)
+    for start in range(0, len(bits), size):
+        chunk = bits[start : start + size].to(torch.int64)
+        place = torch.arange(start, start + len(chunk), device=tensor.device)
+        # Odd weights: modulo 2**64, a change of one element always changes the sum.
+        total += (chunk * (2 * (place * 0x9E3779B97F4A7) + 1)).sum()
+    return int(total)
+
+
+def _hub_silence() -> str | None:
+    """Why the hub is not to be asked; None if it answers.
+
+    One short question, with the certificates and proxies that downloads have. Without it, transformers
+    retries for a minute before it looks into the cache.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception as error:  # of the client's own kinds, which differ between versions
+        reason = one_line(error)
+        if "certificate" in reason.lower():
+            reason += " (name your own certificates in SSL_CERT_FILE)"
+        return f"{constants.ENDPOINT} does not answer, {reason}"
+    return None
+
+
+def _check_kind(name: str, options: Mapping[str, Any]) -> None:
+    """Refuses what would load as a part of itself, before its weights are loaded."""
+    try:
+        config = AutoConfig.from_pretrained(name, **options)
+    except (OSError, ValueError):  # an adapter has none; loading says what is wrong
+        return
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"model: {name!r} ({config.model_type}) has an encoder and a decoder; choose a model that writes "
+            "from left to right"
+        )
+
+
+def _check_loaded(name: str, model: Any, tokenizer: Any, report: Mapping[str, Any]) -> None:
+    if report["missing_keys"]:
+        some = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ModelError(f"model: the files of {name!r} lack weights ({some}); a base model needs all")
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(f"model: {name!r} is an adapter; name its base model")
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"model: the tokenizer of {name!r} has no end-of-sequence token")
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    return tuple(dict.fromkeys([int(tokenizer.eos_token_id), *map(int, ends)]))
+
+
+def _has_masked_logits(model: Any, device: torch.device) -> bool:
+    """Whether `logits_to_keep` takes a mask (in transformers' own models, lately): asks the model itself."""
+    ids = torch.zeros((1, 3), dtype=torch.long, device=device)
+    keep = torch.tensor([[True, False, True]], device=device)
+    with torch.inference_mode():
+        try:
+            some = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
+        except Exception:  # of any kind: older models use the argument as a number
+            return False
+        every = model(input_ids=ids, use_cache=False).logits
+    return some.shape == every[keep].shape and torch.allclose(some, every[keep], rtol=1e-2, atol=1e-2)
+
+
+# -- batches and logits -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded sequences. Causal attention never looks right, so no attention mask is needed.
+
+    Attributes:
+        inputs: (b, t) token ids.
+        keep: (b, t) positions whose next token counts in the loss.
+        targets: (k,) those next tokens, row by row.
+        rows, columns: (k,) where each target stands in the uncut sequences.
+    """
+
+    inputs: torch.Tensor
+    keep: torch.Tensor
+    targets: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+
+
+def batches(
+    lengths: npt.NDArray[np.int64], size: int, how: Batching, breaks: tuple[int, ...] = ()
+) -> list[npt.NDArray[np.int64]]:
+    """Positions in batches of like length, the longest first: memory runs out at once or never.
+
+    `breaks`: see `positions.length_breaks`; no batch goes across one.
+    """
+    if how == "single":
+        size = 1
+    groups = alike(lengths, tuple(np.unique(lengths).tolist()) if how == "equal" else breaks)
+    return [group[start : start + size] for group in groups for start in range(0, len(group), size)]
+
+
+def collate(encoded: Encoded, chosen: Sequence[int] | npt.NDArray[np.int64], base: Base) -> Batch:
+    """The chosen examples as a batch on the base model's device, padded to the longest."""
+    width = int(encoded.lengths[chosen].max())
+    ids = np.full((len(chosen), width), base.pad_id, dtype=np.int64)
+    counted = np.zeros((len(chosen), width), dtype=np.bool_)
+    for row, i in enumerate(chosen):
+        start, end = encoded.starts[i], encoded.ends[i]
+        ids[row, : end - start] = encoded.tokens[start:end]
+        counted[row, : end - start] = encoded.counted[start:end]
+    rows, columns = np.nonzero(counted)
+    arrays = (ids[:, :-1], counted[:, 1:], ids[rows, columns], rows, columns)
+    return Batch(*(torch.from_numpy(a).to(base.device, non_blocking=True) for a in arrays))
+
+
+def counted_logits(base: Base, batch: Batch) -> torch.Tensor:
+    """Logits at the positions whose next token counts, shape (k, vocabulary), float32."""
+    with base.precision():
+        if base.masked_logits:
+            kept = base.model(input_ids=batch.inputs, use_cache=False, logits_to_keep=batch.keep).logits
+        else:
+            kept = base.model(input_ids=batch.inputs, use_cache=False).logits[batch.keep]
+    logits: torch.Tensor = kept.float()
+    return logits

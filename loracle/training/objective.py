@@ -1,0 +1,547 @@
+"""From a config to an outcome: what the search maximises.
+
+An objective runs one trial. Its value depends on the config, the seed, the data and the model alone, so a
+resumed search sees what an undisturbed one would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from loracle import __version__
+from loracle.config.settings import RunConfig, build_space
+from loracle.config.training_plan import check_knobs
+from loracle.errors import LoracleError, ModelError, SpaceError
+from loracle.records.notices import Notice, gathered
+from loracle.records.outcome_files import (
+    DISK_ERRORS,
+    as_json,
+    crash,
+    no_room,
+    stored_outcomes,
+    write_atomically,
+    write_attempt,
+    write_outcome,
+)
+from loracle.records.sizes import Sizes
+from loracle.records.space import Config, SearchSpace
+from loracle.records.trial import Failure, FailureKind, Outcome
+from loracle.training.dataset.notices import (
+    about_lengths,
+    about_limit,
+    about_references,
+    about_sizes,
+    about_tokens,
+    require_enough,
+)
+from loracle.training.dataset.shapes import Example
+from loracle.training.dataset.splits import Splits, load_splits, overlap, proxy_positions, proxy_size
+from loracle.training.dataset.tokens import Encoded, encode
+from loracle.training.loop import (
+    Step,
+    Trained,
+    TrainingFailed,
+    out_of_memory,
+    train_adapter,
+)
+from loracle.training.memory.measurement import release
+from loracle.training.memory.plan import MemoryModel, Observation, build_memory_model, halvings, observed
+from loracle.training.metrics import Questions, Score, check_scoring, confidence_interval, prepare, score
+from loracle.training.model.adapter import check_targets
+from loracle.training.model.base_model import Base, load_base
+from loracle.training.model.dropout import about_own_dropout
+from loracle.training.model.probe import probe
+from loracle.training.model.saved_adapter import SavedAdapter
+
+_WHILE_SCORING = "while scoring one example at a time"
+
+# Step from 1, number of steps (0: not known), loss where there is one. Any call is a sign of life.
+Progress = Callable[[int, int, float | None], None]
+
+
+class Objective(Protocol):
+    """Anything that trains one config and says what came of it."""
+
+    def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
+        """Runs one trial and writes its files into `folder`. A failed trial is an outcome, no error."""
+        ...
+
+    def final(
+        self,
+        config: Config,
+        *,
+        seed: int,
+        folder: Path,
+        adapter: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Outcome:
+        """Runs one final training, and saves what it made to `adapter` where it can."""
+        ...
+
+
+# -- training ---------------------------------------------------------------------------------------
+
+
+class TrainingObjective:
+    """Trains an adapter on the proxy and scores it on validation examples.
+
+    Attributes:
+        base: the base model, the same object in every trial.
+        splits: all examples.
+        n_train: training examples that are short enough.
+        n_proxy: how many of them a trial trains on.
+        dropped: examples left out for their length, by split.
+        sizes: all of these numbers, for people.
+        data_fingerprint: sha256 of all splits.
+        notices: what the user must see about data and model.
+    """
+
+    def __init__(self, config: RunConfig, splits: Splits, base: Base) -> None:
+        self.config = config
+        self.base = base
+        self.splits = splits
+        self.data_fingerprint = splits.fingerprint
+        check_targets(base, config.training)
+        encoded = {name: self._encode(name, part) for name, part in splits.parts.items()}
+        self._train = encoded["train"]
+        self.n_train = len(self._train)
+        self.n_proxy = proxy_size(self.n_train, config.data.proxy, config.data.proxy_minimum)
+        self.dropped = {name: part.dropped for name, part in encoded.items()}
+        validation = encoded["validation"]
+        n_validation = len(validation)
+        limit = config.data.validation_limit or n_validation
+        if limit < n_validation:
+            some = proxy_positions(n_validation, limit / n_validation, 1, config.search.seed)
+            validation = validation.select(some)
+            require_enough("validation", limit, f"data.validation_limit is {limit}")
+        sizes = (self.n_train, self.n_proxy, n_validation, len(validation), len(encoded["test"]))
+        used = (
+            [part[i] for i in at.positions]
+            for part, at in zip(
+                splits.parts.values(), (self._train, validation, encoded["test"]), strict=True
+            )
+        )
+        self.sizes = Sizes(*sizes, dropped=self.dropped, overlap=overlap(*used))
+        self._validation = self._prepare(splits.validation, validation)
+        self._test = self._prepare(splits.test, encoded["test"])
+        self._observed: list[Observation] = []
+        found = probe(
+            base,
+            config.training,
+            self._train.tokens,
+            dropout=_largest_dropout(config),
+            writes=config.scoring.metric == "exact_match",
+        )
+        self.base, self._training, self._with_dropout = found.base, found.settings, found.dropout
+        self.notices: tuple[Notice, ...] = gathered(
+            splits.notices, self._about_data(encoded), about_own_dropout(base.model), found.notices
+        )
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> TrainingObjective:
+        """Loads and checks the data first, then the model, and tries the adapters on it.
+
+        Raises:
+            DataError, ConfigError, ModelError: one line each; see `load_splits`, `check_scoring`,
+                `load_base`, `encode`, `prepare` and `probe`.
+        """
+        splits = load_splits(config.data, config.search.seed)
+        for examples in (splits.train, splits.validation, splits.test):
+            check_scoring(examples, config.scoring)
+        return cls(config, splits, load_base(config))
+
+    def run(
+        self,
+        config: Config,
+        *,
+        seed: int,
+        folder: Path,
+        progress: Progress | None = None,
+        fraction: float | None = None,
+    ) -> Outcome:
+        """Trains on the proxy, or on exactly `fraction` of the training data, and scores on validation.
+
+        Writes `outcome.json`, `items.jsonl`, `log.txt` and `provenance.json` into `folder`.
+
+        Raises:
+            LoracleError: a config that no training understands, or a damaged base model.
+        """
+        data = self.config.data
+        share, minimum = (data.proxy, data.proxy_minimum) if fraction is None else (fraction, 1)
+        chosen = proxy_positions(self.n_train, share, minimum, self.config.search.seed)
+        return self._trial(self._job(config, seed, folder, "validation", chosen, progress, None))
+
+    def final(
+        self,
+        config: Config,
+        *,
+        seed: int,
+        folder: Path,
+        adapter: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Outcome:
+        """Trains on all training data, scores on the test split, and saves adapter and tokenizer.
+
+        The metrics hold `test_value` with its 95 % interval, `low` and `high`. Writes and raises as `run`.
+        """
+        chosen = np.arange(self.n_train, dtype=np.int64)
+        return self._trial(self._job(config, seed, folder, "test", chosen, progress, adapter))
+
+    def size_at(self, fraction: float) -> int:
+        """Training examples in exactly this fraction."""
+        return proxy_size(self.n_train, fraction, 1)
+
+    @cached_property
+    def memory(self) -> MemoryModel:
+        """How much memory a trial takes, and how much there is; made when it is first asked for.
+
+        Raises:
+            ModelError: there is no memory for training on one short example.
+        """
+        data, workers = self.config.data, max(1, self.config.execution.workers)
+        chosen = proxy_positions(self.n_train, data.proxy, data.proxy_minimum, self.config.search.seed)
+        trial = self._train.select(chosen)
+        # What the trials of this run have shown so far, so that a worker that was replaced goes on alike.
+        self._observed += observed(stored_outcomes(self.config.output / "trials"))
+        return build_memory_model(
+            self.base, self._training, trial, workers=workers, dropout=self._with_dropout
+        )
+
+    def _job(
+        self,
+        config: Config,
+        seed: int,
+        folder: Path,
+        split: str,
+        chosen: npt.NDArray[np.int64],
+        progress: Progress | None,
+        adapter: Path | None,
+    ) -> _Job:
+        check_knobs(list(config))
+        questions = self._validation if split == "validation" else self._test
+        train = self._train.select(chosen)
+        memory = self.memory.on(train).learn(self._observed)
+        micro_batch = min(memory.micro_batch(config), len(train))
+        largest = self.config.scoring.batch_size
+        scoring_batch = memory.scoring_batch(
+            questions.choices or questions.encoded, config, largest, written=self._written
+        )
+        return _Job(
+            config,
+            seed,
+            folder,
+            split,
+            questions,
+            train,
+            progress,
+            adapter,
+            memory,
+            micro_batch,
+            scoring_batch,
+        )
+
+    def _encode(self, name: str, examples: Sequence[Example]) -> Encoded:
+        data, base = self.config.data, self.base
+        encoded = encode(
+            examples,
+            base.tokenizer,
+            self._max_length,
+            data.too_long,
+            stop_ids=base.stop_ids,
+            remedy=self._remedy,
+        )
+        require_enough(
+            name,
+            len(encoded),
+            f"{encoded.dropped} of {len(examples)} have more than {self._max_length} tokens; {self._remedy}",
+        )
+        vocabulary = self.base.model.get_input_embeddings().num_embeddings
+        if int(encoded.tokens.max()) >= vocabulary:
+            raise ModelError(
+                f"model: the tokenizer of {self.base.name} makes token {int(encoded.tokens.max())}, but the "
+                f"model knows {vocabulary}; they do not belong together"
+            )
+        return encoded
+
+    def _about_data(self, encoded: Mapping[str, Encoded]) -> Iterator[Notice]:
+        parts, metric = self.splits.parts, self.config.scoring.metric
+        scored = {"validation": len(self._validation), "test": len(self._test)}
+        yield from about_lengths(self.dropped, parts, self._max_length, self._remedy)
+        yield from about_tokens({name: part.remarks for name, part in encoded.items()}, parts)
+        if metric == "exact_match":
+            going_on = {name: int(encoded[name].goes_on.sum()) for name in scored}
+            yield from about_references(going_on, parts)
+        yield from about_sizes(self.n_train, scored, metric)
+        yield from about_limit(scored["validation"], len(encoded["validation"]))
+
+    def _prepare(self, examples: Sequence[Example], encoded: Encoded) -> Questions:
+        return prepare(examples, encoded, self.base, self.config.scoring, self._max_length)
+
+    @property
+    def _written(self) -> int:
+        """Tokens that scoring generates for an example, at most."""
+        scoring = self.config.scoring
+        return scoring.max_new_tokens if scoring.metric == "exact_match" else 0
+
+    @property
+    def _remedy(self) -> str:
+        """What helps against examples that are too long."""
+        if self._max_length < self.config.data.max_length:
+            return "choose a model that reads more"
+        return "raise data.max_length"
+
+    @property
+    def _max_length(self) -> int:
+        """Tokens of the longest example allowed: what the settings say, but no more than the model reads."""
+        return min(self.config.data.max_length, self.base.max_positions or self.config.data.max_length)
+
+    def _trial(self, job: _Job) -> Outcome:
+        began = time.perf_counter()
+        job.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(job.folder / "provenance.json", as_json(self._provenance(job)))
+        metrics: dict[str, float] = {}
+        tried: list[int] = []
+        # The same effective batch in smaller and smaller parts: the same training in less memory.
+        for micro_batch in halvings(job.micro_batch):
+            job = replace(job, micro_batch=micro_batch)
+            tried.append(micro_batch)
+            if len(tried) > 1:
+                metrics["attempts"] = float(len(tried))
+            result = self._attempt(job)
+            if not _is_out_of_memory(result):
+                break
+            if result.message.endswith(_WHILE_SCORING):  # the training is not what needs less
+                metrics |= _shortage(replace(job, micro_batch=1))
+                break
+            metrics |= _shortage(job)
+            if micro_batch > 1:
+                so_far = Outcome(None, dict(metrics), time.perf_counter() - began, result)
+                write_attempt(job.folder, len(tried), job.config, so_far)
+        seconds = time.perf_counter() - began
+        parts: dict[str, float] = {}
+        if isinstance(result, _Result):
+            outcome = Outcome(result.value, metrics | dict(result.metrics), seconds)
+            parts |= result.seconds
+            items = "".join(as_json(item, None) for item in result.items)
+            write_atomically(job.folder / "items.jsonl", items)
+        else:
+            if _is_out_of_memory(result):
+                result = replace(result, message=f"{result.message}; {_sizes_tried(job, tried)}")
+            outcome = Outcome(None, metrics, seconds, result)
+        self._observed += observed([outcome])
+        parts["other"] = seconds - sum(parts.values())
+        write_outcome(job.folder, job.config, outcome, seconds_by_part=parts)
+        return outcome
+
+    def _attempt(self, job: _Job) -> _Result | Failure:
+        try:
+            return self._train_and_score(job)
+        except LoracleError:
+            raise
+        except TrainingFailed as error:
+            return error.failure
+        except OSError as error:
+            if error.errno in DISK_ERRORS:  # no fault of the config, and the next trial would meet it too
+                raise no_room(job.folder, error.errno) from None
+            return out_of_memory(error) or crash(error)
+        except Exception as error:  # whatever a trial runs into, the search goes on and learns from it
+            return out_of_memory(error) or crash(error)
+
+    def _train_and_score(self, job: _Job) -> _Result:
+        settings = self._training.model_copy(update={"micro_batch": job.micro_batch})
+        with (job.folder / "log.txt").open("w", encoding="utf-8", buffering=1) as log:
+            log.write(f"# {json.dumps(job.config)} seed={job.seed} n_examples={len(job.train)}\n")
+            log.write("step\tloss\tlearning_rate\tgradient_norm\n")
+
+            def record(step: Step) -> None:
+                log.write(f"{step.number}\t{step.loss:.6g}\t{step.learning_rate:.6g}")
+                log.write(f"\t{step.gradient_norm:.6g}\n")
+                if job.progress is not None:
+                    job.progress(step.number, step.total, step.loss)
+
+            saved = None if job.adapter is None else SavedAdapter(self.base, job.train.tokens, job.adapter)
+            with train_adapter(
+                self.base, job.train, job.config, settings, seed=job.seed, progress=record
+            ) as trained:
+                began = time.perf_counter()
+                scored = self._score(job)
+                scoring_seconds = time.perf_counter() - began
+                log.write(f"# {job.split}: " + json.dumps(dict(scored.metrics)) + "\n")
+                _require_finite(scored, job.split)
+                if saved is not None:
+                    saved.write(trained.model, trained.start, self.base.tokenizer)
+            if saved is not None:
+                saved.finish()
+        return _Result(
+            scored.value,
+            _metrics(job, trained, scored),
+            scored.items,
+            {"training": trained.seconds, "scoring": scoring_seconds},
+        )
+
+    def _score(self, job: _Job) -> Score:
+        """Scores the trained model; in smaller batches where memory runs out, down to one example."""
+        for batch_size in halvings(job.scoring_batch):
+            settings = self.config.scoring.model_copy(update={"batch_size": batch_size})
+            try:
+                return score(self.base, job.questions, settings)
+            except (RuntimeError, MemoryError) as error:
+                shortage = out_of_memory(error)
+                if shortage is None:
+                    raise
+                failure = shortage
+            release(self.base.device)  # here, where the error no longer holds tensors
+        message = f"{failure.message}; {_WHILE_SCORING}"
+        raise TrainingFailed(replace(failure, message=message))
+
+    def _provenance(self, job: _Job) -> dict[str, Any]:
+        packages = ("torch", "transformers", "peft", "numpy")
+        return {
+            "versions": {
+                "loracle": __version__,
+                "python": platform.python_version(),
+                **{name: version(name) for name in packages},
+            },
+            "seed": job.seed,
+            "config": job.config,
+            "model": {"name": self.base.name, "fingerprint": self.base.fingerprint},
+            "data": {"fingerprint": self.data_fingerprint, "dropped": self.dropped},
+            "n_examples": len(job.train),
+            "scored_on": {"split": job.split, "n_examples": len(job.questions)},
+            "language": {"model": self.config.language.model, "prompt": self.config.language.prompt},
+            "device": str(self.base.device),
+            "dtype": str(self.base.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "training": self._training.model_dump(mode="json"),
+            "scoring": self.config.scoring.model_dump(mode="json"),
+        }
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One training and what it is scored on."""
+
+    config: Config
+    seed: int
+    folder: Path
+    split: str
+    questions: Questions
+    train: Encoded
+    progress: Progress | None
+    adapter: Path | None
+    memory: MemoryModel
+    micro_batch: int
+    scoring_batch: int
+
+
+@dataclass(frozen=True)
+class _Result:
+    value: float
+    metrics: Mapping[str, float]
+    items: Sequence[Mapping[str, Any]]
+    seconds: Mapping[str, float]
+
+
+def _largest_dropout(config: RunConfig) -> float:
+    """Of all that a trial or the standard may have."""
+    space = build_space(config.space)
+    standard = config.standard or {}
+    knob = space["dropout"].values if "dropout" in space.names else ()
+    return max([float(standard.get("dropout", 0.0)), *map(float, knob)])
+
+
+def _metrics(job: _Job, trained: Trained, scored: Score) -> dict[str, float]:
+    tail = trained.steps[-max(1, len(trained.steps) // 10) :]
+    metrics = {
+        **{name: value for name, value in scored.metrics.items() if name != "loss"},
+        f"{job.split}_loss": scored.metrics["loss"],
+        "first_loss": trained.steps[0].loss,
+        "training_loss": sum(step.loss for step in tail) / len(tail),
+        "steps": float(len(trained.steps)),
+        "tokens": float(trained.tokens),
+        "n_examples": float(len(job.train)),
+        "micro_batch": float(job.micro_batch),
+    }
+    if trained.peak_memory is not None:
+        metrics["peak_memory_bytes"] = float(trained.peak_memory)
+        metrics["memory_growth_bytes"] = float(trained.peak_memory - job.memory.loaded)
+        metrics["predicted_growth_bytes"] = job.memory.predict(job.config, job.micro_batch)
+    low, high = confidence_interval(scored.items)
+    return metrics | {f"{job.split}_value": scored.value, "low": low, "high": high}
+
+
+def _shortage(job: _Job) -> dict[str, float]:
+    """What a training that ran out of memory says about memory."""
+    predicted = job.memory.predict(job.config, job.micro_batch)
+    return {"micro_batch": float(job.micro_batch), "exceeded_growth_bytes": predicted}
+
+
+def _sizes_tried(job: _Job, micro_batches: Sequence[int]) -> str:
+    *first, last = map(str, micro_batches)
+    tried = f"{', '.join(first)} and then {last}" if first else last
+    return (
+        f"rank {job.config['rank']:g}, batch {job.config['batch_size']:g}, micro-batch {tried}, "
+        f"up to {job.memory.sizes.longest:,} tokens"
+    )
+
+
+def _is_out_of_memory(result: _Result | Failure) -> TypeGuard[Failure]:
+    return isinstance(result, Failure) and result.kind is FailureKind.OUT_OF_MEMORY
+
+
+def _require_finite(scored: Score, split: str) -> None:
+    for name, value in scored.metrics.items():
+        if not np.isfinite(value):
+            raise TrainingFailed(Failure(FailureKind.DIVERGED, f"diverged: the {split} {name} is {value:g}"))
+
+
+# -- a table ----------------------------------------------------------------------------------------
+
+
+class TableObjective:
+    """Looks values up: for benchmarks and tests.
+
+    Attributes:
+        space: the space that indices belong to.
+        values: value or failure of each index.
+    """
+
+    def __init__(self, space: SearchSpace, values: Mapping[int, float | Failure]) -> None:
+        self.space = space
+        self.values = values
+
+    def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
+        """The value in the table; `seed`, `folder` and `progress` are not used.
+
+        Raises:
+            SpaceError: the table holds nothing for this config.
+        """
+        index = self.space.index(config)
+        if index not in self.values:
+            raise SpaceError(f"the table holds no value for index {index} ({dict(config)})")
+        found = self.values[index]
+        return Outcome(None, failure=found) if isinstance(found, Failure) else Outcome(float(found))
+
+    def final(
+        self,
+        config: Config,
+        *,
+        seed: int,
+        folder: Path,
+        adapter: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Outcome:
+        """The same value; nothing is saved."""
+        return self.run(config, seed=seed, folder=folder)

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from loracle.commands.display import Display
+from loracle.records.events import Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
+from loracle.records.notices import Notice
+from loracle.records.trial import Failure, FailureKind, Outcome, Trial
+
+CONFIG = {"rank": 8, "alpha_ratio": 2, "alpha": 16, "learning_rate": 2e-4}
+
+
+def shown(terminal: bool) -> str:
+    out = io.StringIO()
+    first = Trial(0, 1, Outcome(0.5, seconds=3.0))
+    failed = Trial(1, 2, Outcome(None, seconds=1.0, failure=Failure(FailureKind.DIVERGED, "NaN")))
+    with Display("exact_match", Console(file=out, force_terminal=terminal, width=160)) as display:
+        display.show(PhaseStarted("searching"))
+        display.show(TrialStarted(0, 30, CONFIG, 0))
+        display.show(Step(3, 10, 1.25, 0))
+        display.show(TrialFinished(first, CONFIG, first, 1, 30, 87.0))
+        display.show(TrialStarted(1, 30, CONFIG, 1))
+        display.show(TrialFinished(failed, CONFIG, first, 2, 30, 6000.0))
+        display.show(TrialStarted(2, 30, CONFIG, 2))
+    return out.getvalue()
+
+
+def test_plain_output_is_one_line_a_trial() -> None:
+    lines = shown(terminal=False).splitlines()
+    assert lines[0] == "searching"
+    assert "1/30" in lines[1]
+    assert "50.0 %" in lines[1]
+    assert "rank 8, alpha 16, learning_rate 2e-4" in lines[1]
+    assert "diverged" in lines[2]
+    assert "best 50.0 %" in lines[2]
+    assert len(lines) == 3
+
+
+def test_a_terminal_shows_a_bar_with_the_time_left() -> None:
+    text = shown(terminal=True)
+    assert "trial 3/30" in text
+    assert "about 1.7 h left" in text
+
+
+def test_trials_that_run_at_the_same_time_have_a_bar_each() -> None:
+    out = io.StringIO()
+    with Display("loss", Console(file=out, force_terminal=True, width=160)) as display:
+        display.show(PhaseStarted("searching"))
+        for number in (7, 8):
+            display.show(TrialStarted(number, 30, CONFIG, number))
+        display.show(Step(3, 10, 1.25, 8))
+        display.show(Step(4, 10, 2.5, 7))
+        both = display._progress.get_renderable()
+        text = Console(file=io.StringIO(), record=True, width=160)
+        text.print(both)
+        lines = text.export_text().splitlines()
+        assert ["trial 8/30" in lines[0], "4/10" in lines[0], "loss 2.500" in lines[0]] == [True] * 3
+        assert ["trial 9/30" in lines[1], "3/10" in lines[1], "loss 1.250" in lines[1]] == [True] * 3
+        display.show(PhaseStarted("training the winner", -1))
+        display.show(PhaseStarted("training the standard settings", -2))
+        display.show(Step(5, 10, 0.5, -2))
+        display.show(Step(6, 10, 0.25, -1))
+        text.print(display._progress.get_renderable())
+        shown = text.export_text()
+    assert "trial" not in shown.split("training", 1)[1]
+    assert "training the winner" in shown
+    assert "training the standard settings" in shown
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_lines_fit_the_terminal(width: int) -> None:
+    out = io.StringIO()
+    config = {"rank": 128, "alpha_ratio": 32, "alpha": 4096, "dropout": 0.05, "batch_size": 128} | CONFIG
+    trial = Trial(0, 1, Outcome(0.5, seconds=300.0))
+    with Display(
+        "exact_match", Console(file=out, force_terminal=True, width=width, color_system=None)
+    ) as display:
+        display.show(TrialFinished(trial, config, trial, 1, 30, 87.0))
+        display.show(TrialStarted(1, 30, config, 1))
+        display.show(Step(3, 10, 1.25, 1))
+        bars = Console(file=io.StringIO(), record=True, width=width)
+        bars.print(display._progress.get_renderable())
+        shown = bars.export_text().splitlines()
+    text = re.sub(r"\x1b\[[0-9?]*[A-Za-z]", "", out.getvalue())
+    lines = [line for line in text.splitlines() if "50.0 %" in line or "learning_rate" in line]
+    assert max(map(len, lines + shown)) <= width
+    assert "trial 2/30" in shown[0]
+    assert "loss 1.250" in shown[0]
+    assert "about 87 s left" in shown[0]
+
+
+def test_hostile_names_are_text() -> None:
+    out = io.StringIO()
+    with Display("loss", Console(file=out, force_terminal=True, width=200, color_system=None)) as display:
+        display.show(PhaseStarted("reading 3 prompts (v1, [/x] [bold]b \x1b[2J)"))
+        display.show(Noticed(Notice("data", "odd", "rows of [/x] :smile:")))
+        display.show(TrialStarted(0, 3, {"λ": 1}, 0))
+        display.show(Step(1, 2, 1e300, 0))
+    text = out.getvalue()
+    assert "reading 3 prompts (v1, [/x] [bold]b \\x1b[2J)" in text
+    assert "rows of [/x] :smile:" in text
+    assert "\x1b[2J" not in text

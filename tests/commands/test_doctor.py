@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import copy_rows
+
+from loracle.commands.doctor import Check, examine
+from loracle.config.settings import load_config
+from loracle.run.prepare import search_space
+from loracle.training import objective
+from loracle.training.memory.plan import MemoryModel
+
+
+def states(checks: list[Check]) -> dict[str, str]:
+    return {check.name: check.state for check in checks}
+
+
+def test_a_good_config_has_nothing_bad(run_config: Callable[..., Path]) -> None:
+    path = run_config(language={"model": "same", "prompt": "plain-v1"}, search={"preset": "language"})
+    checks = list(examine(load_config(path)))
+    assert "bad" not in states(checks).values()
+    text = {check.name: check.text for check in checks if check.notice is None}
+    assert "48 training, 6 validation, 6 test" in text["data"]
+    assert "72 candidates" in text["space"]
+    assert "of 128 tokens" in text["prompts"]
+
+
+def test_few_steps_and_a_run_that_exists_are_noted(run_config: Callable[..., Path]) -> None:
+    path = run_config()
+    (path.parent / "run").mkdir()
+    (path.parent / "run" / "journal.log").write_text("")
+    found = states(list(examine(load_config(path))))
+    assert (found["steps"], found["output"]) == ("note", "note")
+
+
+def test_left_out_examples_are_counted(run_config: Callable[..., Path]) -> None:
+    path = run_config()  # rows of at most 32 tokens
+    rows = [*copy_rows(40), *({"prompt": f"{i} " + "a" * 30, "completion": "b"} for i in range(9))]
+    (path.parent / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    checks = list(examine(load_config(path)))
+    (found,) = [check for check in checks if check.notice and check.notice.name == "rows_too_long"]
+    assert (found.name, found.state) == ("data", "note")
+    assert found.notice is not None
+    assert found.notice.count == 9
+    assert "rows have more than 32 tokens and are left out; raise data.max_length" in found.text
+
+
+def test_bad_input_ends_the_examination(run_config: Callable[..., Path]) -> None:
+    config = load_config(run_config())
+    checks = list(examine(config.model_copy(update={"model": "/no/such/model"})))
+    assert checks[-1] == Check("input", "bad", "model: the folder /no/such/model does not exist")
+
+
+def test_long_prompts_are_bad(run_config: Callable[..., Path]) -> None:
+    path = run_config(language={"model": "same", "prompt": "lora-v1"}, search={"preset": "paper"})
+    found = list(examine(load_config(path)))
+    assert next(check for check in found if check.name == "prompts").state == "bad"
+
+
+# -- memory -----------------------------------------------------------------------------------------
+
+
+def test_memory_is_said_in_a_line(run_config: Callable[..., Path]) -> None:
+    checks = {check.name: check for check in examine(load_config(run_config()))}
+    assert checks["memory"].state == "ok"
+    for part in ("smallest config", "standard", "largest", "GiB to use", "micro-batches of"):
+        assert part in checks["memory"].text
+    assert "left out" not in checks["memory"].text
+
+
+def with_room(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    """Lets the machine have this share of the memory that the largest trial needs at least."""
+    build = objective.build_memory_model
+
+    def smaller(*args: Any, **kwargs: Any) -> MemoryModel:
+        model = build(*args, **kwargs)
+        return replace(model, room=share * model.predict({"rank": 8, "dropout": 0.1}, 1))
+
+    monkeypatch.setattr(objective, "build_memory_model", smaller)
+
+
+def test_what_cannot_fit_is_counted_with_its_reason(
+    run_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_room(monkeypatch, 0.999)
+    found = list(examine(load_config(run_config())))
+    checks = {check.name: check for check in found}
+    (told,) = [check.notice for check in found if check.notice and check.notice.name == "too_large"]
+    assert "12 of 72 candidates are left out: rank 8 and above" in told.text
+    assert told.count == 12
+    assert checks["memory"].state == "note"
+    assert "the standard config does not fit" in checks["memory"].text
+
+
+def test_a_machine_that_is_too_small_is_bad(
+    run_config: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_room(monkeypatch, 0.01)
+    *_, last = examine(load_config(run_config()))
+    assert (last.name, last.state) == ("input", "bad")
+    assert last.text.startswith("no candidate fits into memory: 72 of 72")
+
+
+@pytest.mark.parametrize(
+    ("changes", "batch"),
+    [
+        ({}, 8),
+        ({"training": {"epochs": 0.55}}, 8),
+        ({"training": {"epochs": 2.3, "warmup_fraction": 0.5}}, 8),
+        ({"space": {"knobs": {"batch_size": {"values": [5, 500]}}}}, 24),
+        ({"space": {"knobs": {"batch_size": {"values": [7]}, "epochs": {"values": [0.3, 4.0]}}}}, 7),
+    ],
+)
+def test_the_steps_that_are_announced_are_those_that_are_trained(
+    run_config: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], batch: int
+) -> None:
+    if "space" in changes:
+        knobs = {"rank": {"values": [2]}, "alpha": {"values": [2]}, "learning_rate": {"values": [1e-3]}}
+        changes = {"space": {"base": "empty", "knobs": knobs | changes["space"]["knobs"]}}
+    config = load_config(run_config(**changes))
+    said = next(check.text for check in examine(config) if check.name == "steps")
+    trainer = objective.TrainingObjective.from_config(config)
+    space = search_space(config, trainer.n_proxy)
+    fewest = min(
+        (space.config(int(index)) for index in space.candidates),
+        key=lambda one: (one.get("epochs", 1), -one["batch_size"]),
+    )
+    outcome = trainer.run(fewest, seed=0, folder=tmp_path / "trial")
+    steps = outcome.metrics["steps"]
+    assert said.startswith(f"batch_size {batch} gives only {steps:g} optimizer steps in a trial")

@@ -1,0 +1,228 @@
+"""What may be claimed about a result, and what not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from loracle.records.sizes import Overlap
+from loracle.records.space import Knob, SearchSpace, default_space
+from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.report.verdict import (
+    Comparison,
+    edges,
+    nothing_learnt,
+    paired,
+    relative_gain,
+    result_notices,
+    verdict,
+)
+
+SPACE = default_space()
+NAN = Failure(FailureKind.DIVERGED, "loss is NaN")
+
+
+def compared(
+    winner: float | None,
+    standard: float | None,
+    low: float,
+    high: float,
+    *,
+    items: int = 200,
+    differing: int = 50,
+) -> Comparison:
+    """A comparison with this interval around the difference of the two values."""
+    sides = [Outcome(None, failure=NAN) if value is None else Outcome(value) for value in (winner, standard)]
+    difference = None if winner is None or standard is None else winner - standard
+    found = Comparison(SPACE.config(1234), SPACE.config(40), *sides, difference, low, high, items, differing)
+    return found if difference is not None else replace(found, difference=None, low=None, high=None)
+
+
+def said(comparison: Comparison, metric: str) -> str:
+    return verdict(comparison, metric)
+
+
+def test_a_gain_is_claimed_where_the_interval_excludes_zero() -> None:
+    found = compared(0.9, 0.6, 0.2, 0.4)
+    text = said(found, "exact_match")
+    assert found.standing == "better"
+    assert found.best == "winner"
+    assert (
+        "The winner is better than the standard settings: a test exact match of 90.0 % against 60.0 %" in text
+    )
+    assert "a relative gain of 50 %" in text
+    assert "On the same 200 test items the winner is better by 30 points (95 % interval 20 to 40)." in text
+
+
+def test_a_gain_on_items_that_were_trained_on_says_so_with_counts() -> None:
+    found = compared(0.9, 0.6, 0.2, 0.4)
+    seen = replace(found, overlap=Overlap(items=1200, rows=1, prompts=1000, chosen=2))
+    assert (
+        "Of the 1,200 test items, 1 was also trained on, 1,000 ask what a training row asks, 2 are in "
+        "validation, whole or by prompt, where the settings were chosen: scores say less about new data "
+        "than they seem to." in said(seen, "exact_match")
+    )
+    assert "Of the 200 test items, 3 were also trained on: scores" in said(
+        replace(found, overlap=Overlap(200, rows=3)), "exact_match"
+    )
+    assert said(replace(found, overlap=Overlap(200)), "exact_match") == said(found, "exact_match")
+    nothing = replace(compared(None, None, 0, 0), overlap=Overlap(200, rows=3))
+    assert "also trained on" not in said(nothing, "exact_match")
+
+
+def test_no_gain_is_claimed_where_the_interval_holds_zero() -> None:
+    found = compared(-1.0, -1.03, -0.02, 0.08, items=100)
+    text = said(found, "loss")
+    assert found.standing == "no_difference"
+    assert "relative gain" not in text
+    assert "No difference between winner and standard settings can be told" in text
+    assert "better by 0.03 nats a token (95 % interval -0.02 to 0.08)" in text
+    # The interval narrows with the square root: (0.05 / 0.03)^2 times as many items.
+    assert found.items_needed == 280
+    assert "about 280 test items would be needed" in text
+    assert "as far as these data tell, the standard settings are as good" in text
+
+
+def test_a_worse_winner_is_called_worse_and_is_not_what_best_holds() -> None:
+    found = compared(-1.0616, -1.0, -0.08, -0.04)
+    text = said(found, "loss")
+    assert (found.standing, found.best) == ("worse", "standard")
+    assert "The winner is worse than the standard settings" in text
+    assert "worse by 0.0616 nats a token (95 % interval 0.04 to 0.08)" in text
+    assert "`best/` holds the standard settings" in text
+    assert "better" not in text
+    assert "relative gain" not in text
+
+
+def test_equal_scores_are_called_equal() -> None:
+    text = said(compared(0.5, 0.5, -0.03, 0.03), "exact_match")
+    assert "the two score the same (95 % interval of the difference -3 to 3 points)" in text
+    assert "more test data are needed" in text
+
+
+@pytest.mark.parametrize("differing", [1, 5])
+def test_a_few_items_prove_nothing_however_narrow_their_interval(differing: int) -> None:
+    found = compared(1.0, 0.0, 1.0, 1.0, items=differing, differing=differing)  # a bootstrap of equal items
+    assert found.standing == "no_difference"
+    assert "relative gain" not in said(found, "exact_match")
+    assert f"differ on only {differing} item{'s' * (differing > 1)}, which is too few" in said(
+        found, "exact_match"
+    )
+    assert found.items_needed is not None
+    assert found.items_needed >= 6
+
+
+def test_a_tiny_difference_asks_for_more_data_than_can_be_named() -> None:
+    assert compared(-1.0, -1.0000001, -0.1, 0.1).items_needed is None
+    assert "more test data are needed" in said(compared(-1.0, -1.0000001, -0.1, 0.1), "loss")
+
+
+def test_a_run_that_found_the_standard_settings_says_so() -> None:
+    outcome = Outcome(-1.0)
+    found = Comparison(SPACE.config(40), SPACE.config(40), outcome, outcome, same=True)
+    assert found.standing == "same"
+    assert verdict(found, "loss").startswith("The winner is the standard settings")
+    assert paired(found, "loss") == ""
+
+
+def test_failed_finals_are_named_and_not_compared() -> None:
+    winner_failed = compared(None, 0.5, 0, 0)
+    assert (winner_failed.standing, winner_failed.best) == ("not_compared", "standard")
+    assert "The winner failed in its final training (diverged)" in verdict(winner_failed, "exact_match")
+    assert "`best/` holds the standard settings" in verdict(winner_failed, "exact_match")
+    standard_failed = compared(0.5, None, 0, 0)
+    assert standard_failed.best == "winner"
+    assert "the standard settings failed (diverged)" in verdict(standard_failed, "exact_match")
+    both = compared(None, None, 0, 0)
+    assert "nothing was compared" in verdict(both, "exact_match")
+    for found in (winner_failed, standard_failed, both):
+        assert "relative gain" not in said(found, "exact_match")
+        assert paired(found, "exact_match") == ""
+
+
+def test_one_number_of_an_own_trainer_is_not_taken_for_certain() -> None:
+    config = {"lr": 1e-3}
+    worse = Comparison(config, {"lr": 1e-4}, Outcome(-0.30), Outcome(-0.25))
+    assert worse.best == "standard"
+    assert "worse than the standard settings: a cost of 0.3 against 0.25" in verdict(worse, "cost")
+    assert "one run each, so chance plays a part" in verdict(worse, "cost")
+    assert "`best.yaml` holds the standard settings" in verdict(worse, "cost")
+    alone = Comparison(config, None, Outcome(0.7), None)
+    assert verdict(alone, "value") == "The winner reaches a value of 0.7: lr 1e-3."
+
+
+def test_gains_are_relative_to_the_standard_and_never_without_meaning() -> None:
+    assert relative_gain(0.9, 0.6, "exact_match") == pytest.approx(0.5)
+    assert relative_gain(-0.9, -1.2, "loss") == pytest.approx(0.25)
+    assert relative_gain(0.5, 0.0, "exact_match") is None
+    assert relative_gain(1e308, -1e308, "value") is None
+
+
+def scored(*values: float) -> History:
+    return History(tuple(Trial(i, 40 + i, Outcome(value)) for i, value in enumerate(values)))
+
+
+def test_nothing_is_called_best_when_all_trials_scored_the_same() -> None:
+    history = scored(0.0, 0.0, 0.0)
+    text = verdict(compared(0.0, 0.0, 0.0, 0.0), "exact_match", history)
+    assert text.startswith(
+        "Nothing was learnt: all 3 trials that succeeded scored the same (exact match 0.0 %)"
+    )
+    assert "no config is known to be better than another" in text
+    assert "scoring.max_new_tokens" in text
+    assert "best settings" not in text
+    assert "scoring.metric loss" in nothing_learnt(scored(1.0, 1.0), "exact_match")
+    assert "learning rates" in nothing_learnt(scored(-2.0, -2.0), "loss")
+    assert "settings it is given" in nothing_learnt(scored(0.0, 0.0), "value")
+
+
+def test_scores_that_differ_or_a_single_one_say_nothing_of_the_kind() -> None:
+    assert nothing_learnt(scored(0.0, 0.1), "exact_match") == ""
+    assert nothing_learnt(scored(0.0), "exact_match") == ""
+    assert nothing_learnt(History(), "exact_match") == ""
+
+
+# -- the edge of the space --------------------------------------------------------------------------
+
+EDGY = SearchSpace(
+    (
+        Knob("rank", (1, 2, 4), "log2"),
+        Knob("dropout", (0.0, 0.05, 0.1)),
+        Knob("batch_size", (4, 8), "log2"),
+        Knob("learning_rate", (1e-4, 1e-3, 1e-2), "log10"),
+    )
+)
+
+
+def test_a_winner_at_the_edge_is_told_with_the_knob_and_what_to_widen() -> None:
+    config = {"rank": 2, "dropout": 0.05, "batch_size": 8, "learning_rate": 1e-2}
+    (notice,) = result_notices(Comparison(config, None, Outcome(0.5), None), EDGY, scored(0.1, 0.5), "value")
+    assert notice.name == "winner_at_edge"
+    assert "learning_rate 0.01 (the highest)" in notice.text
+    assert "space.knobs.learning_rate" in notice.text
+    assert edges(EDGY, {**config, "rank": 4, "learning_rate": 1e-4}) == [
+        ("rank", 4, "highest"),
+        ("learning_rate", 1e-4, "lowest"),
+    ]
+
+
+def test_where_nothing_lies_beyond_nothing_is_said() -> None:
+    inside = {"rank": 1, "dropout": 0.0, "batch_size": 4, "learning_rate": 1e-3}  # natural ends, two values
+    assert edges(EDGY, inside) == []
+    assert result_notices(Comparison(inside, None, Outcome(0.5), None), EDGY, scored(0.1, 0.5), "value") == ()
+
+
+def test_where_the_winner_lies_means_nothing_when_all_scored_the_same() -> None:
+    config = {"rank": 4, "dropout": 0.05, "batch_size": 8, "learning_rate": 1e-2}
+    found = Comparison(config, None, Outcome(0.5), None)
+    assert result_notices(found, EDGY, scored(0.5, 0.5), "value") == ()
+    all_right = Comparison(config, None, Outcome(1.0), None)
+    assert result_notices(all_right, EDGY, scored(0.5, 1.0), "exact_match") == ()
+
+
+def test_a_batch_of_all_examples_is_no_edge_and_a_constraint_is() -> None:
+    knobs = (Knob("batch_size", (4, 8, 16, 32)), Knob("learning_rate", (1e-4, 1e-3, 1e-2, 1e-1), "log10"))
+    space = SearchSpace(knobs, ("learning_rate < 0.05",), batch_limit=16)
+    assert edges(space, {"batch_size": 16, "learning_rate": 1e-3}) == []
+    assert edges(space, {"batch_size": 8, "learning_rate": 1e-2}) == [("learning_rate", 1e-2, "highest")]

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from loracle.records.space import default_space
+from loracle.records.trial import Failure, FailureKind, Outcome
+from loracle.report.wording import (
+    knob_titles,
+    reading,
+    round_up,
+    show_config,
+    show_duration,
+    show_loss,
+    show_score,
+    show_test,
+    show_value,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *[
+            (2e-4, "2e-4"),
+            (1.5e-5, "1.5e-5"),
+            (0.05, "0.05"),
+            (16, "16"),
+            (0, "0"),
+            (0.5, "0.5"),
+            (1e6, "1e6"),
+        ],
+        *[(1234567, "1.234567e6"), (0.1234567, "0.1234567"), (123456.7, "123456.7"), (1e308, "1e308")],
+    ],
+)
+def test_values_read_as_people_write_them_and_none_is_lost(value: float, text: str) -> None:
+    assert show_value(value) == text
+    assert float(text) == value
+
+
+def test_configs_show_alpha_in_the_place_of_its_ratio() -> None:
+    text = show_config(default_space().config(1234))
+    assert text.startswith("rank ")
+    assert "alpha_ratio" not in text
+    assert text.index("alpha") < text.index("dropout")
+
+
+def test_scores_read_as_their_metric_does() -> None:
+    assert show_score(0.913, "exact_match") == "91.3 %"
+    assert show_score(-1.25, "loss") == "1.2500"
+    assert show_score(-0.125, "cost") == "0.125"
+    assert (reading(-1.25, "loss"), reading(0.9, "exact_match"), reading(-3.0, "cost")) == (1.25, 0.9, 3.0)
+
+
+@pytest.mark.parametrize("metric", ["loss", "value", "cost"])
+def test_huge_scores_stay_short(metric: str) -> None:
+    for value in (1e308, -1e308, 1e160, -1e9):
+        assert len(show_score(value, metric)) < 12
+    assert len(show_loss(1e300)) < 12
+
+
+def test_test_scores_have_their_interval_or_say_what_failed() -> None:
+    loss = Outcome(-1.2, {"low": -1.3, "high": -1.1})
+    assert show_test(loss, "loss") == "1.2000 (1.1000 to 1.3000)"
+    assert show_test(Outcome(0.5, {"low": 0.4, "high": 0.6}), "exact_match") == "50.0 % (40.0 to 60.0)"
+    failed = Outcome(None, failure=Failure(FailureKind.DIVERGED, "loss is NaN"))
+    assert show_test(failed, "loss") == "diverged"
+
+
+@pytest.mark.parametrize("end", [math.nan, math.inf])
+def test_an_interval_that_is_no_number_is_not_shown(end: float) -> None:
+    assert show_test(Outcome(-1.2, {"low": -1.3, "high": end}), "loss") == "1.2000"
+
+
+def test_metrics_of_an_own_trainer_are_no_interval_whatever_they_are_called() -> None:
+    assert show_test(Outcome(3.0, {"low": 1.0, "high": 2.0}), "value") == "3"
+
+
+def test_a_knob_with_the_name_of_a_column_is_told_from_it() -> None:
+    assert knob_titles(["rank", "score"], ["trial", "score"]) == {"rank": "rank", "score": "score (knob)"}
+
+
+def test_durations_and_round_numbers() -> None:
+    assert [show_duration(x) for x in (5.0, 120.0, 7200.0)] == ["5 s", "2 min", "2.0 h"]
+    assert [round_up(x) for x in (3.2, 99.0, 1234.0, 1200.0)] == [4, 99, 1300, 1200]

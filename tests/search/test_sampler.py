@@ -1,0 +1,479 @@
+"""The search as an Optuna sampler: Optuna's own cases, and what users of Optuna do with samplers."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.distributions import FloatDistribution
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
+from optuna.testing.pytest_samplers import (
+    BasicSamplerTestCase,
+    RelativeSamplerTestCase,
+    SingleOnlySamplerTestCase,
+)
+from optuna.trial import FrozenTrial, TrialState
+
+from loracle import LoracleSampler
+from loracle.errors import ConfigError, SpaceError
+from loracle.language.features import FixedFeatures
+from loracle.records.space import Config, Knob, SearchSpace
+from loracle.records.trial import FailureKind
+from loracle.search.optimizer import PRESETS, propose
+from loracle.search.sampler import FAILURE_KEY, history_of
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+SPACE = SearchSpace(
+    (
+        Knob("rank", (4, 8, 16, 32), "log2"),
+        Knob("alpha_ratio", (1, 2, 4), "log2"),
+        Knob("learning_rate", (1e-5, 1e-4, 1e-3), "log10"),
+    )
+)
+
+
+def score(config: Config) -> float:
+    return -abs(math.log10(config["learning_rate"]) + 4) - abs(math.log2(config["rank"]) - 3) / 10
+
+
+def suggest(trial: optuna.Trial) -> Config:
+    return {
+        "rank": trial.suggest_int("rank", 1, 256, log=True),
+        "alpha_ratio": trial.suggest_categorical("alpha_ratio", [1, 2, 4]),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-2, log=True),
+    }
+
+
+def objective(trial: optuna.Trial) -> float:
+    return score(suggest(trial))
+
+
+def make_study(seed: int = 0, direction: str = "maximize", **options: object) -> Study:
+    return optuna.create_study(direction=direction, sampler=LoracleSampler(SPACE, seed=seed, **options))  # type: ignore[arg-type]
+
+
+def tried(study: Study) -> list[tuple[object, ...]]:
+    return [tuple(trial.params.values()) for trial in study.trials]
+
+
+def chosen(study: Study) -> Config:
+    """The config of the last trial."""
+    return SPACE.config(history_of(study, SPACE).trials[-1].index)
+
+
+# -- Optuna's own cases -------------------------------------------------------------------------------
+
+
+class TestOptunasOwnCases(BasicSamplerTestCase, SingleOnlySamplerTestCase):
+    """Parameters that are no knobs go to the independent sampler, whatever Optuna asks of it."""
+
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        strangers = optuna.samplers.RandomSampler(seed=0)
+        return lambda: LoracleSampler(SPACE, seed=0, independent_sampler=strangers)
+
+    # The one case of this group that does not ask `sample_relative` for values: this sampler, like
+    # Optuna's random sampler, answers one parameter at a time.
+    test_trial_relative_params = RelativeSamplerTestCase.test_trial_relative_params
+
+
+class TestOptunasOwnCasesWithKnobs(SingleOnlySamplerTestCase):
+    """Those in which every distribution of `x`, `y` and `z` contains the values of such knobs."""
+
+    @pytest.fixture
+    def sampler(self) -> Callable[[], BaseSampler]:
+        x = (0.1, *(0.11 + 0.005 * i for i in range(18)), 0.2)
+        space = SearchSpace((Knob("x", x), Knob("y", (0, 1)), Knob("z", (0, 0.5, 1))))
+        return lambda: LoracleSampler(space, seed=0)
+
+    test_nan_objective_value = BasicSamplerTestCase.test_nan_objective_value
+    test_partial_fixed_sampling = BasicSamplerTestCase.test_partial_fixed_sampling
+
+
+# -- an existing user's script ------------------------------------------------------------------------
+
+
+def test_ten_lines_of_an_optuna_user() -> None:
+    def train(trial: optuna.Trial) -> float:
+        rank = trial.suggest_categorical("rank", [1, 2, 4, 8, 16, 32, 64, 128, 256])
+        alpha = trial.suggest_float("alpha", 0.5, 32768, log=True)
+        dropout = trial.suggest_float("dropout", 0.0, 0.3)
+        batch = trial.suggest_int("batch_size", 2, 256)
+        rate = trial.suggest_float("learning_rate", 1e-6, 5e-3, log=True)
+        return -abs(math.log10(rate * alpha / rank) + 3.5) - dropout - abs(math.log2(batch) - 4) / 10
+
+    from loracle import paper_space
+
+    study = optuna.create_study(direction="maximize", sampler=LoracleSampler(paper_space(), seed=0))
+    study.optimize(train, n_trials=6)
+    assert len({trial.system_attrs["loracle:index"] for trial in study.trials}) == 6
+    assert study.best_params["rank"] in paper_space()["rank"].values
+    assert isinstance(study.best_params["batch_size"], int)
+
+
+def test_the_search_finds_the_best_config() -> None:
+    study = make_study()
+    study.optimize(objective, n_trials=12)
+    assert study.best_params["rank"] == 8
+    assert study.best_params["learning_rate"] == 1e-4
+    assert len(set(tried(study))) == 12
+
+
+def test_minimising_mirrors_maximising() -> None:
+    up, down = make_study(), make_study(direction="minimize")
+    up.optimize(objective, n_trials=5)
+    down.optimize(lambda trial: -objective(trial), n_trials=5)
+    assert tried(up) == tried(down)
+
+
+@pytest.mark.parametrize(
+    "suggest_rank",
+    [
+        lambda trial: trial.suggest_int("rank", 4, 32),
+        lambda trial: trial.suggest_int("rank", 4, 32, step=4),
+        lambda trial: trial.suggest_int("rank", 1, 64, log=True),
+        lambda trial: trial.suggest_float("rank", 1, 64),
+        lambda trial: trial.suggest_float("rank", 1, 64, log=True),
+        lambda trial: trial.suggest_categorical("rank", ["none", None, 32, 16, 8, 4]),
+    ],
+)
+def test_every_kind_of_suggestion_gives_the_configs_value(
+    suggest_rank: Callable[[optuna.Trial], float],
+) -> None:
+    study = make_study()
+    for _ in range(3):
+        trial = study.ask()
+        value = suggest_rank(trial)
+        assert value == chosen(study)["rank"]
+        study.tell(trial, float(value))
+
+
+def test_alpha_may_be_asked_for_instead_of_its_ratio() -> None:
+    study = make_study()
+    trial = study.ask()
+    config = {"alpha": trial.suggest_float("alpha", 1, 1024), "rank": trial.suggest_int("rank", 1, 256)}
+    assert config == {name: chosen(study)[name] for name in ("alpha", "rank")}
+
+
+def test_parameters_that_are_no_knobs_come_from_another_sampler() -> None:
+    class Always(optuna.samplers.RandomSampler):
+        def sample_independent(self, *arguments: object) -> float:  # type: ignore[override]
+            return 0.25
+
+    study = make_study(independent_sampler=Always())
+    trial = study.ask()
+    assert trial.suggest_float("warmup", 0, 1) == 0.25
+    assert trial.suggest_int("rank", 1, 256) in SPACE["rank"].values
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda t: t.suggest_int("rank", 64, 256), r"asks for rank from IntDistribution.*holds \(4 to 32\)"),
+        (lambda t: t.suggest_float("learning_rate", 0.1, 1), "contains no value that the search space holds"),
+        (lambda t: t.suggest_categorical("rank", ["4", "8", "16", "32"]), "from CategoricalDistribution"),
+        (lambda t: t.suggest_int("alpha_ratio", 8, 64), "change the range or the space"),
+        (lambda t: t.suggest_int("rank", 1, 256, step=255), "contains no value"),
+    ],
+)
+def test_a_range_without_a_value_of_the_space_is_refused(
+    ask: Callable[[optuna.Trial], object], message: str
+) -> None:
+    with pytest.raises(SpaceError, match=message):
+        ask(make_study().ask())
+
+
+def test_a_fraction_is_never_cut_to_a_whole_number() -> None:
+    space = SearchSpace((Knob("x", (0.5,)),))
+    study = optuna.create_study(sampler=LoracleSampler(space))
+    with pytest.raises(SpaceError, match=r"holds \(0\.5 to 0\.5\)"):
+        study.ask().suggest_int("x", 0, 1)
+
+
+def test_an_exhausted_space_says_so() -> None:
+    space = SearchSpace((Knob("x", (1, 2)),))
+    study = optuna.create_study(sampler=LoracleSampler(space))
+    with pytest.warns(UserWarning, match=r"all 2 configs .* \(x\) have been tried .*; the search ends here"):
+        study.optimize(lambda trial: trial.suggest_int("x", 1, 2), n_trials=30)
+    assert sorted(trial.params["x"] for trial in study.trials) == [1, 2]  # and what was paid for is kept
+    with pytest.raises(SpaceError, match=r"all 2 configs .* have been tried or are running; stop here"):
+        study.ask().suggest_int("x", 1, 2)
+
+
+def test_a_preset_that_reads_prompts_needs_features() -> None:
+    with pytest.raises(ConfigError, match="'paper' reads prompts"):
+        LoracleSampler(SPACE, preset="paper")
+    features = FixedFeatures(
+        torch.randn(len(SPACE.candidates), 8, generator=torch.Generator().manual_seed(0))
+    )
+    for preset in ("paper", "default"):
+        study = make_study(preset=preset, features=features)
+        study.optimize(objective, n_trials=4)
+        assert len(set(tried(study))) == 4
+
+
+# -- failures -----------------------------------------------------------------------------------------
+
+
+def test_failed_trials_are_learnt_from() -> None:
+    def fragile(trial: optuna.Trial) -> float:
+        config = suggest(trial)
+        if config["learning_rate"] > 5e-4:
+            raise FloatingPointError("the loss is not a number")
+        if config["rank"] > 16:
+            return math.nan
+        return score(config)
+
+    study = make_study()
+    study.optimize(fragile, n_trials=10, catch=(FloatingPointError,))
+    states = [trial.state for trial in study.trials]
+    assert TrialState.COMPLETE in states
+    assert len({trial.system_attrs["loracle:index"] for trial in study.trials}) == 10
+    for trial, record in zip(study.trials, history_of(study, SPACE).trials, strict=True):
+        assert record.outcome is not None
+        assert (record.outcome.failure is not None) == (trial.state == TrialState.FAIL)
+        if record.outcome.failure:
+            assert record.outcome.failure.kind is FailureKind.DIVERGED
+
+
+def test_an_objective_may_say_why_it_failed() -> None:
+    study = make_study()
+    for kind in ("out_of_memory", "crashed"):
+        trial = study.ask()
+        suggest(trial)
+        trial.set_user_attr(FAILURE_KEY, kind)
+        study.tell(trial, state=TrialState.FAIL)
+        outcome = history_of(study, SPACE).trials[-1].outcome
+        assert outcome is not None
+        assert outcome.failure is not None
+        assert outcome.failure.kind == kind
+    trial = study.ask()
+    suggest(trial)
+    trial.set_user_attr(FAILURE_KEY, "bad_luck")
+    study.tell(trial, state=TrialState.FAIL)
+    with pytest.raises(
+        SpaceError, match="trial 2: loracle:failure='bad_luck' is not a failure kind; there are out_"
+    ):
+        suggest(study.ask())
+
+
+@pytest.mark.parametrize(("reported", "value"), [(0.25, 0.25), (None, None)])
+def test_pruned_trials_count_with_their_last_report(reported: float | None, value: float | None) -> None:
+    study = make_study()
+    trial = study.ask()
+    suggest(trial)
+    if reported is not None:
+        trial.report(0.1, 0)
+        trial.report(reported, 1)
+    study.tell(trial, state=TrialState.PRUNED)
+    outcome = history_of(study, SPACE).trials[0].outcome
+    assert outcome is not None
+    assert outcome.value == value
+    suggest(study.ask())
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_infinite_values_count_as_diverged(value: float) -> None:
+    study = make_study(direction="minimize")
+    study.optimize(lambda trial: (suggest(trial), value)[1], n_trials=1)
+    outcome = history_of(study, SPACE).trials[0].outcome
+    assert outcome is not None
+    assert outcome.failure is not None
+    assert outcome.failure.kind is FailureKind.DIVERGED
+    study.optimize(objective, n_trials=2)
+
+
+# -- several at once ----------------------------------------------------------------------------------
+
+
+def test_four_jobs_never_train_a_config_twice() -> None:
+    barrier = threading.Barrier(4, timeout=300)
+
+    def meet(trial: optuna.Trial) -> float:
+        config = suggest(trial)
+        if trial.number < 4:
+            barrier.wait()  # the first four are all pending at once
+        return score(config)
+
+    study = make_study()
+    study.optimize(meet, n_trials=12, n_jobs=4)
+    assert len({trial.system_attrs["loracle:index"] for trial in study.trials}) == 12
+
+
+def test_pending_trials_are_avoided_with_ask_and_tell() -> None:
+    study = make_study()
+    trials = [study.ask() for _ in range(5)]
+    configs = [tuple(suggest(trial).values()) for trial in trials]
+    assert len(set(configs)) == 5
+    assert [trial.outcome for trial in history_of(study, SPACE).trials] == [None] * 5
+
+
+# -- seeds, saved studies, studies of others ----------------------------------------------------------
+
+
+def test_a_seed_makes_the_search_repeatable() -> None:
+    preset = replace(PRESETS["numeric"], seed_configs=())  # so that the start is random
+    runs = []
+    for _ in range(2):
+        study = make_study(3, preset=preset)
+        study.optimize(objective, n_trials=4)
+        runs.append(tried(study))
+    assert runs[0] == runs[1]
+    for seeds in (range(8), [None] * 8):  # without a seed, each sampler draws its own
+        studies = [optuna.create_study(sampler=LoracleSampler(SPACE, preset=preset, seed=s)) for s in seeds]
+        assert len({tuple(suggest(study.ask()).values()) for study in studies}) > 1
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_a_study_that_is_loaded_again_goes_on_as_if_it_had_not_stopped(kind: str, tmp_path: Path) -> None:
+    def storage(name: str) -> BaseStorage:
+        path = tmp_path / name
+        if kind == "journal":
+            return JournalStorage(JournalFileBackend(str(path)))
+        return RDBStorage(f"sqlite:///{path}")
+
+    whole = optuna.create_study(
+        storage=storage("whole"), direction="maximize", sampler=LoracleSampler(SPACE, seed=4)
+    )
+    whole.optimize(objective, n_trials=6)
+    for _ in range(3):
+        part = optuna.create_study(
+            storage=storage("parts"),
+            study_name="parts",
+            load_if_exists=True,
+            direction="maximize",
+            sampler=LoracleSampler(SPACE, seed=4),
+        )
+        part.optimize(objective, n_trials=2)
+    assert tried(part) == tried(whole)
+    assert [trial.value for trial in part.trials] == [trial.value for trial in whole.trials]
+    assert part.sampler.recommend(part) == whole.sampler.recommend(whole)  # type: ignore[attr-defined]
+
+
+def test_a_sampler_can_be_pickled() -> None:
+    study = make_study(seed=7)
+    study.optimize(objective, n_trials=4)
+    study.sampler = pickle.loads(pickle.dumps(study.sampler))
+    study.optimize(objective, n_trials=2)
+    whole = make_study(seed=7)
+    whole.optimize(objective, n_trials=6)
+    assert tried(study) == tried(whole)
+
+
+def test_a_study_begun_by_another_sampler_is_learnt_from() -> None:
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(objective, n_trials=8)
+    study.add_trial(
+        optuna.create_trial(
+            value=1.0, params={"other": 3.0}, distributions={"other": FloatDistribution(0, 9)}
+        )
+    )
+    study.add_trial(
+        optuna.create_trial(value=1.0, params={"rank": 8.0}, distributions={"rank": FloatDistribution(0, 9)})
+    )
+    history = history_of(study, SPACE)
+    assert [trial.number for trial in history.trials] == list(range(8))  # the others are no configs
+    for trial, frozen in zip(history.trials, study.trials, strict=False):
+        assert trial.index == SPACE.nearest(frozen.params)
+    study.sampler = LoracleSampler(SPACE, seed=0)
+    study.optimize(objective, n_trials=3)
+    indices = [trial.index for trial in history_of(study, SPACE).trials]
+    assert len(set(indices[-3:])) == 3
+    assert not set(indices[-3:]) & set(indices[:-3])
+
+
+def test_enqueued_trials_are_trained_and_learnt_from() -> None:
+    study = make_study()
+    config = {"rank": 32, "alpha_ratio": 4, "learning_rate": 1e-5}
+    study.enqueue_trial(config)
+    study.optimize(objective, n_trials=3)
+    assert study.trials[0].params == config
+    indices = [trial.index for trial in history_of(study, SPACE).trials]
+    assert indices[0] == SPACE.index(config)
+    assert len(set(indices)) == 3
+
+
+def test_an_enqueued_part_of_a_config_is_what_counts() -> None:
+    for fixed in ({"rank": 32}, {"learning_rate": 1e-5}, {"rank": 4, "alpha_ratio": 4}):
+        study = make_study()
+        study.enqueue_trial(fixed)
+        study.optimize(objective, n_trials=2)
+        first, second = study.trials
+        assert fixed.items() <= first.params.items()
+        assert history_of(study, SPACE).trials[0].index == SPACE.index(first.params)
+        assert first.params != second.params
+
+
+def test_a_fixed_alpha_is_what_counts() -> None:
+    study = make_study()
+    study.enqueue_trial({"alpha": 64.0})
+    trial = study.ask()
+    rank = trial.suggest_int("rank", 1, 256)
+    alpha = trial.suggest_float("alpha", 1, 1024)
+    study.tell(trial, 0.5)
+    index = history_of(study, SPACE).trials[0].index
+    assert index == SPACE.nearest(
+        {"rank": rank, "alpha": alpha, "learning_rate": SPACE.config(index)["learning_rate"]}
+    )
+
+
+def test_fixing_parameters_with_optunas_own_sampler() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.PartialFixedSampler({"rank": 32}, LoracleSampler(SPACE, seed=0))
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(objective, n_trials=4)
+    assert {trial.params["rank"] for trial in study.trials} == {32}
+    history = history_of(study, SPACE)
+    assert [trial.index for trial in history.trials] == [SPACE.index(trial.params) for trial in study.trials]
+
+
+def test_recommendation_follows_the_preset() -> None:
+    study = make_study()
+    sampler = study.sampler
+    assert isinstance(sampler, LoracleSampler)
+    with pytest.raises(SpaceError, match="no trial has succeeded"):
+        sampler.recommend(study)
+    study.optimize(objective, n_trials=6)
+    config = sampler.recommend(study)
+    assert SPACE.index(config) in {trial.index for trial in history_of(study, SPACE).succeeded}
+
+
+def test_optuna_and_the_optimizer_choose_the_same() -> None:
+    study = make_study(seed=5)
+    study.optimize(objective, n_trials=5)
+    expected = propose(SPACE, history_of(study, SPACE), PRESETS["default"], seed=5)
+    trial = study.ask()
+    suggest(trial)
+    assert chosen(study) == SPACE.config(expected[0])
+
+
+def test_hooks_are_passed_on_to_the_independent_sampler() -> None:
+    calls = []
+
+    class Counting(optuna.samplers.RandomSampler):
+        def reseed_rng(self) -> None:
+            calls.append("reseed")
+
+        def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+            calls.append("before")
+
+        def after_trial(self, *arguments: object) -> None:  # type: ignore[override]
+            calls.append("after")
+
+    study = make_study(independent_sampler=Counting())
+    study.optimize(objective, n_trials=1)
+    study.sampler.reseed_rng()
+    assert calls == ["before", "after", "reseed"]

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from loracle.training.memory import measurement as meter
+from loracle.training.memory.measurement import ProcessMeter, meter_of
+
+linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux")
+GIB = 2**30
+
+
+@linux
+def test_a_peak_that_is_over_is_still_seen() -> None:
+    found = meter_of(torch.device("cpu"))
+    assert found is not None
+    found.restart()
+    before = found.used()
+    torch.ones(25_000_000).sum()  # 100 MB for a moment
+    peak = found.peak()
+    if peak is not None:  # some sandboxes do not tell
+        assert 90e6 < peak - before < 200e6
+        found.restart()
+        again = found.peak()
+        assert again is not None
+        assert again < peak - 50e6
+
+
+@linux
+def test_the_limit_is_what_is_used_and_what_is_free() -> None:
+    found = ProcessMeter()
+    first, *_ = Path("/proc/meminfo").read_text().splitlines()  # MemTotal
+    total = int(first.split()[1]) * 1024
+    assert found.used() < found.limit() <= total
+    assert found.peak() is None  # never started
+
+
+def test_a_device_that_cannot_be_asked_has_no_meter() -> None:
+    assert meter_of(torch.device("meta")) is None
+
+
+def fake_system(monkeypatch: pytest.MonkeyPatch, folder: Path, groups: str, files: dict[str, str]) -> None:
+    monkeypatch.setattr(meter, "_PROC", folder / "proc")
+    monkeypatch.setattr(meter, "_CGROUPS", folder / "cgroup")
+    for name, text in {"proc/cgroup": groups, **files}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_a_container_is_limited_by_its_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = {
+        "cgroup/memory.max": "max\n",
+        "cgroup/memory.current": f"{50 * GIB}\n",
+        "cgroup/memory.stat": "",
+        "cgroup/pod/memory.max": f"{8 * GIB}\n",
+        "cgroup/pod/memory.current": f"{3 * GIB}\n",
+        "cgroup/pod/memory.stat": f"anon {2 * GIB}\ninactive_file {GIB}\n",
+    }
+    fake_system(monkeypatch, tmp_path, "0::/pod/box\n", files)
+    assert list(meter._free_in_groups()) == [6 * GIB]  # 8, less 3 of which 1 are files
+
+
+def test_groups_of_the_first_version_are_read_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = {
+        "cgroup/memory/memory.limit_in_bytes": f"{4 * GIB}\n",
+        "cgroup/memory/memory.usage_in_bytes": f"{GIB}\n",
+        "cgroup/memory/memory.stat": "cache 0\n",
+    }
+    fake_system(monkeypatch, tmp_path, "5:devices:/x\n4:memory:/inside/a/container\n0::/\n", files)
+    assert list(meter._free_in_groups()) == [3 * GIB]
