@@ -30,7 +30,8 @@ import transformers
 from loracle.config.settings import TrainingConfig
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.loop import train_adapter
-from loracle.training.memory.equations import Sizes, count_footprint, training_growth, training_tensors
+from loracle.training.memory.counting import count_footprint
+from loracle.training.memory.equations import Sizes, training_growth, training_tensors
 from loracle.training.memory.measurement import meter_of
 from loracle.training.model.base_model import Base, _has_masked_logits, weights_fingerprint
 

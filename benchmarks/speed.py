@@ -60,7 +60,8 @@ def choosing() -> dict[str, float]:
     from loracle.config.settings import TrainingConfig
     from loracle.records.trial import History, Outcome, Trial
     from loracle.search.optimizer import get_preset, propose
-    from loracle.training.memory.plan import Observation, build_memory_model
+    from loracle.training.memory.counting import build_memory_model
+    from loracle.training.memory.plan import Observation
 
     space = default_space()
     model = build_memory_model(make_llama(32, 2), TrainingConfig(), make_data(8, 32, 8))

@@ -10,22 +10,22 @@ import functools
 import os
 import selectors
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from loracle import errors
 from loracle.config.settings import ExecutionConfig, RunConfig
 from loracle.errors import ConfigError, StudyError
 from loracle.execution.worker_handle import GarbledError, WorkerProcess
+from loracle.records.objective import Objective, Report
 from loracle.records.outcome_files import DISK_ERRORS, write_attempt, write_outcome
 from loracle.records.space import Config
 from loracle.records.trial import Failure, FailureKind, Outcome
-
-if TYPE_CHECKING:
-    from loracle.training.objective import Objective
 
 # What happens to a trial that failed in this way. `again`: it is run once more, in a new worker. `keep`: it
 # is recorded at once; the objective itself has tried a smaller micro-batch where memory ran out, and whoever
@@ -41,6 +41,7 @@ POLICY: Mapping[FailureKind, Literal["again", "keep"]] = {
 ATTEMPTS = 2
 FAILED_STARTS = 3  # workers in a row that end while they load: then the cause is not chance
 _SECONDS_BETWEEN_LOOKS = 0.2
+_GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA under Windows, AMD
 
 # Signals from outside say nothing about the config, unlike those that a program earns itself.
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -90,6 +91,14 @@ class Executor(Protocol):
 
     capacity: int
 
+    def load(self) -> Report:
+        """Has an objective loaded, which stays for the jobs to come, and says what a run has to know of it.
+
+        Raises:
+            LoracleError: the user's input is wrong, or nothing can be loaded.
+        """
+        ...
+
     def submit(self, job: Job) -> None:
         """Starts a job; there must be room for it."""
         ...
@@ -128,16 +137,23 @@ class InProcess:
 
     capacity = 1
 
-    def __init__(self, objective: Objective) -> None:
-        self._objective = objective
+    def __init__(self, load: Callable[[], Objective]) -> None:
+        self._load = load
+
+        self._objective: Objective | None = None
         self._jobs: list[Job] = []
+
+    def load(self) -> Report:
+        self._objective = self._load()
+        return self._objective.report()
 
     def submit(self, job: Job) -> None:
         self._jobs.append(job)
 
     def wait(self, seconds: float, progress: Progress) -> list[Done]:
         job = self._jobs.pop()
-
+        if self._objective is None:
+            self._objective = self._load()
         return [Done(job, job.run(self._objective, functools.partial(progress, job.number)))]
 
     def close(self) -> None:
@@ -162,13 +178,17 @@ class LocalWorkers:
 
     Args:
         config: of the run; `execution` says how many workers, and when one is given up.
+        program: what a worker runs.
 
     Raises:
         ConfigError: more GPUs are asked for than there are, or a device that only one worker can have.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, program: Path) -> None:
         execution = config.execution
+        self._program = program
+        self._report: Report | None = None
+        self._asked = False  # for the report
         self.capacity = max(1, execution.workers)
         self._execution = execution
         self._logs = config.output / "workers"
@@ -192,6 +212,16 @@ class LocalWorkers:
         """Process ids of the workers that are ready."""
         workers = [slot.worker for slot in self._slots if slot.worker is not None]
         return [worker.pid for worker in workers if worker.ready and worker.pid is not None]
+
+    def load(self) -> Report:
+        slot, self._asked = self._slots[0], True
+        while self._report is None:
+            if slot.worker is None:
+                self._begin(slot)
+            for key, _ in self._selector.select(_SECONDS_BETWEEN_LOOKS):
+                self._read(key.data, lambda *_: None)
+            self._watch(slot)
+        return self._report
 
     def submit(self, job: Job) -> None:
         free = [slot for slot in self._slots if slot.job is None]
@@ -224,7 +254,10 @@ class LocalWorkers:
         """Hands the slot's job to its worker; one that is still loading gets it when it is ready."""
         if slot.worker is None:
             try:
-                slot.worker = WorkerProcess(self._config, self._log(slot), slot.environment)
+                report = self._asked and self._report is None
+                slot.worker = WorkerProcess(
+                    self._config, self._log(slot), slot.environment, self._program, report=report
+                )
             except OSError as error:
                 if error.errno in DISK_ERRORS:
                     raise
@@ -264,6 +297,7 @@ class LocalWorkers:
                 worker.pid = message["pid"]
             case "ready" if not worker.ready:
                 worker.ready, slot.failed_starts = True, 0
+                self._report = message["report"] or self._report
                 self._begin(slot)
             case "progress" if slot.job is not None:
                 progress(slot.job.number, message["step"], message["total"], message["loss"])
@@ -422,6 +456,9 @@ def visible_devices(
 
 
 def _count_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()  # counts without making a CUDA context
+    """GPUs as torch counts them, in a process of its own: the driver carries no torch."""
+    if not any(Path(path).exists() for path in _GPU_DRIVERS):
+        return 0
+    count = "import torch; print(torch.cuda.device_count())"
+    found = subprocess.run([sys.executable, "-P", "-c", count], capture_output=True, text=True, check=False)
+    return int(found.stdout) if found.returncode == 0 else 0

@@ -17,15 +17,18 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import loracle
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, LoracleError, StudyError
 from loracle.execution.local import ATTEMPTS, FAILED_STARTS, Done, Job, LocalWorkers, Progress, refusal
-from loracle.records.outcome_files import outcome_of, write_attempt, write_outcome
+from loracle.records.codec import from_plain, to_plain
+from loracle.records.objective import Report
+from loracle.records.outcome_files import write_attempt, write_outcome
 from loracle.records.trial import Failure, FailureKind, Outcome
 
 PIECE = 8_000_000  # bytes of a file that travel at a time
@@ -42,9 +45,10 @@ class Station:
         config: JSON of the run's config.
         run: how the driver sees its run folder; see `_identity`.
         position: of the place, from 0.
+        program: what a worker runs, as a path in this package.
     """
 
-    def __init__(self, config: str, run: str, position: int) -> None:
+    def __init__(self, config: str, run: str, position: int, program: str) -> None:
         settings = RunConfig.model_validate_json(config)
         self._sees_run = bool(run) and _identity(settings.output) == run
         self._scratch = None if self._sees_run else _scratch_folder()
@@ -52,11 +56,19 @@ class Station:
         # Ray has chosen the GPUs: they are all that can be seen here.
         execution = settings.execution.model_copy(update={"workers": 1, "gpus_per_trial": 0})
         changes = {"output": home / f"ray-{position}", "execution": execution}
-        self._workers = LocalWorkers(settings.model_copy(update=changes))
+        here = Path(loracle.__file__).parent / program
+        self._workers = LocalWorkers(settings.model_copy(update=changes), here)
 
     def ready(self) -> str:
         """Answers as soon as the station stands."""
         return json.dumps([])
+
+    def load(self) -> str:
+        """Has the worker load its objective: `loaded` with its report, or `refused`."""
+        try:
+            return json.dumps([{"kind": "loaded", "report": to_plain(self._workers.load())}])
+        except LoracleError as error:
+            return json.dumps([{"kind": "refused", "error": type(error).__name__, "message": str(error)}])
 
     def begin(self, job: str) -> str:
         """Starts a job, and answers as `wait`."""
@@ -81,7 +93,7 @@ class Station:
         except LoracleError as error:
             return json.dumps([{"kind": "refused", "error": type(error).__name__, "message": str(error)}])
         messages = [
-            {"kind": "done", "outcome": asdict(one.outcome), "files": not self._sees_run} for one in done
+            {"kind": "done", "outcome": to_plain(one.outcome), "files": not self._sees_run} for one in done
         ]
         return json.dumps([told, *messages] if told else messages)
 
@@ -124,6 +136,7 @@ class RayWorkers:
 
     Args:
         config: of the run; `execution` says how many workers, and what each needs.
+        program: what a worker runs; a file of this package.
 
     Attributes:
         capacity: workers that the cluster has found room for; at least 1.
@@ -132,7 +145,10 @@ class RayWorkers:
         ConfigError: Ray is not installed, or the cluster is too small for a single worker.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, program: Path) -> None:
+        self._program = str(program.relative_to(Path(loracle.__file__).parent))
+        self._wants_report = False
+        self._report: Report | None = None
         self._ray = _import_ray()
         self._execution = config.execution
         wanted = max(1, config.execution.workers)
@@ -159,6 +175,12 @@ class RayWorkers:
     ) -> None:
         self.close()
 
+    def load(self) -> Report:
+        self._wants_report = True
+        while self._report is None:
+            self._look(_SECONDS_A_LOOK, lambda *_: None)
+        return self._report
+
     def submit(self, job: Job) -> None:
         self._attempts[job.number] = 1
         self._queue.append(job)
@@ -168,15 +190,7 @@ class RayWorkers:
         end = time.monotonic() + seconds
         while not self._done:
             left = max(0.0, end - time.monotonic())
-            waiting = {place.answer: place for place in self._places if place.answer is not None}
-            if not waiting:
-                time.sleep(left)
-                break
-            answered, _ = self._ray.wait(list(waiting), num_returns=1, timeout=left)
-            for answer in answered:
-                self._hear(waiting[answer], progress)
-            self._watch()
-            self._hand_out()
+            self._look(left, progress)
             if left == 0:
                 break
         done, self._done = self._done, []
@@ -194,13 +208,25 @@ class RayWorkers:
             self._ray.shutdown()
             self._started_here = False
 
+    def _look(self, seconds: float, progress: Progress) -> None:
+        """Waits that long for an answer, and does what it calls for."""
+        waiting = {place.answer: place for place in self._places if place.answer is not None}
+        if not waiting:
+            time.sleep(seconds)
+            return
+        answered, _ = self._ray.wait(list(waiting), num_returns=1, timeout=seconds)
+        for answer in answered:
+            self._hear(waiting[answer], progress)
+        self._watch()
+        self._hand_out()
+
     # -- stations -------------------------------------------------------------------------------
 
     def _open(self, place: _Place) -> None:
         """Asks the cluster for a station; it stands as soon as there is room."""
         options = {"max_restarts": 0, "scheduling_strategy": "SPREAD", **self._needs}
         station = self._ray.remote(Station).options(**options)
-        place.station = station.remote(self._config, self._run, place.position)
+        place.station = station.remote(self._config, self._run, place.position, self._program)
         place.ready = False
         self._ask(place, place.station.ready.remote())
         self._count()
@@ -218,6 +244,10 @@ class RayWorkers:
         self.capacity = max(1, sum(place.ready for place in self._places))
 
     def _hand_out(self) -> None:
+        idle = [place for place in self._places if place.ready and place.answer is None]
+        if self._wants_report and self._report is None and len(idle) == sum(p.ready for p in self._places):
+            for place in idle[:1]:
+                self._ask(place, place.station.load.remote())
         for place in self._places:
             if self._queue and place.ready and place.job is None:
                 place.job = self._queue.popleft()
@@ -248,16 +278,17 @@ class RayWorkers:
             self._lost(place, _last_line(error))
 
     def _heard(self, place: _Place, message: Mapping[str, Any], progress: Progress) -> None:
-        assert place.job is not None
         match message["kind"]:
-            case "progress":
+            case "loaded":
+                self._report = from_plain(Report, message["report"])
+            case "progress" if place.job is not None:
                 progress(place.job.number, message["step"], message["total"], message["loss"])
             case "refused":
                 raise refusal(message)
-            case "done":
+            case "done" if place.job is not None:
                 if message["files"]:
                     _fetch(self._files(place.station), place.job)
-                self._finish(place.job, outcome_of(message["outcome"]))
+                self._finish(place.job, from_plain(Outcome, message["outcome"]))
                 place.job = None
 
     def _files(self, station: Any) -> Iterator[tuple[str, Iterator[bytes]]]:
@@ -277,7 +308,7 @@ class RayWorkers:
         for place in self._places:
             if place.ready and place.answer is not None and now - place.asked > limit + _PATIENCE:
                 self._lost(place, f"no answer for {now - place.asked:.0f} s")
-        if not self._queue or any(place.ready for place in self._places):
+        if not (self._queue or self._wants_report) or any(place.ready for place in self._places):
             self._had_room = now
         elif now - self._had_room > limit:
             raise StudyError(

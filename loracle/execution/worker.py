@@ -1,8 +1,8 @@
-"""A worker: holds an objective, with its base model, and runs one job after the other.
+"""A worker's own side: holds an objective, with its base model, and runs one job after the other.
 
-Started by `process.py` as `python -P worker_process.py FD`. It talks to its driver over the socket FD,
-one JSON object a line: first the run's config comes in, then jobs. Out go `hello`, `ready`, `progress`,
-`alive`, `done`, or `refused` where the user's input is wrong. Its guard ends it when the driver has gone.
+Its driver starts it as a program that calls `serve`. It talks to its driver over a socket, one JSON object a
+line: first the run's config comes in, then jobs. Out go `hello`, `ready`, `progress`, `alive`, `done`, or
+`refused` where the user's input is wrong. Its guard ends it when the driver has gone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
-import importlib.util
 import json
 import os
 import signal
@@ -19,10 +18,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from loracle.config.settings import RunConfig
+from loracle.errors import LoracleError
+from loracle.execution.local import Job
+from loracle.records.codec import to_plain
+from loracle.records.objective import Objective
 
 _SECONDS_BETWEEN_SIGNS = 0.5
 _PREFERRED_VICTIM = 500  # of 1000: who the kernel should kill first when memory runs out
@@ -50,37 +54,34 @@ class _Driver:
         return message
 
 
-def main() -> None:
-    """Serves jobs until the driver closes the socket."""
+def serve(handle: int, load: Callable[[RunConfig], Objective]) -> None:
+    """Serves jobs until the driver closes the socket, whose handle is given. `load` makes the objective."""
     faulthandler.enable()  # a crash leaves its stack in the log
     faulthandler.register(signal.SIGUSR1)  # and so does a worker that hangs, when it is asked
     with contextlib.suppress(OSError):  # Linux alone has it
         Path("/proc/self/oom_score_adj").write_text(str(_PREFERRED_VICTIM))  # rather than the driver
-    driver = _Driver(int(sys.argv[1]))
+    driver = _Driver(handle)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError, EOFError):
         driver.tell(kind="hello", pid=os.getpid())
-        _serve(driver)
+        _serve(driver, load)
 
 
-def _serve(driver: _Driver) -> None:
-    from loracle.config.settings import RunConfig
-    from loracle.errors import LoracleError
-    from loracle.execution.local import Job
-    from loracle.own_trainer.objective import load_objective
-
+def _serve(driver: _Driver, load: Callable[[RunConfig], Objective]) -> None:
     threading.Thread(target=_show_life, args=(driver, threading.get_ident()), daemon=True).start()
-    config = RunConfig.model_validate(driver.hear())
+    first = driver.hear()
+    config = RunConfig.model_validate(first["config"])
     log = os.dup(2)
     try:
-        objective = load_objective(config)
+        objective = load(config)
+        report = to_plain(objective.report()) if first["report"] else None
         gc.collect()
         gc.freeze()  # what is loaded stays: looking for garbage among it takes a tenth of a second a trial
-        driver.tell(kind="ready")
+        driver.tell(kind="ready", report=report)
         while True:
             job = Job.from_json(driver.hear())
             _open_standard_streams(log)
             outcome = job.run(objective, _reporter(driver))
-            driver.tell(kind="done", outcome=asdict(outcome), bytes=memory_bytes())
+            driver.tell(kind="done", outcome=to_plain(outcome), bytes=memory_bytes())
     except LoracleError as error:
         driver.tell(kind="refused", error=type(error).__name__, message=str(error))
     except ConnectionError:
@@ -149,21 +150,3 @@ def _place(frame: FrameType | None) -> list[tuple[int, int]]:
         place.append((id(frame.f_code), frame.f_lasti))
         frame = frame.f_back
     return place
-
-
-def _take_package_of_driver() -> None:
-    """Imports the package that this file is in, wherever it lies, and whatever else is installed."""
-    folder = Path(__file__).parent.parent
-    found = importlib.util.spec_from_file_location(
-        "loracle", folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    assert found is not None
-    assert found.loader is not None
-    package = importlib.util.module_from_spec(found)
-    sys.modules["loracle"] = package
-    found.loader.exec_module(package)
-
-
-if __name__ == "__main__":
-    _take_package_of_driver()
-    main()

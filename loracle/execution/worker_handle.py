@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from loracle.execution import guard
+from loracle.records.codec import from_plain
+from loracle.records.objective import Report
 from loracle.records.outcome_files import outcome_of
 from loracle.records.trial import Outcome
 from loracle.text.escape import printable
@@ -36,7 +38,7 @@ _LEFT_OUT = re.compile(rb"\.\.\. ([\d,]+) bytes before are left out here \.\.\.\
 # The fields of each message, and their types; `None` beside a type: it may be null.
 _FIELDS: Mapping[str, Mapping[str, tuple[type | None, ...]]] = {
     "hello": {"pid": (int,)},
-    "ready": {},
+    "ready": {"report": (Report, None)},
     "alive": {},
     "progress": {"step": (int,), "total": (int,), "loss": (float, int, None)},
     "refused": {"error": (str,), "message": (str,)},
@@ -55,6 +57,8 @@ class WorkerProcess:
         config: JSON of the run's config, from which the worker builds its objective.
         log: file that takes what it prints.
         environment: of the worker, in full.
+        program: what it runs; see `worker.py`.
+        report: whether it is to say, once it is ready, what a run has to know of its objective.
 
     Attributes:
         ready: whether it has loaded its objective; who reads its messages says so.
@@ -63,7 +67,9 @@ class WorkerProcess:
         pid: None until it has said it.
     """
 
-    def __init__(self, config: str, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, config: str, log: Path, environment: Mapping[str, str], program: Path, *, report: bool = False
+    ) -> None:
         self.ready = False
         self.pid: int | None = None  # not the guard's
         self.started = self.sign = time.monotonic()
@@ -72,14 +78,13 @@ class WorkerProcess:
         self._socket, theirs = socket.socketpair()
         self._unread: list[bytes] = []  # parts of a line whose end has not come
         # -P: what lies in the current folder, such as a yaml.py, is not what Loracle imports.
-        program = Path(__file__).with_name("worker.py")
         worker = [sys.executable, "-P", str(program), str(theirs.fileno())]
         with theirs, log.open("ab") as printed:
             self._print_begins = printed.tell()
             self._guard = guard.start(
                 worker, stdout=printed, stderr=printed, env=dict(environment), pass_fds=[theirs.fileno()]
             )
-        self._send(config)
+        self._send(f'{{"config": {config}, "report": {json.dumps(report)}}}')
 
     def fileno(self) -> int:
         """For selectors: readable when there is something to `receive`."""
@@ -167,6 +172,8 @@ def _message(line: bytes) -> dict[str, Any]:
         fields = _FIELDS[message["kind"]]
         if message["kind"] == "done":
             message["outcome"] = outcome_of(message["outcome"])
+        if message["kind"] == "ready" and message["report"] is not None:
+            message["report"] = from_plain(Report, message["report"])
         for name, types in fields.items():
             value = message[name]
             if (None if value is None else type(value)) not in types:

@@ -64,6 +64,7 @@ def load_language_model(
     *,
     tuned: tuple[nn.Module, Any] | str | None,
     device: str = "auto",
+    dtype: str | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel | None:
     """The model that `settings.model` names, ready to read; None for `none`.
@@ -73,6 +74,7 @@ def load_language_model(
         tuned: what `same` means: the model being tuned with its tokenizer, or its name. A model that is
             handed in is only read: mode, gradients and adapters are left exactly as found.
         device: `auto`, or a torch device for a model loaded here.
+        dtype: for a causal model loaded here; None: as the settings say.
         trust_remote_code: run code that comes with a model.
 
     Raises:
@@ -102,7 +104,7 @@ def load_language_model(
     with _loading(name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            name, dtype=pick_dtype(settings.dtype, where), use_safetensors=True, **options
+            name, dtype=pick_dtype(dtype or settings.dtype, where), use_safetensors=True, **options
         )
         model = model.to(where).eval().requires_grad_(False)
     return CausalReader(model, tokenizer, name, settings.layer, settings.batch_size)

@@ -14,7 +14,7 @@ from loracle.records.trial import Failure
 from loracle.text.escape import printable
 
 if TYPE_CHECKING:
-    from loracle.training.objective import Progress
+    from loracle.records.objective import Progress
 
 _NUMBERS = 1000  # beside a result
 _NAME = 200  # characters of a metric's name

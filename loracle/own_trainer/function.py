@@ -25,7 +25,7 @@ from loracle.records.trial import Failure, FailureKind
 from loracle.text.escape import printable
 
 if TYPE_CHECKING:
-    from loracle.training.objective import Progress
+    from loracle.records.objective import Progress
 
 _KEYWORDS = {*PLACES, "progress"}
 _OWN: set[str] = set()  # names of modules that were made here

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loracle import __version__
 from loracle.config.placeholders import fill, placeholders, split_command
@@ -28,9 +28,11 @@ from loracle.config.settings import ObjectiveConfig, ResultConfig, RunConfig
 from loracle.errors import ConfigError
 from loracle.execution import guard
 from loracle.own_trainer.call import Call, Measured, Trainer, numbers_beside
+from loracle.own_trainer.contents import trainer_contents
 from loracle.own_trainer.function import Function
 from loracle.own_trainer.numbers import NotANumber, as_number
 from loracle.own_trainer.output import Output
+from loracle.records.objective import Progress, Report
 from loracle.records.outcome_files import (
     DISK_ERRORS,
     TAIL,
@@ -45,27 +47,11 @@ from loracle.records.trial import Failure, FailureKind, Outcome
 from loracle.text import secrets as secret
 from loracle.text.patterns import Pattern
 
-if TYPE_CHECKING:
-    from loracle.training.objective import Objective, Progress
-
 _SEARCHED = 16_000  # characters at the end of an output that are searched for the cause of a failure
 _RESULT_BYTES = 50_000_000
 _SECONDS_BETWEEN_LOOKS = 10.0
 
 _KILLED = re.compile(r"SIGKILL|[Ss]ignal 9\b|exitcode: -9\b")  # how launchers report it of their processes
-
-
-def load_objective(config: RunConfig) -> Objective:
-    """The objective that a run's config names: the built-in trainer, or one of the user's own.
-
-    Raises:
-        LoracleError: see `TrainingObjective.from_config` and `ExternalObjective.from_config`.
-    """
-    if config.objective is not None:
-        return ExternalObjective.from_config(config)
-    from loracle.training.objective import TrainingObjective
-
-    return TrainingObjective.from_config(config)
 
 
 class ExternalObjective:
@@ -94,6 +80,10 @@ class ExternalObjective:
             return cls(settings, command, has_final=not command.used.isdisjoint({"phase", "fraction"}))
         function = Function(settings)
         return cls(settings, function, has_final=not function.wanted.isdisjoint({"phase", "fraction"}))
+
+    def report(self) -> Report:
+        """Whether it has a final run of its own, and hashes of its source."""
+        return Report(has_final=self.has_final, contents=trainer_contents(self._settings))
 
     def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
         """One trial. Writes `outcome.json`, `provenance.json` and `log.txt` into `folder`.

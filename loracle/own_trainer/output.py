@@ -21,7 +21,7 @@ from loracle.errors import ConfigError
 from loracle.text.patterns import Pattern
 
 if TYPE_CHECKING:
-    from loracle.training.objective import Progress
+    from loracle.records.objective import Progress
 
 _LOG_PART = 1_000_000  # bytes kept of the beginning, and at least as many of the end
 _LINE = 64_000  # bytes that are searched at a time; a longer line is searched in pieces

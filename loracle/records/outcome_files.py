@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -162,3 +163,13 @@ def finite(content: Any) -> Any:
     if isinstance(content, float) and not math.isfinite(content):
         return None
     return content
+
+
+def move_files(source: Path, destination: Path) -> None:
+    """Moves all files of a folder into another, each in one step, and removes the folder."""
+    for path in sorted(source.rglob("*")):
+        place = destination / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            os.replace(path, place)
+    shutil.rmtree(source)

@@ -15,6 +15,10 @@ from loracle.text.escape import printable
 
 _LINE = 600  # characters of a message
 
+# Where an Optuna trial keeps what Loracle knows of it.
+INDEX_KEY = "loracle:index"
+FAILURE_KEY = "loracle:failure"
+
 
 class FailureKind(StrEnum):
     """Why a trial gave no value. How the search treats each is decided in `optimizer.py`."""
@@ -40,6 +44,9 @@ class Failure:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "message", printable(self.message, _LINE))
+        # Half of a character, as broken programs print it, is spelt out: no file could hold it.
+        tail = self.traceback_tail.encode("utf-8", "backslashreplace").decode()
+        object.__setattr__(self, "traceback_tail", tail)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import TrainingArguments
 
 from loracle import __version__
 from loracle.config.placeholders import fill, split_command
@@ -83,8 +83,12 @@ def recipe(
 
 def _checkpointing_name() -> str:
     """What the installed transformers calls the recomputation of activations; it is being renamed."""
-    names = {field.name for field in fields(TrainingArguments)}
-    return next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in names)
+    package = find_spec("transformers")  # not imported: a run's driver carries no torch
+    assert package is not None
+    assert package.origin is not None
+    source = Path(package.origin).with_name("training_args.py").read_text(encoding="utf-8")
+    new = "activation_checkpointing"
+    return new if f"    {new}: " in source else "gradient_checkpointing"
 
 
 def _lora(plan: Plan, weights: Sequence[str]) -> dict[str, Any]:

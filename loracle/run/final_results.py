@@ -74,7 +74,7 @@ def _read_all(config: RunConfig, name: str) -> None:
         raise ValueError("not the results of items")
     adapter = final_adapter(config.output, name)
     json.loads((adapter / _SETTINGS).read_text(encoding="utf-8"))["peft_type"]
-    with safe_open(adapter / _WEIGHTS, framework="pt") as weights:
+    with safe_open(adapter / _WEIGHTS, framework="np") as weights:
         weights.keys()
 
 

@@ -16,7 +16,7 @@ from loracle.records.trial import Outcome
 from loracle.report.best_folder import final_adapter, final_folder
 from loracle.report.verdict import Comparison
 from loracle.run.final_results import keep_result, set_aside, stored_result
-from loracle.training.metrics import paired_difference
+from loracle.training.intervals import paired_difference
 
 _RUNNERS_UP = 2  # tried on all data, one after the other, should the winner fail there
 _NUMBERS = {"winner": -1, "standard": -2}  # final trainings are no trials

@@ -19,6 +19,7 @@ from typing import Any
 from loracle.config.placeholders import recorded_command
 from loracle.config.settings import RunConfig, parse_config
 from loracle.errors import StudyError
+from loracle.records.contents import MODEL_SETTINGS, PRECISION, READING
 from loracle.records.trial import FailureKind
 
 # Failures that are a config's own: they say something about it, so its settings bind. A trial that crashed or
@@ -45,8 +46,6 @@ _PLACES = {
     *("device", "dtype"),
 }
 # What contents say in words, and the hashes that follow from it.
-PRECISION, READING = "precision of the base model", "device and precision of the prompts' model"
-MODEL_SETTINGS = "settings of the base model"
 _IN_WORDS = {PRECISION: "weights of the base model", READING: "model that reads the prompts"}
 _RECORDED_LATER = {*_IN_WORDS, MODEL_SETTINGS}  # runs that were begun before have none
 

@@ -5,36 +5,37 @@ Everything that can be refused is refused here, before anything is trained.
 
 from __future__ import annotations
 
-import gc
 import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from loracle.config.device import pick_device
 from loracle.config.settings import RunConfig, build_space
 from loracle.config.training_plan import check_knobs, plan_training
 from loracle.errors import ConfigError
 from loracle.execution.local import Executor, InProcess, LocalWorkers, check_in_process
-from loracle.language.features import Features, build_features
-from loracle.language.prompt import Prompt, load_prompt
-from loracle.language.reader import CausalReader, LanguageModel, load_language_model
-from loracle.own_trainer.objective import load_objective
+from loracle.records.contents import READING, file_hash
 from loracle.records.events import Listener, PhaseStarted, Step
 from loracle.records.notices import Notice, gathered
+from loracle.records.objective import Report
 from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.trial import History
-from loracle.run.contents import contents_of
-from loracle.run.identity import READING, Identity, common_settings
+from loracle.run.identity import Identity, common_settings
 from loracle.run.search_notices import search_notices
+from loracle.run.worker import PROGRAM, load_objective
 from loracle.search.ensemble import EnsembleSettings
 from loracle.search.optimizer import Preset, get_preset, propose, ranking, with_standard
+from loracle.search.prior import SHIPPED
 from loracle.training.memory.plan import MemoryModel, allowed
-from loracle.training.objective import Objective, TrainingObjective
+
+if TYPE_CHECKING:
+    from loracle.language.features import Features
+    from loracle.language.prompt import Prompt
+    from loracle.language.reader import LanguageModel
+    from loracle.search.language_gp import SurrogateSettings
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Search:
     """The search half of a run, ready to choose.
 
     `memory` says which candidates can fit; None where trials run on other machines, or it cannot be known.
-    `notices` are what the user must see about the space and how it is searched; `reader` holds hashes of the
-    prompt and of the model that reads it.
+    `notices` are what the user must see about the space and how it is searched; `contents` holds hashes of
+    the prior, or of the prompt and of the model that reads it.
     """
 
     space: SearchSpace
@@ -52,7 +53,7 @@ class Search:
     seed: int
     memory: MemoryModel | None = None
     notices: tuple[Notice, ...] = ()
-    reader: Mapping[str, str] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
 
     def within(self, room: float | None) -> Search:
         """The same search where trainings may grow by `room` bytes, whatever is free just now."""
@@ -100,37 +101,49 @@ class Prepared:
 def prepare(config: RunConfig, listen: Listener) -> Prepared:
     """Checks data and model, builds the search half, and starts where the trials run.
 
-    The model that was checked here is not kept where workers load their own.
+    The model is loaded where the trials run, which stays for them; here it is only known what was found.
+    """
+    executor = make_executor(config)
+    try:
+        return _prepare(config, executor, listen)
+    except BaseException:
+        executor.close()
+        raise
+
+
+def make_executor(config: RunConfig) -> Executor:
+    """Where the trials of a run are trained.
+
+    Raises:
+        ConfigError: what is asked for is not there, or does not go together.
     """
     check_in_process(config.execution)
+    if config.execution.workers == 0:
+        return InProcess(lambda: load_objective(config))
+    if config.execution.executor == "ray":
+        from loracle.execution.ray_cluster import RayWorkers
+
+        return RayWorkers(config, PROGRAM)
+    return LocalWorkers(config, PROGRAM)
+
+
+def _prepare(config: RunConfig, executor: Executor, listen: Listener) -> Prepared:
     if config.objective is None:
         listen(PhaseStarted("reading data and model"))
-    objective = load_objective(config)
+    report = executor.load()
     local = config.execution.executor == "local"
-    memory = objective.memory if isinstance(objective, TrainingObjective) and local else None
-    search = prepare_search(config, objective, listen)
+    memory = MemoryModel.from_json(report.memory) if report.memory and local else None
+    search = prepare_search(config, report.sizes, listen)
     told = search_notices(config, search.space, memory)
     search = replace(search, memory=memory, notices=(*search.notices, *told))
-    final = _final_training(objective)
     identity = Identity(
-        contents_of(config, objective, search.preset, search.reader),
+        {**report.contents, **search.contents},
         None if config.execution.storage is None else common_settings(config),
         None if memory is None else memory.room,
         platform.node(),
     )
-    notices = gathered(getattr(objective, "notices", ()), search.notices)
-    sizes = objective.sizes if isinstance(objective, TrainingObjective) else None
-    if config.execution.workers == 0:
-        return Prepared(search, InProcess(objective), final, identity, notices, sizes)
-    del objective
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if config.execution.executor == "ray":
-        from loracle.execution.ray_cluster import RayWorkers
-
-        return Prepared(search, RayWorkers(config), final, identity, notices, sizes)
-    return Prepared(search, LocalWorkers(config), final, identity, notices, sizes)
+    notices = gathered(report.notices, search.notices)
+    return Prepared(search, executor, _final_training(report), identity, notices, report.sizes)
 
 
 def search_space(config: RunConfig, n_examples: int | None) -> SearchSpace:
@@ -153,13 +166,13 @@ def search_space(config: RunConfig, n_examples: int | None) -> SearchSpace:
     return space
 
 
-def prepare_search(config: RunConfig, objective: Objective, listen: Listener) -> Search:
+def prepare_search(config: RunConfig, sizes: Sizes | None, listen: Listener) -> Search:
     """Builds the search half: space, preset, and language features of all candidates.
 
     Raises:
         LoracleError: see `search_space`, `get_preset`, `load_language_model` and `build_features`.
     """
-    n_examples = objective.n_proxy if isinstance(objective, TrainingObjective) else None
+    n_examples = None if sizes is None else sizes.proxy
     space = search_space(config, n_examples)
     preset = get_preset(config.search.preset, language=config.language.model != "none")
     preset = with_standard(preset, config.standard)
@@ -167,13 +180,29 @@ def prepare_search(config: RunConfig, objective: Objective, listen: Listener) ->
         preset = replace(preset, seed_configs=tuple(config.search.seed_configs))
     surrogate = preset.surrogate
     if isinstance(surrogate, EnsembleSettings) or not surrogate.language:
-        return Search(space, preset, None, config.search.seed)
+        return Search(space, preset, None, config.search.seed, contents=_prior(preset))
+    return _with_features(config, space, preset, surrogate, n_examples, listen)
+
+
+def _with_features(
+    config: RunConfig,
+    space: SearchSpace,
+    preset: Preset,
+    surrogate: SurrogateSettings,
+    n_examples: int | None,
+    listen: Listener,
+) -> Search:
+    """The search half where a language model reads the candidates."""
+    from loracle.config.device import pick_device
+    from loracle.language.features import build_features
+    from loracle.language.reader import CausalReader, load_language_model
+
     settings = config.language
-    tuned = objective.base if isinstance(objective, TrainingObjective) else None
     model = load_language_model(
         settings,
-        tuned=(tuned.model, tuned.tokenizer) if tuned else config.model or None,
+        tuned=config.model or None,
         device=config.device,
+        dtype=config.dtype if settings.model == "same" else settings.dtype,
         trust_remote_code=config.trust_remote_code,
     )
     assert model is not None  # `get_preset` refuses `none` here
@@ -193,12 +222,13 @@ def prepare_search(config: RunConfig, objective: Objective, listen: Listener) ->
         half_precision_cache=settings.half_precision_cache,
     )
     surrogate = replace(surrogate, learnable_token=learnable)
-    reader = {
+    contents = {
         "prompt": prompt.fingerprint,
         "model that reads the prompts": model.fingerprint,
         READING: f"{model.dtype} on {pick_device(config.device).type}".removeprefix("torch."),
     }
-    return Search(space, replace(preset, surrogate=surrogate), features, config.search.seed, reader=reader)
+    preset = replace(preset, surrogate=surrogate)
+    return Search(space, preset, features, config.search.seed, contents=contents)
 
 
 def run_prompt(config: RunConfig, space: SearchSpace, model: LanguageModel, n_examples: int | None) -> Prompt:
@@ -208,6 +238,9 @@ def run_prompt(config: RunConfig, space: SearchSpace, model: LanguageModel, n_ex
     Raises:
         PromptError: see `load_prompt`.
     """
+    from loracle.language.prompt import load_prompt
+    from loracle.language.reader import CausalReader
+
     name = config.language.prompt
     if name == "auto":
         name = "lora-v1" if isinstance(model, CausalReader) else "derived-v1"
@@ -223,7 +256,15 @@ def cache_folder() -> Path:
 # -- helpers ----------------------------------------------------------------------------------------
 
 
-def _final_training(objective: Objective) -> str | None:
-    if isinstance(objective, TrainingObjective):
-        return f" on all {objective.n_train:,} examples"
-    return "" if getattr(objective, "has_final", True) else None
+def _final_training(report: Report) -> str | None:
+    if report.sizes is not None:
+        return f" on all {report.sizes.train:,} examples"
+    return "" if report.has_final else None
+
+
+def _prior(preset: Preset) -> dict[str, str]:
+    """What the search has learnt from, as part of what a run is made of."""
+    surrogate = preset.surrogate
+    if isinstance(surrogate, EnsembleSettings) and surrogate.informed > 0:
+        return {"prior": file_hash(surrogate.prior or SHIPPED)}
+    return {}

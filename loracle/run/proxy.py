@@ -25,10 +25,10 @@ from loracle.records.outcome_files import as_json, finite, read_outcome, stored_
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import Outcome
 from loracle.report.wording import show_config
-from loracle.run.contents import training_contents
 from loracle.run.folder import hold
 from loracle.run.identity import require_common_settings, require_same_contents, training_settings
 from loracle.run.prepare import search_space
+from loracle.training.contents import training_contents
 from loracle.training.objective import TrainingObjective
 
 Floats = npt.NDArray[np.float64]
@@ -215,7 +215,7 @@ def _check(config: RunConfig, k: int, fractions: Sequence[float], listen: Listen
 
 def _hold_identity(folder: Path, config: RunConfig, objective: TrainingObjective, listen: Listener) -> None:
     """Records what trainings are made of, as long as there are none; compares it from then on."""
-    path, now = folder / "identity.json", training_contents(objective)
+    path, now = folder / "identity.json", training_contents(objective.splits, objective.base)
     settings = json.loads(json.dumps(training_settings(config)))
     there = any(stored_outcomes(place) for place in folder.glob("*") if place.is_dir())
     try:

@@ -8,37 +8,43 @@ from __future__ import annotations
 
 import math
 
-import torch
-from botorch.utils.probability.utils import log_phi, ndtr, phi
-from botorch.utils.safe_math import log1mexp
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
+from scipy.special import erfcx, ndtr
+
+Floats = npt.NDArray[np.float64]
 
 _LEAST = 1e-150  # a smaller sd counts as this: what is certain has the improvement of its mean
+_LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
 
 
-def expected_improvement(mean: Tensor, sd: Tensor, best: float) -> Tensor:
+def expected_improvement(mean: Floats, sd: Floats, best: float) -> Floats:
     """E[max(f - best, 0)] under N(mean, sd^2); shape (m,). Jones, Schonlau and Welch (1998), eq. 15."""
-    sd = sd.clamp(min=_LEAST)
-    u = (mean - best) / sd
-    improvement: Tensor = sd * (phi(u) + u * ndtr(u))
-    return improvement
+    sd = np.maximum(sd, _LEAST)
+    with np.errstate(over="ignore"):
+        return np.asarray(sd * _h((mean - best) / sd))
 
 
-def log_expected_improvement(mean: Tensor, sd: Tensor, best: float) -> Tensor:
+def log_expected_improvement(mean: Floats, sd: Floats, best: float) -> Floats:
     """Logarithm of `expected_improvement`, accurate where that underflows to 0; shape (m,).
 
     Ament et al. (2023), arXiv 2310.20708, eq. 9: log(sd) + log h(u) with h(u) = phi(u) + u Phi(u). For
     u < -1 it is written as log phi(u) + log(1 - |u| Phi(u) / phi(u)), with Phi(u) / phi(u) as a scaled erfc:
     a difference of logarithms would lose all digits where both are huge.
     """
-    sd = sd.clamp(min=_LEAST)
+    sd = np.maximum(sd, _LEAST)
     u = (mean - best) / sd
-    near = u.clamp(min=-1.0)
-    log_h_near = (phi(near) + near * ndtr(near)).log()
-    far = u.clamp(min=-1e6, max=-1.0)  # below -1e6 the last term is -2 log|u| to machine precision
-    log_ratio = (math.sqrt(math.pi / 2) * far.abs() * torch.special.erfcx(-far / math.sqrt(2))).log()
-    log_h_far = log_phi(u) + torch.where(u > -1e6, log1mexp(log_ratio), -2 * u.clamp(max=-1.0).abs().log())
-    return sd.log() + torch.where(u > -1.0, log_h_near, log_h_far)
+    far = np.clip(u, -1e6, -1.0)  # below -1e6 the last term is -2 log|u| to machine precision
+    with np.errstate(over="ignore"):
+        log_h_near = np.log(_h(np.maximum(u, -1.0)))
+        log_phi = -0.5 * u**2 - _LOG_ROOT_2PI
+    ratio = math.sqrt(math.pi / 2) * -far * erfcx(-far / math.sqrt(2))
+    log_rest = np.where(u > -1e6, np.log1p(-ratio), -2 * np.log(np.maximum(-u, 1.0)))
+    return np.asarray(np.log(sd) + np.where(u > -1.0, log_h_near, log_phi + log_rest))
+
+
+def _h(u: Floats) -> Floats:
+    return np.asarray(np.exp(-0.5 * u**2 - _LOG_ROOT_2PI) + u * ndtr(u))
 
 
 ACQUISITIONS = {

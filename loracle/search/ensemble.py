@@ -11,22 +11,22 @@ Notation: n observations, N candidates, k numbers. Outputs are transformed first
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import torch
+from scipy.linalg import blas, lapack
 from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
-from torch import Tensor
 
-from loracle.search.language_gp import Belief, representatives, torch_threads
-from loracle.search.prior import N_SCALES, SHIPPED, Inputs, Prior, covariance, cross_covariance, load_prior
+from loracle.search.belief import Belief, Floats, Rows, representatives
+from loracle.search.kernel import MEAN, N_SCALES, NOISE, STEP, Inputs, covariance, gradient
+from loracle.search.prior import SHIPPED, Prior, load_prior
 
 _NOISE_FLOOR = 1e-3  # of outputs with variance 1: keeps the Cholesky factor exact
-_BLOCK = 2**18  # numbers in a block of covariances, about what a processor's cache holds
+_BLOCK = 2**16  # numbers in a block of covariances: a few of them are in a processor's cache at once
 _NEGLIGIBLE = 1e-12  # weight of a member that changes nothing but the last digits
 _ITERATIONS = 25
 
@@ -63,87 +63,97 @@ class EnsembleSettings:
 class _Member:
     """One Gaussian process; its parameters have normal priors in the logarithm and are fitted by MAP."""
 
-    def __init__(self, inputs: Inputs, start: Tensor) -> None:
+    def __init__(self, inputs: Inputs, start: Floats) -> None:
         self.inputs = inputs  # of all candidates
         self.start = start  # (N_SCALES + k,) prior medians
         self.theta = start
-        spread = torch.full_like(start, _SPREAD["lengthscales"])
-        spread[:4], spread[4], spread[6] = _SPREAD["variances"], _SPREAD["noise"], _SPREAD["mean"]
-        self.spread = spread
-        self._factored: tuple[Tensor, Tensor, Tensor] | None = None  # of all observations: y, and its factor
+        self.spread = np.full_like(start, _SPREAD["lengthscales"])
+        self.spread[:NOISE], self.spread[NOISE] = _SPREAD["variances"], _SPREAD["noise"]
+        self.spread[MEAN] = _SPREAD["mean"]
+        self._factored: tuple[Floats, Floats, Floats] | None = None  # of all observations: y, and its factor
 
-    def fit(self, rows: Tensor, y: Tensor) -> None:
+    def fit(self, rows: Rows, y: Floats) -> None:
         """Fits to transformed outputs y (n,) at `rows`."""
         observed = self.inputs.at(rows)
 
-        def loss(point: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-            theta = torch.from_numpy(point).requires_grad_()
-            noise = (theta[4].exp() + _NOISE_FLOOR) * torch.eye(len(y), dtype=y.dtype)
-            lower = torch.linalg.cholesky(covariance(observed, observed, theta) + noise)
-            value = self._negative_log_posterior(lower, y - theta[6] * observed.mean, theta)
-            (gradient,) = torch.autograd.grad(value, theta)
-            return float(value.detach()), gradient.numpy()
+        def loss(theta: Floats) -> tuple[float, Floats]:
+            lower, residual = _factor(observed, y, theta)
+            return self._negative_log_posterior(lower, residual, theta), self._slope(
+                observed, lower, residual, theta
+            )
 
         low, high = (self.start + sign * 4 * self.spread for sign in (-1, 1))
-        # Its dozen numbers would keep as many threads spinning as there are cores: 0.17 s instead of 0.001.
-        with _libraries().limit(limits=1, user_api="blas"):
-            found = minimize(
-                loss,
-                self.start.numpy(),
-                jac=True,
-                method="L-BFGS-B",
-                bounds=list(zip(low.tolist(), high.tolist(), strict=True)),
-                options={"maxiter": _ITERATIONS},
-            )
-        self.theta = torch.from_numpy(found.x)
+        found = minimize(
+            loss,
+            self.start,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=list(zip(low.tolist(), high.tolist(), strict=True)),
+            options={"maxiter": _ITERATIONS},
+        )
+        self.theta = found.x
 
-    @torch.no_grad()
-    def log_posterior(self, rows: Tensor, y: Tensor) -> float:
+    def log_posterior(self, rows: Rows, y: Floats) -> float:
         """Of the fitted parameters given y (n,) at `rows`, up to a constant. Their factor is kept."""
-        self._factored = (y, *self._factor(rows, y))
-        return -float(self._negative_log_posterior(*self._factored[1:], self.theta))
+        lower, residual = _factor(self.inputs.at(rows), y, self.theta)
+        self._factored = (y, lower, residual)
+        return -self._negative_log_posterior(lower, residual, self.theta)
 
-    def _negative_log_posterior(self, lower: Tensor, residual: Tensor, theta: Tensor) -> Tensor:
-        solved = torch.linalg.solve_triangular(lower, residual[:, None], upper=False)
+    def _negative_log_posterior(self, lower: Floats, residual: Floats, theta: Floats) -> float:
+        solved = blas.dtrsv(lower, residual, lower=1)
         # Rasmussen and Williams (2006), eq. 2.30, and the priors.
-        value: Tensor = 0.5 * solved.square().sum() + lower.diagonal().log().sum()
-        return value + 0.5 * ((theta - self.start) / self.spread).square().sum()
+        value = 0.5 * float(solved @ solved) + float(np.log(np.diagonal(lower)).sum())
+        return value + 0.5 * float((((theta - self.start) / self.spread) ** 2).sum())
 
-    def belief(self, rows: Tensor, y: Tensor, pending: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    def _slope(self, observed: Inputs, lower: Floats, residual: Floats, theta: Floats) -> Floats:
+        """Derivative of `_negative_log_posterior`. Rasmussen and Williams (2006), eq. 5.9."""
+        weights = lapack.dpotrs(lower, residual, lower=1)[0]
+        inverse = lapack.dpotri(lower, lower=1)[0]
+        inverse += np.tril(inverse, -1).T  # LAPACK leaves the other half at 0
+        by_covariance = 0.5 * (inverse - np.outer(weights, weights))
+        slope = gradient(observed, theta, by_covariance)
+        slope[NOISE] = np.exp(theta[NOISE]) * np.trace(by_covariance)
+        slope[MEAN] = -float(weights @ observed.mean)
+        return slope + (theta - self.start) / self.spread**2
+
+    def belief(self, rows: Rows, y: Floats, pending: Rows, at: Rows) -> tuple[Floats, Floats]:
         """Mean and variance of the latent score at m candidates, (m,) each; see `Ensemble.belief`."""
         if len(rows) == 0 and len(pending) == 0:
-            return self._mean(at), self.theta[:4].exp().sum().expand(len(at))
+            return self._mean(at), np.full(len(at), np.exp(self.theta[:4]).sum())
         if len(pending):
             expected = self._predict(rows, y, pending)[0] if len(rows) else self._mean(pending)
-            rows, y = torch.cat([rows, pending]), torch.cat([y, expected])
+            rows, y = np.concatenate([rows, pending]), np.concatenate([y, expected])
         return self._predict(rows, y, at)
 
-    def _mean(self, rows: Tensor) -> Tensor:
-        return self.theta[6] * self.inputs.mean[rows]
+    def _mean(self, rows: Rows) -> Floats:
+        return np.asarray(self.theta[MEAN] * self.inputs.mean[rows])
 
-    def _predict(self, rows: Tensor, y: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    def _predict(self, rows: Rows, y: Floats, at: Rows) -> tuple[Floats, Floats]:
         """Rasmussen and Williams (2006), algorithm 2.1, a block of candidates at a time."""
         observed = self.inputs.at(rows)
         known = self._factored
-        lower, residual = known[1:] if known and known[0] is y else self._factor(rows, y)
-        weights = torch.cholesky_solve(residual[:, None], lower).squeeze(-1)
-        mean, variance = self._mean(at), self.theta[:4].exp().sum().repeat(len(at))
+        lower, residual = known[1:] if known and known[0] is y else _factor(observed, y, self.theta)
+        weights = lapack.dpotrs(lower, residual, lower=1)[0]
+        mean, variance = self._mean(at), np.full(len(at), np.exp(self.theta[:4]).sum())
         block = max(64, _BLOCK // len(rows))
         for start in range(0, len(at), block):
             part = slice(start, start + block)
-            cross = cross_covariance(observed, self.inputs.at(at[part]), self.theta)  # (n, m)
-            mean[part] += weights @ cross
-            solved = torch.linalg.solve_triangular(lower, cross, upper=False)
-            variance[part] -= solved.square_().sum(dim=0)
-        return mean, variance.clamp_(min=1e-12)
+            cross = covariance(self.inputs.at(at[part]), observed, self.theta)  # (m, n)
+            mean[part] += cross @ weights
+            # The transpose is in Fortran's order, so nothing is copied: (n, m).
+            solved = blas.dtrsm(1.0, lower, cross.T, lower=1, overwrite_b=1)
+            variance[part] -= np.einsum("nm,nm->m", solved, solved)
+        return mean, np.maximum(variance, 1e-12)
 
-    def _factor(self, rows: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Cholesky factor of the observations' covariance, (n, n), and y less its expectation, (n,)."""
-        observed = self.inputs.at(rows)
-        matrix = cross_covariance(observed, observed, self.theta)
-        matrix.diagonal().add_(self.theta[4].exp() + _NOISE_FLOOR)
-        lower: Tensor = torch.linalg.cholesky(matrix)
-        return lower, y - self._mean(rows)
+
+def _factor(observed: Inputs, y: Floats, theta: Floats) -> tuple[Floats, Floats]:
+    """Cholesky factor of the observations' covariance, (n, n), and y less its expectation, (n,)."""
+    matrix = covariance(observed, observed, theta)
+    matrix[np.diag_indices_from(matrix)] += np.exp(theta[NOISE]) + _NOISE_FLOOR
+    lower, failed = lapack.dpotrf(matrix.T, lower=1, overwrite_a=1)  # symmetric; in Fortran's order
+    if failed:
+        raise np.linalg.LinAlgError("the covariance of the observations is not positive definite")
+    return lower, y - theta[MEAN] * observed.mean
 
 
 class Ensemble:
@@ -154,12 +164,7 @@ class Ensemble:
     """
 
     def __init__(
-        self,
-        members: Sequence[_Member],
-        weights: npt.NDArray[np.float64],
-        rows: Tensor,
-        y: Tensor,
-        caution: float,
+        self, members: Sequence[_Member], weights: Floats, rows: Rows, y: Floats, caution: float
     ) -> None:
         self.weights = weights
         self._caution = caution
@@ -167,35 +172,25 @@ class Ensemble:
         self._rows = rows
         self._y = y
 
-    @torch.no_grad()
-    def belief(
-        self, pending: Sequence[int] = (), at: Sequence[int] | npt.NDArray[np.int64] | None = None
-    ) -> Belief:
-        """Belief at all N candidates, or `at` m of them: mean and standard deviation of the mixture.
-
-        A pending row counts as observed at each member's own posterior mean ("kriging believer", Ginsbourger
-        et al. 2010).
+    def belief(self, pending: Sequence[int] = (), at: Rows | None = None) -> Belief:
+        """Mean and standard deviation of the mixture; see `belief.Surrogate`. A pending row counts as
+        observed at each member's own posterior mean.
         """
-        waiting = torch.as_tensor(list(pending), dtype=torch.int64)
+        waiting = np.asarray(pending, dtype=np.int64)
         everything = len(self._members[0].inputs.mean)
-        where = torch.arange(everything) if at is None else torch.as_tensor(np.asarray(at, dtype=np.int64))
-        mean, second = torch.zeros(2, len(where), dtype=torch.float64)
-        with torch_threads():
+        where = np.arange(everything) if at is None else np.asarray(at, dtype=np.int64)
+        mean, second = np.zeros((2, len(where)))
+        with one_thread():
             for weight, member in zip(self.weights, self._members, strict=True):
                 if weight < _NEGLIGIBLE:
                     continue
                 m, variance = member.belief(self._rows, self._y, waiting, where)
                 mean += weight * m
-                second += weight * (variance + m.square())
-        return Belief(mean, (second - mean.square()).clamp(min=1e-12).sqrt(), self._caution)
+                second += weight * (variance + m**2)
+        return Belief(mean, np.sqrt(np.maximum(second - mean**2, 1e-12)), self._caution)
 
 
-def fit_ensemble(
-    settings: EnsembleSettings,
-    numbers: npt.NDArray[np.float64],
-    rows: npt.NDArray[np.int64],
-    y: npt.NDArray[np.float64],
-) -> Ensemble:
+def fit_ensemble(settings: EnsembleSettings, numbers: Floats, rows: Rows, y: Floats) -> Ensemble:
     """Fits the members to transformed observations and weighs them.
 
     Args:
@@ -212,40 +207,46 @@ def fit_ensemble(
     chances = [settings.informed, 1 - settings.informed]
     makers = [_informed, _fresh]
     members = [make(prior, inputs) for make, chance in zip(makers, chances, strict=True) if chance > 0]
-    positions, target = torch.from_numpy(rows), torch.from_numpy(y)
     log_weights = np.log([chance for chance in chances if chance > 0])
     if len(rows):
-        few = torch.from_numpy(representatives(len(y), settings.fitted_on))
-        with torch_threads():
+        few = representatives(len(y), settings.fitted_on)
+        with one_thread():
             for member in members:
-                member.fit(positions[few], target[few])
-            log_weights = log_weights + [member.log_posterior(positions, target) for member in members]
+                member.fit(rows[few], y[few])
+            log_weights = log_weights + [member.log_posterior(rows, y) for member in members]
     weights = np.exp(log_weights - log_weights.max())
-    return Ensemble(members, weights / weights.sum(), positions, target, settings.caution)
+    return Ensemble(members, weights / weights.sum(), rows, y, settings.caution)
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Lets linear algebra use one thread: for matrices of some thirty rows more only wait for each other.
+
+    One also makes beliefs, and so a run's history, independent of the number of cores.
+    """
+    return _libraries().limit(limits=1, user_api="blas")
 
 
 @cache
 def _libraries() -> ThreadpoolController:
-    """The linear algebra libraries beside torch's own, which SciPy has loaded."""
+    """The linear algebra libraries that NumPy and SciPy have loaded."""
     return ThreadpoolController()
 
 
 @lru_cache(maxsize=2)
 def _inputs(prior: Path, k: int, numbers: bytes) -> Inputs:
     """All candidates as the kernel sees them: the same in every fit of a run."""
-    with torch.no_grad(), torch_threads():
-        return load_prior(prior).inputs(torch.from_numpy(np.frombuffer(numbers).copy().reshape(-1, k)))
+    return load_prior(prior).inputs(np.frombuffer(numbers).copy().reshape(-1, k))
 
 
 def _informed(prior: Prior, inputs: Inputs) -> _Member:
-    return _Member(inputs, prior.parameters_for(inputs.numbers.shape[-1]))
+    return _Member(inputs, prior.parameters_for(inputs.numbers.shape[1]))
 
 
 def _fresh(prior: Prior, inputs: Inputs) -> _Member:
-    k = inputs.numbers.shape[-1]
-    start = torch.full((N_SCALES + k,), _FRESH_LENGTHSCALE, dtype=torch.float64)
-    start[:4] = torch.tensor(_FRESH_VARIANCES).log()
-    start[4], start[5], start[6] = prior.scales[4], 0.0, 0.0
+    k = inputs.numbers.shape[1]
+    start = np.full(N_SCALES + k, _FRESH_LENGTHSCALE)
+    start[:4] = np.log(_FRESH_VARIANCES)
+    start[NOISE], start[STEP], start[MEAN] = prior.weights["scales"][4], 0.0, 0.0
     start[N_SCALES + 4] = _FRESH_DROPOUT
-    nothing = torch.zeros_like(inputs.learned[:, :0])
-    return _Member(Inputs(nothing, inputs.numbers, inputs.step, torch.zeros_like(inputs.mean)), start)
+    nothing = np.zeros_like(inputs.learned[:, :0])
+    return _Member(Inputs(nothing, inputs.numbers, inputs.step, np.zeros_like(inputs.mean)), start)

@@ -28,13 +28,11 @@ from optuna.trial import FrozenTrial, TrialState
 from loracle.errors import SpaceError
 from loracle.language.features import Features
 from loracle.records.space import Config, SearchSpace
-from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.records.trial import FAILURE_KEY, INDEX_KEY, Failure, FailureKind, History, Outcome, Trial
 from loracle.search import suggestions
 from loracle.search.optimizer import Preset, get_preset, propose, recommend, seed_indices
-from loracle.search.suggestions import INDEX_KEY as INDEX_KEY
 from loracle.search.suggestions import REFUSED_KEY, Asked
 
-FAILURE_KEY = "loracle:failure"
 _ROUNDS = 6  # of choosing, if other processes choose the same
 _FEW = 1000  # candidates: more than trials run at a time
 
@@ -71,8 +69,8 @@ class LoracleSampler(BaseSampler):
     Args:
         space: the candidates.
         preset: a preset's name or a `Preset`.
-        features: language features of the candidates (`loracle.language.features.build_features`), for presets that
-            read prompts.
+        features: language features of the candidates (`loracle.build_features`), for presets that read
+            prompts.
         seed: makes the search repeatable; None draws one.
         independent_sampler: for parameters that are not knobs of the space, whatever their names; None:
             random, and names that look like knobs are refused.

@@ -25,9 +25,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 
 from loracle.records.space import Config, Floats, Indices, SearchSpace, Value
+from loracle.records.trial import INDEX_KEY
 from loracle.search.optimizer import GOOD_PRACTICE, seed_indices
 
-INDEX_KEY = "loracle:index"
 REFUSED_KEY = "loracle:refused"
 
 # How other libraries spell the knobs: PEFT, transformers, axolotl, LLaMA-Factory, Unsloth, torchtune.

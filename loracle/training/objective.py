@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,9 @@ import torch
 from loracle import __version__
 from loracle.config.settings import RunConfig, build_space
 from loracle.config.training_plan import check_knobs
-from loracle.errors import LoracleError, ModelError, SpaceError
+from loracle.errors import LoracleError, ModelError
 from loracle.records.notices import Notice, gathered
+from loracle.records.objective import Progress, Report
 from loracle.records.outcome_files import (
     DISK_ERRORS,
     as_json,
@@ -36,8 +37,9 @@ from loracle.records.outcome_files import (
     write_outcome,
 )
 from loracle.records.sizes import Sizes
-from loracle.records.space import Config, SearchSpace
+from loracle.records.space import Config
 from loracle.records.trial import Failure, FailureKind, Outcome
+from loracle.training.contents import training_contents
 from loracle.training.dataset.notices import (
     about_lengths,
     about_limit,
@@ -49,6 +51,7 @@ from loracle.training.dataset.notices import (
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import Splits, load_splits, overlap, proxy_positions, proxy_size
 from loracle.training.dataset.tokens import Encoded, encode
+from loracle.training.intervals import confidence_interval
 from loracle.training.loop import (
     Step,
     Trained,
@@ -56,9 +59,10 @@ from loracle.training.loop import (
     out_of_memory,
     train_adapter,
 )
+from loracle.training.memory.counting import build_memory_model
 from loracle.training.memory.measurement import release
-from loracle.training.memory.plan import MemoryModel, Observation, build_memory_model, halvings, observed
-from loracle.training.metrics import Questions, Score, check_scoring, confidence_interval, prepare, score
+from loracle.training.memory.plan import MemoryModel, Observation, halvings, observed
+from loracle.training.metrics import Questions, Score, check_scoring, prepare, score
 from loracle.training.model.adapter import check_targets
 from loracle.training.model.base_model import Base, load_base
 from loracle.training.model.dropout import about_own_dropout
@@ -66,32 +70,6 @@ from loracle.training.model.probe import probe
 from loracle.training.model.saved_adapter import SavedAdapter
 
 _WHILE_SCORING = "while scoring one example at a time"
-
-# Step from 1, number of steps (0: not known), loss where there is one. Any call is a sign of life.
-Progress = Callable[[int, int, float | None], None]
-
-
-class Objective(Protocol):
-    """Anything that trains one config and says what came of it."""
-
-    def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
-        """Runs one trial and writes its files into `folder`. A failed trial is an outcome, no error."""
-        ...
-
-    def final(
-        self,
-        config: Config,
-        *,
-        seed: int,
-        folder: Path,
-        adapter: Path | None = None,
-        progress: Progress | None = None,
-    ) -> Outcome:
-        """Runs one final training, and saves what it made to `adapter` where it can."""
-        ...
-
-
-# -- training ---------------------------------------------------------------------------------------
 
 
 class TrainingObjective:
@@ -161,6 +139,15 @@ class TrainingObjective:
         for examples in (splits.train, splits.validation, splits.test):
             check_scoring(examples, config.scoring)
         return cls(config, splits, load_base(config))
+
+    def report(self) -> Report:
+        """Hashes of data and model, what the user must see, counts, and the memory of this machine."""
+        return Report(
+            contents=training_contents(self.splits, self.base),
+            notices=self.notices,
+            sizes=self.sizes,
+            memory=self.memory.as_json(),
+        )
 
     def run(
         self,
@@ -505,43 +492,3 @@ def _require_finite(scored: Score, split: str) -> None:
     for name, value in scored.metrics.items():
         if not np.isfinite(value):
             raise TrainingFailed(Failure(FailureKind.DIVERGED, f"diverged: the {split} {name} is {value:g}"))
-
-
-# -- a table ----------------------------------------------------------------------------------------
-
-
-class TableObjective:
-    """Looks values up: for benchmarks and tests.
-
-    Attributes:
-        space: the space that indices belong to.
-        values: value or failure of each index.
-    """
-
-    def __init__(self, space: SearchSpace, values: Mapping[int, float | Failure]) -> None:
-        self.space = space
-        self.values = values
-
-    def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
-        """The value in the table; `seed`, `folder` and `progress` are not used.
-
-        Raises:
-            SpaceError: the table holds nothing for this config.
-        """
-        index = self.space.index(config)
-        if index not in self.values:
-            raise SpaceError(f"the table holds no value for index {index} ({dict(config)})")
-        found = self.values[index]
-        return Outcome(None, failure=found) if isinstance(found, Failure) else Outcome(float(found))
-
-    def final(
-        self,
-        config: Config,
-        *,
-        seed: int,
-        folder: Path,
-        adapter: Path | None = None,
-        progress: Progress | None = None,
-    ) -> Outcome:
-        """The same value; nothing is saved."""
-        return self.run(config, seed=seed, folder=folder)

@@ -14,6 +14,7 @@ import yaml
 from loracle.config.settings import load_config
 from loracle.errors import ConfigError
 from loracle.execution.local import Done, Job, LocalWorkers, visible_devices
+from loracle.run.worker import PROGRAM
 
 SCRIPT = "import os, json; print(json.dumps(os.environ.get('CUDA_VISIBLE_DEVICES')), {rank})"
 
@@ -32,7 +33,7 @@ def seen(folder: Path, jobs: int = 1, **execution: Any) -> list[str | None]:
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
     done: list[Done] = []
     end = time.monotonic() + 300
-    with LocalWorkers(load_config(folder / "config.yaml")) as workers:
+    with LocalWorkers(load_config(folder / "config.yaml"), PROGRAM) as workers:
         for number in range(jobs):
             workers.submit(Job(number, {"rank": 1}, 0, folder / f"{number:04d}"))
         while len(done) < jobs and time.monotonic() < end:

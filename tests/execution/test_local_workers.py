@@ -28,6 +28,7 @@ from loracle.records.trial import FailureKind, Outcome
 from loracle.run.folder import open_run
 from loracle.run.storage.study import read_history
 from loracle.run.tune import counted, tune
+from loracle.run.worker import PROGRAM
 
 FAULTS = TESTS / "faults.py"
 CONFIG = {"rank": 8, "alpha_ratio": 1, "alpha": 8, "learning_rate": 1e-3}
@@ -54,7 +55,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., LocalWorkers]]:
     made: list[LocalWorkers] = []
 
     def workers(**execution: Any) -> LocalWorkers:
-        made.append(LocalWorkers(load_config(config_file(tmp_path, execution=execution))))
+        made.append(LocalWorkers(load_config(config_file(tmp_path, execution=execution)), PROGRAM))
         return made[-1]
 
     yield workers

@@ -30,6 +30,7 @@ from loracle.run.prepare import Search
 from loracle.run.storage.backends import run_lock
 from loracle.run.storage.study import open_study
 from loracle.run.tune import counted, run_search, tune
+from loracle.run.worker import PROGRAM
 from loracle.search.optimizer import get_preset
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'loracle[ray]'")
@@ -172,7 +173,9 @@ def test_failures_are_dealt_with_on_the_node_and_files_come_back(
     cluster(_0="fill", _1="crash", _2=["kill", ""], _3="hang")
     folder = tmp_path / "elsewhere"
     left = Path(tempfile.mkdtemp(prefix=f"loracle-{os.getuid()}-99999999-"))  # by one that was killed
-    with RayWorkers(settings(tmp_path, workers=1, time_limit=2)) as workers:  # the node sees no run folder
+    with RayWorkers(
+        settings(tmp_path, workers=1, time_limit=2), PROGRAM
+    ) as workers:  # the node sees no run folder
         travelled = Travelled(workers._ray)
         workers._ray = travelled
         outcomes = [run(workers, folder, number) for number in range(4)]
@@ -201,7 +204,7 @@ def test_failures_are_dealt_with_on_the_node_and_files_come_back(
 def test_a_station_that_is_killed_is_replaced(cluster: Callable[..., Any], tmp_path: Path) -> None:
     cluster(_0=["slow", ""], _1="slow")
     (tmp_path / "run").mkdir()
-    with run_lock(tmp_path / "run"), RayWorkers(settings(tmp_path, workers=1)) as workers:
+    with run_lock(tmp_path / "run"), RayWorkers(settings(tmp_path, workers=1), PROGRAM) as workers:
         folder = tmp_path / "run" / "trials"
         ran = [folder / f"{number:04d}" / "ran" for number in range(2)]
         workers.submit(Job(0, CONFIG, 0, folder / "0000"))
@@ -239,13 +242,13 @@ def test_what_a_cluster_cannot_hold_is_refused(
     with pytest.raises(
         ConfigError, match=r"needs 2 CPU\(s\) and 0 GPU\(s\), but the whole Ray cluster has 1"
     ):
-        RayWorkers(config.model_copy(update={"threads": 2}))
+        RayWorkers(config.model_copy(update={"threads": 2}), PROGRAM)
     with pytest.raises(ConfigError, match=r"needs 1 CPU\(s\) and 1 GPU\(s\)"):
-        RayWorkers(config.model_copy(update={"device": "cuda"}))
+        RayWorkers(config.model_copy(update={"device": "cuda"}), PROGRAM)
     bad = config.model_copy(update={"objective": config.objective.model_copy(update={"function": "no:f"})})
-    with RayWorkers(bad) as workers, pytest.raises(ConfigError, match="'no:f' cannot be loaded"):
+    with RayWorkers(bad, PROGRAM) as workers, pytest.raises(ConfigError, match="'no:f' cannot be loaded"):
         run(workers, tmp_path, 0)
-    with RayWorkers(config) as workers:
+    with RayWorkers(config, PROGRAM) as workers:
         workers._config = "{}"
         workers._lost(workers._places[0], "a test")
         workers._lost(workers._places[1], "a test")
@@ -253,7 +256,7 @@ def test_what_a_cluster_cannot_hold_is_refused(
             run(workers, tmp_path, 0)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"ray is not installed: pip install 'loracle\[ray\]'"):
-        RayWorkers(config)
+        RayWorkers(config, PROGRAM)
 
 
 @pytest.mark.parametrize(("asked", "gpus"), [(None, 1), (8, 8), (0, 0)])
@@ -286,7 +289,7 @@ from loracle.execution.local import Job
 folder = Path(sys.argv[1])
 (folder / "run").mkdir()
 with run_lock(folder / "run"):
-    workers = RayWorkers(load_config(folder / "config.yaml"))
+    workers = RayWorkers(load_config(folder / "config.yaml"), PROGRAM)
     workers.submit(Job(0, {"rank": 8, "learning_rate": 1e-3}, 0, folder / "0000"))
     while True:
         workers.wait(1.0, lambda *_: None)

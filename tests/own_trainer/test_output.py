@@ -213,7 +213,8 @@ def test_python_prints_in_all_its_ways(tmp_path: Path) -> None:
 
 def test_programs_can_be_started_with_the_stream(tmp_path: Path) -> None:
     script = (
-        "import subprocess, sys; from pathlib import Path; from loracle.own_trainer.output import Output, printing_to\n"
+        "import subprocess, sys; from pathlib import Path\n"
+        "from loracle.own_trainer.output import Output, printing_to\n"
         "with Output(Path(sys.argv[1]), None, None) as output, printing_to(output):\n"
         "    subprocess.run(['echo', 'from below'], stdout=sys.stdout, check=True)"
     )

@@ -20,6 +20,7 @@ from loracle.errors import ConfigError
 from loracle.execution.local import Job, LocalWorkers
 from loracle.records.trial import FailureKind
 from loracle.run.storage.study import read_history
+from loracle.run.worker import PROGRAM
 from loracle.text.patterns import Pattern
 
 
@@ -237,7 +238,7 @@ def test_the_log_of_a_worker_says_what_it_leaves_out(tmp_path: Path) -> None:
         tmp_path, "", objective={"function": "mine.py:train", "command": None}, execution={"workers": 1}
     )
     log = tmp_path / "run" / "workers" / "0.log"
-    with LocalWorkers(load_config(path)) as workers:
+    with LocalWorkers(load_config(path), PROGRAM) as workers:
         for number in range(2):
             workers.submit(Job(number, {"rank": 1}, 0, tmp_path / f"{number:04d}"))
             while not workers.wait(1.0, lambda *_: None):

@@ -24,6 +24,7 @@ from loracle.errors import ConfigError
 from loracle.execution.local import Job, LocalWorkers
 from loracle.execution.worker_handle import GarbledError, _message
 from loracle.records.trial import FailureKind, Outcome
+from loracle.run.worker import PROGRAM
 from loracle.text.escape import printable
 
 WILD = """
@@ -96,7 +97,7 @@ def deed(tmp_path: Path) -> Iterator[Callable[[int, str], Outcome]]:
         "space": {"base": "empty", "knobs": {"rank": {"values": [1, 2]}}},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
-    with LocalWorkers(load_config(tmp_path / "config.yaml")) as workers:
+    with LocalWorkers(load_config(tmp_path / "config.yaml"), PROGRAM) as workers:
 
         def do(number: int, name: str) -> Outcome:
             folder = tmp_path / f"{number:04d}"
@@ -371,7 +372,7 @@ def test_workers_import_nothing_from_the_current_folder(
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
     monkeypatch.chdir(tmp_path / "here")
-    with LocalWorkers(load_config(tmp_path / "config.yaml")) as workers:
+    with LocalWorkers(load_config(tmp_path / "config.yaml"), PROGRAM) as workers:
         workers.submit(Job(0, {"rank": 1}, 0, tmp_path / "0000"))
         assert wait(workers)[0].outcome.value == 7  # while modules beside the function are found
 

@@ -21,6 +21,7 @@ from loracle.config.settings import RunConfig, load_config
 from loracle.errors import ConfigError, SpaceError, StudyError
 from loracle.execution.local import Done, InProcess, Job
 from loracle.records.events import Event, PhaseStarted, Step, TrialFinished
+from loracle.records.objective import TableObjective
 from loracle.records.space import Config, Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.run.folder import open_run
@@ -29,7 +30,6 @@ from loracle.run.storage.study import open_study, read_history
 from loracle.run.tune import counted, leader, run_search, tune
 from loracle.search import optimizer
 from loracle.search.optimizer import PRESETS
-from loracle.training.objective import TableObjective
 
 SPACE = SearchSpace((Knob("rank", (1, 2, 4, 8), "log2"), Knob("learning_rate", (1e-4, 1e-3, 1e-2), "log10")))
 
@@ -173,7 +173,7 @@ def search(folder: Path, objective: Any, budget: int) -> str:
     folder.mkdir(exist_ok=True)
     chooser = Search(SPACE, PRESETS["numeric"], None, 0)
     return run_search(
-        chooser, open_study(folder, SPACE), InProcess(objective), folder, budget, lambda event: None
+        chooser, open_study(folder, SPACE), InProcess(lambda: objective), folder, budget, lambda event: None
     )
 
 
@@ -208,7 +208,7 @@ def test_the_best_that_is_shown_is_what_would_be_trained_at_the_end(
         if isinstance(event, TrialFinished):
             shown.append(event)
 
-    executor = InProcess(TableObjective(SPACE, table))
+    executor = InProcess(lambda: TableObjective(SPACE, table))
     with open_study(tmp_path, SPACE) as study:
         run_search(chooser, study, executor, tmp_path, 12, listen)
         history = study.history()

@@ -29,9 +29,9 @@ from loracle import LoracleSampler
 from loracle.errors import ConfigError, SpaceError
 from loracle.language.features import FixedFeatures
 from loracle.records.space import Config, Knob, SearchSpace
-from loracle.records.trial import FailureKind
+from loracle.records.trial import FAILURE_KEY, FailureKind
 from loracle.search.optimizer import PRESETS, propose
-from loracle.search.sampler import FAILURE_KEY, history_of
+from loracle.search.sampler import history_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

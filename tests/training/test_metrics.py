@@ -19,15 +19,14 @@ from loracle.text.patterns import Pattern
 from loracle.training import metrics
 from loracle.training.dataset.shapes import Example, Message
 from loracle.training.dataset.tokens import encode
+from loracle.training.intervals import confidence_interval, paired_difference
 from loracle.training.loop import train_adapter
 from loracle.training.metrics import (
     Questions,
     answer,
     answer_pattern,
     check_scoring,
-    confidence_interval,
     generate,
-    paired_difference,
     prepare,
     score,
 )

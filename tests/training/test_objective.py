@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, DataError, ModelError, SpaceError
 from loracle.records import outcome_files as outcomes
+from loracle.records.objective import Objective, TableObjective
 from loracle.records.outcome_files import read_items, read_outcome, write_atomically
 from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, Outcome
@@ -26,7 +27,7 @@ from loracle.training import metrics
 from loracle.training import objective as work
 from loracle.training.metrics import score
 from loracle.training.model.base_model import Base, Batch, counted_logits, weights_fingerprint
-from loracle.training.objective import Objective, TableObjective, TrainingObjective
+from loracle.training.objective import TrainingObjective
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 Make = Callable[..., TrainingObjective]
@@ -431,7 +432,8 @@ def test_the_same_value_in_another_process(make: Make, tmp_path: Path, tiny_mode
     outcome = make().run(CONFIG, seed=0, folder=tmp_path / "a")
     script = (
         "import sys, torch; torch.set_num_threads(1); from pathlib import Path\n"
-        "from loracle.config.settings import RunConfig; from loracle.training.objective import TrainingObjective\n"
+        "from loracle.config.settings import RunConfig\n"
+        "from loracle.training.objective import TrainingObjective\n"
         "config = RunConfig.model_validate_json(sys.argv[1])\n"
         f"print(repr(TrainingObjective.from_config(config).run({CONFIG}, seed=0, "
         "folder=Path(sys.argv[2])).value))"

@@ -31,7 +31,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from loracle.errors import StudyError
 from loracle.records.space import Knob, SearchSpace
-from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.records.trial import FAILURE_KEY, INDEX_KEY, Failure, FailureKind, History, Outcome, Trial
 from loracle.run.identity import (
     BINDING,
     Identity,
@@ -48,7 +48,6 @@ from loracle.run.storage.backends import (
     open_to_read,
     storage_name,
 )
-from loracle.search.sampler import FAILURE_KEY, INDEX_KEY
 
 _OUTCOME_KEY = "loracle:outcome"
 _SPACE_KEY = "loracle:space"

@@ -1,6 +1,6 @@
 """Planning with memory: which micro-batch fits, which candidates cannot; corrected by what trainings took.
 
-The equations are in `footprint.py`. What a training took at its peak stands in the metrics of its outcome, so
+The equations are in `equations.py`. What a training took at its peak stands in the metrics of its outcome, so
 every part of a run that knows the outcomes corrects them alike.
 
 The search half needs two functions: `allowed(model, space, history)` says which candidates can fit at all,
@@ -12,31 +12,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from loracle.config.settings import TrainingConfig
 from loracle.errors import ConfigError
 from loracle.records.space import SearchSpace, Value
 from loracle.records.trial import FailureKind, History, Outcome
 from loracle.training.dataset.tokens import Encoded
-from loracle.training.memory.equations import (
-    Footprint,
-    Sizes,
-    count_footprint,
-    scoring_growth,
-    training_growth,
-)
-from loracle.training.memory.measurement import meter_of
-from loracle.training.model.base_model import Base
+from loracle.training.memory.equations import Footprint, Sizes, scoring_growth, training_growth
 
 Floats = npt.NDArray[np.float64]
 
-_RESERVE = 0.1  # share of the free memory left alone: for fragmentation, and for what others take
 _FACTORS = (0.2, 4.0)  # a correction beyond these is an accident of measuring
 # Tokens in a micro-batch from where on a training does not become faster. On a CPU it becomes slower again:
 # measured on one core (`benchmarks/micro_batch.py`), widths 32 to 256 with 20 to 300 tokens an example are
@@ -47,6 +37,7 @@ _FACTORS = (0.2, 4.0)  # a correction beyond these is an accident of measuring
 # parameters and from 10,000 on in one of 0.1 B.
 _FAST_TOKENS = {"cpu": 1024, "cuda": 16_384}
 _FAST_TOKENS_ELSEWHERE = 4096  # smaller devices, which do not tell what memory they have
+_LARGEST_BATCH = 65_536  # examples at a time, whose counted positions are kept for another process
 _NOTHING = History()
 _REMEDY = "lower data.max_length, set training.gradient_checkpointing, or choose a smaller model"
 
@@ -83,6 +74,22 @@ class MemoryModel:
     largest: int | None
     device: str = "cpu"
     observations: tuple[Observation, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, exact to the last digit; `from_json` gives the same model, in another process too."""
+        plain = asdict(self)
+        plain["footprint"]["saved"] = self.footprint.saved.tolist()
+        plain["sizes"]["counted"] = self.sizes.counted[:_LARGEST_BATCH].tolist()
+        return plain
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> MemoryModel:
+        """Reads what `as_json` wrote. Raises TypeError or KeyError where it is something else."""
+        footprint = {**content["footprint"], "saved": np.array(content["footprint"]["saved"])}
+        sizes = {**content["sizes"], "counted": np.array(content["sizes"]["counted"], dtype=np.int64)}
+        observations = tuple(Observation(**one) for one in content["observations"])
+        parts = {"footprint": Footprint(**footprint), "sizes": Sizes(**sizes), "observations": observations}
+        return cls(**{**content, **parts})
 
     def learn(self, observations: Iterable[Observation]) -> MemoryModel:
         """The model with more observations; their order does not matter."""
@@ -181,30 +188,6 @@ def halvings(largest: int) -> list[int]:
     """`largest` and the powers of two below it, descending."""
     powers = (1 << exponent for exponent in reversed(range(largest.bit_length())))
     return [largest, *(size for size in powers if size < largest)]
-
-
-def build_memory_model(
-    base: Base, training: TrainingConfig, trial: Encoded, *, workers: int = 1, dropout: bool = True
-) -> MemoryModel:
-    """Counts what trainings hold and asks what memory there is; `trial` is what a trial trains on.
-
-    `workers` processes share the memory of the CPU, this one among them; each loads the base model.
-    `dropout` says whether the adapters can have any.
-
-    Raises:
-        ModelError: see `count_footprint`.
-    """
-    footprint = count_footprint(base, training, dropout=dropout)
-    meter, loaded, room = meter_of(base.device), 0, None
-    if meter is not None:
-        loaded = meter.used()
-        free = meter.limit() - loaded
-        if base.device.type == "cpu":
-            weights = sum(p.numel() * p.element_size() for p in base.model.parameters())
-            free = (free - (workers - 1) * weights) // workers
-        room = (1 - _RESERVE) * max(0, free)
-    largest = None if training.micro_batch == "auto" else training.micro_batch
-    return MemoryModel(footprint, Sizes.of(trial), loaded, room, largest, base.device.type)
 
 
 # -- for the search half, and for people --------------------------------------------------------------

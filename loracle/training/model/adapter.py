@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -249,13 +247,3 @@ def reloaded(base: Base, folder: Path) -> Iterator[Any]:
         yield model.eval()
     finally:
         tree.restore()
-
-
-def move_files(source: Path, destination: Path) -> None:
-    """Moves all files of a folder into another, each in one step, and removes the folder."""
-    for path in sorted(source.rglob("*")):
-        place = destination / path.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            os.replace(path, place)
-    shutil.rmtree(source)

@@ -11,13 +11,8 @@ from memory import allocated_peak, make_data
 from loracle.config.settings import RunConfig, TrainingConfig
 from loracle.config.training_plan import plan_training
 from loracle.training.loop import train_adapter
-from loracle.training.memory.equations import (
-    Sizes,
-    count_footprint,
-    scoring_growth,
-    training_growth,
-    training_tensors,
-)
+from loracle.training.memory.counting import count_footprint
+from loracle.training.memory.equations import Sizes, scoring_growth, training_growth, training_tensors
 from loracle.training.model.adapter import adapted
 from loracle.training.model.base_model import Base, load_base, weights_fingerprint
 

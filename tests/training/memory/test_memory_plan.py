@@ -18,11 +18,11 @@ from loracle.run.tune import tune
 from loracle.search.optimizer import PRESETS
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
+from loracle.training.memory.counting import build_memory_model
 from loracle.training.memory.plan import (
     MemoryModel,
     Observation,
     allowed,
-    build_memory_model,
     describe,
     halvings,
     learnt,

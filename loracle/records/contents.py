@@ -1,0 +1,24 @@
+"""What a run is made of: names for people, and hashes short enough for a record, 32 digits of sha256.
+
+The names are what a message says: "changed since this run began: validation rows".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+# Contents that say something in words beside a hash, and one that was not recorded from the beginning.
+PRECISION, READING = "precision of the base model", "device and precision of the prompts' model"
+MODEL_SETTINGS = "settings of the base model"
+
+
+def file_hash(path: Path) -> str:
+    """Of a file's bytes. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def text_hash(text: str) -> str:
+    """Of a text; half of a character counts as it is."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,0 +1,106 @@
+"""What the search maximises: anything that trains one config and says what came of it; and its fake, a table.
+
+A value depends on the config, the seed, the data and the model alone, so a resumed search sees what an
+undisturbed one would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from loracle.errors import SpaceError
+from loracle.records.notices import Notice
+from loracle.records.sizes import Sizes
+from loracle.records.space import Config, SearchSpace
+from loracle.records.trial import Failure, Outcome
+
+# Step from 1, number of steps (0: not known), loss where there is one. Any call is a sign of life.
+Progress = Callable[[int, int, float | None], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an objective says of itself once it is loaded: plain data, as it may be in another process.
+
+    Attributes:
+        has_final: whether a final training is more than a trial; else it would only repeat it.
+        contents: hash of everything that its trainings are made of, by its name for people.
+        notices: what the user must see about data and model.
+        sizes: how many examples are used; None: the trainer is the user's own.
+        memory: what a training needs and what there is, as `training/memory/plan.py` writes and reads it;
+            None: not known.
+    """
+
+    has_final: bool = True
+    contents: Mapping[str, str] = field(default_factory=dict)
+    notices: tuple[Notice, ...] = ()
+    sizes: Sizes | None = None
+    memory: Mapping[str, Any] | None = None
+
+
+class Objective(Protocol):
+    """Anything that trains one config and says what came of it."""
+
+    def report(self) -> Report:
+        """What a run has to know of it before the first trial."""
+        ...
+
+    def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
+        """Runs one trial and writes its files into `folder`. A failed trial is an outcome, no error."""
+        ...
+
+    def final(
+        self,
+        config: Config,
+        *,
+        seed: int,
+        folder: Path,
+        adapter: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Outcome:
+        """Runs one final training, and saves what it made to `adapter` where it can."""
+        ...
+
+
+class TableObjective:
+    """Looks values up: for benchmarks and tests.
+
+    Attributes:
+        space: the space that indices belong to.
+        values: value or failure of each index.
+    """
+
+    def __init__(self, space: SearchSpace, values: Mapping[int, float | Failure]) -> None:
+        self.space = space
+        self.values = values
+
+    def report(self) -> Report:
+        """Nothing but that it is there."""
+        return Report()
+
+    def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
+        """The value in the table; `seed`, `folder` and `progress` are not used.
+
+        Raises:
+            SpaceError: the table holds nothing for this config.
+        """
+        index = self.space.index(config)
+        if index not in self.values:
+            raise SpaceError(f"the table holds no value for index {index} ({dict(config)})")
+        found = self.values[index]
+        return Outcome(None, failure=found) if isinstance(found, Failure) else Outcome(float(found))
+
+    def final(
+        self,
+        config: Config,
+        *,
+        seed: int,
+        folder: Path,
+        adapter: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Outcome:
+        """The same value; nothing is saved."""
+        return self.run(config, seed=seed, folder=folder)

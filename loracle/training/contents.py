@@ -1,0 +1,66 @@
+"""Hashes of what a training is made of: rows, weights, tokenizer, chat template.
+
+Contents are hashed, not paths or times, so a copy on another machine is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from loracle.records.contents import MODEL_SETTINGS, PRECISION, text_hash
+from loracle.training.dataset.shapes import Example
+from loracle.training.dataset.splits import Splits
+from loracle.training.model.base_model import Base
+
+# Names and places, what follows from `dtype`, and what no training uses.
+_NO_SETTINGS = frozenset(
+    {"_name_or_path", "_commit_hash", "transformers_version", "dtype", "torch_dtype", "use_cache"}
+)
+
+
+def training_contents(splits: Splits, base: Base) -> dict[str, str]:
+    """Hashes by name, of data and model."""
+    parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
+    return {f"{name} rows": _rows(rows) for name, rows in parts.items()} | _model(base)
+
+
+def _rows(rows: tuple[Example, ...]) -> str:
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row.content, default=str).encode())
+    return digest.hexdigest()[:32]
+
+
+def _model(base: Base) -> dict[str, str]:
+    # As they stand in the file: what transformers adds to them differs between its versions.
+    settings, _ = PreTrainedConfig.get_config_dict(base.name)
+    return {
+        "weights of the base model": base.fingerprint,
+        PRECISION: str(base.dtype).removeprefix("torch."),
+        MODEL_SETTINGS: text_hash(json.dumps(_settings(settings), sort_keys=True, default=str)),
+        **_tokenizer(base.tokenizer),
+    }
+
+
+def _settings(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _settings(value) for key, value in content.items() if key not in _NO_SETTINGS}
+    return content
+
+
+def _tokenizer(tokenizer: Any) -> dict[str, str]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        # How the last call padded and cut is state, not content.
+        parts = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
+        text = json.dumps(parts, sort_keys=True)
+    else:
+        text = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
+    template = json.dumps(getattr(tokenizer, "chat_template", None), sort_keys=True, default=str)
+    return {"tokenizer": text_hash(f"{text}\n{special}"), "chat template": text_hash(template)}

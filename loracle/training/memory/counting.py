@@ -1,0 +1,163 @@
+"""What trainings on a base model hold, counted on the model itself; the equations are in `equations.py`."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+import torch
+
+from loracle.config.settings import TrainingConfig
+from loracle.config.training_plan import plan_training
+from loracle.errors import ModelError
+from loracle.records.space import Config
+from loracle.training.dataset.tokens import Encoded
+from loracle.training.loop import out_of_memory
+from loracle.training.memory.equations import Floats, Footprint, Sizes
+from loracle.training.memory.measurement import meter_of
+from loracle.training.memory.plan import MemoryModel
+from loracle.training.model.adapter import adapted, layers_of
+from loracle.training.model.base_model import Base, Batch, counted_logits
+from loracle.training.model.dropout import Masks, key_dropout, training_mode
+
+_RESERVE = 0.1  # share of the free memory left alone: for fragmentation, and for what others take
+_OVERHEAD = {"cuda": 64 << 20, "cpu": 16 << 20}  # bytes; workspaces of libraries, and code first used
+_ALLOCATOR = {"cpu": 2.5}
+_PROBE = (8, 16, 32)  # tokens
+
+
+def build_memory_model(
+    base: Base, training: TrainingConfig, trial: Encoded, *, workers: int = 1, dropout: bool = True
+) -> MemoryModel:
+    """Counts what trainings hold and asks what memory there is; `trial` is what a trial trains on.
+
+    `workers` processes share the memory of the CPU, this one among them; each loads the base model.
+    `dropout` says whether the adapters can have any.
+
+    Raises:
+        ModelError: see `count_footprint`.
+    """
+    footprint = count_footprint(base, training, dropout=dropout)
+    meter, loaded, room = meter_of(base.device), 0, None
+    if meter is not None:
+        loaded = meter.used()
+        free = meter.limit() - loaded
+        if base.device.type == "cpu":
+            weights = sum(p.numel() * p.element_size() for p in base.model.parameters())
+            free = (free - (workers - 1) * weights) // workers
+        room = (1 - _RESERVE) * max(0, free)
+    largest = None if training.micro_batch == "auto" else training.micro_batch
+    return MemoryModel(footprint, Sizes.of(trial), loaded, room, largest, base.device.type)
+
+
+def count_footprint(base: Base, settings: TrainingConfig, *, dropout: bool = True) -> Footprint:
+    """Counts on the model, which is left as it was. Takes a second, mostly PEFT's.
+
+    Raises:
+        ModelError: there is no memory for one short example.
+    """
+    plain = settings.model_copy(update={"gradient_checkpointing": False})
+    if settings.variant == "pissa":  # trains like lora, and its start takes minutes
+        plain = plain.model_copy(update={"variant": "lora"})
+    knobs: Config = {
+        "rank": 1,
+        "alpha": 1,
+        "dropout": 0.1 if dropout else 0.0,
+        "batch_size": 1,
+        "learning_rate": 1.0,
+    }
+    cuda = [base.device.index or 0] if base.device.type == "cuda" else []
+    failure = None
+    with torch.random.fork_rng(devices=cuda), adapted(base, plan_training(knobs, plain, 1)) as model:
+        sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+        layers = layers_of(model)
+        modules = [layer.module for layer in layers]
+        weights = [layer.weight for layer in layers]
+        masks = Masks(0, base.device)
+        key_dropout(base.model, masks, kept_logits=base.masked_logits)
+        try:
+            with training_mode(model):
+                with_dropout = _saved_polynomial(base, model, masks)
+                for own in (drop for module in modules for drop in module.lora_dropout.values()):
+                    own.p = 0.0
+                saved = np.stack([_saved_polynomial(base, model, masks), with_dropout])
+        except RuntimeError as error:
+            failure = out_of_memory(error)
+            if failure is None:
+                raise
+    if failure is not None:
+        raise ModelError(
+            f"model: {base.name} leaves no memory on {base.device} for training on one short example: "
+            f"{failure.message}"
+        )
+    config = base.model.config.get_text_config()
+    per_rank = sum(size for name, size in sizes.items() if ".lora_A." in name or ".lora_B." in name)
+    return Footprint(
+        per_rank=per_rank,
+        fixed=sum(sizes.values()) - per_rank,
+        modules=len(modules),
+        saved=saved,
+        layers=int(config.num_hidden_layers),
+        hidden=int(config.hidden_size),
+        vocabulary=int(base.model.get_input_embeddings().num_embeddings),
+        widest=max(max(weight.shape) for weight in weights),
+        itemsize=base.dtype.itemsize,
+        cached=2 * base.dtype.itemsize * int(config.num_hidden_layers) * _key_width(config),
+        copied=sum(w.numel() * w.element_size() for w in weights) if settings.variant == "pissa" else 0,
+        checkpointing=settings.gradient_checkpointing,
+        masked_logits=base.masked_logits,
+        allocator=_ALLOCATOR.get(base.device.type, 1.0),
+        overhead=_OVERHEAD.get(base.device.type, 0),
+    )
+
+
+def _key_width(config: Any) -> int:
+    """Features of the keys of a layer: fewer than of its input where heads share them."""
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(heads, int) or heads < 1:  # a recurrent model, or one that has a number for each layer
+        return int(config.hidden_size)
+    head = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
+    grouped = getattr(config, "num_key_value_heads", None)
+    return int(head) * (grouped if isinstance(grouped, int) and grouped else heads)
+
+
+def _saved_polynomial(base: Base, model: Any, masks: Masks) -> Floats:
+    """Coefficients c0, c1, c2 of the bytes that autograd keeps of a sequence of t tokens, (3,)."""
+    most = min(_PROBE[-1], base.max_positions or _PROBE[-1])
+    lengths = [max(1, most * length // _PROBE[-1]) for length in _PROBE]
+    held = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+    sizes = [_saved_bytes(base, length, held, masks) for length in lengths]
+    powers = np.vander(np.array(lengths, dtype=float), 3, increasing=True)
+    solution: Floats = np.linalg.lstsq(powers, np.array(sizes, dtype=float))[0]
+    return np.maximum(solution, 0.0)
+
+
+def _saved_bytes(base: Base, length: int, held: set[int], masks: Masks) -> int:
+    """Bytes that autograd keeps of a forward pass: every storage once, without those `held` anyway."""
+    kept: list[weakref.ref[_Kept]] = []
+
+    def keep(tensor: torch.Tensor) -> _Kept:
+        one = _Kept(tensor.detach())
+        kept.append(weakref.ref(one))
+        return one
+
+    inputs = torch.zeros((1, length), dtype=torch.long, device=base.device)
+    last = torch.zeros_like(inputs, dtype=torch.bool)
+    last[0, -1] = True
+    zero = torch.zeros(1, dtype=torch.long, device=base.device)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one.tensor)
+    with hooks, masks.of(0, [0], length, last):
+        logits = counted_logits(base, Batch(inputs, last, zero, zero, zero))
+    # What the logits do not depend on is gone by now, as some of DoRA's norms are.
+    storages = [one.tensor.untyped_storage() for one in (ref() for ref in kept) if one is not None]
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    del logits
+    return sum(size for address, size in sizes.items() if address not in held)
+
+
+class _Kept:
+    """A tensor that autograd keeps for a backward pass."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
