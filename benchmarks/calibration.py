@@ -22,7 +22,7 @@ from search import about, checkpoints, observe
 from search_methods import FACTORY, LoracleMethod, Start, ensemble, table_space
 
 from loracle.search.ensemble import EnsembleSettings, fit_ensemble
-from loracle.search.language_gp import transform_outputs
+from loracle.search.outputs import transform_outputs
 from loracle.search.prior import describe
 
 FIRST, LEVEL = 6, 0.8

@@ -45,8 +45,11 @@ from torch import Tensor, nn
 
 from loracle.language.features import Features, FixedFeatures, build_features
 from loracle.language.prompt import load_prompt
-from loracle.search.language_gp import SurrogateSettings, fit_surrogate, transform_outputs
-from loracle.search.prior import Inputs, Prior, covariance, describe
+from loracle.search.kernel import Inputs, covariance
+from loracle.search.language_gp import fit_surrogate
+from loracle.search.outputs import transform_outputs
+from loracle.search.presets import SurrogateSettings
+from loracle.search.prior import Prior, describe
 
 OUTPUT = Path(__file__).parent / "results" / "language.json"
 COUNTS = (3, 6, 10, 20, 30)

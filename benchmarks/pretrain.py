@@ -28,8 +28,9 @@ import torch
 from landscape_data import OWN, Floats, load_landscapes, measured_space, read_rows
 
 from loracle.records.space import SearchSpace
-from loracle.search.language_gp import transform_outputs
-from loracle.search.prior import SHIPPED, Prior, covariance, describe
+from loracle.search.kernel import covariance
+from loracle.search.outputs import transform_outputs
+from loracle.search.prior import SHIPPED, Prior, describe
 
 STEPS, SAMPLES, SIZES = 1500, 16, (4, 6, 8, 12, 16, 24, 32)
 RATE, DECAY = 5e-3, 1e-2

@@ -38,7 +38,9 @@ from loracle.language.features import FixedFeatures
 from loracle.records.space import Config, Knob, SearchSpace
 from loracle.records.trial import History, Outcome, Trial
 from loracle.search.ensemble import EnsembleSettings
-from loracle.search.optimizer import PRESETS, Optimizer, Preset, propose
+from loracle.search.optimizer import Optimizer
+from loracle.search.presets import PRESETS, Preset
+from loracle.search.propose import propose
 from loracle.search.sampler import LoracleSampler
 
 RESULTS = Path(__file__).parent / "results" / "proposals.json"

@@ -22,8 +22,7 @@ from loracle.config.settings import LanguageConfig
 from loracle.language.features import FixedFeatures
 from loracle.language.prompt import load_prompt
 from loracle.language.reader import SentenceReader, load_language_model
-from loracle.search.language_gp import SurrogateSettings
-from loracle.search.optimizer import GOOD_PRACTICE, PRESETS, Preset
+from loracle.search.presets import GOOD_PRACTICE, PRESETS, Preset, SurrogateSettings
 
 FEATURES = Path(__file__).parent / "results" / "features"
 Pooling = Literal["mean", "first"]

@@ -30,8 +30,9 @@ from loracle.language.features import Features
 from loracle.records.space import SearchSpace
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.search.acquisition import log_expected_improvement
-from loracle.search.optimizer import GOOD_PRACTICE, PRESETS, Preset, propose, ranking, seed_indices
+from loracle.search.presets import GOOD_PRACTICE, PRESETS, Preset
 from loracle.search.prior import SHIPPED
+from loracle.search.propose import propose, ranking, seed_indices
 
 SAME_SEEDS, FACTORY = "same seeds", "factory"
 PRIORS = Path(__file__).parent / "results" / "priors"  # made anew where absent

@@ -59,7 +59,8 @@ def choosing() -> dict[str, float]:
     from loracle import default_space
     from loracle.config.settings import TrainingConfig
     from loracle.records.trial import History, Outcome, Trial
-    from loracle.search.optimizer import get_preset, propose
+    from loracle.search.presets import get_preset
+    from loracle.search.propose import propose
     from loracle.training.memory.counting import build_memory_model
     from loracle.training.memory.plan import Observation
 

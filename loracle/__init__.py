@@ -34,8 +34,8 @@ _HOME = {
     "LoracleSampler": "search.sampler",
     "Optimizer": "search.optimizer",
     "Outcome": "records.trial",
-    "PRESETS": "search.optimizer",
-    "Preset": "search.optimizer",
+    "PRESETS": "search.presets",
+    "Preset": "search.presets",
     "RunConfig": "config.settings",
     "SearchSpace": "records.space",
     "Trial": "records.trial",
@@ -45,7 +45,7 @@ _HOME = {
     "load_language_model": "language.reader",
     "load_prompt": "language.prompt",
     "paper_space": "records.space",
-    "propose": "search.optimizer",
+    "propose": "search.propose",
     "tune": "run.tune",
 }
 

@@ -22,7 +22,7 @@ from loracle.records.notices import About, Notice
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.run.prepare import run_prompt, search_space
 from loracle.run.search_notices import search_notices
-from loracle.search.optimizer import get_preset
+from loracle.search.presets import get_preset
 from loracle.training.memory.plan import allowed, describe
 from loracle.training.model.base_model import Base
 from loracle.training.objective import TrainingObjective

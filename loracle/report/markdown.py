@@ -16,7 +16,7 @@ from loracle.report.figures import write_figure
 from loracle.report.tables import comparison_rows, history_table
 from loracle.report.verdict import Comparison, trained_once, verdict
 from loracle.report.wording import show_duration
-from loracle.search.optimizer import PRESETS
+from loracle.search.presets import PRESETS
 from loracle.text import escape
 
 

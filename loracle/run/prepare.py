@@ -27,15 +27,16 @@ from loracle.run.identity import Identity, common_settings
 from loracle.run.search_notices import search_notices
 from loracle.run.worker import PROGRAM, load_objective
 from loracle.search.ensemble import EnsembleSettings
-from loracle.search.optimizer import Preset, get_preset, propose, ranking, with_standard
+from loracle.search.presets import Preset, get_preset, with_standard
 from loracle.search.prior import SHIPPED
+from loracle.search.propose import propose, ranking
 from loracle.training.memory.plan import MemoryModel, allowed
 
 if TYPE_CHECKING:
     from loracle.language.features import Features
     from loracle.language.prompt import Prompt
     from loracle.language.reader import LanguageModel
-    from loracle.search.language_gp import SurrogateSettings
+    from loracle.search.presets import SurrogateSettings
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from loracle.config.settings import RunConfig
 from loracle.records.notices import Notice
 from loracle.records.space import SearchSpace, Value, with_alpha
 from loracle.report.wording import show_config, show_value
-from loracle.search.optimizer import get_preset, seed_indices
+from loracle.search.presets import get_preset
+from loracle.search.propose import seed_indices
 from loracle.training.memory.plan import MemoryModel, left_out
 
 TOO_LARGE = "too_large"

@@ -223,7 +223,8 @@ def one_thread() -> AbstractContextManager[object]:
 
     One also makes beliefs, and so a run's history, independent of the number of cores.
     """
-    return _libraries().limit(limits=1, user_api="blas")
+    limited: AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
+    return limited
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The kernel of the default surrogate, with its derivative; on arrays alone, so a run's driver loads no torch.
+"""The kernel of the default surrogate, with its derivative; on arrays alone, so a driver loads no torch.
 
 A sum of Matern-5/2 kernels on learned features, numbers and step, and a constant. Its parameters are one
 vector of N_SCALES + k: logarithms of the four variances (learned, numbers, step, constant), log noise
@@ -91,7 +91,7 @@ def _squared_distances(a: Floats, b: Floats) -> Floats:
     right = np.column_stack([b, np.ones(len(b)), 5 * (b**2).sum(axis=1)])
     squared = left @ right.T
     np.maximum(squared, 1e-12, out=squared)  # rounding leaves a little below 0
-    return squared
+    return np.asarray(squared)
 
 
 def _matern(squared: Floats) -> Floats:

@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import gpytorch
 import numpy as np
@@ -33,58 +33,14 @@ from gpytorch.means import ConstantMean
 from gpytorch.priors import LogNormalPrior
 from gpytorch.utils.grid import ScaleToBounds
 from linear_operator.utils.cholesky import psd_safe_cholesky
-from scipy.stats import norm, rankdata
 from torch import Tensor
 
 from loracle.language.features import Features
+from loracle.search.belief import Belief, Rows, representatives
+from loracle.search.presets import SurrogateSettings
 
 _NOISE = 0.02  # prior median of the noise variance, outputs having variance 1
-_ABSURD = 1e9  # times as far above the median as other good values
 _BLOCK = 8192  # candidates scored at a time: bounds memory at about 8192 x (d + n) doubles
-
-
-@dataclass(frozen=True)
-class SurrogateSettings:
-    """What the surrogate is made of and how it is fitted; presets differ in these alone.
-
-    Attributes:
-        language: include the language kernel.
-        numeric: include the numeric kernel.
-        learnable_token: append a token to every prompt and fit its embedding.
-        projection: dimensions p that the features are projected to.
-        output: transform of the observed values.
-        priors: log-normal priors on kernel parameters and noise (MAP) or none (maximum likelihood).
-        projection_rate, kernel_rate: AdamW's first learning rates for projection and token, and for the rest.
-        rate_decay: factor on both rates after every step.
-        weight_decay: AdamW's weight decay.
-        fitted_on: observations that the fit looks at, at most; None: all. Beliefs are exact given the fit and
-            all observations, however many. A step of a fit to n takes n^3 operations, and there are some 200.
-    """
-
-    language: bool
-    numeric: bool
-    learnable_token: bool = True
-    projection: int = 64
-    output: Literal["standardize", "half_rank"] = "standardize"
-    priors: bool = False
-    projection_rate: float = 0.002
-    kernel_rate: float = 0.2
-    rate_decay: float = 0.95
-    weight_decay: float = 1e-3
-    fitted_on: int | None = None
-
-
-@dataclass(frozen=True)
-class Belief:
-    """Mean and standard deviation of the latent score at each candidate, transformed units; (N,) each.
-
-    Attributes:
-        caution: factor on `sd` with which intervals hold as many new values as they say.
-    """
-
-    mean: Tensor
-    sd: Tensor
-    caution: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +67,7 @@ class _Shortlist:
         return found
 
 
-class Surrogate:
+class LanguageGP:
     """A fitted surrogate: condition it on more rows, or ask what it believes. Made by `fit_surrogate`."""
 
     def __init__(
@@ -129,8 +85,8 @@ class Surrogate:
         self._shortlist = shortlist
 
     @torch.no_grad()
-    def belief(self, pending: Sequence[int] = ()) -> Belief:
-        """Belief at all N candidates, given the observations and `pending` rows.
+    def belief(self, pending: Sequence[int] = (), at: Rows | None = None) -> Belief:
+        """Belief at all N candidates, or `at` some rows, given the observations and `pending` rows.
 
         A pending row counts as observed at its own posterior mean ("kriging believer", Ginsbourger et al.
         2010): the mean stays, the uncertainty around it shrinks. One Cholesky factor of n rows serves all
@@ -147,7 +103,8 @@ class Surrogate:
             inputs = self._shortlist.at(listed)
             observed, waiting = (inputs[np.searchsorted(listed, rows)] for rows in (self._rows, extra))
             mean[listed], sd[listed] = self._posterior(observed, waiting, inputs)
-        return Belief(mean, sd)
+        rows = slice(None) if at is None else at
+        return Belief(mean.numpy()[rows], sd.numpy()[rows])
 
     def _posterior(self, x: Tensor, pending: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sd at m candidates, given n observed inputs and those pending; (m,) each."""
@@ -187,7 +144,7 @@ def fit_surrogate(
     rows: npt.NDArray[np.int64],
     y: npt.NDArray[np.float64],
     seed: int,
-) -> Surrogate:
+) -> LanguageGP:
     """Fits the surrogate to transformed observations.
 
     Where `features` are exact on a shortlist only, the list is drawn up after the fit: all observed rows, and
@@ -225,13 +182,13 @@ def fit_surrogate(
                 "build them for this space"
             )
         inputs = model.inputs(matrix, numbers)
-    surrogate = Surrogate(model, inputs, target, rows)
+    surrogate = LanguageGP(model, inputs, target, rows)
     if source is None or source.shortlist is None or model.token is None:
         return surrogate
-    return Surrogate(model, inputs, target, rows, _draw_up_shortlist(surrogate, source, numbers))
+    return LanguageGP(model, inputs, target, rows, _draw_up_shortlist(surrogate, source, numbers))
 
 
-def _draw_up_shortlist(surrogate: Surrogate, features: Features, numbers: Tensor | None) -> _Shortlist:
+def _draw_up_shortlist(surrogate: LanguageGP, features: Features, numbers: Tensor | None) -> _Shortlist:
     """The observed rows and `features.shortlist` others, with the fitted token; the lowest rows of equals."""
     model, observed = surrogate._model, surrogate._rows
 
@@ -243,92 +200,11 @@ def _draw_up_shortlist(surrogate: Surrogate, features: Features, numbers: Tensor
         )
 
     belief = surrogate.belief()
-    bound = (belief.mean + 2 * belief.sd).numpy()
+    bound = belief.mean + 2 * belief.sd
     bound[observed] = np.inf
     best = np.argsort(-bound, kind="stable")[: len(np.unique(observed)) + (features.shortlist or 0)]
     rows = np.sort(best)
     return _Shortlist(rows, read(rows), read)
-
-
-def representatives(n: int, most: int) -> npt.NDArray[np.int64]:
-    """Positions of at most so many observations that stand for all n in a fit, increasing.
-
-    Evenly spaced in time: early trials are spread, late ones near the best, as all n are. The latest, the
-    first or the best alone fitted worse (benchmarks/README.md). A rule of the history alone, so that a run
-    that goes on equals one that never stopped.
-    """
-    if n <= most:
-        return np.arange(n)
-    return np.unique(np.linspace(0, n - 1, most).round().astype(np.int64))
-
-
-def transform_outputs(
-    values: npt.NDArray[np.float64], diverged: npt.NDArray[np.bool_], output: str
-) -> npt.NDArray[np.float64]:
-    """Observed values as the surrogate models them, zero mean and unit variance; shape (n,).
-
-    Any finite values will do, 1e308 and -1e308 together as well: they are brought to one size first. What
-    differs by less than the twelfth digit of the largest counts as equal.
-
-    Diverged trials have no value (NaN); they are placed at the worst success, or at -1 where nothing has
-    succeeded yet. `half_rank` keeps the upper half and replaces the lower half by normal quantiles with the
-    spread of the upper half, so that a cliff does not flatten the plateau: Vizier's half-rank warping
-    (Song et al. 2024, arXiv 2408.11527, appendix C). There, diverged trials tie below the worst success, and
-    if values above the median are a thousand million times apart, ranks stand for all.
-
-    Raises:
-        ValueError: a value that is not finite and not marked as diverged.
-    """
-    if not np.isfinite(values[~diverged]).all():
-        raise ValueError("observed values must be finite; mark diverged trials as such")
-    if diverged.all():  # or there are none
-        return np.full(len(values), -1.0)
-    if output == "half_rank":
-        filled = _half_rank(np.where(diverged, -np.inf, values))
-    else:
-        filled = _sized(np.where(diverged, values[~diverged].min(), values))
-    spread = filled.std(ddof=1) if len(filled) > 1 else 0.0
-    return np.asarray((filled - filled.mean()) / (spread if spread > _rounding(filled) else 1.0))
-
-
-def _half_rank(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Distances from the median in some unit; -inf for what is below all values."""
-    worst = values[np.isfinite(values)].min()
-    median = _median(np.where(np.isneginf(values), worst, values))
-    upper = values >= median
-    kept = _sized(np.append(values[upper], median))  # the lower half counts by its ranks alone, however low
-    above = kept[:-1] - kept[-1]
-    spread = math.sqrt(float(np.mean(above**2)))
-    if spread <= _rounding(kept):  # all of the upper half ties: any unit keeps the order
-        above, spread = np.zeros_like(above), 1.0
-    quantiles = norm.ppf((rankdata(values, method="average") - 0.5) / len(values))
-    if spread > _ABSURD * _typical(above, spread):
-        return np.asarray(quantiles)  # a score of 1e160 leaves no digits for what the others differ by
-    warped = spread * np.minimum(quantiles, 0.0)
-    warped[upper] = above
-    return np.asarray(warped)
-
-
-def _typical(above: npt.NDArray[np.float64], none: float) -> float:
-    positive = above[above > 0]
-    return float(np.median(positive)) if len(positive) else none
-
-
-def _median(values: npt.NDArray[np.float64]) -> float:
-    """The median, also where the sum of the middle two is beyond the largest number."""
-    low, high = (float(value) for value in np.sort(values)[[(len(values) - 1) // 2, len(values) // 2]])
-    return (low + high) / 2 if math.isfinite(low + high) else low / 2 + high / 2
-
-
-def _sized(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Values in a unit in which the largest is from 1/2 to 1, a power of two: nothing is rounded."""
-    _, exponent = np.frexp(np.abs(values).max())
-    return np.asarray(np.ldexp(values, -exponent))
-
-
-def _rounding(values: npt.NDArray[np.float64]) -> float:
-    """How far apart values may be that are all the same."""
-    return 1e-12 * float(np.abs(values).max())
 
 
 @contextmanager

@@ -30,7 +30,8 @@ from loracle.language.features import Features
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import FAILURE_KEY, INDEX_KEY, Failure, FailureKind, History, Outcome, Trial
 from loracle.search import suggestions
-from loracle.search.optimizer import Preset, get_preset, propose, recommend, seed_indices
+from loracle.search.presets import Preset, get_preset
+from loracle.search.propose import propose, recommend, seed_indices
 from loracle.search.suggestions import REFUSED_KEY, Asked
 
 _ROUNDS = 6  # of choosing, if other processes choose the same

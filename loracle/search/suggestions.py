@@ -26,7 +26,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from loracle.records.space import Config, Floats, Indices, SearchSpace, Value
 from loracle.records.trial import INDEX_KEY
-from loracle.search.optimizer import GOOD_PRACTICE, seed_indices
+from loracle.search.presets import GOOD_PRACTICE
+from loracle.search.propose import seed_indices
 
 REFUSED_KEY = "loracle:refused"
 

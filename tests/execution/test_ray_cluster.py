@@ -31,7 +31,7 @@ from loracle.run.storage.backends import run_lock
 from loracle.run.storage.study import open_study
 from loracle.run.tune import counted, run_search, tune
 from loracle.run.worker import PROGRAM
-from loracle.search.optimizer import get_preset
+from loracle.search.presets import get_preset
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'loracle[ray]'")
 optuna.logging.set_verbosity(optuna.logging.ERROR)

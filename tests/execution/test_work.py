@@ -36,7 +36,7 @@ from loracle.run.prepare import Search
 from loracle.run.storage import backends as storages
 from loracle.run.storage.study import open_study, read_history
 from loracle.run.tune import counted, run_search, work
-from loracle.search.optimizer import get_preset
+from loracle.search.presets import get_preset
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

@@ -37,7 +37,8 @@ from loracle.language.reader import CausalReader, SentenceReader, load_language_
 from loracle.records.space import Knob, SearchSpace, default_space
 from loracle.records.trial import History, Outcome, Trial
 from loracle.search.language_gp import fit_surrogate
-from loracle.search.optimizer import PRESETS, propose
+from loracle.search.presets import PRESETS
+from loracle.search.propose import propose
 
 SPACE = SearchSpace(
     (

@@ -13,8 +13,11 @@ from loracle.language.features import FixedFeatures
 from loracle.records.space import Knob, SearchSpace, default_space, paper_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.search.acquisition import ACQUISITIONS
-from loracle.search.optimizer import PRESETS, Optimizer, propose, recommend
-from loracle.search.prior import covariance, cross_covariance, describe, load_prior
+from loracle.search.kernel import covariance
+from loracle.search.optimizer import Optimizer
+from loracle.search.presets import PRESETS
+from loracle.search.prior import cross_covariance, describe, load_prior
+from loracle.search.propose import propose, recommend
 
 LAST = 1.7e308
 SPACES = {

@@ -10,7 +10,8 @@ from loracle.config.settings import RunConfig
 from loracle.records.space import Config
 from loracle.records.trial import History, Outcome, Trial
 from loracle.run.prepare import prepare_search
-from loracle.search.optimizer import GOOD_PRACTICE, propose
+from loracle.search.presets import GOOD_PRACTICE
+from loracle.search.propose import propose
 
 OWN = {"rank": 64, "alpha": 64, "dropout": 0.1, "batch_size": 64, "learning_rate": 1e-3}
 

@@ -29,7 +29,7 @@ from loracle.run.prepare import Search
 from loracle.run.storage.study import open_study, read_history
 from loracle.run.tune import counted, leader, run_search, tune
 from loracle.search import optimizer
-from loracle.search.optimizer import PRESETS
+from loracle.search.presets import PRESETS
 
 SPACE = SearchSpace((Knob("rank", (1, 2, 4, 8), "log2"), Knob("learning_rate", (1e-4, 1e-3, 1e-2), "log10")))
 

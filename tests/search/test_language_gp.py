@@ -14,17 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from loracle.language.features import Features, FixedFeatures
-from loracle.search.language_gp import (
-    Surrogate,
-    SurrogateSettings,
-    _DeepKernelGP,
-    _log_posterior,
-    _priors,
-    fit_surrogate,
-    representatives,
-    transform_outputs,
-)
-from loracle.search.optimizer import PRESETS
+from loracle.search.belief import representatives
+from loracle.search.language_gp import Surrogate, _DeepKernelGP, _log_posterior, _priors, fit_surrogate
+from loracle.search.outputs import transform_outputs
+from loracle.search.presets import PRESETS, SurrogateSettings
 
 PAPER, LANGUAGE = (PRESETS[name].surrogate for name in ("paper", "language"))
 assert isinstance(PAPER, SurrogateSettings)

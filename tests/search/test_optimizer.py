@@ -18,18 +18,9 @@ from loracle.errors import ConfigError, LoracleError, SpaceError
 from loracle.language.features import FixedFeatures
 from loracle.records.space import Config, Knob, SearchSpace, default_space, paper_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
-from loracle.search.optimizer import (
-    GOOD_PRACTICE,
-    PRESETS,
-    Optimizer,
-    Preset,
-    _fit,
-    _last,
-    get_preset,
-    propose,
-    ranking,
-    recommend,
-)
+from loracle.search.optimizer import Optimizer, _fit, _last
+from loracle.search.presets import GOOD_PRACTICE, PRESETS, Preset, get_preset
+from loracle.search.propose import propose, ranking, recommend
 
 SPACE = SearchSpace(
     (
@@ -452,7 +443,8 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
 from loracle.language.features import FixedFeatures
-from loracle.search.optimizer import PRESETS, propose
+from loracle.search.presets import PRESETS
+from loracle.search.propose import propose
 from loracle.records.space import paper_space
 from loracle.records.trial import History, Outcome, Trial
 

@@ -12,7 +12,8 @@ from gpytorch.kernels import MaternKernel
 
 from loracle.errors import ModelError
 from loracle.records.space import Knob, SearchSpace, paper_space
-from loracle.search.prior import N_SCALES, NUMBERS, SHIPPED, Inputs, Prior, covariance, describe, load_prior
+from loracle.search.kernel import N_SCALES, Inputs, covariance
+from loracle.search.prior import NUMBERS, SHIPPED, Prior, describe, load_prior
 
 
 def test_numbers_mean_the_same_in_every_space() -> None:

@@ -20,7 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from loracle.language.features import FixedFeatures
 from loracle.records.trial import History, Outcome, Trial
 from loracle.search.ensemble import EnsembleSettings
-from loracle.search.optimizer import PRESETS, Preset, _last, propose, recommend
+from loracle.search.optimizer import _last
+from loracle.search.presets import PRESETS, Preset
+from loracle.search.propose import propose, recommend
 
 
 @dataclass

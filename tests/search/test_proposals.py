@@ -22,7 +22,9 @@ from places import TESTS
 from loracle.language.features import FixedFeatures
 from loracle.records.space import Config, Knob, SearchSpace, default_space, paper_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
-from loracle.search.optimizer import PRESETS, _fit, propose, ranking
+from loracle.search.optimizer import _fit
+from loracle.search.presets import PRESETS
+from loracle.search.propose import propose, ranking
 
 RECORDED = TESTS / "recorded" / "proposals.json"
 CHECKED = (0, 1, 2, 4, 9, 20, 40, 59)  # trials before the proposals that are met again

@@ -15,7 +15,7 @@ from loracle.records.space import SearchSpace, default_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.run.prepare import Search
 from loracle.run.tune import tune
-from loracle.search.optimizer import PRESETS
+from loracle.search.presets import PRESETS
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
 from loracle.training.memory.counting import build_memory_model

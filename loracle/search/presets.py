@@ -1,0 +1,139 @@
+"""Presets: how configs are chosen, as data. What is tried first, what models the score, what is improved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from loracle.errors import ConfigError
+from loracle.records.space import Value
+from loracle.records.standard_settings import STANDARD
+from loracle.search.ensemble import EnsembleSettings
+
+# Good practice to start from, one decade and a half apart in alpha x learning_rate: the usual settings, a
+# large step (fact 17: a higher alpha / rank often wins) and a small one (fact 19: 4e-3 is the low end).
+GOOD_PRACTICE: tuple[dict[str, Value], ...] = (
+    dict(STANDARD),
+    {"rank": 64, "alpha": 256, "dropout": 0.0, "batch_size": 16, "learning_rate": 3e-4},
+    {"rank": 32, "alpha": 32, "dropout": 0.0, "batch_size": 32, "learning_rate": 1e-4},
+)
+
+
+@dataclass(frozen=True)
+class SurrogateSettings:
+    """What the surrogate is made of and how it is fitted; presets differ in these alone.
+
+    Attributes:
+        language: include the language kernel.
+        numeric: include the numeric kernel.
+        learnable_token: append a token to every prompt and fit its embedding.
+        projection: dimensions p that the features are projected to.
+        output: transform of the observed values.
+        priors: log-normal priors on kernel parameters and noise (MAP) or none (maximum likelihood).
+        projection_rate, kernel_rate: AdamW's first learning rates for projection and token, and for the rest.
+        rate_decay: factor on both rates after every step.
+        weight_decay: AdamW's weight decay.
+        fitted_on: observations that the fit looks at, at most; None: all. Beliefs are exact given the fit and
+            all observations, however many. A step of a fit to n takes n^3 operations, and there are some 200.
+    """
+
+    language: bool
+    numeric: bool
+    learnable_token: bool = True
+    projection: int = 64
+    output: Literal["standardize", "half_rank"] = "standardize"
+    priors: bool = False
+    projection_rate: float = 0.002
+    kernel_rate: float = 0.2
+    rate_decay: float = 0.95
+    weight_decay: float = 1e-3
+    fitted_on: int | None = None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How configs are chosen.
+
+    Attributes:
+        surrogate: what the model of the score is made of: the published one, or the ensemble on numbers.
+        acquisition: a name in `ACQUISITIONS`.
+        incumbent: the value to improve on: the best observed, or the best posterior mean of what was tried.
+        recommend: the same choice for the config that is recommended at the end.
+        seed_configs: tried first, mapped to the nearest candidates.
+    """
+
+    surrogate: SurrogateSettings | EnsembleSettings
+    acquisition: str
+    incumbent: Literal["observed", "posterior_mean"]
+    recommend: Literal["observed", "posterior_mean"]
+    seed_configs: tuple[dict[str, Value], ...] = ()
+
+    @property
+    def reads(self) -> bool:
+        """Whether it needs language features."""
+        return isinstance(self.surrogate, SurrogateSettings) and self.surrogate.language
+
+
+def _careful(
+    surrogate: SurrogateSettings | EnsembleSettings, seed_configs: tuple[dict[str, Value], ...]
+) -> Preset:
+    return Preset(
+        surrogate,
+        acquisition="log_expected_improvement",
+        incumbent="posterior_mean",
+        recommend="posterior_mean",
+        seed_configs=seed_configs,
+    )
+
+
+PRESETS: Mapping[str, Preset] = {
+    # What other landscapes taught, weighed against a plain GP. The usual settings first: the comparison that
+    # every user makes; the prior chooses the second config.
+    "default": _careful(EnsembleSettings(), GOOD_PRACTICE[:1]),
+    # The plain GP alone.
+    "numeric": _careful(EnsembleSettings(informed=0.0), GOOD_PRACTICE),
+    # The published kernel on language beside one on numbers, with our transform, priors and seed configs.
+    "language": _careful(
+        SurrogateSettings(
+            language=True,
+            numeric=True,
+            learnable_token=False,
+            output="half_rank",
+            priors=True,
+            fitted_on=150,
+        ),
+        GOOD_PRACTICE,
+    ),
+    # arXiv 2602.11171, settings as published; one random config first.
+    "paper": Preset(
+        SurrogateSettings(language=True, numeric=False),
+        acquisition="expected_improvement",
+        incumbent="observed",
+        recommend="observed",
+    ),
+}
+
+
+def get_preset(name: str, *, language: bool = True) -> Preset:
+    """A preset by name.
+
+    Raises:
+        ConfigError: the name is unknown, or it reads prompts and there is no language model.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}")
+    if PRESETS[name].reads and not language:
+        raise ConfigError(f"the preset {name!r} reads prompts; name a language model, or use 'default'")
+    return PRESETS[name]
+
+
+def with_standard(preset: Preset, standard: Mapping[str, Value] | None) -> Preset:
+    """The same preset, with the settings that a user compares with in the place of the usual ones.
+
+    They are tried first, because every user asks what tuning gains over them. A preset that tries no seed
+    configs stays without.
+    """
+    if not standard or not preset.seed_configs:
+        return preset
+    return replace(preset, seed_configs=(dict(standard), *preset.seed_configs[1:]))

@@ -1,0 +1,233 @@
+"""From a history to the next configs, and to the one to use. Pure functions of their arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from loracle.errors import SpaceError
+from loracle.records.space import Config, SearchSpace, Value, with_alpha
+from loracle.records.trial import History
+from loracle.search.acquisition import ACQUISITIONS
+from loracle.search.belief import Floats, Surrogate
+from loracle.search.ensemble import EnsembleSettings, fit_ensemble
+from loracle.search.observations import (
+    Mask,
+    Observations,
+    fitting,
+    observed,
+    row_of,
+    rows_of,
+    untried,
+    value_of,
+)
+from loracle.search.outputs import transform_outputs
+from loracle.search.presets import Preset
+from loracle.search.prior import describe
+
+if TYPE_CHECKING:
+    from loracle.language.features import Features
+
+
+def propose(
+    space: SearchSpace,
+    history: History,
+    preset: Preset,
+    *,
+    features: Features | None = None,
+    n: int = 1,
+    seed: int = 0,
+    allowed: npt.NDArray[np.bool_] | None = None,
+    strict: bool = True,
+) -> list[int]:
+    """Indices of the next `n` configs to train, all different and none tried before.
+
+    Depends on its arguments alone: the same history and seed give the same answer, so a resumed run equals
+    one that never stopped. Candidates that are not `allowed`, (N,), are left out, and so is what is at least
+    as large as a config that ran out of memory. Seed configs come first, then the best of the acquisition
+    function, one after the other with the earlier ones pending. Before the first observation there is only
+    the prior to go by, or chance where the preset has none.
+
+    Raises:
+        SpaceError: the history holds an index outside the space, or, if `strict`, fewer than `n` candidates
+            are left; otherwise those come back.
+    """
+    free = untried(space, history)
+    taken = int((~free).sum())
+    free &= fitting(space, history)
+    if allowed is not None:
+        free &= allowed
+    left = int(free.sum())
+    if strict and left < n:
+        raise SpaceError(
+            f"{n} configs are wanted, but only {left} of {len(space.candidates):,} "
+            "candidates are untried and fit into memory; stop here or widen the space"
+        )
+    n = min(n, left)
+    chosen: list[int] = []  # rows
+    for index in seed_indices(space, preset.seed_configs):
+        row = row_of(space, index)
+        if len(chosen) < n and free[row]:
+            chosen.append(row)
+            free[row] = False
+    waiting, known = rows_of(space, [trial.index for trial in history.pending])
+    belief = None
+    while len(chosen) < n:
+        belief = belief or Beliefs.of(space, history, preset, features, seed)
+        if belief.informed:
+            row = belief.best([*waiting[known].tolist(), *chosen], free)
+        else:
+            # Random configs, different for every position in the run. Interrupted trials do not count, so
+            # that a run that was killed goes on as if it had not been.
+            generator = np.random.default_rng([seed, taken + len(chosen)])
+            row = int(generator.choice(np.flatnonzero(free)))
+        chosen.append(row)
+        free[row] = False
+    return [int(index) for index in space.candidates[chosen]]
+
+
+def ranking(
+    space: SearchSpace,
+    history: History,
+    preset: Preset,
+    *,
+    features: Features | None = None,
+    seed: int = 0,
+) -> list[int]:
+    """Indices of the configs that were trained successfully, the one to use first.
+
+    By posterior mean, the best raw value is not trusted blindly: of many noisy scores the largest is partly
+    luck. Ties go to the better observed value, then to the earlier trial.
+
+    Raises:
+        SpaceError: no trial has succeeded.
+    """
+    rows, known = rows_of(space, [trial.index for trial in history.succeeded])
+    succeeded = [trial for trial, is_one in zip(history.succeeded, known, strict=True) if is_one]
+    if not succeeded:
+        raise SpaceError("no trial has succeeded, so there is nothing to recommend")
+    values = [value_of(trial) for trial in succeeded]
+    scores = [(value, 0.0) for value in values]
+    if preset.recommend == "posterior_mean":
+        mean = Beliefs.of(space, history, preset, features, seed).mean(rows[known])
+        scores = list(zip(mean.tolist(), values, strict=True))
+    order = sorted(range(len(succeeded)), key=lambda i: (-scores[i][0], -scores[i][1], i))
+    return list(dict.fromkeys(succeeded[i].index for i in order))
+
+
+def recommend(
+    space: SearchSpace,
+    history: History,
+    preset: Preset,
+    *,
+    features: Features | None = None,
+    seed: int = 0,
+) -> int:
+    """Index of the config to use: the first of `ranking`, and raises like it."""
+    return ranking(space, history, preset, features=features, seed=seed)[0]
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """What a search believes after a history: outputs, incumbent and acquisition in one place.
+
+    Attributes:
+        preset: how configs are chosen.
+        observations: what trials said.
+        y: (n,) their values as the surrogate models them.
+        surrogate: fitted to them; None where there is nothing to go by.
+    """
+
+    preset: Preset
+    observations: Observations
+    y: Floats
+    surrogate: Surrogate | None
+
+    @classmethod
+    def of(
+        cls, space: SearchSpace, history: History, preset: Preset, features: Features | None, seed: int
+    ) -> Beliefs:
+        """After `history`. The last fit is kept, as the choice of the next config and the ranking of what
+        has been tried ask for the same.
+        """
+        found = observed(space, history)
+        settings = preset.surrogate
+        y = transform_outputs(found.values, found.diverged, settings.output)
+        prior = isinstance(settings, EnsembleSettings) and settings.informed > 0
+        if not prior and found.rows.size == 0:
+            return cls(preset, found, y, None)
+        asked = (space.fingerprint, settings, found.rows.tobytes(), y.tobytes(), seed)
+        for known, read, fitted in tuple(_last):  # one or none, which another thread may replace
+            if known == asked and read is features:
+                return cls(preset, found, y, fitted)
+        fitted = _fit(space, preset, features, found.rows, y, seed)
+        _last[:] = [(asked, features, fitted)]
+        return cls(preset, found, y, fitted)
+
+    @property
+    def informed(self) -> bool:
+        """Whether there is anything to go by: trials, or a prior."""
+        return self.surrogate is not None
+
+    def mean(self, rows: npt.NDArray[np.int64]) -> Floats:
+        """Expected scores of some candidates, in transformed units."""
+        assert self.surrogate is not None
+        return self.surrogate.belief(at=rows).mean
+
+    def best(self, pending: Sequence[int], free: Mask) -> int:
+        """Row of the free candidate with the largest acquisition value; the lowest row of equals."""
+        assert self.surrogate is not None
+        tried = np.concatenate([self.observations.rows, np.asarray(pending, dtype=np.int64)])
+        open_rows = np.flatnonzero(free)
+        # What is neither free nor tried is of no interest, unless nothing has been tried.
+        others = tried if len(tried) else np.arange(len(free))
+        belief = self.surrogate.belief(pending, at=np.concatenate([open_rows, others]))
+        mean, sd = belief.mean[: len(open_rows)], belief.sd[: len(open_rows)]
+        if self.preset.incumbent == "posterior_mean":
+            incumbent = float(belief.mean[len(open_rows) :].max())
+        else:
+            incumbent = float(self.y.max())
+        return int(open_rows[np.argmax(ACQUISITIONS[self.preset.acquisition](mean, sd, incumbent))])
+
+
+# -- helpers ----------------------------------------------------------------------------------------
+
+
+def _fit(
+    space: SearchSpace,
+    preset: Preset,
+    features: Features | None,
+    rows: npt.NDArray[np.int64],
+    y: Floats,
+    seed: int,
+) -> Surrogate:
+    if isinstance(preset.surrogate, EnsembleSettings):
+        return fit_ensemble(preset.surrogate, describe(space), rows, y)
+    from loracle.search.language_gp import fit_surrogate  # the one that needs torch
+
+    coordinates = space.coordinates(space.candidates)
+    return fit_surrogate(preset.surrogate, coordinates, features, rows, y, seed)
+
+
+_last: list[tuple[tuple[object, ...], Features | None, Surrogate]] = []
+
+
+def seed_indices(space: SearchSpace, configs: Sequence[Mapping[str, Value]]) -> list[int]:
+    """Candidates nearest to the preset's seed configs, in order, without repeats."""
+    found: list[int] = []
+    for config in configs:
+        index = space.nearest(_complete(space, config))
+        if index not in found:
+            found.append(index)
+    return found
+
+
+def _complete(space: SearchSpace, config: Mapping[str, Value]) -> Config:
+    """`config` in the knobs and ranges of this space: middle values for what it lacks, the rest left out."""
+    full = with_alpha(config)
+    wanted = {knob.name: full.get(knob.name, knob.values[len(knob.values) // 2]) for knob in space.knobs}
+    return {knob.name: min(max(wanted[knob.name], knob.values[0]), knob.values[-1]) for knob in space.knobs}
