@@ -26,7 +26,7 @@ from loracle.run.folder import open_run
 from loracle.run.prepare import Search
 from loracle.run.storage.study import read_history
 from loracle.run.tune import counted, tune
-from loracle.search.optimizer import PRESETS, with_standard
+from loracle.search.presets import PRESETS, with_standard
 from loracle.training import objective
 from loracle.training.loop import train_adapter
 from loracle.training.memory.measurement import ProcessMeter
