@@ -63,7 +63,7 @@ def coverage(landscape: Landscape, seed: int) -> list[bool]:
             row = int(np.searchsorted(start.space.candidates, index))
             belief = fitted.belief()
             noise = sum(
-                w * float(m.theta[4].exp()) for w, m in zip(fitted.weights, fitted._members, strict=True)
+                w * float(np.exp(m.theta[4])) for w, m in zip(fitted.weights, fitted.members, strict=True)
             )
             sd = belief.caution * np.sqrt(float(belief.sd[row]) ** 2 + noise)
             away = abs(in_units_of(values[~failed], y[~failed], value) - float(belief.mean[row]))

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from landscape_data import Floats, Landscape, load_landscapes
 from pretrain import MOVES, Task, fit
+from prior_model import Inputs, Prior, covariance
 from scipy.stats import spearmanr
 from search import about, observe
 from search_language import FEATURES, language_model, random_projection, shuffled, text_features
@@ -45,11 +46,10 @@ from torch import Tensor, nn
 
 from loracle.language.features import Features, FixedFeatures, build_features
 from loracle.language.prompt import load_prompt
-from loracle.search.kernel import Inputs, covariance
 from loracle.search.language_gp import fit_surrogate
 from loracle.search.outputs import transform_outputs
 from loracle.search.presets import SurrogateSettings
-from loracle.search.prior import Prior, describe
+from loracle.search.prior import describe
 
 OUTPUT = Path(__file__).parent / "results" / "language.json"
 COUNTS = (3, 6, 10, 20, 30)
@@ -167,7 +167,7 @@ def surrogate(settings: SurrogateSettings, read: Callable[[Start], Features] | N
         features = read(start) if read else None
         coordinates = start.space.coordinates(start.space.candidates)
         fitted = fit_surrogate(settings, coordinates, features, rows, y, seed)
-        return np.asarray(fitted.belief().mean.numpy())
+        return fitted.belief().mean
 
     return predict
 

@@ -26,11 +26,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from landscape_data import OWN, Floats, load_landscapes, measured_space, read_rows
+from prior_model import Prior, covariance
 
 from loracle.records.space import SearchSpace
-from loracle.search.kernel import covariance
 from loracle.search.outputs import transform_outputs
-from loracle.search.prior import SHIPPED, Prior, describe
+from loracle.search.prior import SHIPPED, describe
 
 STEPS, SAMPLES, SIZES = 1500, 16, (4, 6, 8, 12, 16, 24, 32)
 RATE, DECAY = 5e-3, 1e-2

@@ -60,7 +60,7 @@ class EnsembleSettings:
     fitted_on: int = 150
 
 
-class _Member:
+class Member:
     """One Gaussian process; its parameters have normal priors in the logarithm and are fitted by MAP."""
 
     def __init__(self, inputs: Inputs, start: Floats) -> None:
@@ -160,15 +160,16 @@ class Ensemble:
     """A fitted ensemble. Made by `fit_ensemble`.
 
     Attributes:
-        weights: probability of each member, `informed` first; (1,) without it.
+        members: the Gaussian processes, `informed` first.
+        weights: probability of each of them; (1,) without the informed one.
     """
 
     def __init__(
-        self, members: Sequence[_Member], weights: Floats, rows: Rows, y: Floats, caution: float
+        self, members: Sequence[Member], weights: Floats, rows: Rows, y: Floats, caution: float
     ) -> None:
         self.weights = weights
         self._caution = caution
-        self._members = members
+        self.members = members
         self._rows = rows
         self._y = y
 
@@ -177,11 +178,11 @@ class Ensemble:
         observed at each member's own posterior mean.
         """
         waiting = np.asarray(pending, dtype=np.int64)
-        everything = len(self._members[0].inputs.mean)
+        everything = len(self.members[0].inputs.mean)
         where = np.arange(everything) if at is None else np.asarray(at, dtype=np.int64)
         mean, second = np.zeros((2, len(where)))
         with one_thread():
-            for weight, member in zip(self.weights, self._members, strict=True):
+            for weight, member in zip(self.weights, self.members, strict=True):
                 if weight < _NEGLIGIBLE:
                     continue
                 m, variance = member.belief(self._rows, self._y, waiting, where)
@@ -239,15 +240,15 @@ def _inputs(prior: Path, k: int, numbers: bytes) -> Inputs:
     return load_prior(prior).inputs(np.frombuffer(numbers).copy().reshape(-1, k))
 
 
-def _informed(prior: Prior, inputs: Inputs) -> _Member:
-    return _Member(inputs, prior.parameters_for(inputs.numbers.shape[1]))
+def _informed(prior: Prior, inputs: Inputs) -> Member:
+    return Member(inputs, prior.parameters_for(inputs.numbers.shape[1]))
 
 
-def _fresh(prior: Prior, inputs: Inputs) -> _Member:
+def _fresh(prior: Prior, inputs: Inputs) -> Member:
     k = inputs.numbers.shape[1]
     start = np.full(N_SCALES + k, _FRESH_LENGTHSCALE)
     start[:4] = np.log(_FRESH_VARIANCES)
     start[NOISE], start[STEP], start[MEAN] = prior.weights["scales"][4], 0.0, 0.0
     start[N_SCALES + 4] = _FRESH_DROPOUT
     nothing = np.zeros_like(inputs.learned[:, :0])
-    return _Member(Inputs(nothing, inputs.numbers, inputs.step, np.zeros_like(inputs.mean)), start)
+    return Member(Inputs(nothing, inputs.numbers, inputs.step, np.zeros_like(inputs.mean)), start)

@@ -75,10 +75,11 @@ def gradient(a: Inputs, parameters: Floats, weights: Floats) -> Floats:
     ):
         x = x / np.exp(parameters[scales])
         squared = _squared_distances(x, x)
-        found[place] = variance * np.vdot(weights, _matern(squared))
-        # d k / d log l_i = variance 5/3 (1 + r) exp(-r) (x_i - x'_i)^2 / l_i^2
         r = np.sqrt(squared)
-        slope = weights * (1 + r) * np.exp(-r)
+        slope = weights * (1 + r)
+        slope *= np.exp(np.negative(r, out=r), out=r)  # r holds exp(-r) from here on
+        found[place] = variance * (slope.sum() + np.vdot(weights, squared * r) / 3)
+        # d k / d log l_i = variance 5/3 (1 + r) exp(-r) (x_i - x'_i)^2 / l_i^2
         squares = 2 * (slope.sum(axis=1) @ x**2 - np.einsum("ni,ni->i", x, slope @ x))
         found[scales] = 5 / 3 * variance * squares
     return found

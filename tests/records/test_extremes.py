@@ -13,10 +13,9 @@ from loracle.language.features import FixedFeatures
 from loracle.records.space import Knob, SearchSpace, default_space, paper_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.search.acquisition import ACQUISITIONS
-from loracle.search.kernel import covariance
 from loracle.search.optimizer import Optimizer
 from loracle.search.presets import PRESETS
-from loracle.search.prior import cross_covariance, describe, load_prior
+from loracle.search.prior import describe
 from loracle.search.propose import propose, recommend
 
 LAST = 1.7e308
@@ -74,11 +73,11 @@ def test_numbers_far_from_all_that_was_learnt_keep_their_order() -> None:
 
 @pytest.mark.parametrize("name", ACQUISITIONS)
 def test_certainty_is_worth_what_it_improves(name: str) -> None:
-    mean = torch.tensor([-1.0, 0.0, 1.0, 3.0], dtype=torch.float64)
+    mean = np.array([-1.0, 0.0, 1.0, 3.0])
     for sd in (0.0, 5e-324, 1e-200, 1e-12):
-        value = ACQUISITIONS[name](mean, torch.full_like(mean, sd), 0.0)
-        value = value.exp() if name.startswith("log") else value
-        torch.testing.assert_close(value, mean.clamp(min=0), rtol=1e-9, atol=1e-9)
+        value = ACQUISITIONS[name](mean, np.full_like(mean, sd), 0.0)
+        value = np.exp(value) if name.startswith("log") else value
+        np.testing.assert_allclose(value, mean.clip(min=0), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("preset", ["default", "numeric"])
@@ -108,17 +107,6 @@ def test_any_scores_of_any_configs_are_searched_with(values: list[float | None],
     assert not {*chosen} & {trial.index for trial in trials}
     if any(value is not None for value in values):
         assert recommend(space, History(trials), PRESETS["default"]) in drawn
-
-
-def test_the_quick_covariance_is_the_covariance() -> None:
-    prior = load_prior()
-    with torch.no_grad():
-        inputs = prior.inputs(torch.from_numpy(describe(default_space())))
-    a, b = inputs.at(torch.arange(0, 4000, 40)), inputs.at(torch.arange(0, 4000, 7))
-    theta = prior.parameters_for(5)
-    torch.testing.assert_close(cross_covariance(a, b, theta), covariance(a, b, theta), rtol=0, atol=1e-10)
-    itself = float(cross_covariance(a, a, theta)[0, 0])
-    assert itself == pytest.approx(float(theta[:4].exp().sum()), rel=1e-6)
 
 
 def test_the_published_space_is_what_it_was() -> None:

@@ -18,9 +18,9 @@ from loracle.errors import ConfigError, LoracleError, SpaceError
 from loracle.language.features import FixedFeatures
 from loracle.records.space import Config, Knob, SearchSpace, default_space, paper_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
-from loracle.search.optimizer import Optimizer, _fit, _last
+from loracle.search.optimizer import Optimizer
 from loracle.search.presets import GOOD_PRACTICE, PRESETS, Preset, get_preset
-from loracle.search.propose import propose, ranking, recommend
+from loracle.search.propose import Beliefs, propose, ranking, recommend
 
 SPACE = SearchSpace(
     (
@@ -66,7 +66,7 @@ def test_the_same_arguments_give_the_same_answer(name: str, features: FixedFeatu
     first = propose(SPACE, SOME, preset, features=features, n=4, seed=3)
     np.random.seed(5)
     torch.manual_seed(5)
-    _last.clear()  # the last fit is kept
+    propose(SPACE, History(SOME.trials[1:]), preset, features=features)  # the last fit is kept
     assert propose(SPACE, SOME, preset, features=features, n=4, seed=3) == first
     assert SOME.trials == before
     again = SearchSpace(SPACE.knobs, SPACE.constraints, SPACE.batch_multiple)
@@ -187,7 +187,8 @@ def test_diverged_configs_are_learnt_from() -> None:
     diverged = history((3, 0.5), (4, 0.51), (5, 0.52), (8, failed(FailureKind.DIVERGED)))
     crashed = history((3, 0.5), (4, 0.51), (5, 0.52), (8, failed(FailureKind.CRASHED)))
     assert propose(space, safe, UNSEEDED) == propose(space, crashed, UNSEEDED)
-    beliefs = [_fit(space, past, UNSEEDED, None, 0).belief().mean for past in (safe, diverged)]
+    rows = np.arange(len(space.candidates))
+    beliefs = [Beliefs.of(space, past, UNSEEDED, None, 0).mean(rows) for past in (safe, diverged)]
     assert beliefs[0][8] > beliefs[0][3]  # it looks promising ...
     assert beliefs[1][8] < beliefs[1][3]  # ... until it is known to diverge
     assert propose(space, diverged, UNSEEDED)[0] < 8

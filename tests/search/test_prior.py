@@ -12,8 +12,8 @@ from gpytorch.kernels import MaternKernel
 
 from loracle.errors import ModelError
 from loracle.records.space import Knob, SearchSpace, paper_space
-from loracle.search.kernel import N_SCALES, Inputs, covariance
-from loracle.search.prior import NUMBERS, SHIPPED, Prior, describe, load_prior
+from loracle.search.kernel import N_SCALES, Inputs, covariance, gradient
+from loracle.search.prior import NUMBERS, SHIPPED, describe, load_prior
 
 
 def test_numbers_mean_the_same_in_every_space() -> None:
@@ -36,17 +36,38 @@ def test_other_knobs_follow_and_a_ratio_of_zero_is_a_number() -> None:
     assert sorted(set(numbers[:, -1])) == [-1, 0, 1]
 
 
+def inputs_of(generator: np.random.Generator, n: int, d: int = 3) -> Inputs:
+    return Inputs(*(generator.normal(size=(n, width)) for width in (d, 4, 1)), mean=generator.normal(size=n))
+
+
 def test_covariance_is_the_stated_sum_of_matern_kernels() -> None:
-    generator = torch.Generator().manual_seed(0)
-    parts = [torch.randn(5, width, generator=generator).double() for width in (3, 4, 1)]
-    inputs = Inputs(*parts, mean=torch.zeros(5).double())
-    parameters = torch.randn(N_SCALES + 4, generator=generator).double()
-    variances, scales = parameters[:4].exp(), parameters[N_SCALES:].exp()
+    generator = np.random.default_rng(0)
+    inputs, parameters = inputs_of(generator, 5), generator.normal(size=N_SCALES + 4)
+    variances, scales = np.exp(parameters[:4]), np.exp(parameters[N_SCALES:])
     matern = MaternKernel(nu=2.5).double()
     matern.lengthscale = 1.0
-    shares = [parts[0], parts[1] / scales, parts[2] / parameters[5].exp()]
-    expected = variances[3] + sum(v * matern(x).to_dense() for v, x in zip(variances, shares, strict=False))
-    torch.testing.assert_close(covariance(inputs, inputs, parameters), expected, rtol=1e-5, atol=1e-5)
+    shares = [inputs.learned, inputs.numbers / scales, inputs.step / np.exp(parameters[5])]
+    parts = [matern(torch.from_numpy(x)).to_dense().detach().numpy() for x in shares]
+    expected = variances[3] + sum(v * part for v, part in zip(variances, parts, strict=False))
+    np.testing.assert_allclose(covariance(inputs, inputs, parameters), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("d", [0, 3])
+def test_covariance_and_gradient_are_those_of_the_model_that_learns(d: int) -> None:
+    import prior_model
+
+    generator = np.random.default_rng(1)
+    inputs, parameters = inputs_of(generator, 6, d), generator.normal(size=N_SCALES + 4)
+    weights = generator.normal(size=(6, 6))
+    weights += weights.T
+    theirs = prior_model.Inputs(*map(torch.from_numpy, vars(inputs).values()))
+    theta = torch.from_numpy(parameters).requires_grad_()
+    matrix = prior_model.covariance(theirs, theirs, theta)
+    np.testing.assert_allclose(
+        covariance(inputs, inputs, parameters), matrix.detach().numpy(), rtol=0, atol=1e-7
+    )
+    (expected,) = torch.autograd.grad((torch.from_numpy(weights) * matrix).sum(), theta)
+    np.testing.assert_allclose(gradient(inputs, parameters, weights), expected.numpy(), rtol=0, atol=1e-5)
 
 
 def test_the_shipped_prior_says_what_it_learnt_from() -> None:
@@ -61,7 +82,7 @@ def test_the_shipped_prior_knows_that_extremes_fail() -> None:
     """A step that is far too small or far too large scores below a usual one, before any trial."""
     space = paper_space()
     prior = load_prior()
-    mean = prior.inputs(torch.from_numpy(describe(space))).mean
+    mean = prior.inputs(describe(space)).mean
     usual = {"rank": 16, "alpha_ratio": 2, "dropout": 0.05, "batch_size": 16, "learning_rate": 5e-4}
     tiny = usual | {"rank": 1, "alpha_ratio": 0.5, "learning_rate": 1e-6, "batch_size": 256}
     huge = usual | {"rank": 256, "alpha_ratio": 128, "learning_rate": 5e-3, "batch_size": 2}
@@ -83,13 +104,20 @@ def test_a_damaged_prior_is_one_clear_line(content: bytes | None, tmp_path: Path
 
 
 def test_saving_and_loading_gives_the_same_prior(tmp_path: Path) -> None:
+    import prior_model
+
     torch.manual_seed(0)
-    prior = Prior()
+    prior = prior_model.Prior()
     prior.save(tmp_path / "p.safetensors", {"made by": "a test"})
     again = load_prior(tmp_path / "p.safetensors")
     assert again.provenance == {"made by": "a test"}
     numbers = torch.randn(4, len(NUMBERS)).double()
-    torch.testing.assert_close(prior.double().inputs(numbers).learned, again.inputs(numbers).learned)
+    theirs, ours = prior.double().inputs(numbers), again.inputs(numbers.numpy())
+    for name in ("learned", "numbers", "step", "mean"):
+        expected = getattr(theirs, name).detach().numpy()
+        np.testing.assert_allclose(getattr(ours, name), expected, rtol=0, atol=1e-12)
+    expected = prior.parameters_for(7).detach().numpy()
+    np.testing.assert_allclose(again.parameters_for(7), expected, rtol=0, atol=1e-12)
 
 
 def test_pretraining_learns_and_leaves_families_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

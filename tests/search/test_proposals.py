@@ -22,9 +22,8 @@ from places import TESTS
 from loracle.language.features import FixedFeatures
 from loracle.records.space import Config, Knob, SearchSpace, default_space, paper_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
-from loracle.search.optimizer import _fit
 from loracle.search.presets import PRESETS
-from loracle.search.propose import propose, ranking
+from loracle.search.propose import Beliefs, propose, ranking
 
 RECORDED = TESTS / "recorded" / "proposals.json"
 CHECKED = (0, 1, 2, 4, 9, 20, 40, 59)  # trials before the proposals that are met again
@@ -99,7 +98,9 @@ def step(search: Search, past: History) -> dict[str, Any]:
     chosen = propose(search.space, past, preset, features=features, n=2, seed=1)
     found: dict[str, Any] = {"proposed": chosen}
     if past.succeeded:
-        belief = _fit(search.space, past, preset, features, 1).belief()
+        surrogate = Beliefs.of(search.space, past, preset, features, 1).surrogate
+        assert surrogate is not None
+        belief = surrogate.belief()
         rows = np.linspace(0, len(search.space.candidates) - 1, 7).astype(int)
         found["mean"], found["sd"] = belief.mean[rows].tolist(), belief.sd[rows].tolist()
         found["best"] = ranking(search.space, past, preset, features=features, seed=1)[:3]
