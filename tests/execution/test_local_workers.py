@@ -439,7 +439,7 @@ def test_an_objective_that_cannot_be_loaded_ends_the_run_with_its_line(tmp_path:
 def test_workers_that_die_while_loading_end_the_run(tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text(
         "import os, sys\n\n"
-        "if 'worker_process' in sys.argv[0]:\n    os._exit(7)\n\n\n"
+        "if sys.argv[0].endswith('run/worker.py'):\n    os._exit(7)\n\n\n"
         "def train(config):\n    return 0.0\n"
     )
     path = config_file(tmp_path, objective={"function": "dies.py:train"})

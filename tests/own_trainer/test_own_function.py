@@ -75,7 +75,9 @@ DEEDS = {
     "junk": lambda: tell(b"junk\\n"),
     "half": lambda: tell(b'{"kind": "progress", "step": 1'),
     "no line end": lambda: tell(b"x" * 5_000_000),
-    "hello": lambda: tell(b'{"kind": "hello", "pid": 1}\\n{"kind": "ready"}\\n{"kind": "alive"}\\n'),
+    "hello": lambda: tell(
+        b'{"kind": "hello", "pid": 1}\\n{"kind": "ready", "report": null}\\n{"kind": "alive"}\\n'
+    ),
 }
 
 

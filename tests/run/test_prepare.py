@@ -19,7 +19,7 @@ OWN = {"rank": 64, "alpha": 64, "dropout": 0.1, "batch_size": 64, "learning_rate
 def first(n: int, **settings: Any) -> list[Config]:
     """The first configs that a run tries."""
     config = RunConfig.model_validate({"model": "m", "data": {"train": "train.jsonl"}, **settings})
-    search = prepare_search(config, object(), lambda event: None)  # type: ignore[arg-type]
+    search = prepare_search(config, None, lambda event: None)
     indices: list[int] = []
     while len(indices) < n:
         past = History(tuple(Trial(i, index, Outcome(0.1 * i)) for i, index in enumerate(indices)))
@@ -70,5 +70,5 @@ def test_an_own_trainers_standard_is_tried_first() -> None:
 
 def test_the_search_of_a_run_is_propose() -> None:
     config = RunConfig.model_validate({"model": "m", "data": {"train": "train.jsonl"}})
-    search = prepare_search(config, object(), lambda event: None)  # type: ignore[arg-type]
+    search = prepare_search(config, None, lambda event: None)
     assert search.next(History()) == propose(search.space, History(), search.preset, seed=search.seed)[0]
