@@ -153,7 +153,7 @@ def show(run: RunFolder, as_json: AsJson = False) -> None:
     from loracle.records.notices import read_notices
     from loracle.report.tables import history_json, history_table
     from loracle.run.folder import open_run
-    from loracle.run.storage.study import read_history
+    from loracle.run.storage.opening import read_history
 
     config, space = open_run(run)
     history = read_history(config.output, space, config.execution.storage)

@@ -17,9 +17,10 @@ from loracle.errors import StudyError
 from loracle.records.outcome_files import DISK_ERRORS, write_atomically
 from loracle.records.space import SearchSpace
 from loracle.run.identity import require_same_settings
-from loracle.run.storage.backends import LockedError, is_journal, run_lock
+from loracle.run.storage.journal import is_journal
+from loracle.run.storage.lock import LockedError, make_lock, run_lock
+from loracle.run.storage.opening import binds, require_trials_here
 from loracle.run.storage.signals import signals_as_interrupt
-from loracle.run.storage.study import binds, require_trials_here
 from loracle.text import secrets as secret
 
 
@@ -77,7 +78,7 @@ def own_folder(output: Path) -> Iterator[Path]:
     """Holds a folder for what one process alone writes: the first that is free of those of this machine."""
     require_own(output)
     _make_folder(output)
-    _make_lock(output)  # so that it is known for a run's
+    make_lock(output)  # so that it is known for a run's
     machine = re.sub(r"[^\w.-]", "_", platform.node())
     for position in itertools.count():
         folder = output / "machines" / f"{machine}-{position}"
@@ -145,13 +146,6 @@ def without_secrets(config: RunConfig) -> RunConfig:
         }
         changes["objective"] = config.objective.model_copy(update=kept)
     return config.model_copy(update=changes)
-
-
-def _make_lock(folder: Path) -> None:
-    try:
-        os.close(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644))
-    except OSError as error:
-        raise StudyError(f"{folder}: cannot be written: {error.strerror}") from None
 
 
 def _make_folder(folder: Path) -> None:

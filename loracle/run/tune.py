@@ -31,7 +31,8 @@ from loracle.run.final_training import compare, compare_trial
 from loracle.run.folder import hold, own_folder, record_config, require_recorded, trial_folder
 from loracle.run.prepare import Prepared, Search, prepare
 from loracle.run.search_notices import TOO_LARGE, about_memory
-from loracle.run.storage.study import Study, open_study
+from loracle.run.storage.opening import open_study
+from loracle.run.storage.study import Study
 from loracle.run.time_left import NO_FINALS, Finals, Forecast, finals
 from loracle.training.memory.plan import describe
 

@@ -17,7 +17,7 @@ import pytest
 
 from loracle.records.trial import FailureKind, History, Trial
 from loracle.run.folder import open_run
-from loracle.run.storage.study import read_history
+from loracle.run.storage.opening import read_history
 from loracle.run.tune import counted
 
 pytestmark = pytest.mark.slow

@@ -20,7 +20,7 @@ from loracle.config.settings import DataConfig, build_space, dump_config, parse_
 from loracle.errors import LoracleError
 from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, Outcome
-from loracle.run.storage.study import open_study, read_history
+from loracle.run.storage.opening import open_study, read_history
 from loracle.training.dataset.splits import load_splits
 
 FEW, MANY = 300, 10_000

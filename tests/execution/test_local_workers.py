@@ -26,7 +26,7 @@ from loracle.errors import ConfigError, StudyError
 from loracle.execution.local import Done, Job, LocalWorkers, _threads, visible_devices
 from loracle.records.trial import FailureKind, Outcome
 from loracle.run.folder import open_run
-from loracle.run.storage.study import read_history
+from loracle.run.storage.opening import read_history
 from loracle.run.tune import counted, tune
 from loracle.run.worker import PROGRAM
 

@@ -13,8 +13,8 @@ FLOOD = """
 import os, random, signal, sys, threading, time
 from pathlib import Path
 from loracle.records.space import default_space
-from loracle.run.storage.backends import _FileLock
-from loracle.run.storage.study import open_study
+from loracle.run.storage.journal import FileLock
+from loracle.run.storage.opening import open_study
 from loracle.records.trial import Outcome
 
 folder, interrupts = Path(sys.argv[1]), 0
@@ -39,7 +39,7 @@ for number in (signal.SIGINT, signal.SIGTERM):
 LOCK = """
 journal = folder / "journal.log"
 journal.touch()
-lock, held, others = _FileLock(journal), 0, 0
+lock, held, others = FileLock(journal), 0, 0
 
 def work():
     global held, others

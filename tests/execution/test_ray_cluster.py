@@ -27,8 +27,8 @@ from loracle.execution.ray_cluster import PIECE, RayWorkers, Station, _fetch, _r
 from loracle.records.events import Event, TrialFinished, TrialStarted
 from loracle.records.trial import FailureKind
 from loracle.run.prepare import Search
-from loracle.run.storage.backends import run_lock
-from loracle.run.storage.study import open_study
+from loracle.run.storage.lock import run_lock
+from loracle.run.storage.opening import open_study
 from loracle.run.tune import counted, run_search, tune
 from loracle.run.worker import PROGRAM
 from loracle.search.presets import get_preset
@@ -284,7 +284,7 @@ import sys, time
 from pathlib import Path
 from loracle.config.settings import load_config
 from loracle.execution.ray_cluster import RayWorkers
-from loracle.run.storage.backends import run_lock
+from loracle.run.storage.lock import run_lock
 from loracle.execution.local import Job
 folder = Path(sys.argv[1])
 (folder / "run").mkdir()

@@ -33,8 +33,8 @@ from loracle.records.space import SearchSpace
 from loracle.records.trial import History, Outcome, Trial
 from loracle.run.folder import open_run
 from loracle.run.prepare import Search
-from loracle.run.storage import backends as storages
-from loracle.run.storage.study import open_study, read_history
+from loracle.run.storage import database, storage
+from loracle.run.storage.opening import open_study, read_history
 from loracle.run.tune import counted, run_search, work
 from loracle.search.presets import get_preset
 
@@ -104,15 +104,15 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storages, "BEAT_SECONDS", 1)
-    monkeypatch.setattr(storages, "GRACE_SECONDS", 4)
+    monkeypatch.setattr(database, "BEAT_SECONDS", 1)
+    monkeypatch.setattr(database, "GRACE_SECONDS", 4)
 
 
 # `loracle`, where silent processes are taken over sooner.
 PROGRAM = """
 import sys
 from loracle import cli
-from loracle.run.storage import backends as storage
+from loracle.run.storage import database as storage
 storage.BEAT_SECONDS, storage.GRACE_SECONDS = 1, 4
 cli.main()
 """
@@ -211,7 +211,7 @@ def test_a_database_that_goes_down_for_a_moment_is_waited_for(
         assert one.claim(3) == 0
         server.stop()
         threading.Timer(5.0, server.start).start()
-        with caplog.at_level(logging.WARNING, logger="loracle.run.storage.backends"):
+        with caplog.at_level(logging.WARNING, logger="loracle.run.storage.storage"):
             assert two.take_over() == []  # the other one could not show life, but is alive
         assert two.claim(4) == 1
         assert one.finish(0, Outcome(0.5))
@@ -226,7 +226,7 @@ def test_a_database_that_goes_down_for_a_moment_is_waited_for(
 def test_a_database_that_stays_away_ends_the_run_with_a_line(
     server: Server, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storages, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(storage, "PATIENCE_SECONDS", 1.0)
     _, space = open_run(config_file(tmp_path))
     with open_study(tmp_path, space, server.url("away")) as study:
         server.stop()

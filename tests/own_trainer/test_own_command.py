@@ -19,7 +19,7 @@ from loracle.config.settings import load_config
 from loracle.errors import ConfigError
 from loracle.execution.local import Job, LocalWorkers
 from loracle.records.trial import FailureKind
-from loracle.run.storage.study import read_history
+from loracle.run.storage.opening import read_history
 from loracle.run.worker import PROGRAM
 from loracle.text.patterns import Pattern
 

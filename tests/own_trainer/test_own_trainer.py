@@ -24,7 +24,7 @@ from loracle.errors import ConfigError
 from loracle.own_trainer.objective import ExternalObjective
 from loracle.records.trial import FailureKind, Outcome
 from loracle.run.folder import open_run
-from loracle.run.storage.study import read_history
+from loracle.run.storage.opening import read_history
 from loracle.run.tune import counted
 
 EXAMPLE = ROOT / "examples" / "command"

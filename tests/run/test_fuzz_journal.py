@@ -19,7 +19,7 @@ from loracle.errors import LoracleError
 from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, History, Outcome
 from loracle.report.tables import history_json, history_table
-from loracle.run.storage.study import open_study, read_history
+from loracle.run.storage.opening import open_study, read_history
 from loracle.run.tune import counted
 
 SPACE = SearchSpace((Knob("rank", (2, 4, 8), "log2"), Knob("learning_rate", (1e-4, 1e-3), "log10")))

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from loracle.config.settings import RunConfig, build_space, load_config
 from loracle.errors import LoracleError, ModelError, StudyError
 from loracle.records.events import Event, Noticed
-from loracle.run.storage.backends import open_storage
-from loracle.run.storage.study import read_history
+from loracle.run.storage.opening import read_history
+from loracle.run.storage.storage import open_storage
 from loracle.run.tune import tune
 from loracle.training.memory.measurement import ProcessMeter
 from loracle.training.objective import TrainingObjective

@@ -29,9 +29,10 @@ from loracle.errors import StudyError
 from loracle.records.space import Knob, SearchSpace, default_space, paper_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.run.identity import Identity
-from loracle.run.storage import backends as storage
-from loracle.run.storage.backends import run_lock
-from loracle.run.storage.study import Study, _taken, open_study, read_history
+from loracle.run.storage import database as databases
+from loracle.run.storage.lock import run_lock
+from loracle.run.storage.opening import open_study, read_history
+from loracle.run.storage.study import Study, _taken
 from loracle.search.sampler import history_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -303,7 +304,7 @@ def test_trials_of_another_program_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(storage, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(databases, "BEAT_SECONDS", 0.1)
     return f"sqlite:///{tmp_path}/trials.db"
 
 
@@ -345,7 +346,7 @@ RACE = """
 import sys
 from pathlib import Path
 from loracle.records.space import paper_space
-from loracle.run.storage.study import open_study
+from loracle.run.storage.opening import open_study
 from loracle.records.trial import Outcome
 with open_study(Path(sys.argv[1]), paper_space(), sys.argv[2]) as study:
     print("ready", flush=True)
@@ -403,7 +404,7 @@ def test_a_process_that_died_before_its_first_sign_is_taken_over(tmp_path: Path,
         with pytest.raises(KeyboardInterrupt):
             one.start(3)
         assert two.take_over() == []
-        two._first_seen[0] -= storage.GRACE_SECONDS + 1  # it has been seen like this for so long
+        two._first_seen[0] -= databases.GRACE_SECONDS + 1  # it has been seen like this for so long
         assert two.take_over() == [3]
 
 
@@ -412,9 +413,9 @@ def test_an_outage_takes_over_nobody(tmp_path: Path, database: str) -> None:
         one.claim(3)
         one.close()
         a_day_passes(tmp_path)
-        two._storage.last_outage = time.monotonic()  # the others could not show life either
+        two.storage.last_outage = time.monotonic()  # the others could not show life either
         assert two.take_over() == []
-        two._storage.last_outage -= storage.GRACE_SECONDS + 1
+        two.storage.last_outage -= databases.GRACE_SECONDS + 1
         assert two.take_over() == [3]
 
 
@@ -516,7 +517,7 @@ def test_optuna_alone_reads_the_journal(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from loracle.run.storage.backends import run_lock
+from loracle.run.storage.lock import run_lock
 with run_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(3600)

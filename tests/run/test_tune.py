@@ -26,7 +26,7 @@ from loracle.records.space import Config, Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.run.folder import open_run
 from loracle.run.prepare import Search
-from loracle.run.storage.study import open_study, read_history
+from loracle.run.storage.opening import open_study, read_history
 from loracle.run.tune import counted, leader, run_search, tune
 from loracle.search import optimizer
 from loracle.search.presets import PRESETS

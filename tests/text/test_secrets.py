@@ -17,7 +17,7 @@ from test_study import SPACE
 
 from loracle.config.settings import load_config
 from loracle.errors import ConfigError, LoracleError
-from loracle.run.storage.study import open_study, read_history
+from loracle.run.storage.opening import open_study, read_history
 from loracle.run.tune import tune, work
 from loracle.text import secrets as secret
 

@@ -24,7 +24,7 @@ from loracle.own_trainer.objective import Command, ExternalObjective
 from loracle.records.outcome_files import outcome_of, read_outcome, write_outcome
 from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, Outcome
-from loracle.run.storage.study import open_study, read_history
+from loracle.run.storage.opening import open_study, read_history
 
 SPACE = SearchSpace((Knob("rank", (1, 2, 4)),))
 
