@@ -41,7 +41,7 @@ from loracle.search.ensemble import EnsembleSettings
 from loracle.search.optimizer import Optimizer
 from loracle.search.presets import PRESETS, Preset
 from loracle.search.propose import propose
-from loracle.search.sampler import LoracleSampler
+from loracle.search.optuna_sampler.sampler import LoracleSampler
 
 RESULTS = Path(__file__).parent / "results" / "proposals.json"
 AT = (50, 200, 400, 800, 1000)  # trials before a proposal

@@ -5,6 +5,9 @@ The command line prints the message of a `LoracleError` as one line and leaves w
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class LoracleError(Exception):
     """Bad input or an impossible request. The message is written for the user."""
@@ -36,3 +39,9 @@ class ModelError(LoracleError):
 
 class StudyError(LoracleError):
     """A run folder or storage that cannot be opened, continued or written."""
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """What to write instead of an unknown name, to follow a message: the nearest one, or all there are."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}"

@@ -6,13 +6,11 @@ index and config are converted by arithmetic, so a space of any size costs a few
 
 from __future__ import annotations
 
-import ast
-import difflib
 import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -20,19 +18,17 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from loracle.errors import SpaceError
+from loracle.errors import SpaceError, suggest
+from loracle.records.constraints import Floats, parse_expression
 
 Value = int | float
 Config = dict[str, Value]
 Scale = Literal["log2", "log10", "linear"]
 Indices = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 _MAX_GRID = 10_000_000  # configs: listing the candidates takes about 2 s and 1 GB
 _MAX_KNOBS = 64  # axes of an array in numpy
 _LARGEST = sys.float_info.max
-_MAX_EXPRESSION = 500  # characters
-_MAX_NESTING = 50  # levels of an expression
 
 
 @dataclass(frozen=True)
@@ -182,7 +178,7 @@ class SearchSpace:
         for knob in self.knobs:
             if knob.name == name:
                 return knob
-        raise SpaceError(f"the space has no knob {name!r}{_suggest(name, self.names)}")
+        raise SpaceError(f"the space has no knob {name!r}{suggest(name, self.names)}")
 
     # -- index <-> config -----------------------------------------------------------------------
 
@@ -351,7 +347,7 @@ class SearchSpace:
         known = (*self.names, "alpha", "alpha_ratio")
         for name in given:
             if name not in known:
-                raise SpaceError(f"the space has no knob {name!r}{_suggest(name, known)}")
+                raise SpaceError(f"the space has no knob {name!r}{suggest(name, known)}")
         for name in self.names:
             if name not in given:
                 raise SpaceError(f"a config needs a value for every knob; {name!r} is missing")
@@ -409,117 +405,6 @@ def with_alpha(config: Mapping[str, Value]) -> Config:
     return full
 
 
-# -- constraint expressions -------------------------------------------------------------------------
-
-Array = npt.NDArray[Any]
-Expression = Callable[[Mapping[str, Floats]], Array]
-
-_BINARY: dict[type, Callable[..., Array]] = {
-    ast.Add: np.add,
-    ast.Sub: np.subtract,
-    ast.Mult: np.multiply,
-    ast.Div: np.divide,
-    ast.Pow: np.power,
-}
-_COMPARE: dict[type, Callable[..., Array]] = {
-    ast.Lt: np.less,
-    ast.LtE: np.less_equal,
-    ast.Gt: np.greater,
-    ast.GtE: np.greater_equal,
-    ast.Eq: np.equal,
-    ast.NotEq: np.not_equal,
-}
-
-
-def parse_expression(text: str, names: Sequence[str]) -> Expression:
-    """Turns a constraint into a function of arrays; nothing is ever passed to `eval`.
-
-    Allowed: numbers, the given names, `+ - * / **`, comparisons, `and`, `or`, `not`, brackets. In
-    arithmetic, a comparison counts as 1 or 0.
-
-    Raises:
-        SpaceError: anything else, with the offending piece.
-    """
-    if len(text) > _MAX_EXPRESSION:
-        raise SpaceError(f"a constraint has at most {_MAX_EXPRESSION} characters; got {len(text)}")
-    try:
-        text = text.strip()
-        tree = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise SpaceError(f"constraint {text!r} is not an expression: {error}") from None
-    _check_node(tree, text, names)
-    match tree:
-        case ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()) | ast.Constant(value=bool()):
-            pass
-        case _:
-            raise SpaceError(f"constraint {text!r} is a number, not a condition; compare it with something")
-
-    def evaluate(values: Mapping[str, Floats]) -> Array:
-        with np.errstate(all="ignore"):
-            return np.asarray(_evaluate(tree, values))
-
-    return evaluate
-
-
-def _check_node(node: ast.AST, text: str, names: Sequence[str], depth: int = 0) -> None:
-    if depth > _MAX_NESTING:
-        raise SpaceError(f"constraint {text!r} is nested more than {_MAX_NESTING} levels deep; split it")
-    match node:
-        case ast.Constant(value=bool() | int() | float() as constant):
-            if abs(constant) > sys.float_info.max:  # also where a whole number is too long for a float
-                raise SpaceError(f"constraint {text!r}: a number is too large; the largest is 1.8e308")
-            return
-        case ast.Name(id=name):
-            if name not in names:
-                raise SpaceError(f"constraint {text!r}: unknown name {name!r}{_suggest(name, names)}")
-            return
-        case ast.BinOp(op=op) if type(op) in _BINARY:
-            children: list[ast.expr] = [node.left, node.right]
-        case ast.UnaryOp(op=ast.Not() | ast.USub() | ast.UAdd()):
-            children = [node.operand]
-        case ast.BoolOp():
-            children = node.values
-        case ast.Compare(ops=ops) if all(type(op) in _COMPARE for op in ops):
-            children = [node.left, *node.comparators]
-        case _:
-            raise SpaceError(
-                f"constraint {text!r}: {ast.get_source_segment(text, node)!r} is not allowed; "
-                "use numbers, knob names, + - * / **, comparisons, and, or, not"
-            )
-    for child in children:
-        _check_node(child, text, names, depth + 1)
-
-
-def _evaluate(node: ast.AST, values: Mapping[str, Floats]) -> Array:
-    match node:
-        case ast.Constant(value=bool() | int() | float() as constant):
-            return np.asarray(float(constant))  # a float: no integer power can run away
-        case ast.Name(id=name):
-            return values[name]
-        case ast.BinOp(left=left, op=op, right=right):
-            sides = (_evaluate(left, values), _evaluate(right, values))
-            return _BINARY[type(op)](*(side.astype(float) for side in sides))
-        case ast.UnaryOp(op=unary, operand=operand):
-            inner = _evaluate(operand, values)
-            if isinstance(unary, ast.Not):
-                return np.logical_not(inner)
-            return np.negative(inner.astype(float)) if isinstance(unary, ast.USub) else inner
-        case ast.BoolOp(op=junction, values=parts):
-            combine = np.logical_and if isinstance(junction, ast.And) else np.logical_or
-            result = _evaluate(parts[0], values)
-            for part in parts[1:]:
-                result = combine(result, _evaluate(part, values))
-            return result
-        case ast.Compare(left=left, ops=ops, comparators=comparators):
-            operands = [_evaluate(part, values) for part in (left, *comparators)]
-            result = np.asarray(True)
-            for comparison, a, b in zip(ops, operands, operands[1:], strict=False):
-                result = np.logical_and(result, _COMPARE[type(comparison)](a, b))
-            return result
-        case _:  # pragma: no cover - _check_node refused it
-            raise AssertionError(ast.dump(node))
-
-
 def _require_rank(config: Mapping[str, Value]) -> None:
     if config.get("rank", 1) <= 0:
         raise SpaceError(f"rank is a whole number from 1 up; got {config['rank']}")
@@ -529,8 +414,3 @@ def _require_positive_integers(knob: Knob) -> None:
     for value in knob.values:
         if value < 1 or not float(value).is_integer():
             raise SpaceError(f"knob {knob.name!r}: values are whole numbers from 1 up; got {value!r}")
-
-
-def _suggest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}"

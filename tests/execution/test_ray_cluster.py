@@ -154,7 +154,7 @@ class Travelled:
 
 def test_a_station_hands_out_files_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORACLE_FAULTS", json.dumps({"0": "fill"}))
-    station = Station(settings(tmp_path).model_dump_json(), "", 0)
+    station = Station(settings(tmp_path).model_dump_json(), "", 0, "run/worker.py")
     try:
         said = station.begin(json.dumps(Job(0, CONFIG, 0, tmp_path / "0000").as_json()))
         end = time.monotonic() + PATIENCE

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loracle.errors import SpaceError
-from loracle.records.space import Knob, SearchSpace, default_space, paper_space, parse_expression, with_alpha
+from loracle.records.constraints import parse_expression
+from loracle.records.space import Knob, SearchSpace, default_space, paper_space, with_alpha
 
 PAPER = paper_space()
 ANY = settings(deadline=None, max_examples=60)

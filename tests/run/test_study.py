@@ -33,7 +33,7 @@ from loracle.run.storage import database as databases
 from loracle.run.storage.lock import run_lock
 from loracle.run.storage.opening import open_study, read_history
 from loracle.run.storage.study import Study, _taken
-from loracle.search.sampler import history_of
+from loracle.search.optuna_sampler.history import history_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -421,20 +421,33 @@ def test_an_outage_takes_over_nobody(tmp_path: Path, database: str) -> None:
 
 def test_another_run_of_the_same_name_is_refused(tmp_path: Path, database: str) -> None:
     with open_study(
-        tmp_path / "run", SPACE, database, identity=Identity({}, {"model": "a", "training.epochs": 1.0})
+        tmp_path / "run",
+        SPACE,
+        database,
+        identity=Identity({}, {"training.variant": "lora", "training.epochs": 1.0}),
     ):
         pass
     with open_study(
-        tmp_path / "run", SPACE, database, identity=Identity({}, {"training.epochs": 1.0, "model": "a"})
+        tmp_path / "run",
+        SPACE,
+        database,
+        identity=Identity({}, {"training.epochs": 1.0, "training.variant": "lora"}),
     ):
         pass
-    with pytest.raises(StudyError, match=r"run 'loracle:run' was begun with model='a', here it is 'b'"):
+    with pytest.raises(
+        StudyError, match=r"run 'loracle:run' was begun with training.variant='lora', here it is 'dora'"
+    ):
         open_study(
-            tmp_path / "run", SPACE, database, identity=Identity({}, {"model": "b", "training.epochs": 1.0})
+            tmp_path / "run",
+            SPACE,
+            database,
+            identity=Identity({}, {"training.variant": "dora", "training.epochs": 1.0}),
         )
     with pytest.raises(StudyError, match="searched another space"):
         open_study(tmp_path / "run", SearchSpace(SPACE.knobs, ("rank > 4",)), database)
-    with open_study(tmp_path / "other", SPACE, database, identity=Identity({}, {"model": "b"})) as other:
+    with open_study(
+        tmp_path / "other", SPACE, database, identity=Identity({}, {"training.variant": "dora"})
+    ) as other:
         assert other.history() == History()
 
 

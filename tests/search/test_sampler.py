@@ -30,9 +30,9 @@ from loracle.errors import ConfigError, SpaceError
 from loracle.language.features import FixedFeatures
 from loracle.records.space import Config, Knob, SearchSpace
 from loracle.records.trial import FAILURE_KEY, FailureKind
+from loracle.search.optuna_sampler.history import history_of
 from loracle.search.presets import PRESETS
 from loracle.search.propose import propose
-from loracle.search.sampler import history_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

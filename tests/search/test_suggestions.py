@@ -24,8 +24,8 @@ from optuna.trial import TrialState
 from loracle import LoracleSampler, default_space, paper_space
 from loracle.errors import SpaceError
 from loracle.records.space import Knob, SearchSpace
-from loracle.search.sampler import history_of
-from loracle.search.suggestions import meant_by, representatives
+from loracle.search.optuna_sampler.history import history_of
+from loracle.search.optuna_sampler.suggestions import meant_by, representatives
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

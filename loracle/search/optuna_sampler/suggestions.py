@@ -24,7 +24,8 @@ import numpy.typing as npt
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from loracle.records.space import Config, Floats, Indices, SearchSpace, Value
+from loracle.records.constraints import Floats
+from loracle.records.space import Config, Indices, SearchSpace, Value
 from loracle.records.trial import INDEX_KEY
 from loracle.search.presets import GOOD_PRACTICE
 from loracle.search.propose import seed_indices

@@ -8,7 +8,6 @@ for are not searched. Parameters that are no knobs go to an independent sampler,
 
 from __future__ import annotations
 
-import math
 import secrets
 import sys
 import threading
@@ -22,17 +21,24 @@ import numpy as np
 import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from loracle.errors import SpaceError
 from loracle.language.features import Features
 from loracle.records.space import Config, SearchSpace
-from loracle.records.trial import FAILURE_KEY, INDEX_KEY, Failure, FailureKind, History, Outcome, Trial
-from loracle.search import suggestions
+from loracle.records.trial import INDEX_KEY
+from loracle.search.optuna_sampler import suggestions
+from loracle.search.optuna_sampler.history import (
+    history_at,
+    history_of,
+    says_nothing,
+    trials_of,
+    was_interrupted,
+)
+from loracle.search.optuna_sampler.suggestions import REFUSED_KEY, Asked
 from loracle.search.presets import Preset, get_preset
 from loracle.search.propose import propose, recommend, seed_indices
-from loracle.search.suggestions import REFUSED_KEY, Asked
 
 _ROUNDS = 6  # of choosing, if other processes choose the same
 _FEW = 1000  # candidates: more than trials run at a time
@@ -140,7 +146,7 @@ class LoracleSampler(BaseSampler):
         """
         history = history_of(study, self._space)
         index = recommend(self._space, history, self._preset, features=self._features, seed=self._seed)
-        held = suggestions.with_derived(suggestions.learn(_trials(study), self._space).names)
+        held = suggestions.with_derived(suggestions.learn(trials_of(study), self._space).names)
         config = self._space.config(index)
         return {name: value for name, value in config.items() if name in held or not held}
 
@@ -158,12 +164,12 @@ class LoracleSampler(BaseSampler):
         """Passes on to the independent sampler; ends `study.optimize`, with a warning, if nothing is left."""
         self._independent.after_trial(study, trial, state, values)
         waiting = self._few_left and study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if not self._few_left or waiting or _says_nothing(trial, None):
+        if not self._few_left or waiting or says_nothing(trial, None):
             return
         if study._thread_local.in_optimize_loop:
             ended = copy(trial)
             ended.state = state
-            question = self._question([*_trials(study, before=trial.number), ended], {})
+            question = self._question([*trials_of(study, before=trial.number), ended], {})
             if not question.left.any():
                 warnings.warn(
                     f"{_exhausted(question)}; the search ends here{self._beyond(question)}",
@@ -205,8 +211,8 @@ class LoracleSampler(BaseSampler):
         for _ in range(_ROUNDS):
             index = self._choose(study, trial, name, distribution, place)
             study._storage.set_trial_system_attr(trial._trial_id, INDEX_KEY, index)
-            others = _trials(study, before=trial.number)
-            rivals = [t for t in others if t.system_attrs.get(INDEX_KEY) == index and not _interrupted(t)]
+            others = trials_of(study, before=trial.number)
+            rivals = [t for t in others if t.system_attrs.get(INDEX_KEY) == index and not was_interrupted(t)]
             if not rivals or "fixed_params" in trial.system_attrs:  # enqueued: it may be a repetition
                 break
             place = sum(rival.number < trial.number for rival in rivals)
@@ -216,7 +222,7 @@ class LoracleSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution, place: int = 0
     ) -> int:
         """The index of the config for a trial whose first knob is asked for, after `place` better ones."""
-        space, trials = self._space, _trials(study, before=trial.number)
+        space, trials = self._space, trials_of(study, before=trial.number)
         question = self._question(trials, {name: (distribution,)}, _fixed_by_others(study, trial))
         asked, mine, left = question.asked, question.searched, question.left
         self._few_left = not asked.names or int(left.sum()) <= _FEW
@@ -227,7 +233,7 @@ class LoracleSampler(BaseSampler):
         preset = replace(
             self._preset, seed_configs=tuple(space.config(int(space.candidates[row])) for row in rows)
         )
-        history = _history(study, space, asked, question.rows)
+        history = history_at(study, space, asked, question.rows)
         chosen = propose(
             space,
             history,
@@ -269,7 +275,7 @@ class LoracleSampler(BaseSampler):
         inside = suggestions.agreeing(space, fixed, inside)
         standing = suggestions.representatives(space, asked.names)
         searched = np.asarray(inside & (standing == np.arange(len(standing))))
-        ended = {frozen.number for frozen in trials if _interrupted(frozen)}
+        ended = {frozen.number for frozen in trials if was_interrupted(frozen)}
         over = [row for number, row in rows.items() if number not in ended]
         tried = suggestions.tried(over, space, asked) | suggestions.repeats(trials, rows, space, asked)
         return _Question(asked, rows, searched, searched & ~tried)
@@ -322,7 +328,7 @@ class LoracleSampler(BaseSampler):
                     f"for of {', '.join(ranges)}; change a range or the space's constraints"
                 )
             return None
-        trials = _trials(study, before=trial.number)
+        trials = trials_of(study, before=trial.number)
         asked = suggestions.learn(trials, space)
         rows = suggestions.rows_of(trials, space, asked).values()
         untried = pool & ~suggestions.tried(rows, space, asked)
@@ -339,7 +345,7 @@ class LoracleSampler(BaseSampler):
                 is a knob; unless an independent sampler was named.
         """
         names = suggestions.names_of(self._space)
-        asked = suggestions.learn(_trials(study, before=trial.number), self._space)
+        asked = suggestions.learn(trials_of(study, before=trial.number), self._space)
         given = asked.names | (trial.params.keys() & names)
         meant, usual = suggestions.meant_by(name, names - suggestions.with_derived(given))
         knobs = ", ".join(self._space.names)
@@ -375,49 +381,6 @@ class LoracleSampler(BaseSampler):
         self._lock = threading.Lock()
 
 
-def history_of(study: Study, space: SearchSpace, *, before: int | None = None) -> History:
-    """An Optuna study as a history of `space`, whoever chose its trials; larger values are better.
-
-    A trial counts for the candidate nearest to its parameters; knobs that no trial asked for count as the
-    usual settings. Trials whose parameters do not say which config they trained are left out.
-
-    Args:
-        study: a single-objective study.
-        space: the candidates.
-        before: leave out the trial with this number, the one that is being chosen.
-    """
-    trials = _trials(study, before=before)
-    asked = suggestions.learn(trials, space)
-    return _history(study, space, asked, suggestions.rows_of(trials, space, asked))
-
-
-def _history(study: Study, space: SearchSpace, asked: Asked, rows: Mapping[int, int]) -> History:
-    """The trials of a study, or of a bracket of it, that count for a row."""
-    sign = -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
-    standing = suggestions.representatives(space, asked.names)
-    found = []
-    for frozen in study.get_trials(deepcopy=False):
-        if frozen.number in rows:
-            index = int(space.candidates[standing[rows[frozen.number]]])
-            found.append(Trial(frozen.number, index, _outcome(frozen, sign)))
-    return History(tuple(found))
-
-
-def _trials(study: Study, before: int | None = None) -> list[FrozenTrial]:
-    """All trials of a study that say something, those of other brackets of a Hyperband pruner too."""
-    everything = Study.get_trials(study, deepcopy=False)
-    return [frozen for frozen in everything if not _says_nothing(frozen, before)]
-
-
-def _interrupted(frozen: FrozenTrial) -> bool:
-    return bool(frozen.user_attrs.get(FAILURE_KEY) == FailureKind.INTERRUPTED)
-
-
-def _says_nothing(frozen: FrozenTrial, before: int | None) -> bool:
-    waiting = frozen.state == TrialState.WAITING
-    return waiting or frozen.number == before or REFUSED_KEY in frozen.system_attrs
-
-
 def _levels() -> int:
     """How many calls above the caller's the user's own code is: there a warning belongs."""
     frame, level = sys._getframe(1), 1
@@ -439,19 +402,3 @@ def _fixed_by_others(study: Study, trial: FrozenTrial) -> dict[str, Any]:
         fixed |= sampler._fixed_params
         sampler = sampler._base_sampler
     return {**fixed, **trial.system_attrs.get("fixed_params", {}), **trial.params}
-
-
-def _outcome(frozen: FrozenTrial, sign: float) -> Outcome | None:
-    if frozen.state == TrialState.RUNNING:
-        return None
-    if frozen.state in (TrialState.COMPLETE, TrialState.PRUNED) and frozen.value is not None:
-        if math.isfinite(frozen.value):
-            return Outcome(sign * frozen.value)
-        return Outcome(None, failure=Failure(FailureKind.DIVERGED, f"value {frozen.value}"))
-    kind = str(frozen.user_attrs.get(FAILURE_KEY, FailureKind.DIVERGED))
-    if kind not in set(FailureKind):
-        raise SpaceError(
-            f"trial {frozen.number}: {FAILURE_KEY}={kind!r} is not a failure kind; "
-            f"there are {', '.join(FailureKind)}"
-        )
-    return Outcome(None, failure=Failure(FailureKind(kind), "failed in Optuna"))
