@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -23,7 +24,9 @@ from pydantic import (
     model_validator,
 )
 
+from loracle.config.knobs import complete_problem
 from loracle.config.placeholders import check_environment, check_names, check_placeholders, split_command
+from loracle.config.variants import PLAIN, VARIANTS
 from loracle.config.yaml_file import YamlError, dump, parse, read_text
 from loracle.errors import ConfigError, SpaceError
 from loracle.records.space import Knob, Scale, SearchSpace, Value, default_space, paper_space
@@ -36,6 +39,18 @@ def _no_truth(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("input should be a number, not true or false")
     return value
+
+
+def _one_of(table: Mapping[str, Any]) -> BeforeValidator:
+    """Refuses what is no key of a table; what is in the table is looked up when a setting is read."""
+
+    def check(value: Any) -> str:
+        if isinstance(value, str) and value in table:
+            return value
+        *others, last = map(repr, table)
+        raise ValueError(f"input should be {', '.join(others)} or {last}")
+
+    return BeforeValidator(check)
 
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -93,7 +108,7 @@ class TrainingConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
     targets: Literal["all-linear"] | list[str] = "all-linear"
-    variant: Literal["lora", "rslora", "dora", "pissa"] = "lora"
+    variant: Annotated[str, _one_of(VARIANTS)] = PLAIN
     gradient_checkpointing: bool = False
     divergence_factor: Annotated[float, Field(gt=1)] = 3.0  # x the first loss
 
@@ -322,18 +337,8 @@ class RunConfig(Section):
             return _standard_of_own_trainer(value, info.data.get("space"))
         if value is None:
             raise ValueError("needs values")
-        for name in ("rank", "dropout", "learning_rate", "batch_size"):
-            if name not in value:
-                raise ValueError(f"needs a value for {name}")
-        if ("alpha" in value) == ("alpha_ratio" in value):
-            raise ValueError("needs either alpha or alpha_ratio")
-        for name in ("rank", "batch_size"):
-            if value[name] < 1 or not float(value[name]).is_integer():
-                raise ValueError(f"{name} is a whole number from 1 up; got {value[name]}")
-        if not 0 < value["learning_rate"] < float("inf"):
-            raise ValueError(f"learning_rate is above 0; got {value['learning_rate']}")
-        if not 0 <= value["dropout"] < 1:
-            raise ValueError(f"dropout is from 0 up to, but not including, 1; got {value['dropout']}")
+        if problem := complete_problem(value):
+            raise ValueError(problem)
         return value
 
     @field_validator("objective")

@@ -331,18 +331,13 @@ class SearchSpace:
 
     def _searched(self, config: Mapping[str, Value]) -> dict[str, Value]:
         """`config` in the knobs of this space: alpha_ratio from alpha or the reverse."""
-        given = dict(config)
-        _require_rank(given)
-        if "alpha_ratio" in self.names and "alpha_ratio" not in given and {"alpha", "rank"} <= set(given):
-            given["alpha_ratio"] = given["alpha"] / given["rank"]
-        if "alpha" in self.names and "alpha" not in given and {"alpha_ratio", "rank"} <= set(given):
-            given["alpha"] = given["alpha_ratio"] * given["rank"]
-        if {"rank", "alpha", "alpha_ratio"} <= set(given) and not math.isclose(
-            given["alpha"], given["alpha_ratio"] * given["rank"], rel_tol=1e-9
+        given = with_alpha(config)
+        if {"rank", "alpha", "alpha_ratio"} <= set(config) and not math.isclose(
+            config["alpha"], given["alpha"], rel_tol=1e-9
         ):
             raise SpaceError(
-                f"alpha={given['alpha']} is not alpha_ratio={given['alpha_ratio']} x rank={given['rank']}; "
-                "give one of alpha and alpha_ratio"
+                f"alpha={config['alpha']} is not alpha_ratio={config['alpha_ratio']} x "
+                f"rank={config['rank']}; give one of alpha and alpha_ratio"
             )
         known = (*self.names, "alpha", "alpha_ratio")
         for name in given:

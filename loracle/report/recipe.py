@@ -14,6 +14,7 @@ from loracle import __version__
 from loracle.config.placeholders import fill, split_command
 from loracle.config.settings import RunConfig
 from loracle.config.training_plan import Plan, plan_training
+from loracle.config.variants import VARIANTS
 from loracle.records.space import Config, Value
 from loracle.text.secrets import recorded_arguments
 
@@ -102,9 +103,7 @@ def _lora(plan: Plan, weights: Sequence[str]) -> dict[str, Any]:
         "lora_dropout": plan.dropout,
         "target_modules": modules,
         **({"target_parameters": list(weights)} if weights else {}),
-        "use_rslora": settings.variant == "rslora",
-        "use_dora": settings.variant == "dora",
-        "init_lora_weights": "pissa" if settings.variant == "pissa" else True,
+        **VARIANTS[settings.variant].peft_arguments,
         "bias": "none",
         "task_type": "CAUSAL_LM",
     }

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loracle.config.knobs import check_knobs
 from loracle.config.settings import RunConfig, build_space
-from loracle.config.training_plan import check_knobs, plan_training
+from loracle.config.training_plan import plan_training
 from loracle.errors import ConfigError
 from loracle.execution.local import Executor, InProcess, LocalWorkers, check_in_process
 from loracle.records.contents import READING, file_hash

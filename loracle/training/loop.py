@@ -21,16 +21,17 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from loracle.config.settings import TrainingConfig
-from loracle.config.training_plan import Plan, example_order, plan_training
+from loracle.config.training_plan import Plan, plan_training
 from loracle.records.outcome_files import out_of_memory_text, traceback_tail
 from loracle.records.space import Value
 from loracle.records.trial import Failure, FailureKind
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.memory.measurement import meter_of
-from loracle.training.model.adapter import adapter_state, attach, restored
+from loracle.training.model.adapter import adapter_start, attach, restored
 from loracle.training.model.base_model import Base, batches, collate, counted_logits
 from loracle.training.model.dropout import Masks, key_dropout, training_mode
 from loracle.training.model.positions import length_breaks
+from loracle.training.schedule import example_order, learning_rate
 
 _SMOOTH_EXAMPLES = 32  # a loss over fewer examples is too noisy to call a training diverged
 _SMOOTH_STEPS = 3
@@ -62,7 +63,7 @@ class Trained:
         steps, tokens, seconds: of the loop; tokens without padding, wall-clock time.
         peak_memory: bytes in use at most during the loop, the base model included, as `meter.py` counts them;
             None where the device or the system does not tell.
-        start: the adapter's tensors before training, kept for PiSSA alone.
+        start: see `adapter_start`.
     """
 
     model: Any
@@ -108,7 +109,7 @@ def train_adapter(
             failure = None
             try:
                 model = attach(base, plan)
-                start = adapter_state(model) if plan.settings.variant == "pissa" else {}
+                start = adapter_start(model, plan.settings)
                 trained = replace(_fit(base, model, encoded, plan, seed, progress), start=start)
             except RuntimeError as error:
                 failure = out_of_memory(error)
@@ -147,7 +148,7 @@ def _fit(
     steps: list[Step] = []
     with training_mode(model):
         for number in range(plan.steps):
-            rate = plan.rate(number)
+            rate = learning_rate(plan, number)
             optimizer.param_groups[0]["lr"] = rate
             part = slice(number * plan.batch_size, (number + 1) * plan.batch_size)
             batch = _EffectiveBatch(number, order[part], known_as[part])

@@ -21,8 +21,8 @@ import numpy.typing as npt
 import torch
 
 from loracle import __version__
+from loracle.config.knobs import check_knobs
 from loracle.config.settings import RunConfig, build_space
-from loracle.config.training_plan import check_knobs
 from loracle.errors import LoracleError, ModelError
 from loracle.records.notices import Notice, gathered
 from loracle.records.objective import Progress, Report

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import copy_rows
-from hypothesis import given
-from hypothesis import strategies as st
 from peft import get_peft_model
 from places import PACKAGE
 
 from loracle.config.settings import RunConfig, TrainingConfig
-from loracle.config.training_plan import check_knobs, example_order, plan_training
-from loracle.errors import ConfigError, ModelError
+from loracle.config.training_plan import plan_training
+from loracle.config.variants import VARIANTS, Variant
+from loracle.errors import ModelError
 from loracle.records.trial import FailureKind
 from loracle.training import loop as training
 from loracle.training.dataset.shapes import Example
@@ -181,41 +180,25 @@ def test_training_learns_and_reports_steps(base: Base, encoded: Encoded) -> None
     assert seen[-1].loss < 0.75 * seen[0].loss
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-def test_rates_warm_up_and_decay(schedule: str) -> None:
-    settings = TrainingConfig(schedule=schedule, warmup_fraction=0.1, epochs=2)
-    plan = plan_training(CONFIG, settings, 200)
-    rates = [plan.rate(step) for step in range(plan.steps)]
-    assert len(rates) == 50
-    assert plan.warmup_steps == 5
-    assert 0 < rates[0] < rates[4] < rates[5] == CONFIG["learning_rate"]
-    assert rates[5:] == sorted(rates[5:], reverse=True)
-    assert rates[-1] > 0
-    assert (rates[-1] == rates[5]) == (schedule == "constant")
-
-
-def test_epochs_may_be_fractional_and_batches_no_larger_than_the_data() -> None:
-    assert plan_training(CONFIG, TrainingConfig(epochs=0.5), 40).n_seen == 20
-    plan = plan_training(CONFIG | {"batch_size": 256, "epochs": 2.5}, TrainingConfig(), 40)
-    assert (plan.batch_size, plan.n_seen, plan.steps) == (40, 100, 3)
-    assert plan_training(CONFIG, TrainingConfig(warmup_fraction=0), 40).rate(0) == CONFIG["learning_rate"]
-
-
-@given(n=st.integers(1, 50), n_seen=st.integers(1, 200), seed=st.integers(0, 99))
-def test_every_epoch_sees_every_example_once(n: int, n_seen: int, seed: int) -> None:
-    order = example_order(n, n_seen, seed)
-    assert len(order) == n_seen
-    for start in range(0, n_seen, n):
-        epoch = order[start : start + n]
-        assert len(set(epoch)) == len(epoch)
-
-
 def test_alpha_may_be_given_as_a_ratio_and_fractional(base: Base, encoded: Encoded) -> None:
     ratio = {name: value for name, value in CONFIG.items() if name != "alpha"} | {"alpha_ratio": 2}
     assert adapter_of(base, encoded, ratio)[1] == adapter_of(base, encoded, CONFIG)[1]
     tiny = CONFIG | {"rank": 1, "alpha": 0.5}
     with train_adapter(base, encoded, tiny, TrainingConfig(), seed=0) as trained:
         assert trained.model.peft_config["default"].lora_alpha == 0.5
+
+
+def test_a_new_variant_trains_as_its_row_says(
+    base: Base, encoded: Encoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(VARIANTS, "gaussian", Variant({"init_lora_weights": "gaussian"}))
+    with train_adapter(base, encoded, CONFIG, TrainingConfig(variant="gaussian"), seed=0) as trained:
+        assert trained.model.peft_config["default"].init_lora_weights == "gaussian"
+        assert trained.start == {}
+    row = Variant({"init_lora_weights": "pissa"}, start_from_weights=True)
+    monkeypatch.setitem(VARIANTS, "own", row)
+    with train_adapter(base, encoded, CONFIG, TrainingConfig(variant="own"), seed=0) as trained:
+        assert trained.start
 
 
 def test_knobs_override_settings(base: Base, encoded: Encoded) -> None:
@@ -301,26 +284,3 @@ def test_zero_loss_with_a_broken_gradient_is_divergence() -> None:
     plan = plan_training(CONFIG, TrainingConfig(), 1000)
     with pytest.raises(TrainingFailed, match="the loss is 0, the gradient norm nan"):
         training._check_divergence([Step(3, 10, 0.0, 1e-3, math.nan)], plan)
-
-
-# -- bad input --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (["rank", "alpha", "learning_rate", "batch_sise"], "no knob 'batch_sise'; did you mean 'batch_size'"),
-        (["rank", "alpha", "batch_size"], "needs a knob for learning_rate"),
-        (["rank", "learning_rate", "batch_size"], r"needs a knob for alpha_ratio \(or alpha\)"),
-        (["zzz"], "no knob 'zzz'; it knows rank"),
-    ],
-)
-def test_knobs_are_checked(names: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        check_knobs(names)
-
-
-def test_knob_values_are_checked() -> None:
-    check_knobs([*CONFIG, "epochs", "weight_decay", "warmup_fraction"])
-    with pytest.raises(ConfigError, match=r"knob epochs: .*greater than 0; got -1"):
-        plan_training(CONFIG | {"epochs": -1}, TrainingConfig(), 10)

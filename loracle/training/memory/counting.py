@@ -10,6 +10,7 @@ import torch
 
 from loracle.config.settings import TrainingConfig
 from loracle.config.training_plan import plan_training
+from loracle.config.variants import VARIANTS, tried_with
 from loracle.errors import ModelError
 from loracle.records.space import Config
 from loracle.training.dataset.tokens import Encoded
@@ -58,8 +59,7 @@ def count_footprint(base: Base, settings: TrainingConfig, *, dropout: bool = Tru
         ModelError: there is no memory for one short example.
     """
     plain = settings.model_copy(update={"gradient_checkpointing": False})
-    if settings.variant == "pissa":  # trains like lora, and its start takes minutes
-        plain = plain.model_copy(update={"variant": "lora"})
+    plain = plain.model_copy(update={"variant": tried_with(settings.variant)})
     knobs: Config = {
         "rank": 1,
         "alpha": 1,
@@ -104,7 +104,9 @@ def count_footprint(base: Base, settings: TrainingConfig, *, dropout: bool = Tru
         widest=max(max(weight.shape) for weight in weights),
         itemsize=base.dtype.itemsize,
         cached=2 * base.dtype.itemsize * int(config.num_hidden_layers) * _key_width(config),
-        copied=sum(w.numel() * w.element_size() for w in weights) if settings.variant == "pissa" else 0,
+        copied=int(
+            VARIANTS[settings.variant].weight_copies * sum(w.numel() * w.element_size() for w in weights)
+        ),
         checkpointing=settings.gradient_checkpointing,
         masked_logits=base.masked_logits,
         allocator=_ALLOCATOR.get(base.device.type, 1.0),

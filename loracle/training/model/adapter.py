@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from loracle.config.settings import TrainingConfig
 from loracle.config.training_plan import Plan
+from loracle.config.variants import VARIANTS
 from loracle.errors import ConfigError, ModelError
 from loracle.records.outcome_files import one_line, says_no_memory
 from loracle.training.memory.measurement import release
@@ -157,6 +158,11 @@ def adapter_state(model: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
 
 
+def adapter_start(model: Any, settings: TrainingConfig) -> dict[str, torch.Tensor]:
+    """The tensors of an untrained adapter, where what is saved is what was learnt beyond them; else none."""
+    return adapter_state(model) if VARIANTS[settings.variant].start_from_weights else {}
+
+
 def _checkpointing(base: Base) -> Callable[..., None]:
     """The method that switches recomputation of activations on; transformers is renaming it."""
     names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
@@ -184,9 +190,7 @@ def _lora_config(base: Base, plan: Plan) -> LoraConfig:
         lora_dropout=plan.dropout,
         target_modules=modules,
         target_parameters=weights or None,
-        use_rslora=settings.variant == "rslora",
-        use_dora=settings.variant == "dora",
-        init_lora_weights="pissa" if settings.variant == "pissa" else True,
+        **VARIANTS[settings.variant].peft_arguments,
     )
 
 

@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from loracle.config.settings import TrainingConfig
 from loracle.config.training_plan import Plan, plan_training
+from loracle.config.variants import PLAIN, VARIANTS, tried_with
 from loracle.errors import ConfigError, LoracleError, ModelError
 from loracle.records.notices import Notice
 from loracle.records.outcome_files import one_line, refuse_no_memory
@@ -31,7 +32,7 @@ from loracle.text.escape import printable
 from loracle.training.model.adapter import (
     AdapterRefused,
     Layer,
-    adapter_state,
+    adapter_start,
     attach,
     layers_of,
     listed,
@@ -138,7 +139,7 @@ def _resolved(
         raise ConfigError(
             f"training.targets: {base.name} has no linear modules for all-linear; name what to adapt"
         )
-    plain = settings.model_copy(update={"variant": "lora", "gradient_checkpointing": False})
+    plain = settings.model_copy(update={"variant": PLAIN, "gradient_checkpointing": False})
     try:
         layers = layers_of(attach(base, _plan(plain)))
     except ConfigError:  # `_adaptable` finds out which modules it is about
@@ -228,8 +229,7 @@ class _Step:
             ConfigError: it fails, or no gradient reaches any adapter.
             ModelError: there is no memory for it.
         """
-        if settings.variant == "pissa":  # trains like lora, and its start takes minutes
-            settings = settings.model_copy(update={"variant": "lora"})
+        settings = settings.model_copy(update={"variant": tried_with(settings.variant)})
         base, batch = self.base, two_sequences(self.base, self.tokens)
         ran: set[int] = set()
         hook = register_module_forward_pre_hook(lambda module, _: ran.add(id(module)))
@@ -306,8 +306,8 @@ def _readable(
     Raises:
         ModelError: PEFT reads something else.
     """
-    if settings.variant == "pissa":  # it decomposes every adapted weight, so one of the smallest is tried
-        plain = settings.model_copy(update={"variant": "lora"})
+    if VARIANTS[settings.variant].start_from_weights:  # of every adapted one: one of the smallest is tried
+        plain = settings.model_copy(update={"variant": tried_with(settings.variant)})
         layers = layers_of(attach(base, _plan(plain)))
         smallest = min(layers, key=lambda layer: layer.weight.numel())
         tree.restore()
@@ -336,7 +336,7 @@ def _check_saving(base: Base, settings: TrainingConfig, tokens: Tokens, tree: Mo
     plain = settings.model_copy(update={"gradient_checkpointing": False})
     check = SavedCheck(base, tokens)
     model = attach(base, _plan(plain))
-    start = adapter_state(model) if settings.variant == "pissa" else {}
+    start = adapter_start(model, settings)
     with torch.no_grad():
         for layer in layers_of(model):
             for parameter in layer.trained():

@@ -35,7 +35,7 @@ class SavedAdapter:
         self._check = SavedCheck(base, tokens)
 
     def write(self, model: Any, start: Mapping[str, torch.Tensor], tokenizer: Any = None) -> None:
-        """Writes the adapter aside, and the tokenizer with it. `start` is PiSSA's, else empty."""
+        """Writes the adapter aside, and the tokenizer with it. `start`: see `adapter_start`."""
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
         save_adapter(model, start, self._partial)

@@ -10,6 +10,7 @@ from memory import allocated_peak, make_data
 
 from loracle.config.settings import RunConfig, TrainingConfig
 from loracle.config.training_plan import plan_training
+from loracle.config.variants import VARIANTS, Variant
 from loracle.training.loop import train_adapter
 from loracle.training.memory.counting import count_footprint
 from loracle.training.memory.equations import Sizes, scoring_growth, training_growth, training_tensors
@@ -67,6 +68,13 @@ def test_the_adapter_is_counted_exactly(base: Base) -> None:
             with adapted(base, plan_training(knobs, settings, 1)) as model:
                 count = sum(p.numel() for p in model.parameters() if p.requires_grad)
             assert footprint.per_rank * rank + footprint.fixed == count
+
+
+def test_what_a_new_variant_copies_is_counted(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VARIANTS, "halved", Variant(weight_copies=0.5))
+    whole, half = (count_footprint(base, TrainingConfig(variant=name)).copied for name in ("pissa", "halved"))
+    assert whole == 2 * half > 0
+    assert count_footprint(base, TrainingConfig()).copied == 0
 
 
 def test_counting_leaves_model_and_random_numbers_alone(base: Base) -> None:

@@ -1,0 +1,83 @@
+"""The knobs that the trainer knows, one entry each: whether a space needs it, and which values it has.
+
+A knob that has the name of a setting in `TrainingConfig` stands in its place, and that setting's own rule
+checks it: such a knob is an entry here and nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from loracle.errors import ConfigError
+from loracle.records.space import Value
+
+
+@dataclass(frozen=True)
+class TrainerKnob:
+    """One hyperparameter that the trainer knows.
+
+    Attributes:
+        required: whether every space needs it; what is not required has a value of its own.
+        is_setting: whether it stands in the place of the setting of the same name.
+        rule: what its values are, in words, and whether one is; None: the setting knows, or any number does.
+    """
+
+    required: bool = False
+    is_setting: bool = False
+    rule: tuple[str, Callable[[float], bool]] | None = None
+
+    def problem(self, value: Value) -> str | None:
+        """What is wrong with a value; None: nothing."""
+        return None if self.rule is None or self.rule[1](float(value)) else self.rule[0]
+
+
+_Rule = tuple[str, Callable[[float], bool]]
+_WHOLE: _Rule = ("a whole number from 1 up", lambda value: value >= 1 and value.is_integer())
+
+ALPHA = ("alpha_ratio", "alpha")  # one of the two
+KNOBS: dict[str, TrainerKnob] = {
+    "rank": TrainerKnob(required=True, rule=_WHOLE),
+    "alpha_ratio": TrainerKnob(),
+    "alpha": TrainerKnob(),
+    "dropout": TrainerKnob(rule=("from 0 up to, but not including, 1", lambda value: 0 <= value < 1)),
+    "learning_rate": TrainerKnob(required=True, rule=("above 0", lambda value: 0 < value < float("inf"))),
+    "batch_size": TrainerKnob(required=True, rule=_WHOLE),
+    "epochs": TrainerKnob(is_setting=True),
+    "warmup_fraction": TrainerKnob(is_setting=True),
+    "weight_decay": TrainerKnob(is_setting=True),
+    "max_gradient_norm": TrainerKnob(is_setting=True),
+}
+
+
+def check_knobs(names: Sequence[str]) -> None:
+    """Checks that a training understands every knob and lacks none.
+
+    Raises:
+        ConfigError: an unknown, missing or doubled knob.
+    """
+    for name in names:
+        if name not in KNOBS:
+            close = difflib.get_close_matches(name, KNOBS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it knows {', '.join(KNOBS)}"
+            raise ConfigError(f"training has no knob {name!r}; {hint}")
+    missing = [name for name, knob in KNOBS.items() if knob.required and name not in names]
+    if not any(name in names for name in ALPHA):
+        missing.append(" (or ".join(ALPHA) + ")")
+    if missing:
+        raise ConfigError(f"training needs a knob for {', '.join(missing)}; one value is enough to fix it")
+
+
+def complete_problem(values: Mapping[str, Value]) -> str | None:
+    """What keeps values from being a whole config of the trainer, settings aside; None: nothing."""
+    own = {name: knob for name, knob in KNOBS.items() if not knob.is_setting and name not in ALPHA}
+    for name in own:
+        if name not in values:
+            return f"needs a value for {name}"
+    if len([name for name in ALPHA if name in values]) != 1:
+        return "needs either alpha or alpha_ratio"
+    for name, knob in own.items():
+        if problem := knob.problem(values[name]):
+            return f"{name} is {problem}; got {values[name]}"
+    return None
