@@ -43,8 +43,8 @@ from transformers import logging as transformers_logging
 from loracle.config.settings import RunConfig
 from loracle.records.outcome_files import write_atomically
 from loracle.records.space import Knob, SearchSpace
-from loracle.training.metrics import score
 from loracle.training.objective import TrainingObjective
+from loracle.training.scoring import score
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "landscapes"

@@ -10,9 +10,10 @@ from rich.text import Text
 
 from loracle.commands.console import console as plain_console
 from loracle.commands.console import say, say_notices
+from loracle.config.metrics import show_loss
 from loracle.records.events import Event, Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
 from loracle.records.trial import Trial
-from loracle.report.wording import show_config, show_duration, show_loss, show_score
+from loracle.report.wording import show_config, show_duration, show_score
 from loracle.text import escape
 
 _ROOM_FOR_CONFIGS = 120  # columns of a terminal that shows the config beside the bar

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from loracle.config.knobs import complete_problem
+from loracle.config.metrics import METRICS
 from loracle.config.placeholders import check_environment, check_names, check_placeholders, split_command
 from loracle.config.variants import PLAIN, VARIANTS
 from loracle.config.yaml_file import YamlError, dump, parse, read_text
@@ -121,9 +122,11 @@ class TrainingConfig(Section):
 class ScoringConfig(Section):
     """How a trained model is scored on validation and test examples."""
 
-    metric: Literal["loss", "exact_match", "choice_accuracy"] = "loss"
+    metric: Annotated[str, _one_of(METRICS)] = "loss"
     answer_pattern: str | None = None  # regex; its first group (or whole match) is the answer
-    choices: list[str] | None = None  # for choice_accuracy, where examples have no `choices` of their own
+    choices: list[str] | None = (
+        None  # for a metric that needs them, where examples have no `choices` of their own
+    )
     max_new_tokens: Count = 64
     batch_size: Count = 64  # sequences
 

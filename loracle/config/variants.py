@@ -19,7 +19,7 @@ class Variant:
     Attributes:
         peft: arguments of `peft.LoraConfig` by which it differs from LoRA.
         start_from_weights: whether its start is computed from the weights of the base, which have to be
-            pristine, and is taken off them. That takes minutes, and from then on it trains like LoRA: what has
+            pristine, and taken off them. That takes minutes, and from then on it trains like LoRA: what has
             only to be tried is tried with LoRA. What is saved is what was learnt beyond the start, as a LoRA
             of twice the rank that fits the pristine base.
         weight_copies: copies of every adapted weight that a training holds.

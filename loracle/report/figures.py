@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from loracle.config.metrics import metric_of
 from loracle.records.space import SearchSpace
 from loracle.records.trial import History, Trial
-from loracle.report.wording import LESS_IS_BETTER, metric_name, reading, show_value
+from loracle.report.wording import show_value
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,8 +30,9 @@ def write_figure(path: Path, space: SearchSpace, history: History, metric: str) 
     """Draws the scores in the order of trials, and against each knob, as a PNG."""
     done = [trial for trial in history.finished if not trial.interrupted]
     scored = [(i, trial) for i, trial in enumerate(done) if trial.outcome and trial.outcome.value is not None]
-    values, power = _scaled(np.array([reading(_value(trial), metric) for _, trial in scored], dtype=float))
-    label = "validation loss" if metric == "loss" else metric_name(metric)
+    read = metric_of(metric).read
+    values, power = _scaled(np.array([read(_value(trial)) for _, trial in scored], dtype=float))
+    label = metric_of(metric).axis
     label += f", in 1e{power}" if power else ""
     rows = math.ceil(len(space.knobs) / _PANELS_IN_A_ROW)
     columns = min(len(space.knobs), _PANELS_IN_A_ROW)
@@ -39,7 +41,7 @@ def write_figure(path: Path, space: SearchSpace, history: History, metric: str) 
     top = figure.add_subplot(grid[0, :])
     numbers = np.array([i + 1 for i, _ in scored])
     failed = [i + 1 for i, trial in enumerate(done) if trial.outcome and trial.outcome.failure]
-    _draw_trials(top, numbers, values, failed, less=metric in LESS_IS_BETTER)
+    _draw_trials(top, numbers, values, failed, less=metric_of(metric).less_is_better)
     top.set(xlabel="trial", ylabel=label)
     configs = [space.config(trial.index) for _, trial in scored]
     for place, knob in enumerate(space.knobs):

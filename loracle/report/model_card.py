@@ -10,11 +10,12 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from loracle import __version__
+from loracle.config.metrics import metric_of
 from loracle.config.settings import RunConfig
 from loracle.records.sizes import Sizes
 from loracle.records.trial import Outcome
 from loracle.report.verdict import Comparison, trained_once, verdict
-from loracle.report.wording import metric_name, reading, show_test, show_value, shown_knobs
+from loracle.report.wording import show_test, show_value, shown_knobs
 from loracle.text import escape
 
 _PACKAGES = ("torch", "transformers", "peft")
@@ -30,7 +31,7 @@ def model_card(config: RunConfig, comparison: Comparison, sizes: Sizes, recipe: 
     lines += ["## Scores", "", verdict(comparison, metric), ""]
     lines += ["| | score on test data (95 % interval) |", "|---|---|"]
     lines += [f"| {side} | {show_test(found, metric)} |" for side, (_, found) in comparison.sides.items()]
-    lines += ["", f"Metric: {metric_name(metric)}. {trained_once(comparison)} {sizes.finals()}.", ""]
+    lines += ["", f"Metric: {metric_of(metric).title}. {trained_once(comparison)} {sizes.finals()}.", ""]
     lines += ["## Data", "", f"- training: {_source(config.data.train)}, {sizes.train:,} examples used"]
     lines += [f"- test: {_source(config.data.test or config.data.train)}, {sizes.test:,} examples used", ""]
     lines += ["## Settings", ""]
@@ -62,8 +63,8 @@ def _data(config: RunConfig, name: str, outcome: Outcome) -> ModelCardData:
                 dataset_name=escape.printable((config.data.test or config.data.train).name),
                 dataset_split="test",
                 metric_type=metric,
-                metric_name=f"test {metric_name(metric)}",
-                metric_value=reading(outcome.value, metric),
+                metric_name=f"test {metric_of(metric).title}",
+                metric_value=metric_of(metric).read(outcome.value),
             )
         ]
     return ModelCardData(

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from loracle.config.metrics import OWN_METRICS, metric_of, show_loss
 from loracle.records.space import SearchSpace
 from loracle.records.trial import History, Trial
 from loracle.report.verdict import Comparison
 from loracle.report.wording import (
-    OWN_METRICS,
     knob_titles,
-    metric_name,
-    reading,
-    show_loss,
     show_score,
     show_test,
     show_value,
@@ -52,7 +49,7 @@ def history_json(space: SearchSpace, history: History, metric: str) -> list[dict
                 "state": "interrupted" if trial.interrupted else state,
                 "config": dict(space.config(trial.index)),
                 "value": value,
-                "score": None if value is None else reading(value, metric),
+                "score": None if value is None else metric_of(metric).read(value),
                 "metrics": dict(outcome.metrics) if outcome else {},
                 "seconds": None if outcome is None else outcome.seconds,
                 "failure": None
@@ -76,7 +73,7 @@ def comparison_rows(comparison: Comparison, metric: str) -> list[tuple[str, ...]
     """Knobs and final scores: name, winner, and standard settings where there are some; first the names."""
     sides = comparison.sides
     columns = [shown_knobs(config) for config, _ in sides.values()]
-    label = metric if metric in OWN_METRICS else f"test {metric_name(metric)}"
+    label = metric if metric in OWN_METRICS else f"test {metric_of(metric).title}"
     names = dict.fromkeys(name for column in columns for name in column)
     titles = knob_titles(names, (label, "test loss"))
     rows: list[tuple[str, ...]] = [("", *sides)]
@@ -85,7 +82,7 @@ def comparison_rows(comparison: Comparison, metric: str) -> list[tuple[str, ...]
         rows.append((titles[name], *cells))
     rows.append((label, *(show_test(outcome, metric) for _, outcome in sides.values())))
     losses = [outcome.metrics.get("test_loss", math.nan) for _, outcome in sides.values()]
-    if metric not in ("loss", *OWN_METRICS) and any(map(math.isfinite, losses)):
+    if metric_of(metric).judges and any(map(math.isfinite, losses)):
         rows.append(("test loss", *(show_loss(x) if math.isfinite(x) else "" for x in losses)))
     return rows
 
@@ -96,7 +93,7 @@ def comparison_json(comparison: Comparison, metric: str) -> dict[str, Any]:
         name: {
             "config": dict(config),
             "test_value": outcome.value,
-            "score": None if outcome.value is None else reading(outcome.value, metric),
+            "score": None if outcome.value is None else metric_of(metric).read(outcome.value),
             "metrics": dict(outcome.metrics),
             "failure": str(outcome.failure.kind) if outcome.failure else None,
         }

@@ -8,13 +8,12 @@ from typing import Literal
 
 import numpy as np
 
+from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.records.notices import Notice
 from loracle.records.sizes import Overlap
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import History, Outcome
 from loracle.report.wording import (
-    OWN_METRICS,
-    metric_name,
     round_up,
     show_config,
     show_score,
@@ -191,7 +190,7 @@ def paired(comparison: Comparison, metric: str) -> str:
     """The difference on the same test items with its interval, in a sentence or two; empty without items."""
     if comparison.difference is None or comparison.low is None or comparison.high is None or comparison.same:
         return ""
-    unit, scale = ("nats a token", 1.0) if metric == "loss" else ("points", 100.0)
+    unit, scale = metric_of(metric).unit, metric_of(metric).scale
     mean, low, high = (scale * x for x in (comparison.difference, comparison.low, comparison.high))
     if mean < 0:
         how, mean, low, high = "worse", -mean, -high, -low
@@ -247,7 +246,7 @@ def nothing_learnt(history: History, metric: str) -> str:
     values = [t.outcome.value for t in history.succeeded if t.outcome and t.outcome.value is not None]
     if len({trial.index for trial in history.succeeded}) < 2 or len(set(values)) > 1:
         return ""
-    score = f"{metric_name(metric)} {show_score(values[0], metric)}"
+    score = f"{metric_of(metric).title} {show_score(values[0], metric)}"
     return (
         f"Nothing was learnt: all {len(values)} trials that succeeded scored the same ({score}), so no "
         f"config is known to be better than another. {_what_to_check(values[0], metric)}"
@@ -266,7 +265,9 @@ _CHECKS = {
 
 
 def _what_to_check(value: float, metric: str) -> str:
-    kind = "own" if metric in OWN_METRICS else "loss" if metric == "loss" else "high" if value > 0 else "none"
+    if metric_of(metric).judges:
+        return f"Check {_CHECKS['high' if value > 0 else 'none']}."
+    kind = "own" if metric in OWN_METRICS else "loss"
     return f"Check {_CHECKS[kind]}."
 
 
@@ -275,7 +276,7 @@ def result_notices(
 ) -> tuple[Notice, ...]:
     """What the user must see about the result beside the verdict."""
     at_edge = edges(space, comparison.winner)
-    perfect = metric not in ("loss", *OWN_METRICS) and comparison.winner_outcome.value == 1.0
+    perfect = metric_of(metric).judges and comparison.winner_outcome.value == 1.0
     if not at_edge or perfect or nothing_learnt(history, metric):  # then where the winner lies means nothing
         return ()
     which = " and ".join(f"{name} {show_value(value)} (the {end})" for name, value, end in at_edge)
@@ -310,5 +311,5 @@ def edges(space: SearchSpace, config: Config) -> list[tuple[str, float, str]]:
 
 
 def _phrase(value: float, metric: str) -> str:
-    name = metric if metric in OWN_METRICS else f"test {metric_name(metric)}"
+    name = metric if metric in OWN_METRICS else f"test {metric_of(metric).title}"
     return f"a {name} of {show_score(value, metric)}"

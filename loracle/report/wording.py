@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.records.space import Config, Value
 from loracle.records.trial import Outcome
 
-OWN_METRICS = ("value", "cost")  # of a trainer of the user's own; see `RunConfig.metric`
-LESS_IS_BETTER = ("loss", "cost")
 _LARGE = 1e6  # from here on, powers of ten
 
 
@@ -40,25 +39,12 @@ def show_config(config: Mapping[str, Value]) -> str:
     return ", ".join(f"{name} {show_value(value)}" for name, value in shown_knobs(config).items())
 
 
-def reading(value: float, metric: str) -> float:
-    """A score (larger is better) as its metric reads: losses and costs without the sign."""
-    return -value if metric in LESS_IS_BETTER else value
-
-
 def show_score(value: float, metric: str) -> str:
     """A score (larger is better) as its metric reads: a loss without the sign, a share in per cent.
 
     `value` and `cost` are what a trainer of the user's own gives; they stay as they are.
     """
-    read = reading(value, metric)
-    if metric in OWN_METRICS:
-        return f"{read:.6g}"
-    return show_loss(read) if metric == "loss" else f"{100 * read:.1f} %"
-
-
-def show_loss(loss: float, decimals: int = 4) -> str:
-    """A loss with its decimals; a huge one as a power of ten."""
-    return f"{loss:.{decimals}f}" if abs(loss) < _LARGE else f"{loss:.4g}"
+    return metric_of(metric).show(value)
 
 
 def show_test(outcome: Outcome, metric: str) -> str:
@@ -68,14 +54,8 @@ def show_test(outcome: Outcome, metric: str) -> str:
     ends = [outcome.metrics.get(name, math.nan) for name in ("low", "high")]
     if metric in OWN_METRICS or not all(map(math.isfinite, ends)):
         return show_score(outcome.value, metric)
-    low, high = sorted(abs(end) for end in ends)
-    shown = [show_loss(end) if metric == "loss" else f"{100 * end:.1f}" for end in (low, high)]
-    return f"{show_score(outcome.value, metric)} ({shown[0]} to {shown[1]})"
-
-
-def metric_name(metric: str) -> str:
-    """`exact match`, `loss`."""
-    return metric.replace("_", " ")
+    low, high = (metric_of(metric).number(end) for end in sorted(abs(end) for end in ends))
+    return f"{show_score(outcome.value, metric)} ({low} to {high})"
 
 
 def show_duration(seconds: float) -> str:

@@ -7,29 +7,31 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binomtest, bootstrap
 
 Floats = npt.NDArray[np.float64]
 Item = Mapping[str, Any]
 
 _RESAMPLES = 2000
-_Z95 = 1.959963984540054  # 97.5 % point of the standard normal
+_AT_ONCE = 50_000  # items drawn at once: measured to be fastest, and as fast as a loop of our own
 
 
 def confidence_interval(items: Sequence[Item], *, seed: int = 0) -> tuple[float, float]:
     """95 % interval of the value (larger is better) over items drawn like these.
 
-    Wilson's score interval for a share of correct items; for the loss, the percentile bootstrap over items
-    of the mean per token.
+    Wilson's score interval for a share of correct items; for the loss, and where an item may be correct in
+    part, the percentile bootstrap over items of the mean (of the loss: per token).
 
     Raises:
         ValueError: no items.
     """
     if not items:
         raise ValueError("an interval needs at least one item")
-    if "correct" in items[0]:
-        return _wilson(sum(bool(item["correct"]) for item in items), len(items))
     numerator, weight = _terms(items)
-    return _percentiles(_resampled(numerator, weight, seed))
+    if "correct" in items[0] and set(numerator) <= {0.0, 1.0}:
+        found = binomtest(int(numerator.sum()), len(items)).proportion_ci(0.95, method="wilson")
+        return float(found.low), float(found.high)
+    return _bootstrapped(numerator, weight, seed)
 
 
 def paired_difference(
@@ -48,8 +50,7 @@ def paired_difference(
     if not np.array_equal(weight, weight_b):
         raise ValueError("a paired difference needs one metric on both sides")
     difference = numerator_a - numerator_b
-    low, high = _percentiles(_resampled(difference, weight, seed))
-    return float(difference.sum() / weight.sum()), low, high
+    return float(_ratio(difference, weight)), *_bootstrapped(difference, weight, seed)
 
 
 def _terms(items: Sequence[Item]) -> tuple[Floats, Floats]:
@@ -60,28 +61,23 @@ def _terms(items: Sequence[Item]) -> tuple[Floats, Floats]:
     return -np.array([float(item["loss"]) for item in items]) * weight, weight
 
 
-def _resampled(numerator: Floats, weight: Floats, seed: int) -> Floats:
-    """Bootstrap values, shape (resamples,)."""
-    random = np.random.default_rng(seed)
-    n = len(weight)
-    values = np.empty(_RESAMPLES)
-    for i in range(_RESAMPLES):
-        drawn = random.integers(n, size=n)
-        values[i] = numerator[drawn].sum() / weight[drawn].sum()
-    return values
+def _bootstrapped(numerator: Floats, weight: Floats, seed: int) -> tuple[float, float]:
+    """95 % percentile interval of the ratio of sums, over items."""
+    if len(weight) == 1:  # which scipy refuses
+        return (value := float(_ratio(numerator, weight))), value
+    found = bootstrap(
+        (numerator, weight),
+        _ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=_RESAMPLES,
+        batch=max(10, _AT_ONCE // len(weight)),
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
-def _percentiles(values: Floats) -> tuple[float, float]:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _wilson(correct: int, n: int) -> tuple[float, float]:
-    """E. B. Wilson (1927), at 95 %."""
-    share, z2 = correct / n, _Z95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return (
-        max(0.0, float(centre - half)) if correct else 0.0,
-        min(1.0, float(centre + half)) if correct < n else 1.0,
-    )
+def _ratio(numerator: Floats, weight: Floats, axis: int = -1) -> Any:
+    """Values of samples along an axis, which goes."""
+    return numerator.sum(axis=axis) / weight.sum(axis=axis)

@@ -22,6 +22,7 @@ import torch
 
 from loracle import __version__
 from loracle.config.knobs import check_knobs
+from loracle.config.metrics import METRICS
 from loracle.config.settings import RunConfig, build_space
 from loracle.errors import LoracleError, ModelError
 from loracle.records.notices import Notice, gathered
@@ -62,12 +63,12 @@ from loracle.training.loop import (
 from loracle.training.memory.counting import build_memory_model
 from loracle.training.memory.measurement import release
 from loracle.training.memory.plan import MemoryModel, Observation, halvings, observed
-from loracle.training.metrics import Questions, Score, check_scoring, prepare, score
 from loracle.training.model.adapter import check_targets
 from loracle.training.model.base_model import Base, load_base
 from loracle.training.model.dropout import about_own_dropout
 from loracle.training.model.probe import probe
 from loracle.training.model.saved_adapter import SavedAdapter
+from loracle.training.scoring import Questions, Score, check_scoring, prepare, score
 
 _WHILE_SCORING = "while scoring one example at a time"
 
@@ -120,7 +121,7 @@ class TrainingObjective:
             config.training,
             self._train.tokens,
             dropout=_largest_dropout(config),
-            writes=config.scoring.metric == "exact_match",
+            writes=METRICS[config.scoring.metric].needs == "writing",
         )
         self.base, self._training, self._with_dropout = found.base, found.settings, found.dropout
         self.notices: tuple[Notice, ...] = gathered(
@@ -263,11 +264,11 @@ class TrainingObjective:
         return encoded
 
     def _about_data(self, encoded: Mapping[str, Encoded]) -> Iterator[Notice]:
-        parts, metric = self.splits.parts, self.config.scoring.metric
+        parts, metric = self.splits.parts, METRICS[self.config.scoring.metric]
         scored = {"validation": len(self._validation), "test": len(self._test)}
         yield from about_lengths(self.dropped, parts, self._max_length, self._remedy)
         yield from about_tokens({name: part.remarks for name, part in encoded.items()}, parts)
-        if metric == "exact_match":
+        if metric.needs == "writing":
             going_on = {name: int(encoded[name].goes_on.sum()) for name in scored}
             yield from about_references(going_on, parts)
         yield from about_sizes(self.n_train, scored, metric)
@@ -280,7 +281,7 @@ class TrainingObjective:
     def _written(self) -> int:
         """Tokens that scoring generates for an example, at most."""
         scoring = self.config.scoring
-        return scoring.max_new_tokens if scoring.metric == "exact_match" else 0
+        return scoring.max_new_tokens if METRICS[scoring.metric].needs == "writing" else 0
 
     @property
     def _remedy(self) -> str:

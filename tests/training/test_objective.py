@@ -25,9 +25,9 @@ from loracle.records.trial import Failure, FailureKind, Outcome
 from loracle.training import loop as training
 from loracle.training import metrics
 from loracle.training import objective as work
-from loracle.training.metrics import score
 from loracle.training.model.base_model import Base, Batch, counted_logits, weights_fingerprint
 from loracle.training.objective import TrainingObjective
+from loracle.training.scoring import score
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
 Make = Callable[..., TrainingObjective]

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 
+from loracle.config.metrics import Metric
 from loracle.errors import DataError
 from loracle.records.notices import Notice
 from loracle.text.escape import printable
@@ -123,7 +124,7 @@ def about_references(going_on: Mapping[str, int], parts: Parts) -> Iterator[Noti
 # -- of numbers of rows -----------------------------------------------------------------------------
 
 
-def about_sizes(n_train: int, scored: Mapping[str, int], metric: str) -> Iterator[Notice]:
+def about_sizes(n_train: int, scored: Mapping[str, int], metric: Metric) -> Iterator[Notice]:
     """Splits that are small, with the difference that they can show.
 
     For a share of correct rows, two settings on n rows each differ visibly (power 80 %, level 5 %) from
@@ -142,7 +143,7 @@ def about_sizes(n_train: int, scored: Mapping[str, int], metric: str) -> Iterato
     for name, n in scored.items():
         if n >= _FEW:
             continue
-        if metric == "loss":
+        if not metric.judges:
             least = f"{math.sqrt(8 / n):.2g} standard deviations of a row's difference in loss"
         else:
             least = f"{min(100, round(200 / math.sqrt(n)))} percentage points"

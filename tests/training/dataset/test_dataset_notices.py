@@ -10,6 +10,7 @@ import pytest
 from conftest import Loracle, copy_rows
 from small_tokenizers import CHARACTERS, CHATML, byte_level
 
+from loracle.config.metrics import METRICS
 from loracle.config.settings import DataConfig, RunConfig, load_config
 from loracle.errors import DataError
 from loracle.records.notices import Notice
@@ -297,7 +298,7 @@ def test_small_splits_are_told_with_what_they_can_show(objective: Callable[..., 
     ],
 )
 def test_what_so_few_rows_can_show(metric: str, n: int, least: str) -> None:
-    (found,) = about_sizes(100, {"validation": n, "test": 100}, metric)
+    (found,) = about_sizes(100, {"validation": n, "test": 100}, METRICS[metric])
     assert found.text == (
         f"{n} validation rows are few: a difference between two settings of less than {least} would most "
         "likely not show"

@@ -13,15 +13,20 @@ from architectures import KINDS, save_kind
 from conftest import copy_rows, save_tiny_model
 from places import PACKAGE
 
+from loracle.config.metrics import METRICS, Metric
 from loracle.config.settings import RunConfig, ScoringConfig, TrainingConfig
 from loracle.errors import ConfigError, DataError
+from loracle.records.trial import Outcome
+from loracle.report.verdict import Comparison, verdict
 from loracle.text.patterns import Pattern
-from loracle.training import metrics
+from loracle.training import scoring
 from loracle.training.dataset.shapes import Example, Message
 from loracle.training.dataset.tokens import encode
 from loracle.training.intervals import confidence_interval, paired_difference
 from loracle.training.loop import train_adapter
-from loracle.training.metrics import (
+from loracle.training.model.base_model import Base, load_base
+from loracle.training.model.batching import observed
+from loracle.training.scoring import (
     Questions,
     answer,
     answer_pattern,
@@ -30,8 +35,6 @@ from loracle.training.metrics import (
     prepare,
     score,
 )
-from loracle.training.model.base_model import Base, load_base
-from loracle.training.model.batching import observed
 
 EXACT = ScoringConfig(metric="exact_match", max_new_tokens=8, batch_size=7)
 
@@ -181,7 +184,7 @@ def test_a_pattern_that_never_ends_is_refused_where_it_is_checked(monkeypatch: p
     settings = EXACT.model_copy(update={"answer_pattern": "([a-z]+)+$"})
     short = Pattern("([a-z]+)+$", "scoring.answer_pattern", seconds=0.2)
     assert answer_pattern(settings).seconds < 60  # type: ignore[union-attr]
-    monkeypatch.setattr(metrics, "answer_pattern", lambda _: short)
+    monkeypatch.setattr(scoring, "answer_pattern", lambda _: short)
     examples = examples_of([{"prompt": "p", "completion": "a" * 5000 + "!"}])
     with pytest.raises(ConfigError, match=r"scoring.answer_pattern: .* took more than 0.2 s on a text"):
         check_scoring(examples, settings)
@@ -255,6 +258,32 @@ def test_questions_of_another_metric_are_refused(base: Base) -> None:
     questions = questions_of(base, examples_of(copy_rows(3)), EXACT)
     with pytest.raises(ValueError, match="another metric"):
         score(base, questions, ScoringConfig(metric="choice_accuracy"))
+
+
+class Overlap(Metric):
+    """How many letters of the reference the answer has: a metric that is in no release, one object."""
+
+    name, needs, scale, unit = "letter_overlap", "writing", 100.0, "points"
+
+    def judge(self, answer: str | None, reference: str | None) -> float:
+        return len(set(answer or "") & set(reference or "")) / len(set(reference or ""))
+
+
+def test_a_metric_is_one_object(skilled: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METRICS, "letter_overlap", Overlap())
+    settings = EXACT.model_copy(update={"metric": "letter_overlap"})
+    assert ScoringConfig(metric="letter_overlap").metric == settings.metric
+    examples = examples_of(copy_rows(20, 4, letters="abcdef", seed=1))
+    with pytest.raises(ConfigError, match="letter_overlap needs rows with an answer"):
+        check_scoring([Example("t:1", text="abc")], settings)
+    scored = score(skilled, questions_of(skilled, examples, settings), settings)
+    exact = score(skilled, questions_of(skilled, examples, EXACT), EXACT)
+    assert [i["prediction"] for i in scored.items] == [i["prediction"] for i in exact.items]
+    assert exact.value < scored.value == scored.metrics["letter_overlap"] < 1
+    low, high = confidence_interval(scored.items)
+    assert low < scored.value < high
+    comparison = Comparison({"rank": 1}, None, Outcome(scored.value), None)
+    assert "a test letter overlap of " in verdict(comparison, "letter_overlap")
 
 
 # -- uncertainty ------------------------------------------------------------------------------------

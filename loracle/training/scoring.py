@@ -7,8 +7,9 @@ Only the other items are generated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import cross_entropy
 
+from loracle.config.metrics import METRICS, Metric, Needs
 from loracle.config.settings import ScoringConfig
 from loracle.errors import ConfigError, DataError
 from loracle.text.patterns import Pattern
@@ -33,10 +35,10 @@ class Score:
     """What a model scores on a set of examples.
 
     Attributes:
-        value: larger is better: the share of correct items, or the negative loss.
+        value: larger is better: the mean of what items get, or the negative loss.
         metrics: `loss` (nats per completion token) and the metric asked for, by name.
         items: one record an example: `index` (its position in the split), `loss`, `tokens`, and where
-            answers are judged `correct` and `prediction`.
+            answers are judged `correct` (or how much, from 0 to 1) and `prediction`.
     """
 
     value: float
@@ -50,9 +52,9 @@ class Questions:
 
     Attributes:
         encoded: the examples with their references.
-        references: what each should give, in the order of `encoded`; empty for free text. For exact_match as
-            generation would write it.
-        choices: for choice_accuracy, every example with every choice in place of its reference.
+        references: what each should give, in the order of `encoded`; empty for free text. Where the model
+            writes, as generation would write it.
+        choices: where the model chooses, every example with every choice in place of its reference.
         owner: (number of choices,) which example each belongs to.
         options: (number of choices,) the text of each.
     """
@@ -77,14 +79,15 @@ def check_scoring(examples: Sequence[Example], settings: ScoringConfig) -> None:
         ConfigError: a metric that needs answers on free text, or a malformed answer pattern.
         DataError: a reference without an answer, or one that is not among its choices.
     """
-    if settings.metric == "loss":
+    metric = METRICS[settings.metric]
+    if not metric.judges:
         return
     if examples[0].form == "text":
         raise ConfigError(
-            f"scoring.metric: {settings.metric} needs rows with an answer (prompt and completion, or "
+            f"scoring.metric: {metric.name} needs rows with an answer (prompt and completion, or "
             "messages); rows of text allow loss"
         )
-    if settings.metric == "exact_match":
+    if metric.needs == "writing":
         pattern = answer_pattern(settings)
         for example in examples:
             reference = example.reference
@@ -98,7 +101,7 @@ def check_scoring(examples: Sequence[Example], settings: ScoringConfig) -> None:
         options = example.choices or tuple(settings.choices or ())
         if len(set(options)) < 2 or len(set(options)) < len(options):
             raise DataError(
-                f"{example.source}: choice_accuracy needs two or more different choices; give rows a list "
+                f"{example.source}: {metric.name} needs two or more different choices; give rows a list "
                 "`choices`, or name them in scoring.choices"
             )
         if example.reference not in options:
@@ -120,7 +123,8 @@ def prepare(
     """
     kept = [examples[i] for i in encoded.positions]
     references = tuple(example.reference or "" for example in kept)
-    if settings.metric == "exact_match":
+    needs = METRICS[settings.metric].needs
+    if needs == "writing":
         references = _written_references(kept, encoded, base, settings)
         longest = encoded.lengths - encoded.prompt_lengths
         cut = int((longest > settings.max_new_tokens).sum())
@@ -137,7 +141,7 @@ def prepare(
                 f"tokens are more than the {base.max_positions} that the model reads; lower it, or "
                 "data.max_length"
             )
-    if settings.metric != "choice_accuracy":
+    if needs != "choices":
         return Questions(encoded, references)
     options = [example.choices or tuple(settings.choices or ()) for example in kept]
     variants = [_with_reference(e, o) for e, own in zip(kept, options, strict=True) for o in own]
@@ -206,15 +210,15 @@ def _with_reference(example: Example, reference: str) -> Example:
 
 
 def score(base: Base, questions: Questions, settings: ScoringConfig) -> Score:
-    """Scores the model as it is, adapter included.
+    """Scores the model as it is, adapter included, by the metric of the settings.
 
-    `loss` is the mean over all tokens that count. `exact_match` compares the answers of prediction and
-    reference. `choice_accuracy` picks the choice of the highest total log-likelihood, end-of-sequence
-    included: the choice that sampling would give most often.
+    `loss` is the mean over all tokens that count.
     """
+    metric = METRICS[settings.metric]
     with torch.inference_mode():
         losses, matched = _reference_pass(base, questions.encoded, settings.batch_size)
-        verdicts = _judge(base, questions, settings, matched)
+        predictions = _predict(base, questions, settings, metric.needs, matched)
+    verdicts = _judge(metric, questions, settings, predictions)
     tokens = questions.encoded.counts
     loss = float(losses.sum() / tokens.sum())
     items: list[Item] = []
@@ -224,36 +228,41 @@ def score(base: Base, questions: Questions, settings: ScoringConfig) -> Score:
         items.append(own | verdict)
     metrics = {"loss": loss}
     value = -loss
-    if settings.metric != "loss":
+    if metric.judges:
         value = float(np.mean([item["correct"] for item in items]))
-        metrics[settings.metric] = value
+        metrics[metric.name] = value
     return Score(value, metrics, tuple(items))
 
 
-def _judge(
-    base: Base, questions: Questions, settings: ScoringConfig, matched: npt.NDArray[np.bool_]
-) -> list[dict[str, Any]]:
-    """`correct` and `prediction` of each example, as the metric has it."""
-    if settings.metric == "loss":
-        return [{} for _ in matched]
-    if settings.metric == "choice_accuracy":
-        chosen = _choose(base, questions, settings.batch_size)
-        return [
-            {"correct": choice == reference, "prediction": choice}
-            for choice, reference in zip(chosen, questions.references, strict=True)
-        ]
-    pattern = answer_pattern(settings)
+def _predict(
+    base: Base, questions: Questions, settings: ScoringConfig, needs: Needs, matched: npt.NDArray[np.bool_]
+) -> list[str] | None:
+    """What the model writes, or which choice it takes, for each example; None where nothing is judged."""
+    if needs == "choices":
+        return _choose(base, questions, settings.batch_size)
+    if needs != "writing":
+        return None
     predictions = list(questions.references)
     open_ones = np.flatnonzero(~matched | questions.encoded.goes_on)  # generation ends at the first stop
     written = generate(base, questions.encoded.select(open_ones), settings)
     for i, text in zip(open_ones, written, strict=True):
         predictions[i] = text
-    verdicts = []
-    for prediction, reference in zip(predictions, questions.references, strict=True):
-        found = answer(prediction, pattern)
-        correct = found is not None and found == answer(reference, pattern)
-        verdicts.append({"correct": correct, "prediction": prediction})
-    return verdicts
+    return predictions
+
+
+def _judge(
+    metric: Metric, questions: Questions, settings: ScoringConfig, predictions: list[str] | None
+) -> list[dict[str, Any]]:
+    """`correct` and `prediction` of each example, as the metric has it."""
+    if predictions is None:
+        return [{} for _ in questions.references]
+    find: Callable[[str], str | None] = str  # choices are answers as they are
+    if metric.needs == "writing":
+        find = partial(answer, pattern=answer_pattern(settings))
+    return [
+        {"correct": metric.judge(find(prediction), find(reference)), "prediction": prediction}
+        for prediction, reference in zip(predictions, questions.references, strict=True)
+    ]
 
 
 def _reference_pass(base: Base, encoded: Encoded, batch_size: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
