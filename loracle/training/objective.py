@@ -6,15 +6,12 @@ resumed search sees what an undisturbed one would have seen.
 
 from __future__ import annotations
 
-import json
 import platform
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,22 +21,13 @@ from loracle import __version__
 from loracle.config.knobs import check_knobs
 from loracle.config.metrics import METRICS
 from loracle.config.settings import RunConfig, build_space
-from loracle.errors import LoracleError, ModelError
+from loracle.errors import ModelError
 from loracle.records.notices import Notice, gathered
 from loracle.records.objective import Progress, Report
-from loracle.records.outcome_files import (
-    DISK_ERRORS,
-    as_json,
-    crash,
-    no_room,
-    stored_outcomes,
-    write_atomically,
-    write_attempt,
-    write_outcome,
-)
+from loracle.records.outcome_files import stored_outcomes
 from loracle.records.sizes import Sizes
 from loracle.records.space import Config
-from loracle.records.trial import Failure, FailureKind, Outcome
+from loracle.records.trial import Outcome
 from loracle.training.contents import training_contents
 from loracle.training.dataset.notices import (
     about_lengths,
@@ -52,25 +40,14 @@ from loracle.training.dataset.notices import (
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import Splits, load_splits, overlap, proxy_positions, proxy_size
 from loracle.training.dataset.tokens import Encoded, encode
-from loracle.training.intervals import confidence_interval
-from loracle.training.loop import (
-    Step,
-    Trained,
-    TrainingFailed,
-    out_of_memory,
-    train_adapter,
-)
 from loracle.training.memory.counting import build_memory_model
-from loracle.training.memory.measurement import release
-from loracle.training.memory.plan import MemoryModel, Observation, halvings, observed
+from loracle.training.memory.plan import MemoryModel, Observation, observed
 from loracle.training.model.adapter import check_targets
 from loracle.training.model.base_model import Base, load_base
 from loracle.training.model.dropout import about_own_dropout
 from loracle.training.model.probe import probe
-from loracle.training.model.saved_adapter import SavedAdapter
-from loracle.training.scoring import Questions, Score, check_scoring, prepare, score
-
-_WHILE_SCORING = "while scoring one example at a time"
+from loracle.training.scoring import Questions, check_scoring, prepare
+from loracle.training.trial import TrialPlan, run_trial
 
 
 class TrainingObjective:
@@ -169,7 +146,7 @@ class TrainingObjective:
         data = self.config.data
         share, minimum = (data.proxy, data.proxy_minimum) if fraction is None else (fraction, 1)
         chosen = proxy_positions(self.n_train, share, minimum, self.config.search.seed)
-        return self._trial(self._job(config, seed, folder, "validation", chosen, progress, None))
+        return self._trial(config, seed, folder, "validation", chosen, progress)
 
     def final(
         self,
@@ -185,7 +162,7 @@ class TrainingObjective:
         The metrics hold `test_value` with its 95 % interval, `low` and `high`. Writes and raises as `run`.
         """
         chosen = np.arange(self.n_train, dtype=np.int64)
-        return self._trial(self._job(config, seed, folder, "test", chosen, progress, adapter))
+        return self._trial(config, seed, folder, "test", chosen, progress, adapter)
 
     def size_at(self, fraction: float) -> int:
         """Training examples in exactly this fraction."""
@@ -207,38 +184,44 @@ class TrainingObjective:
             self.base, self._training, trial, workers=workers, dropout=self._with_dropout
         )
 
-    def _job(
+    def _trial(
         self,
         config: Config,
         seed: int,
         folder: Path,
-        split: str,
+        split: Literal["validation", "test"],
         chosen: npt.NDArray[np.int64],
         progress: Progress | None,
-        adapter: Path | None,
-    ) -> _Job:
+        adapter: Path | None = None,
+    ) -> Outcome:
         check_knobs(list(config))
         questions = self._validation if split == "validation" else self._test
         train = self._train.select(chosen)
         memory = self.memory.on(train).learn(self._observed)
-        micro_batch = min(memory.micro_batch(config), len(train))
-        largest = self.config.scoring.batch_size
         scoring_batch = memory.scoring_batch(
-            questions.choices or questions.encoded, config, largest, written=self._written
-        )
-        return _Job(
+            questions.choices or questions.encoded,
             config,
-            seed,
-            folder,
-            split,
-            questions,
-            train,
-            progress,
-            adapter,
-            memory,
-            micro_batch,
-            scoring_batch,
+            self.config.scoring.batch_size,
+            written=self._written,
         )
+        plan = TrialPlan(
+            base=self.base,
+            training=self._training,
+            scoring=self.config.scoring.model_copy(update={"batch_size": scoring_batch}),
+            config=config,
+            seed=seed,
+            folder=folder,
+            split=split,
+            train=train,
+            questions=questions,
+            memory=memory,
+            micro_batch=min(memory.micro_batch(config), len(train)),
+            progress=progress,
+            adapter=adapter,
+        )
+        outcome = run_trial(plan, self._provenance(plan))
+        self._observed += observed([outcome])
+        return outcome
 
     def _encode(self, name: str, examples: Sequence[Example]) -> Encoded:
         data, base = self.config.data, self.base
@@ -295,106 +278,7 @@ class TrainingObjective:
         """Tokens of the longest example allowed: what the settings say, but no more than the model reads."""
         return min(self.config.data.max_length, self.base.max_positions or self.config.data.max_length)
 
-    def _trial(self, job: _Job) -> Outcome:
-        began = time.perf_counter()
-        job.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(job.folder / "provenance.json", as_json(self._provenance(job)))
-        metrics: dict[str, float] = {}
-        tried: list[int] = []
-        # The same effective batch in smaller and smaller parts: the same training in less memory.
-        for micro_batch in halvings(job.micro_batch):
-            job = replace(job, micro_batch=micro_batch)
-            tried.append(micro_batch)
-            if len(tried) > 1:
-                metrics["attempts"] = float(len(tried))
-            result = self._attempt(job)
-            if not _is_out_of_memory(result):
-                break
-            if result.message.endswith(_WHILE_SCORING):  # the training is not what needs less
-                metrics |= _shortage(replace(job, micro_batch=1))
-                break
-            metrics |= _shortage(job)
-            if micro_batch > 1:
-                so_far = Outcome(None, dict(metrics), time.perf_counter() - began, result)
-                write_attempt(job.folder, len(tried), job.config, so_far)
-        seconds = time.perf_counter() - began
-        parts: dict[str, float] = {}
-        if isinstance(result, _Result):
-            outcome = Outcome(result.value, metrics | dict(result.metrics), seconds)
-            parts |= result.seconds
-            items = "".join(as_json(item, None) for item in result.items)
-            write_atomically(job.folder / "items.jsonl", items)
-        else:
-            if _is_out_of_memory(result):
-                result = replace(result, message=f"{result.message}; {_sizes_tried(job, tried)}")
-            outcome = Outcome(None, metrics, seconds, result)
-        self._observed += observed([outcome])
-        parts["other"] = seconds - sum(parts.values())
-        write_outcome(job.folder, job.config, outcome, seconds_by_part=parts)
-        return outcome
-
-    def _attempt(self, job: _Job) -> _Result | Failure:
-        try:
-            return self._train_and_score(job)
-        except LoracleError:
-            raise
-        except TrainingFailed as error:
-            return error.failure
-        except OSError as error:
-            if error.errno in DISK_ERRORS:  # no fault of the config, and the next trial would meet it too
-                raise no_room(job.folder, error.errno) from None
-            return out_of_memory(error) or crash(error)
-        except Exception as error:  # whatever a trial runs into, the search goes on and learns from it
-            return out_of_memory(error) or crash(error)
-
-    def _train_and_score(self, job: _Job) -> _Result:
-        settings = self._training.model_copy(update={"micro_batch": job.micro_batch})
-        with (job.folder / "log.txt").open("w", encoding="utf-8", buffering=1) as log:
-            log.write(f"# {json.dumps(job.config)} seed={job.seed} n_examples={len(job.train)}\n")
-            log.write("step\tloss\tlearning_rate\tgradient_norm\n")
-
-            def record(step: Step) -> None:
-                log.write(f"{step.number}\t{step.loss:.6g}\t{step.learning_rate:.6g}")
-                log.write(f"\t{step.gradient_norm:.6g}\n")
-                if job.progress is not None:
-                    job.progress(step.number, step.total, step.loss)
-
-            saved = None if job.adapter is None else SavedAdapter(self.base, job.train.tokens, job.adapter)
-            with train_adapter(
-                self.base, job.train, job.config, settings, seed=job.seed, progress=record
-            ) as trained:
-                began = time.perf_counter()
-                scored = self._score(job)
-                scoring_seconds = time.perf_counter() - began
-                log.write(f"# {job.split}: " + json.dumps(dict(scored.metrics)) + "\n")
-                _require_finite(scored, job.split)
-                if saved is not None:
-                    saved.write(trained.model, trained.start, self.base.tokenizer)
-            if saved is not None:
-                saved.finish()
-        return _Result(
-            scored.value,
-            _metrics(job, trained, scored),
-            scored.items,
-            {"training": trained.seconds, "scoring": scoring_seconds},
-        )
-
-    def _score(self, job: _Job) -> Score:
-        """Scores the trained model; in smaller batches where memory runs out, down to one example."""
-        for batch_size in halvings(job.scoring_batch):
-            settings = self.config.scoring.model_copy(update={"batch_size": batch_size})
-            try:
-                return score(self.base, job.questions, settings)
-            except (RuntimeError, MemoryError) as error:
-                shortage = out_of_memory(error)
-                if shortage is None:
-                    raise
-                failure = shortage
-            release(self.base.device)  # here, where the error no longer holds tensors
-        message = f"{failure.message}; {_WHILE_SCORING}"
-        raise TrainingFailed(replace(failure, message=message))
-
-    def _provenance(self, job: _Job) -> dict[str, Any]:
+    def _provenance(self, plan: TrialPlan) -> dict[str, Any]:
         packages = ("torch", "transformers", "peft", "numpy")
         return {
             "versions": {
@@ -402,12 +286,12 @@ class TrainingObjective:
                 "python": platform.python_version(),
                 **{name: version(name) for name in packages},
             },
-            "seed": job.seed,
-            "config": job.config,
+            "seed": plan.seed,
+            "config": plan.config,
             "model": {"name": self.base.name, "fingerprint": self.base.fingerprint},
             "data": {"fingerprint": self.data_fingerprint, "dropped": self.dropped},
-            "n_examples": len(job.train),
-            "scored_on": {"split": job.split, "n_examples": len(job.questions)},
+            "n_examples": len(plan.train),
+            "scored_on": {"split": plan.split, "n_examples": len(plan.questions)},
             "language": {"model": self.config.language.model, "prompt": self.config.language.prompt},
             "device": str(self.base.device),
             "dtype": str(self.base.dtype).removeprefix("torch."),
@@ -417,79 +301,9 @@ class TrainingObjective:
         }
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One training and what it is scored on."""
-
-    config: Config
-    seed: int
-    folder: Path
-    split: str
-    questions: Questions
-    train: Encoded
-    progress: Progress | None
-    adapter: Path | None
-    memory: MemoryModel
-    micro_batch: int
-    scoring_batch: int
-
-
-@dataclass(frozen=True)
-class _Result:
-    value: float
-    metrics: Mapping[str, float]
-    items: Sequence[Mapping[str, Any]]
-    seconds: Mapping[str, float]
-
-
 def _largest_dropout(config: RunConfig) -> float:
     """Of all that a trial or the standard may have."""
     space = build_space(config.space)
     standard = config.standard or {}
     knob = space["dropout"].values if "dropout" in space.names else ()
     return max([float(standard.get("dropout", 0.0)), *map(float, knob)])
-
-
-def _metrics(job: _Job, trained: Trained, scored: Score) -> dict[str, float]:
-    tail = trained.steps[-max(1, len(trained.steps) // 10) :]
-    metrics = {
-        **{name: value for name, value in scored.metrics.items() if name != "loss"},
-        f"{job.split}_loss": scored.metrics["loss"],
-        "first_loss": trained.steps[0].loss,
-        "training_loss": sum(step.loss for step in tail) / len(tail),
-        "steps": float(len(trained.steps)),
-        "tokens": float(trained.tokens),
-        "n_examples": float(len(job.train)),
-        "micro_batch": float(job.micro_batch),
-    }
-    if trained.peak_memory is not None:
-        metrics["peak_memory_bytes"] = float(trained.peak_memory)
-        metrics["memory_growth_bytes"] = float(trained.peak_memory - job.memory.loaded)
-        metrics["predicted_growth_bytes"] = job.memory.predict(job.config, job.micro_batch)
-    low, high = confidence_interval(scored.items)
-    return metrics | {f"{job.split}_value": scored.value, "low": low, "high": high}
-
-
-def _shortage(job: _Job) -> dict[str, float]:
-    """What a training that ran out of memory says about memory."""
-    predicted = job.memory.predict(job.config, job.micro_batch)
-    return {"micro_batch": float(job.micro_batch), "exceeded_growth_bytes": predicted}
-
-
-def _sizes_tried(job: _Job, micro_batches: Sequence[int]) -> str:
-    *first, last = map(str, micro_batches)
-    tried = f"{', '.join(first)} and then {last}" if first else last
-    return (
-        f"rank {job.config['rank']:g}, batch {job.config['batch_size']:g}, micro-batch {tried}, "
-        f"up to {job.memory.sizes.longest:,} tokens"
-    )
-
-
-def _is_out_of_memory(result: _Result | Failure) -> TypeGuard[Failure]:
-    return isinstance(result, Failure) and result.kind is FailureKind.OUT_OF_MEMORY
-
-
-def _require_finite(scored: Score, split: str) -> None:
-    for name, value in scored.metrics.items():
-        if not np.isfinite(value):
-            raise TrainingFailed(Failure(FailureKind.DIVERGED, f"diverged: the {split} {name} is {value:g}"))

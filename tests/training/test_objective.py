@@ -23,8 +23,8 @@ from loracle.records.outcome_files import read_items, read_outcome, write_atomic
 from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, Outcome
 from loracle.training import loop as training
-from loracle.training import metrics
-from loracle.training import objective as work
+from loracle.training import scoring
+from loracle.training import trial as work
 from loracle.training.model.base_model import Base, Batch, counted_logits, weights_fingerprint
 from loracle.training.objective import TrainingObjective
 from loracle.training.scoring import score
@@ -229,7 +229,7 @@ def limited(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return counted_logits(base, batch)
 
-    monkeypatch.setattr(training if name == "counted_logits" else metrics, "counted_logits", guard)
+    monkeypatch.setattr(training if name == "counted_logits" else scoring, "counted_logits", guard)
     return tried
 
 

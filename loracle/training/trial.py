@@ -1,0 +1,228 @@
+"""One training of one config: in smaller parts where memory runs out, scored, and written into its folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from loracle.config.settings import ScoringConfig, TrainingConfig
+from loracle.errors import LoracleError
+from loracle.records.objective import Progress
+from loracle.records.outcome_files import (
+    DISK_ERRORS,
+    as_json,
+    crash,
+    no_room,
+    write_atomically,
+    write_attempt,
+    write_outcome,
+)
+from loracle.records.space import Config
+from loracle.records.trial import Failure, FailureKind, Outcome
+from loracle.training.dataset.tokens import Encoded
+from loracle.training.intervals import confidence_interval
+from loracle.training.loop import Step, Trained, TrainingFailed, out_of_memory, train_adapter
+from loracle.training.memory.measurement import release
+from loracle.training.memory.plan import MemoryModel, halvings
+from loracle.training.model.base_model import Base
+from loracle.training.model.saved_adapter import SavedAdapter
+from loracle.training.scoring import Questions, Score, score
+
+_WHILE_SCORING = "while scoring one example at a time"
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """One training and what it is scored on.
+
+    Attributes:
+        base: what is adapted.
+        training, scoring: settings; the batch of `scoring` is the largest that fits.
+        config, seed: what is trained.
+        folder: for the files of the trial.
+        split: `validation` or `test`, where `questions` come from.
+        train: examples to train on.
+        memory: what trainings of this run take.
+        micro_batch: the largest that fits, in sequences.
+        progress: called after each step.
+        adapter: where the adapter is saved; None: nowhere.
+    """
+
+    base: Base
+    training: TrainingConfig
+    scoring: ScoringConfig
+    config: Config
+    seed: int
+    folder: Path
+    split: str
+    train: Encoded
+    questions: Questions
+    memory: MemoryModel
+    micro_batch: int
+    progress: Progress | None = None
+    adapter: Path | None = None
+
+
+def run_trial(plan: TrialPlan, provenance: Mapping[str, Any]) -> Outcome:
+    """Trains and scores. A training for which memory runs out is repeated with half the micro-batch: the same
+    effective batch in smaller parts, which is the same training in less memory.
+
+    Raises:
+        LoracleError: a config that no training understands, a damaged base model, or no room on the disk.
+    """
+    began = time.perf_counter()
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(plan.folder / "provenance.json", as_json(provenance))
+    metrics: dict[str, float] = {}
+    tried: list[int] = []
+    for micro_batch in halvings(plan.micro_batch):
+        plan = replace(plan, micro_batch=micro_batch)
+        tried.append(micro_batch)
+        if len(tried) > 1:
+            metrics["attempts"] = float(len(tried))
+        result = _attempt(plan)
+        if not _is_out_of_memory(result):
+            break
+        if result.message.endswith(_WHILE_SCORING):  # the training is not what needs less
+            metrics |= _shortage(replace(plan, micro_batch=1))
+            break
+        metrics |= _shortage(plan)
+        if micro_batch > 1:
+            so_far = Outcome(None, dict(metrics), time.perf_counter() - began, result)
+            write_attempt(plan.folder, len(tried), plan.config, so_far)
+    seconds = time.perf_counter() - began
+    parts: dict[str, float] = {}
+    if isinstance(result, _Result):
+        outcome = Outcome(result.value, metrics | dict(result.metrics), seconds)
+        parts |= result.seconds
+        items = "".join(as_json(item, None) for item in result.items)
+        write_atomically(plan.folder / "items.jsonl", items)
+    else:
+        if _is_out_of_memory(result):
+            result = replace(result, message=f"{result.message}; {_sizes_tried(plan, tried)}")
+        outcome = Outcome(None, metrics, seconds, result)
+    parts["other"] = seconds - sum(parts.values())
+    write_outcome(plan.folder, plan.config, outcome, seconds_by_part=parts)
+    return outcome
+
+
+@dataclass(frozen=True)
+class _Result:
+    value: float
+    metrics: Mapping[str, float]
+    items: Sequence[Mapping[str, Any]]
+    seconds: Mapping[str, float]
+
+
+def _attempt(plan: TrialPlan) -> _Result | Failure:
+    """Trains and scores with this micro-batch. What goes wrong is a failure, which the search learns from; what
+    no config is to blame for, and the next trial would meet as well, is raised.
+    """
+    try:
+        return _train_and_score(plan)
+    except LoracleError:
+        raise
+    except TrainingFailed as error:
+        return error.failure
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise no_room(plan.folder, error.errno) from None
+        return out_of_memory(error) or crash(error)
+
+
+def _train_and_score(plan: TrialPlan) -> _Result:
+    settings = plan.training.model_copy(update={"micro_batch": plan.micro_batch})
+    with (plan.folder / "log.txt").open("w", encoding="utf-8", buffering=1) as log:
+        log.write(f"# {json.dumps(plan.config)} seed={plan.seed} n_examples={len(plan.train)}\n")
+        log.write("step\tloss\tlearning_rate\tgradient_norm\n")
+
+        def record(step: Step) -> None:
+            log.write(f"{step.number}\t{step.loss:.6g}\t{step.learning_rate:.6g}")
+            log.write(f"\t{step.gradient_norm:.6g}\n")
+            if plan.progress is not None:
+                plan.progress(step.number, step.total, step.loss)
+
+        saved = None if plan.adapter is None else SavedAdapter(plan.base, plan.train.tokens, plan.adapter)
+        with train_adapter(
+            plan.base, plan.train, plan.config, settings, seed=plan.seed, progress=record
+        ) as trained:
+            began = time.perf_counter()
+            scored = _score(plan)
+            scoring_seconds = time.perf_counter() - began
+            log.write(f"# {plan.split}: " + json.dumps(dict(scored.metrics)) + "\n")
+            _require_finite(scored, plan.split)
+            if saved is not None:
+                saved.write(trained.model, trained.start, plan.base.tokenizer)
+        if saved is not None:
+            saved.finish()
+    seconds = {"training": trained.seconds, "scoring": scoring_seconds}
+    return _Result(scored.value, _metrics(plan, trained, scored), scored.items, seconds)
+
+
+def _score(plan: TrialPlan) -> Score:
+    """Scores the trained model; in smaller batches where memory runs out, down to one example."""
+    for batch_size in halvings(plan.scoring.batch_size):
+        settings = plan.scoring.model_copy(update={"batch_size": batch_size})
+        try:
+            return score(plan.base, plan.questions, settings)
+        except (RuntimeError, MemoryError) as error:
+            shortage = out_of_memory(error)
+            if shortage is None:
+                raise
+            failure = shortage
+        release(plan.base.device)  # here, where the error no longer holds tensors
+    raise TrainingFailed(replace(failure, message=f"{failure.message}; {_WHILE_SCORING}"))
+
+
+def _metrics(plan: TrialPlan, trained: Trained, scored: Score) -> dict[str, float]:
+    tail = trained.steps[-max(1, len(trained.steps) // 10) :]
+    metrics = {
+        **{name: value for name, value in scored.metrics.items() if name != "loss"},
+        f"{plan.split}_loss": scored.metrics["loss"],
+        "first_loss": trained.steps[0].loss,
+        "training_loss": sum(step.loss for step in tail) / len(tail),
+        "steps": float(len(trained.steps)),
+        "tokens": float(trained.tokens),
+        "n_examples": float(len(plan.train)),
+        "micro_batch": float(plan.micro_batch),
+    }
+    if trained.peak_memory is not None:
+        metrics["peak_memory_bytes"] = float(trained.peak_memory)
+        metrics["memory_growth_bytes"] = float(trained.peak_memory - plan.memory.loaded)
+        metrics["predicted_growth_bytes"] = plan.memory.predict(plan.config, plan.micro_batch)
+    low, high = confidence_interval(scored.items)
+    return metrics | {f"{plan.split}_value": scored.value, "low": low, "high": high}
+
+
+def _require_finite(scored: Score, split: str) -> None:
+    for name, value in scored.metrics.items():
+        if not np.isfinite(value):
+            raise TrainingFailed(Failure(FailureKind.DIVERGED, f"diverged: the {split} {name} is {value:g}"))
+
+
+# -- where memory runs out ----------------------------------------------------------------------------
+
+
+def _is_out_of_memory(result: _Result | Failure) -> TypeGuard[Failure]:
+    return isinstance(result, Failure) and result.kind is FailureKind.OUT_OF_MEMORY
+
+
+def _shortage(plan: TrialPlan) -> dict[str, float]:
+    """What a training that ran out of memory says about memory."""
+    predicted = plan.memory.predict(plan.config, plan.micro_batch)
+    return {"micro_batch": float(plan.micro_batch), "exceeded_growth_bytes": predicted}
+
+
+def _sizes_tried(plan: TrialPlan, micro_batches: Sequence[int]) -> str:
+    *first, last = map(str, micro_batches)
+    tried = f"{', '.join(first)} and then {last}" if first else last
+    return (
+        f"rank {plan.config['rank']:g}, batch {plan.config['batch_size']:g}, micro-batch {tried}, "
+        f"up to {plan.memory.sizes.longest:,} tokens"
+    )
