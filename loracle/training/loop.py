@@ -22,11 +22,10 @@ from torch.nn.utils import clip_grad_norm_
 
 from loracle.config.settings import TrainingConfig
 from loracle.config.training_plan import Plan, plan_training
-from loracle.records.outcome_files import out_of_memory_text, traceback_tail
 from loracle.records.space import Value
 from loracle.records.trial import Failure, FailureKind
 from loracle.training.dataset.tokens import Encoded
-from loracle.training.memory.measurement import meter_of
+from loracle.training.memory.measurement import meter_of, out_of_memory
 from loracle.training.model.adapter import adapter_start, attach, restored
 from loracle.training.model.base_model import Base, batches, collate, counted_logits
 from loracle.training.model.dropout import Masks, key_dropout, training_mode
@@ -118,15 +117,6 @@ def train_adapter(
             if failure is not None:  # raised here, so that the old traceback no longer holds tensors
                 raise TrainingFailed(failure)
             yield trained
-
-
-def out_of_memory(error: BaseException) -> Failure | None:
-    """The failure that an exception stands for, if it says that memory ran out."""
-    text = str(error) or "no memory left"
-    exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    if not exhausted and not out_of_memory_text(text):
-        return None
-    return Failure(FailureKind.OUT_OF_MEMORY, text.splitlines()[0], traceback_tail(error))
 
 
 def _fit(

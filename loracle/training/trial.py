@@ -27,8 +27,8 @@ from loracle.records.space import Config
 from loracle.records.trial import Failure, FailureKind, Outcome
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.intervals import confidence_interval
-from loracle.training.loop import Step, Trained, TrainingFailed, out_of_memory, train_adapter
-from loracle.training.memory.measurement import release
+from loracle.training.loop import Step, Trained, TrainingFailed, train_adapter
+from loracle.training.memory.measurement import out_of_memory, release
 from loracle.training.memory.plan import MemoryModel, halvings
 from loracle.training.model.base_model import Base
 from loracle.training.model.saved_adapter import SavedAdapter
@@ -121,8 +121,8 @@ class _Result:
 
 
 def _attempt(plan: TrialPlan) -> _Result | Failure:
-    """Trains and scores with this micro-batch. What goes wrong is a failure, which the search learns from; what
-    no config is to blame for, and the next trial would meet as well, is raised.
+    """Trains and scores with this micro-batch. What goes wrong is a failure, which the search learns from;
+    for what the next trial would meet as well, no config is to blame: it is raised.
     """
     try:
         return _train_and_score(plan)

@@ -1,13 +1,14 @@
-"""One row of a dataset as an example: the forms that a row can have, and what is wrong with others.
+"""One row of a dataset as an example: the shapes that a row can have, and what is wrong with others.
 
-Three forms: `prompt` and `completion`, `messages` (a chat), or `text`. The loss counts the tokens of the
-completion (of every assistant turn, or of the whole text), its end-of-sequence token included.
+A new shape is a function, registered with `shape`, that makes an example of one of three forms: `prompt` and
+`completion`, `messages` (a chat), or `text`. The loss counts the tokens of the completion (of every assistant
+turn, or of the whole text), its end-of-sequence token included.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,13 +30,6 @@ from loracle.training.dataset.fields import (
 )
 
 Form = Literal["prompt and completion", "messages", "text"]
-
-FORMS: dict[Form, tuple[str, ...]] = {
-    "prompt and completion": ("prompt", "completion"),
-    "messages": ("messages",),
-    "text": ("text",),
-}
-READ = {*(name for names in FORMS.values() for name in names), "choices", *FOR_TEMPLATE}  # by any form
 
 
 @dataclass(frozen=True)
@@ -119,40 +113,85 @@ class Example:
         return (tuple(turn.says for turn in self.messages[:-1]), _canonical(self.for_template))
 
 
+Reader = Callable[[Mapping[str, Any], tuple[str, ...], str], Example]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One way to write a row. A row has it that has any of its fields.
+
+    `read` makes an example of a row, its choices and where it stands, and raises DataError in one line.
+    """
+
+    fields: tuple[str, ...]
+    read: Reader
+
+
+SHAPES: dict[str, Shape] = {}  # by their names for people, in the order in which messages list them
+
+
 def as_example(row: Any, source: str) -> Example:
     """A row of a file as an example; `source` says where it stands. Raises DataError, in one line."""
     if not isinstance(row, dict):
         raise DataError(f"{source}: a row is an object with fields; got {shown(row)}")
-    forms = [form for form, fields in FORMS.items() if any(row.get(f) is not None for f in fields)]
-    if len(forms) != 1:
+    found = [name for name, own in SHAPES.items() if any(row.get(f) is not None for f in own.fields)]
+    if len(found) != 1:
         fields = ", ".join(map(named, list(row)[:20])) or "none"
-        problem = f"has fields of two forms ({forms[0]}; {forms[1]})" if forms else "has no form"
+        problem = f"has fields of two forms ({found[0]}; {found[1]})" if found else "has no form"
         raise DataError(
-            f"{source}: a row {problem}; give prompt and completion, or messages, or text. "
-            f"Its fields: {fields}{instead(row) if not forms else ''}"
+            f"{source}: a row {problem}; give {', or '.join(SHAPES)}. "
+            f"Its fields: {fields}{instead(row) if not found else ''}"
         )
     choices = row.get("choices") or ()
     if not isinstance(choices, list | tuple) or not all(map(is_text, choices)):
         raise DataError(f"{source}: choices is a list of texts; got {shown(choices)}")
-    read = (*FORMS[forms[0]], "choices")
-    if forms[0] == "messages":
-        turns, for_template = _messages(row["messages"], source), _for_template(row, source)
-        texts = [str(leaf) for turn in turns for _, leaf in leaves(turn.as_turn)]
-        unread = left_aside(row, (*read, *FOR_TEMPLATE), texts, source)
-        return Example(
-            source, messages=turns, choices=tuple(choices), for_template=for_template, unread=unread
-        )
-    for name in FORMS[forms[0]]:
+    return SHAPES[found[0]].read(row, tuple(choices), source)
+
+
+def read_fields() -> set[str]:
+    """Names of fields that any shape reads."""
+    return {*(name for own in SHAPES.values() for name in own.fields), "choices", *FOR_TEMPLATE}
+
+
+def shape(name: str, *fields: str) -> Callable[[Reader], Reader]:
+    """Registers the function below it as the reader of rows with these fields."""
+
+    def register(read: Reader) -> Reader:
+        SHAPES[name] = Shape(fields, read)
+        return read
+
+    return register
+
+
+@shape("prompt and completion", "prompt", "completion")
+def _pair(row: Mapping[str, Any], choices: tuple[str, ...], source: str) -> Example:
+    texts, unread = _texts(row, ("prompt", "completion"), source)
+    return Example(source, prompt=texts[0], completion=texts[1], choices=choices, unread=unread)
+
+
+@shape("messages", "messages")
+def _chat(row: Mapping[str, Any], choices: tuple[str, ...], source: str) -> Example:
+    turns, for_template = _messages(row["messages"], source), _for_template(row, source)
+    texts = [str(leaf) for turn in turns for _, leaf in leaves(turn.as_turn)]
+    unread = left_aside(row, ("messages", "choices", *FOR_TEMPLATE), texts, source)
+    return Example(source, messages=turns, choices=choices, for_template=for_template, unread=unread)
+
+
+@shape("text", "text")
+def _free_text(row: Mapping[str, Any], choices: tuple[str, ...], source: str) -> Example:
+    texts, unread = _texts(row, ("text",), source)
+    return Example(source, text=texts[0], choices=choices, unread=unread)
+
+
+def _texts(row: Mapping[str, Any], names: tuple[str, ...], source: str) -> tuple[list[str], tuple[str, ...]]:
+    """The texts in these fields of a row, and the names of fields that are not read."""
+    for name in names:
         if not is_text(value := row.get(name)):
             raise DataError(f"{source}: {name} must be text; got {shown(value)}{_hint(row, name)}")
         if not value.strip():
             raise DataError(f"{source}: {name} is empty")
-    unread = left_aside(row, read, [row[name] for name in FORMS[forms[0]]], source)
-    if forms[0] == "text":
-        return Example(source, text=row["text"], choices=tuple(choices), unread=unread)
-    return Example(
-        source, prompt=row["prompt"], completion=row["completion"], choices=tuple(choices), unread=unread
-    )
+    texts = [row[name] for name in names]
+    return texts, left_aside(row, (*names, "choices"), texts, source)
 
 
 def _hint(row: Mapping[str, Any], name: str) -> str:
@@ -161,7 +200,8 @@ def _hint(row: Mapping[str, Any], name: str) -> str:
         return ""
     if said := instead(row):
         return said
-    others = [named(other) for other, value in row.items() if other not in READ and not is_nothing(value)]
+    read = read_fields()
+    others = [named(other) for other, value in row.items() if other not in read and not is_nothing(value)]
     return f"; the row's other fields: {', '.join(others[:20])}" if others else ""
 
 

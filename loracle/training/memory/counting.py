@@ -14,9 +14,8 @@ from loracle.config.variants import VARIANTS, tried_with
 from loracle.errors import ModelError
 from loracle.records.space import Config
 from loracle.training.dataset.tokens import Encoded
-from loracle.training.loop import out_of_memory
 from loracle.training.memory.equations import Floats, Footprint, Sizes
-from loracle.training.memory.measurement import meter_of
+from loracle.training.memory.measurement import meter_of, out_of_memory
 from loracle.training.memory.plan import MemoryModel
 from loracle.training.model.adapter import adapted, layers_of
 from loracle.training.model.base_model import Base, Batch, counted_logits

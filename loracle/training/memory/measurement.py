@@ -13,6 +13,9 @@ from typing import Protocol
 
 import torch
 
+from loracle.records.outcome_files import says_no_memory, traceback_tail
+from loracle.records.trial import Failure, FailureKind
+
 _PROC = Path("/proc/self")
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -49,6 +52,14 @@ def release(device: torch.device) -> None:
     if device.type != "cpu":
         gc.collect()
         torch.get_device_module(device).empty_cache()
+
+
+def out_of_memory(error: BaseException) -> Failure | None:
+    """The failure that an exception stands for, if it says that memory ran out."""
+    if not isinstance(error, torch.OutOfMemoryError) and not says_no_memory(error):
+        return None
+    text = str(error) or "no memory left"
+    return Failure(FailureKind.OUT_OF_MEMORY, text.splitlines()[0], traceback_tail(error))
 
 
 class CudaMeter:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from loracle.config.settings import DataConfig
 from loracle.errors import DataError
 from loracle.training.dataset.files import read_examples
-from loracle.training.dataset.shapes import Message, as_example
+from loracle.training.dataset.shapes import SHAPES, Example, Message, as_example, shape
 from loracle.training.dataset.splits import load_splits
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
@@ -32,6 +32,20 @@ def test_every_format_gives_the_same_examples(tmp_path: Path, write_rows: Write)
     contents = [[example.content for example in read_examples(path)] for path in paths]
     assert contents[0][0][:2] == ("a, b", 'say "x"\nnow')
     assert contents[1:] == contents[:1] * 3
+
+
+def test_a_data_shape_is_one_function(write_rows: Write) -> None:
+    @shape("riddle", "riddle", "solution")
+    def read(row: Mapping[str, Any], choices: tuple[str, ...], source: str) -> Example:
+        return Example(source, prompt=row["riddle"], completion=row["solution"], choices=choices)
+
+    try:
+        path = write_rows("r.jsonl", [{"riddle": "a", "solution": "b"}, {"prompt": "c", "completion": "d"}])
+        assert [(e.prompt, e.completion) for e in read_examples(path)] == [("a", "b"), ("c", "d")]
+        with pytest.raises(DataError, match=r"x: .*give prompt and completion, or .*, or riddle. Its fields"):
+            as_example({"zzz": 1}, "x")
+    finally:
+        del SHAPES["riddle"]
 
 
 def test_chats_are_read_from_parquet_and_csv(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from small_tokenizers import exact_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from loracle.errors import DataError
-from loracle.training.dataset.shapes import READ, as_example
+from loracle.training.dataset.shapes import as_example, read_fields
 from loracle.training.dataset.tokens import Encoded, encode
 
 NAMES = sorted(exact_tokenizers())
@@ -330,7 +330,7 @@ def test_any_fields_are_read_told_of_or_refused(row: dict[str, Any], form: str, 
         assert refused.startswith("rows.jsonl:7: ")
         assert "\n" not in refused
         return
-    told = {field for field in row if field not in READ and row[field] not in (None, "", [], {})}
+    told = {field for field in row if field not in read_fields() and row[field] not in (None, "", [], {})}
     assert set(example.unread) == told
     assert not told & {"images", "tools"}
     assert encoded.counts[0] >= 1
