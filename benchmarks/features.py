@@ -31,9 +31,10 @@ from tokenizers import pre_tokenizers, processors
 
 from loracle.config.device import pick_device
 from loracle.config.settings import LanguageConfig
+from loracle.language.causal_reader import CausalReader
 from loracle.language.features import TreeFeatures, build_features, noise_floor
 from loracle.language.prompt import Prompt, load_prompt
-from loracle.language.reader import CausalReader, load_language_model
+from loracle.language.reader import load_language_model
 from loracle.records.space import SearchSpace, default_space, paper_space
 
 RESULTS = Path(__file__).parent / "results" / "features.json"

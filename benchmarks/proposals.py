@@ -39,9 +39,9 @@ from loracle.records.space import Config, Knob, SearchSpace
 from loracle.records.trial import History, Outcome, Trial
 from loracle.search.ensemble import EnsembleSettings
 from loracle.search.optimizer import Optimizer
+from loracle.search.optuna_sampler.sampler import LoracleSampler
 from loracle.search.presets import PRESETS, Preset
 from loracle.search.propose import propose
-from loracle.search.optuna_sampler.sampler import LoracleSampler
 
 RESULTS = Path(__file__).parent / "results" / "proposals.json"
 AT = (50, 200, 400, 800, 1000)  # trials before a proposal

@@ -21,7 +21,8 @@ from search_methods import LoracleMethod, Method, Start
 from loracle.config.settings import LanguageConfig
 from loracle.language.features import FixedFeatures
 from loracle.language.prompt import load_prompt
-from loracle.language.reader import SentenceReader, load_language_model
+from loracle.language.reader import load_language_model
+from loracle.language.sentence_reader import SentenceReader
 from loracle.search.presets import GOOD_PRACTICE, PRESETS, Preset, SurrogateSettings
 
 FEATURES = Path(__file__).parent / "results" / "features"

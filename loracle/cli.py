@@ -221,7 +221,7 @@ def cache(
     from datetime import datetime
 
     from loracle.commands.console import console, say, say_json
-    from loracle.language.features import cache_entries, clear_cache
+    from loracle.language.feature_cache import cache_entries, clear_cache
     from loracle.run.prepare import cache_folder
 
     folder = cache_folder()

@@ -7,37 +7,32 @@ embedding, which the surrogate fits together with its own parameters.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, overload
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from loracle.errors import ModelError
+from loracle.language.causal_reader import CausalReader
+from loracle.language.feature_cache import read_matrix, write_matrix
+from loracle.language.pretrained import refuse_long
 from loracle.language.prompt import Prompt
-from loracle.language.reader import CausalReader, LanguageModel, refuse_long
-from loracle.language.trie import NotATree, TreeReader, Trie, build_trie
+from loracle.language.reader import LanguageModel
+from loracle.language.token_trie import Trie, build_trie
+from loracle.language.trie_forward import NotATree, TreeReader
 from loracle.records.space import SearchSpace
 
 Progress = Callable[[int, int], None]  # candidates done, candidates in all
 
-CACHE_BYTES = 5 * 10**9  # of a cache folder, at most
-
-_VERSION = 1  # of the arithmetic here and in `trie.py`: raise it when features change
+_VERSION = 1  # of the arithmetic here and in `trie_forward.py`: raise it when features change
 _BLOCK = 1024  # texts between two reports of progress
 _SAMPLE = 4  # pairs of neighbours that show whether the tree is exact and how large rounding is
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.05}  # relative
 _NOISE = 0.2  # rounding over a step of one knob, at most
-_WRITING_SECONDS = 3600.0  # a temporary file older than that belongs to nobody
 
 
 class Features(Protocol):
@@ -152,10 +147,10 @@ def build_features(
 ) -> Features:
     """Language features of all candidates of `space`.
 
-    A decoder reads the texts as a token trie (`trie.py`) once a sample of them has shown that this gives the
-    features of one forward for each. Where it does not (positions by ALiBi, layers that do not attend), a
-    warning says so and every text is read by itself. A sentence encoder always does the latter; with a
-    learnable token it reads all candidates once, with the start token (`ShortlistFeatures`).
+    A decoder reads the texts as a token trie (`trie_forward.py`) once a sample of them has shown that this
+    gives the features of one forward for each. Where it does not (positions by ALiBi, layers that do not
+    attend), a warning says so and every text is read by itself. A sentence encoder always does the latter;
+    with a learnable token it reads all candidates once, with the start token (`ShortlistFeatures`).
 
     Args:
         space: whose candidates are read.
@@ -186,13 +181,13 @@ def build_features(
         path = cache_dir / f"{_cache_key(space, prompt, model, token)}.safetensors"
         stored = read_matrix(path, (len(space.candidates), model.dimension))
         if stored is not None:
-            return finished(stored)
+            return finished(torch.from_numpy(stored))
 
     read = _read_all(texts, model, token, progress, memory_gb * 1e9, half_precision_cache)
     if not isinstance(read, Tensor):
         return read
     if path is not None:
-        write_matrix(path, read)
+        write_matrix(path, read.numpy())
     return finished(read)
 
 
@@ -393,82 +388,8 @@ def _relative(found: Tensor, expected: Tensor) -> Tensor:
     return relative
 
 
-# -- disk cache ---------------------------------------------------------------------------------------
-
-
 def _cache_key(space: SearchSpace, prompt: Prompt, model: LanguageModel, token: Tensor | None) -> str:
     parts = [f"features {_VERSION}", space.fingerprint, prompt.fingerprint, model.fingerprint]
     if token is not None:
-        parts.append(f"token {_digest(token)}")
+        parts.append(f"token {hashlib.sha256(token.contiguous().numpy().data).hexdigest()}")
     return hashlib.sha256("; ".join(parts).encode()).hexdigest()[:32]
-
-
-def read_matrix(path: Path, shape: tuple[int, int]) -> Tensor | None:
-    """A stored matrix; None where there is none, or where the file is damaged, which then is removed."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            stored: Tensor = file.get_tensor("features")
-            digest = (file.metadata() or {}).get("sha256")
-        if stored.shape == shape and stored.dtype == torch.float32 and digest == _digest(stored):
-            os.utime(path)  # the least recently used go first
-            return stored
-    except FileNotFoundError:
-        return None
-    except (SafetensorError, OSError, ValueError):
-        pass  # damaged: computed and written again, as if it had never been there
-    path.unlink(missing_ok=True)
-    return None
-
-
-def write_matrix(path: Path, matrix: Tensor, limit_bytes: int = CACHE_BYTES) -> None:
-    """Stores a matrix so that a reader sees the whole file or none, whoever else writes the same.
-
-    The entries used longest ago go until all together take at most `limit_bytes`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file({"features": matrix.contiguous()}, temporary, metadata={"sha256": _digest(matrix)})
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    clear_cache(path.parent, keep_bytes=limit_bytes)
-
-
-@dataclass(frozen=True)
-class CacheEntry:
-    """A file of the cache: `size` in bytes, `used` as seconds since the epoch."""
-
-    path: Path
-    size: int
-    used: float
-
-
-def cache_entries(cache_dir: Path) -> list[CacheEntry]:
-    """The entries of a cache, the last used first; leftovers of writers that were killed count too."""
-    found = []
-    for path in [*cache_dir.glob("*.safetensors"), *cache_dir.glob("*.tmp")]:
-        try:
-            status = path.stat()
-        except FileNotFoundError:
-            continue  # another process was quicker
-        if path.suffix == ".tmp" and time.time() - status.st_mtime < _WRITING_SECONDS:
-            continue
-        found.append(CacheEntry(path, status.st_size, status.st_mtime))
-    return sorted(found, key=lambda entry: entry.used, reverse=True)
-
-
-def clear_cache(cache_dir: Path, keep_bytes: int = 0) -> int:
-    """Removes entries, the longest unused first, until `keep_bytes` remain at most; returns bytes freed."""
-    held, freed = 0, 0
-    for entry in cache_entries(cache_dir):
-        held += entry.size
-        if held > keep_bytes or entry.path.suffix == ".tmp":
-            entry.path.unlink(missing_ok=True)
-            freed += entry.size
-    return freed
-
-
-def _digest(matrix: Tensor) -> str:
-    return hashlib.sha256(matrix.contiguous().numpy().data).hexdigest()

@@ -196,8 +196,9 @@ def _with_features(
 ) -> Search:
     """The search half where a language model reads the candidates."""
     from loracle.config.device import pick_device
+    from loracle.language.causal_reader import CausalReader
     from loracle.language.features import build_features
-    from loracle.language.reader import CausalReader, load_language_model
+    from loracle.language.reader import load_language_model
 
     settings = config.language
     model = load_language_model(
@@ -240,8 +241,8 @@ def run_prompt(config: RunConfig, space: SearchSpace, model: LanguageModel, n_ex
     Raises:
         PromptError: see `load_prompt`.
     """
+    from loracle.language.causal_reader import CausalReader
     from loracle.language.prompt import load_prompt
-    from loracle.language.reader import CausalReader
 
     name = config.language.prompt
     if name == "auto":

@@ -14,7 +14,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from loracle.config.settings import LanguageConfig
 from loracle.errors import ConfigError, ModelError, PromptError
-from loracle.language.reader import CausalReader, LanguageModel, SentenceReader, load_language_model
+from loracle.language.causal_reader import CausalReader
+from loracle.language.reader import LanguageModel, load_language_model
+from loracle.language.sentence_reader import SentenceReader
 
 # peft 0.21 asks transformers 5.23 for a name that is about to go.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")

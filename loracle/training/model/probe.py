@@ -8,10 +8,7 @@ out or stays frozen is a notice.
 
 from __future__ import annotations
 
-import re
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +25,6 @@ from loracle.config.variants import PLAIN, VARIANTS, tried_with
 from loracle.errors import ConfigError, LoracleError, ModelError
 from loracle.records.notices import Notice
 from loracle.records.outcome_files import one_line, refuse_no_memory
-from loracle.text.escape import printable
 from loracle.training.model.adapter import (
     AdapterRefused,
     Layer,
@@ -44,12 +40,10 @@ from loracle.training.model.base_model import Base, counted_logits
 from loracle.training.model.batching import Tokens, observed
 from loracle.training.model.dropout import Masks, key_dropout, training_mode
 from loracle.training.model.module_tree import ModuleTree
+from loracle.training.model.probe_notices import patterns, probe_notices
 from loracle.training.model.saved_adapter import SavedCheck, two_sequences
 
 _LINEAR = (nn.Linear, Conv1D)
-_ORDINARY = (*_LINEAR, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_SHARE = 0.01  # frozen weights are told about from this share of the model's parameters up
-_SHOWN = 4  # names in a notice
 _SPREAD = 0.05  # of the random weights that make an untrained adapter act
 
 
@@ -100,14 +94,9 @@ def probe(base: Base, settings: TrainingConfig, tokens: Tokens, *, dropout: floa
             settings = settings.model_copy(update={"targets": kept})
         settings, unread = _readable(base, settings, tokens, tree, whole)
         left_out |= unread
-    notices = [
-        *_batching_notices(base),
-        *_left_out_notices(left_out),
-        *_unseen_notices([name for name in found.unseen if name not in unused]),
-        *_frozen_notices(base, found),
-        *_shared_notices(base, found.layers),
-    ]
-    return Probed(base, settings, not any(layer.is_weight for layer in found.layers), tuple(notices))
+    unseen = [name for name in found.unseen if name not in unused]
+    notices = probe_notices(base, left_out, unseen, found.layers, found.ran)
+    return Probed(base, settings, not any(layer.is_weight for layer in found.layers), notices)
 
 
 def linear_modules(model: Any) -> list[str]:
@@ -259,7 +248,7 @@ class _Step:
         if len(unseen) == len(layers):
             raise _NoGradient(
                 f"training.targets: no gradient reaches any of the {len(layers)} adapted modules of "
-                f"{base.name} ({_patterns(unseen)}); name others"
+                f"{base.name} ({patterns(unseen)}); name others"
             )
         return _Found(layers, unseen, ran)
 
@@ -323,11 +312,11 @@ def _readable(
     if not all_linear or not kept:
         raise ModelError(
             f"training.targets: PEFT does not read back what it saved of {len(lost)} modules of {base.name} "
-            f"({_patterns(lost)}); leave them out"
+            f"({patterns(lost)}); leave them out"
         )
     settings = settings.model_copy(update={"targets": kept})
     if still := _check_saving(base, settings, tokens, tree):
-        raise ModelError(f"model: PEFT does not read back what it saved of {base.name} ({_patterns(still)})")
+        raise ModelError(f"model: PEFT does not read back what it saved of {base.name} ({patterns(still)})")
     return settings, dict.fromkeys(lost, "PEFT does not read them back from a saved adapter")
 
 
@@ -356,99 +345,3 @@ def _check_saving(base: Base, settings: TrainingConfig, tokens: Tokens, tree: Mo
 
 def _equal(some: list[torch.nn.Parameter], others: list[torch.nn.Parameter]) -> bool:
     return len(some) == len(others) and all(map(torch.equal, some, others))
-
-
-# -- notices ----------------------------------------------------------------------------------------
-
-
-def _batching_notices(base: Base) -> Iterable[Notice]:
-    how = {"equal": "of equal length alone", "single": "of one example"}
-    for name, value, what in (
-        ("reads_alone", base.reading, "training and scoring read"),
-        ("writes_alone", base.writing, "scoring writes"),
-    ):
-        if value in how and (name == "reads_alone" or value != base.reading):
-            why = "heeds no attention mask" if value == "equal" else "mixes the examples of a batch"
-            yield Notice(
-                "model", name, f"this model {why}, so {what} in batches {how[value]}, which is slower"
-            )
-
-
-def _left_out_notices(left_out: Mapping[str, str]) -> Iterable[Notice]:
-    for reason in dict.fromkeys(left_out.values()):
-        names = [name for name, own in left_out.items() if own == reason]
-        count = f"{len(names):,} {'module is' if len(names) == 1 else 'modules are'}"
-        yield Notice(
-            "model",
-            "modules_left_out",
-            f"{count} left without an adapter because {reason}: {_patterns(names)}",
-            len(names),
-        )
-
-
-def _unseen_notices(names: list[str]) -> Iterable[Notice]:
-    if names:
-        count = f"{len(names):,} adapted {'module' if len(names) == 1 else 'modules'}"
-        yield Notice(
-            "model",
-            "no_gradient",
-            f"{count} saw no gradient in a short step of training, and may stay as they are: "
-            f"{_patterns(names)}",
-            len(names),
-        )
-
-
-def _frozen_notices(base: Base, found: _Found) -> Iterable[Notice]:
-    """Weights of no linear module, such as stacked experts, which adapters of modules do not reach."""
-    adapted = {id(layer.weight) for layer in found.layers}
-    total = sum(p.numel() for p in base.model.parameters())
-    groups: dict[str, list[tuple[str, int]]] = {}
-    for name, module in base.model.named_modules():
-        if id(module) not in found.ran or isinstance(module, _ORDINARY):
-            continue
-        for own, parameter in module.named_parameters(recurse=False):
-            if id(parameter) not in adapted and sum(size > 1 for size in parameter.shape) >= 2:
-                full = f"{name}.{own}" if name else own
-                groups.setdefault(_pattern(full), []).append((full, parameter.numel()))
-    large = [g for g in groups.values() if sum(size for _, size in g) >= _SHARE * total]
-    names = [name for group in large for name, _ in group]
-    if names:
-        share = sum(size for group in large for _, size in group) / total
-        whose = "weight that belongs" if len(names) == 1 else "weights that belong"
-        yield Notice(
-            "model",
-            "weights_frozen",
-            f"{len(names):,} {whose} to no linear module, {share:.0%} of the model's parameters, get no "
-            f"adapter: {_patterns(names)}; name them in training.targets to train them, without dropout",
-            len(names),
-        )
-
-
-def _shared_notices(base: Base, layers: list[Layer]) -> Iterable[Notice]:
-    """Adapted weights that stand in several places, as those of shared blocks or a tied output layer."""
-    places = Counter(
-        parameter.data_ptr()
-        for module in base.model.modules()
-        for parameter in module.parameters(recurse=False)
-    )
-    names = [layer.name for layer in layers if places[layer.weight.data_ptr()] > 1]
-    if names:
-        yield Notice(
-            "model",
-            "weights_shared",
-            f"{len(names):,} adapted weights are used in several places of the model ({_patterns(names)}); "
-            "the adapter works, but merging it into the weights does not",
-            len(names),
-        )
-
-
-def _patterns(names: Iterable[str]) -> str:
-    """Names with their numbers replaced, each with its count: `layers.*.mlp.gate (24)`."""
-    counts = Counter(map(_pattern, names))
-    shown = [f"{name} ({n:,})" if n > 1 else name for name, n in counts.most_common(_SHOWN)]
-    more = [f"{len(counts) - _SHOWN} more"] if len(counts) > _SHOWN else []
-    return printable(", ".join([*shown, *more]))
-
-
-def _pattern(name: str) -> str:
-    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)

@@ -3,10 +3,9 @@
 Under causal attention a token's hidden state depends on the tokens before it alone. So the prefix that all
 texts share is read once, the rest is merged into a trie whose every node is read once, and a token appended
 to each text is one more position against keys and values that are already there. All three are exact: the
-features equal those of one forward for every text, up to rounding.
+features equal those of one forward for every text, up to rounding. `token_trie.py` has the trie.
 
-Nodes are numbered in preorder, so the subtree of node v is the range [v, ends[v]) and u is v or an ancestor
-of v exactly if u <= v < ends[u]. A chunk is a range of nodes, read as one packed sequence in which a token
+A chunk is a range of nodes, read as one packed sequence in which a token
 sees the prefix and its ancestors, at a position equal to its depth. What a chunk needs from the chunks
 before it are the ancestors of its first node (its spine): one path.
 
@@ -15,22 +14,20 @@ Notation: p tokens of the prefix, m nodes, N texts, q positions of one forward, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import transformers
 from torch import Tensor
 
 from loracle.errors import ModelError
-from loracle.language.reader import CausalReader
+from loracle.language.causal_reader import CausalReader
+from loracle.language.token_trie import Ids, Trie, chunks
 
-Ids = npt.NDArray[np.int64]
 KeysValues = list[tuple[Tensor, Tensor]]  # one pair a layer, each (1, heads, positions, head width)
 Progress = Callable[[int, int], None]
 
@@ -42,116 +39,6 @@ _NEVER = np.int64(2**62)  # a padding key: larger than any node, so nobody's anc
 
 class NotATree(ModelError):
     """A model whose layers do not keep keys and values for every token, or attend in an unknown way."""
-
-
-@dataclass(frozen=True)
-class Trie:
-    """Token sequences with their common beginning split off and shared beginnings merged.
-
-    Attributes:
-        prefix: (p,) tokens that every text begins with.
-        tokens: (m,) token of each node, in preorder.
-        parents: (m,) parent of each node, -1 at the top.
-        depths: (m,) tokens between the prefix and the node.
-        ends: (m,) one past the last node of the subtree.
-        leaves: (N,) node of each text's last token.
-        plain_tokens: tokens of all texts together: what one forward for every text reads.
-    """
-
-    prefix: Ids
-    tokens: Ids
-    parents: Ids
-    depths: Ids
-    ends: Ids
-    leaves: Ids
-    plain_tokens: int
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def ancestors(self, node: int) -> Ids:
-        """The nodes above `node`, topmost first."""
-        found = []
-        while (node := int(self.parents[node])) >= 0:
-            found.append(node)
-        return np.array(found[::-1], dtype=np.int64)
-
-    def text(self, number: int) -> list[int]:
-        """All tokens of a text, recovered from its leaf."""
-        leaf = int(self.leaves[number])
-        path = [*self.ancestors(leaf).tolist(), leaf]
-        return [*self.prefix.tolist(), *self.tokens[path].tolist()]
-
-    def subset(self, numbers: Sequence[int]) -> Trie:
-        """The trie of some of the texts, under the same prefix."""
-        p = len(self.prefix)
-        return _merge(self.prefix, [np.array(self.text(number)[p:], dtype=np.int64) for number in numbers])
-
-    @cached_property
-    def leaf_nodes(self) -> Ids:
-        """Nodes at which texts end, sorted, each once."""
-        return np.unique(self.leaves)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest text."""
-        return len(self.prefix) + int(self.depths.max()) + 1
-
-
-def build_trie(texts: Iterable[Sequence[int]]) -> Trie:
-    """The trie of token sequences, each the tokens of a whole text: pieces would tokenise differently.
-
-    The prefix is the longest common beginning that leaves every text a token of its own.
-
-    Raises:
-        ValueError: there is no text, or an empty one.
-    """
-    rows = [np.asarray(text, dtype=np.int32) for text in texts]
-    if not rows or min(len(row) for row in rows) == 0:
-        raise ValueError("a trie needs at least one text, and no text may be empty")
-    first, p = rows[0], min(len(row) for row in rows) - 1
-    for row in rows:
-        differing = np.flatnonzero(row[:p] != first[:p])
-        p = int(differing[0]) if len(differing) else p
-    return _merge(first[:p].astype(np.int64), [row[p:] for row in rows])
-
-
-def _merge(prefix: Ids, suffixes: Sequence[npt.NDArray[Any]]) -> Trie:
-    """Sorts the suffixes, so that a node is new exactly where a row departs from the row before."""
-    lengths = np.array([len(suffix) for suffix in suffixes], dtype=np.int64)
-    n, width = len(suffixes), int(lengths.max())
-    table = np.full((n, width), -1, dtype=np.int64)  # -1 sorts a text before its own continuations
-    for row, suffix in enumerate(suffixes):
-        table[row, : len(suffix)] = suffix
-    order = np.lexsort(table.T[::-1])
-    table, lengths = table[order], lengths[order]
-
-    column = np.arange(width)
-    differs = np.ones((n, width), dtype=bool)
-    differs[1:] = table[1:] != table[:-1]
-    new = np.maximum.accumulate(differs, axis=1) & (column < lengths[:, None])  # (n, width)
-    rows, columns = np.nonzero(new)  # row by row: preorder
-    m = len(rows)
-    node = np.full((n, width), -1, dtype=np.int64)
-    node[rows, columns] = np.arange(m)
-    node = np.maximum.accumulate(node, axis=0)  # of every row's own path, up to its length
-    parents = np.where(columns > 0, node[rows, columns - 1], -1)
-
-    sizes = np.ones(m, dtype=np.int64)
-    for depth in range(width - 1, 0, -1):
-        at = np.flatnonzero(columns == depth)
-        np.add.at(sizes, parents[at], sizes[at])
-    leaves = np.empty(n, dtype=np.int64)
-    leaves[order] = node[np.arange(n), lengths - 1]
-    return Trie(
-        prefix=prefix,
-        tokens=table[rows, columns],
-        parents=parents,
-        depths=columns.astype(np.int64),
-        ends=np.arange(m) + sizes,
-        leaves=leaves,
-        plain_tokens=int(lengths.sum()) + n * len(prefix),
-    )
 
 
 class TreeReader:
@@ -244,11 +131,6 @@ class TreeReader:
             self.computed += len(leaves)
             return hidden[torch.from_numpy(np.searchsorted(leaves, part.trie.leaves)).to(hidden.device)].cpu()
 
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of the kept keys and values."""
-        return sum(side.numel() * side.element_size() for pair in self._store for side in pair)
-
     # -- passes -------------------------------------------------------------------------------------
 
     def _read_prefix(self) -> KeysValues:
@@ -275,7 +157,7 @@ class TreeReader:
         leaves = trie.leaf_nodes
         spine_nodes = trie.ancestors(start) if start < len(trie) else np.zeros(0, dtype=np.int64)
         spine = self._gather(spine_nodes)
-        for low, high in _ranges(trie, start, self.chunk, with_token=token is not None):
+        for low, high in chunks(trie, start, self.chunk, with_token=token is not None):
             ending = leaves[np.searchsorted(leaves, low) : np.searchsorted(leaves, high)]
             appended = ending if token is not None else ending[:0]
             nodes = np.arange(low, high)
@@ -307,7 +189,7 @@ class TreeReader:
         """Computes the token after each text whose nodes are all stored."""
         leaves = self.trie.leaf_nodes
         nodes = 2 * self.chunk  # keys of one forward; about as many texts end there as a chunk has positions
-        ranges = list(_ranges(self.trie, 0, self.chunk, with_token=True, nodes=nodes, stop=self.stored))
+        ranges = list(chunks(self.trie, 0, self.chunk, with_token=True, nodes=nodes, stop=self.stored))
         ending = [
             leaves[np.searchsorted(leaves, low) : np.searchsorted(leaves, high)] for low, high in ranges
         ]
@@ -498,28 +380,6 @@ class TreeReader:
                 yield
             finally:
                 config._attn_implementation = own
-
-
-def _ranges(
-    trie: Trie, start: int, size: int, *, with_token: bool, nodes: int | None = None, stop: int | None = None
-) -> Iterator[tuple[int, int]]:
-    """Consecutive ranges of nodes from `start` to `stop`.
-
-    A range has at most `size` positions: its nodes, and with a token one more for each text that ends
-    there. With `nodes` only these appended positions count, and a range has at most `nodes` nodes.
-    """
-    stop = len(trie) if stop is None else stop
-    leaves = trie.leaf_nodes
-    while start < stop:
-        most = min(stop, start + (size if nodes is None else nodes))
-        before = np.searchsorted(leaves, start)
-        if with_token:
-            here = np.arange(start, most + 1)
-            ending = np.searchsorted(leaves, here) - before
-            positions = ending if nodes is not None else ending + here - start
-            most = int(here[np.searchsorted(positions, size, side="right") - 1])
-        yield start, most
-        start = most
 
 
 def _each(pairs: KeysValues, change: Callable[[Tensor], Tensor]) -> KeysValues:

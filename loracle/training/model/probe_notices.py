@@ -1,0 +1,133 @@
+"""What the user must see of what the probe found: slow batches, and what of the model is not trained."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from loracle.records.notices import Notice
+from loracle.text.escape import printable
+from loracle.training.model.adapter import Layer
+from loracle.training.model.base_model import Base
+
+_ORDINARY = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_SHARE = 0.01  # frozen weights are told about from this share of the model's parameters up
+_SHOWN = 4  # names in a notice
+
+
+def probe_notices(
+    base: Base, left_out: Mapping[str, str], unseen: list[str], layers: list[Layer], ran: Collection[int]
+) -> tuple[Notice, ...]:
+    """All of them.
+
+    Args:
+        base: as the probe left it.
+        left_out: names of modules left without an adapter, with the reason of each.
+        unseen: names of adapted modules without a gradient.
+        layers: the adapted places.
+        ran: ids of the modules that computed something.
+    """
+    return (
+        *_batching_notices(base),
+        *_left_out_notices(left_out),
+        *_unseen_notices(unseen),
+        *_frozen_notices(base, layers, ran),
+        *_shared_notices(base, layers),
+    )
+
+
+def patterns(names: Iterable[str]) -> str:
+    """Names with their numbers replaced, each with its count: `layers.*.mlp.gate (24)`."""
+    counts = Counter(map(_pattern, names))
+    shown = [f"{name} ({n:,})" if n > 1 else name for name, n in counts.most_common(_SHOWN)]
+    more = [f"{len(counts) - _SHOWN} more"] if len(counts) > _SHOWN else []
+    return printable(", ".join([*shown, *more]))
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
+
+
+def _batching_notices(base: Base) -> Iterable[Notice]:
+    how = {"equal": "of equal length alone", "single": "of one example"}
+    for name, value, what in (
+        ("reads_alone", base.reading, "training and scoring read"),
+        ("writes_alone", base.writing, "scoring writes"),
+    ):
+        if value in how and (name == "reads_alone" or value != base.reading):
+            why = "heeds no attention mask" if value == "equal" else "mixes the examples of a batch"
+            yield Notice(
+                "model", name, f"this model {why}, so {what} in batches {how[value]}, which is slower"
+            )
+
+
+def _left_out_notices(left_out: Mapping[str, str]) -> Iterable[Notice]:
+    for reason in dict.fromkeys(left_out.values()):
+        names = [name for name, own in left_out.items() if own == reason]
+        count = f"{len(names):,} {'module is' if len(names) == 1 else 'modules are'}"
+        yield Notice(
+            "model",
+            "modules_left_out",
+            f"{count} left without an adapter because {reason}: {patterns(names)}",
+            len(names),
+        )
+
+
+def _unseen_notices(names: list[str]) -> Iterable[Notice]:
+    if names:
+        count = f"{len(names):,} adapted {'module' if len(names) == 1 else 'modules'}"
+        yield Notice(
+            "model",
+            "no_gradient",
+            f"{count} saw no gradient in a short step of training, and may stay as they are: "
+            f"{patterns(names)}",
+            len(names),
+        )
+
+
+def _frozen_notices(base: Base, layers: list[Layer], ran: Collection[int]) -> Iterable[Notice]:
+    """Weights of no linear module, such as stacked experts, which adapters of modules do not reach."""
+    adapted = {id(layer.weight) for layer in layers}
+    total = sum(p.numel() for p in base.model.parameters())
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for name, module in base.model.named_modules():
+        if id(module) not in ran or isinstance(module, _ORDINARY):
+            continue
+        for own, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in adapted and sum(size > 1 for size in parameter.shape) >= 2:
+                full = f"{name}.{own}" if name else own
+                groups.setdefault(_pattern(full), []).append((full, parameter.numel()))
+    large = [g for g in groups.values() if sum(size for _, size in g) >= _SHARE * total]
+    names = [name for group in large for name, _ in group]
+    if names:
+        share = sum(size for group in large for _, size in group) / total
+        whose = "weight that belongs" if len(names) == 1 else "weights that belong"
+        yield Notice(
+            "model",
+            "weights_frozen",
+            f"{len(names):,} {whose} to no linear module, {share:.0%} of the model's parameters, get no "
+            f"adapter: {patterns(names)}; name them in training.targets to train them, without dropout",
+            len(names),
+        )
+
+
+def _shared_notices(base: Base, layers: list[Layer]) -> Iterable[Notice]:
+    """Adapted weights that stand in several places, as those of shared blocks or a tied output layer."""
+    places = Counter(
+        parameter.data_ptr()
+        for module in base.model.modules()
+        for parameter in module.parameters(recurse=False)
+    )
+    names = [layer.name for layer in layers if places[layer.weight.data_ptr()] > 1]
+    if names:
+        yield Notice(
+            "model",
+            "weights_shared",
+            f"{len(names):,} adapted weights are used in several places of the model ({patterns(names)}); "
+            "the adapter works, but merging it into the weights does not",
+            len(names),
+        )
