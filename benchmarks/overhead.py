@@ -27,7 +27,7 @@ from typing import Any
 
 from loracle.config.settings import RunConfig, load_config
 from loracle.records.events import Event, PhaseStarted, TrialFinished, TrialStarted
-from loracle.run.folder import trial_folder
+from loracle.report.folders import trial_folder
 from loracle.run.tune import tune
 
 RESULTS = Path(__file__).parent / "results" / "overhead.json"

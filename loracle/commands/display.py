@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -11,13 +16,46 @@ from rich.text import Text
 from loracle.commands.console import console as plain_console
 from loracle.commands.console import say, say_notices
 from loracle.config.metrics import show_loss
-from loracle.records.events import Event, Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
+from loracle.records.events import Event, Listener, Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
 from loracle.records.trial import Trial
 from loracle.report.wording import show_config, show_duration, show_score
 from loracle.text import escape
 
 _ROOM_FOR_CONFIGS = 120  # columns of a terminal that shows the config beside the bar
 _LONGEST_TITLE = 34  # characters
+
+
+@contextmanager
+def live(metric: str, *, models: bool) -> Iterator[Listener]:
+    """A listener that shows progress on stderr: a bar on a terminal, plain lines elsewhere.
+
+    Args:
+        metric: of the run.
+        models: whether models are loaded in this process.
+    """
+    quiet(models=models)
+    try:
+        with Display(metric) as display:
+            yield display.show
+    except KeyboardInterrupt:
+        sys.stderr.write("loracle: stopped; the same command continues where it was\n")
+        raise typer.Exit(130) from None
+
+
+def quiet(*, models: bool) -> None:
+    """Silences libraries that report every step of their own; the display says what matters.
+
+    `models`: those that load models, too; the driver of a run has no use for them otherwise.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if models:
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
 
 
 class Display:

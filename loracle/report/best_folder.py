@@ -9,19 +9,10 @@ from pathlib import Path
 from loracle.config.settings import RunConfig
 from loracle.records.outcome_files import move_files, write_atomically
 from loracle.records.sizes import Sizes
+from loracle.report.folders import final_adapter
 from loracle.report.model_card import model_card
 from loracle.report.recipe import own_recipe_text, recipe, recipe_text
 from loracle.report.verdict import Comparison
-
-
-def final_folder(output: Path, name: str) -> Path:
-    """Where a final training's files are; `name` is `winner` or `standard`."""
-    return output / "final" / name
-
-
-def final_adapter(output: Path, name: str) -> Path:
-    """Where a final training leaves its adapter and the tokenizer."""
-    return final_folder(output, name) / "adapter"
 
 
 def write_best(config: RunConfig, comparison: Comparison, sizes: Sizes | None) -> Path | None:

@@ -11,8 +11,7 @@ from loracle.records.outcome_files import write_atomically
 from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace
 from loracle.records.trial import FailureKind, History
-from loracle.report.best_folder import final_folder
-from loracle.report.figures import write_figure
+from loracle.report.folders import final_folder
 from loracle.report.tables import comparison_rows, history_table
 from loracle.report.verdict import Comparison, trained_once, verdict
 from loracle.report.wording import show_duration
@@ -32,6 +31,8 @@ def write_report(
     sizes: Sizes | None = None,
 ) -> None:
     """Writes `report.md` and `progress.png`; the arguments are those of `report_text`."""
+    from loracle.report.figures import write_figure  # here: whoever reads a run needs no matplotlib
+
     folder = config.output
     write_figure(folder / "progress.png", space, history, config.metric)
     text = report_text(

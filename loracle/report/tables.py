@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loracle.config.metrics import OWN_METRICS, metric_of, show_loss
 from loracle.records.space import SearchSpace
@@ -16,9 +16,6 @@ from loracle.report.wording import (
     show_value,
     shown_knobs,
 )
-
-if TYPE_CHECKING:
-    from loracle.run.proxy import ProxyResult
 
 _COLUMNS = ("trial", "score", "seconds")
 
@@ -108,29 +105,3 @@ def comparison_json(comparison: Comparison, metric: str) -> dict[str, Any]:
         "items_needed": comparison.items_needed if comparison.standing == "no_difference" else None,
     }
     return content | {"metric": metric, "standing": comparison.standing, "best": comparison.best}
-
-
-def proxy_table(found: ProxyResult) -> list[list[str]]:
-    """How each fraction's scores go with those of full training; first the column titles."""
-    rows = [["data", "examples", "seconds", "coefficient", "all configs", "better half", "published"]]
-    for part in found.fractions:
-        by_kind = {(c.kind, c.among): _interval(c.estimate, c.low, c.high) for c in part.correlations}
-        for i, kind in enumerate(("pearson", "spearman", "kendall")):
-            first = [f"{100 * part.fraction:g} %", f"{part.n_examples:,}", f"{part.seconds:.1f}"]
-            rows.append(
-                [
-                    *(first if i == 0 else ("", "", "")),
-                    kind,
-                    by_kind[kind, "all"],
-                    by_kind[kind, "better half"],
-                    part.published if kind == "pearson" else "",
-                ]
-            )
-    return rows
-
-
-def _interval(estimate: float, low: float, high: float) -> str:
-    """A coefficient with its interval; where the scores do not vary there is none."""
-    if not math.isfinite(estimate):
-        return "none: scores do not vary"
-    return f"{estimate:.2f} ({low:.2f} to {high:.2f})" if math.isfinite(low + high) else f"{estimate:.2f}"

@@ -18,7 +18,7 @@ from loracle.config.settings import RunConfig
 from loracle.records.outcome_files import as_json, read_items, read_outcome, write_atomically
 from loracle.records.space import Config
 from loracle.records.trial import Outcome
-from loracle.report.best_folder import final_adapter, final_folder
+from loracle.report.folders import final_adapter, final_folder
 
 _WEIGHTS, _SETTINGS, _ITEMS = "adapter_model.safetensors", "adapter_config.json", "items.jsonl"
 _CHECKSUMS = "checksums.json"

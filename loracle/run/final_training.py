@@ -13,7 +13,7 @@ from loracle.records.outcome_files import read_items
 from loracle.records.sizes import Sizes
 from loracle.records.space import Config, with_alpha
 from loracle.records.trial import Outcome
-from loracle.report.best_folder import final_adapter, final_folder
+from loracle.report.folders import final_adapter, final_folder
 from loracle.report.verdict import Comparison
 from loracle.run.final_results import keep_result, set_aside, stored_result
 from loracle.training.intervals import paired_difference

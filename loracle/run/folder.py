@@ -68,11 +68,6 @@ def _is_lock(path: Path) -> bool:
     return path.is_file() and re.fullmatch(rb"\d{0,20}", path.read_bytes()[:21]) is not None
 
 
-def trial_folder(folder: Path, number: int) -> Path:
-    """Where a trial's files are in a run folder."""
-    return folder / "trials" / f"{number:04d}"
-
-
 @contextmanager
 def own_folder(output: Path) -> Iterator[Path]:
     """Holds a folder for what one process alone writes: the first that is free of those of this machine."""

@@ -5,13 +5,12 @@ Everything that can be refused is refused here, before anything is trained.
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loracle.config.cache_folder import cache_folder
 from loracle.config.knobs import check_knobs
 from loracle.config.settings import RunConfig, build_space
 from loracle.config.training_plan import plan_training
@@ -248,12 +247,6 @@ def run_prompt(config: RunConfig, space: SearchSpace, model: LanguageModel, n_ex
     if name == "auto":
         name = "lora-v1" if isinstance(model, CausalReader) else "derived-v1"
     return load_prompt(name, space, n_examples=n_examples, epochs=config.training.epochs)
-
-
-def cache_folder() -> Path:
-    """Where features are kept between runs: `$XDG_CACHE_HOME/loracle`, by default `~/.cache/loracle`."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "loracle"
 
 
 # -- helpers ----------------------------------------------------------------------------------------

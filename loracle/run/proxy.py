@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, StudyError
 from loracle.records.events import Listener, Noticed, PhaseStarted, Step
 from loracle.records.notices import Notice
-from loracle.records.outcome_files import as_json, finite, read_outcome, stored_outcomes, write_atomically
+from loracle.records.outcome_files import as_json, read_outcome, stored_outcomes, write_atomically
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import Outcome
+from loracle.report.proxy import Correlation, FractionResult, ProxyResult, draw_proxy
 from loracle.report.wording import show_config
 from loracle.run.folder import hold
 from loracle.run.identity import require_common_settings, require_same_contents, training_settings
@@ -35,52 +33,6 @@ Floats = npt.NDArray[np.float64]
 
 _RESAMPLES = 2000
 _PUBLISHED = {0.01: "0.70 / 0.74", 0.05: "0.84 / 0.93", 0.1: "0.87 / 0.94"}  # math / code, arXiv 2602.11171
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """One coefficient between a fraction's scores and those of full training, with a 95 % interval."""
-
-    kind: str  # pearson | spearman | kendall
-    among: str  # all | better half
-    estimate: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class FractionResult:
-    """What training on one fraction tells.
-
-    Attributes:
-        fraction: of the training examples.
-        n_examples: that many examples.
-        scores: of each config, NaN where the training failed; same order as `ProxyResult.configs`.
-        seconds: mean time of a training and its scoring, in seconds.
-        correlations: with full training.
-        published: the paper's Pearson figures at this fraction (math / code), where it has them.
-    """
-
-    fraction: float
-    n_examples: int
-    scores: tuple[float, ...]
-    seconds: float
-    correlations: tuple[Correlation, ...]
-    published: str
-
-
-@dataclass(frozen=True)
-class ProxyResult:
-    """The whole check; `full` are the scores of full training."""
-
-    folder: Path
-    configs: tuple[Config, ...]
-    full: tuple[float, ...]
-    fractions: tuple[FractionResult, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """The result as plain data; scores that failed, and coefficients that there are not, are null."""
-        return finite(asdict(self) | {"folder": str(self.folder)})  # type: ignore[no-any-return]
 
 
 def parse_fractions(text: str) -> list[float]:
@@ -156,23 +108,6 @@ def correlate(part: Floats, full: Floats, seed: int) -> tuple[Correlation, ...]:
     return tuple(found)
 
 
-def draw(path: Path, result: ProxyResult) -> None:
-    """One panel a fraction: its scores against those of full training, as a PNG."""
-    figure = Figure(figsize=(3.2 * len(result.fractions), 3.4), layout="constrained")
-    full = np.array(result.full)
-    for i, part in enumerate(result.fractions):
-        axes = figure.add_subplot(1, len(result.fractions), i + 1)
-        axes.scatter(part.scores, full, s=22, color="#2a6fbb")
-        rank = next(c.estimate for c in part.correlations if (c.kind, c.among) == ("spearman", "all"))
-        axes.set_title(f"{100 * part.fraction:g} %: Spearman {rank:.2f}", fontsize=10)
-        axes.set_xlabel(f"score, {part.n_examples:,} examples")
-        if i == 0:
-            axes.set_ylabel("score, full training")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    figure.savefig(path, dpi=120)
-
-
 # -- helpers ----------------------------------------------------------------------------------------
 
 
@@ -209,7 +144,7 @@ def _check(config: RunConfig, k: int, fractions: Sequence[float], listen: Listen
     )
     result = ProxyResult(folder, tuple(configs), tuple(scores[1.0].tolist()), results)
     write_atomically(folder / "proxy.json", json.dumps(result.as_json(), indent=1))
-    draw(folder / "proxy.png", result)
+    draw_proxy(folder / "proxy.png", result)
     return result
 
 

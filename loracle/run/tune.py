@@ -25,15 +25,16 @@ from loracle.records.outcome_files import as_json, write_atomically
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.report.best_folder import write_best
+from loracle.report.folders import trial_folder
 from loracle.report.markdown import write_report
+from loracle.report.time_left import NO_FINALS, Finals, Forecast, finals
 from loracle.report.verdict import Comparison, result_notices
 from loracle.run.final_training import compare, compare_trial
-from loracle.run.folder import hold, own_folder, record_config, require_recorded, trial_folder
+from loracle.run.folder import hold, own_folder, record_config, require_recorded
 from loracle.run.prepare import Prepared, Search, prepare
 from loracle.run.search_notices import TOO_LARGE, about_memory
 from loracle.run.storage.opening import open_study
 from loracle.run.storage.study import Study
-from loracle.run.time_left import NO_FINALS, Finals, Forecast, finals
 from loracle.training.memory.plan import describe
 
 _BROKEN_IN_A_ROW = 5  # crashed or lost: then the cause is not the configs

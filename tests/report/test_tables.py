@@ -5,9 +5,9 @@ from pathlib import Path
 
 from loracle.records.space import Knob, SearchSpace, default_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
-from loracle.report.tables import comparison_json, comparison_rows, history_json, history_table, proxy_table
+from loracle.report.proxy import Correlation, FractionResult, ProxyResult, proxy_table
+from loracle.report.tables import comparison_json, comparison_rows, history_json, history_table
 from loracle.report.verdict import Comparison
-from loracle.run.proxy import Correlation, FractionResult, ProxyResult
 
 SPACE = default_space()
 NAN = Failure(FailureKind.DIVERGED, "loss is NaN", "tail")

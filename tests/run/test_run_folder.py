@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from places import TESTS
 
-from loracle.commands.demo_folder import make_demo
+from loracle.commands.demo import make_demo
 from loracle.config.settings import RunConfig, load_config
 from loracle.errors import StudyError
 from loracle.export.peft import export_peft

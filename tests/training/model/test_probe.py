@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from small_tokenizers import make_tokenizer
 from test_architectures import identities
 
-from loracle.commands.doctor import examine
 from loracle.config.settings import RunConfig, TrainingConfig, load_config
 from loracle.config.training_plan import plan_training
 from loracle.errors import ConfigError, LoracleError, ModelError
+from loracle.run.checks import examine
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
 from loracle.training.loop import train_adapter

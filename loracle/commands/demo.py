@@ -1,15 +1,34 @@
-"""The folder of the demo: a copy of what comes with the package, in a folder that is nobody else's."""
+"""`loracle demo`, in a folder that is nobody else's: a copy of what comes with the package."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from loracle.commands.options import AsJson, changed_settings
+from loracle.commands.tune import tune_and_tell
 from loracle.errors import StudyError
 
 _MARK = ".loracle-demo"  # made first
 _EDITED = ("config.yaml", "README.md")  # what people change while they try
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")] = Path("demo"),
+    trials: Annotated[int | None, typer.Option(min=1, help="Total number of trials.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try everything on a tiny model that comes with Loracle: a few minutes on a CPU, no downloads."""
+    from loracle.commands.console import console, say
+
+    config = make_demo(folder)
+    say(console(errors=True), f"a normal run: loracle tune {shlex.quote(str(config))}")
+    tune_and_tell(changed_settings(config, trials, None), as_json)
 
 
 def make_demo(folder: Path) -> Path:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from conftest import copy_rows
 
-from loracle.commands.doctor import Check, examine
 from loracle.config.settings import load_config
+from loracle.run.checks import Check, examine
 from loracle.run.prepare import search_space
 from loracle.training import objective
 from loracle.training.memory.plan import MemoryModel

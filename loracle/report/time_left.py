@@ -11,7 +11,7 @@ from pathlib import Path
 
 from loracle.records.sizes import Sizes
 from loracle.records.trial import Trial
-from loracle.run.folder import trial_folder
+from loracle.report.folders import trial_folder
 
 
 @dataclass(frozen=True)

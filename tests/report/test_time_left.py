@@ -13,8 +13,8 @@ from loracle.records.events import Event, TrialFinished
 from loracle.records.outcome_files import write_outcome
 from loracle.records.sizes import Sizes
 from loracle.records.trial import Failure, FailureKind, Outcome, Trial
-from loracle.run.folder import trial_folder
-from loracle.run.time_left import Finals, Forecast, finals
+from loracle.report.folders import trial_folder
+from loracle.report.time_left import Finals, Forecast, finals
 from loracle.run.tune import tune
 
 SIZES = Sizes(train=2000, proxy=200, validation=100, scored=100, test=200)

@@ -1,0 +1,37 @@
+"""`loracle worker`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loracle.commands.options import ConfigFile, Storage, Workers, changed_settings
+
+
+def worker(
+    config: ConfigFile,
+    storage: Storage = None,
+    workers: Workers = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Total number of trials, of all machines together.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Run folder; its name is the run's in the database.")
+    ] = None,
+) -> None:
+    """Search together with other machines on one database; then `loracle tune` trains the winner."""
+    from loracle.commands.console import console, say
+    from loracle.commands.display import live
+    from loracle.run.tune import counted, work
+    from loracle.search.presets import PRESETS
+
+    settings = changed_settings(config, trials, output, workers=workers, storage=storage)
+    reads = PRESETS[settings.search.preset].reads
+    with live(settings.metric, models=reads or settings.execution.workers == 0) as listen:
+        stopped, history = work(settings, listen)
+    n = len(counted(history))
+    succeeded = f"{n} in all, of which {len(history.succeeded)} succeeded"
+    say(console(), f"{stopped}; {succeeded}. Next: loracle tune {shlex.quote(str(config))}")

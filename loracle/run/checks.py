@@ -1,0 +1,206 @@
+"""Checks of everything a run needs, before anything costs money. Nothing is trained, nothing is written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from loracle.config.placeholders import split_command
+from loracle.config.settings import NO_DATA, RunConfig
+from loracle.config.training_plan import count_steps
+from loracle.errors import LoracleError
+from loracle.language.reader import load_language_model
+from loracle.own_trainer.objective import ExternalObjective
+from loracle.records.notices import About, Notice
+from loracle.records.space import SearchSpace, with_alpha
+from loracle.run.prepare import run_prompt, search_space
+from loracle.run.search_notices import search_notices
+from loracle.search.presets import get_preset
+from loracle.training.memory.plan import allowed, describe
+from loracle.training.model.base_model import Base
+from loracle.training.objective import TrainingObjective
+
+_FEW_STEPS = 20  # below this many optimizer steps a trial says little (fact 29: 100 and more are better)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: `ok`, `note` (worth reading) or `bad` (the run would fail).
+
+    `notice`: where the finding is one that `tune` and the report show, too.
+    """
+
+    name: str
+    state: Literal["ok", "note", "bad"]
+    text: str
+    notice: Notice | None = None
+
+
+def examine(config: RunConfig) -> Iterator[Check]:
+    """Checks device, data, model, space, prompts, memory and output, in that order.
+
+    What cannot be used ends the examination with a `bad` check; no exception is raised for bad input.
+    """
+    if config.objective is not None:
+        yield from _own_trainer(config)
+        return
+    yield Check("device", "ok", _device(config))
+    try:
+        objective = TrainingObjective.from_config(config)
+        yield from _data(objective)
+        yield from _noticed(objective.notices, "data")
+        yield Check("model", "ok", _model(objective.base))
+        yield from _noticed(objective.notices, "model")
+        space = search_space(config, objective.n_proxy)
+        yield from _space(config, objective, space)
+        yield _prompts(config, objective, space)
+        yield from _memory(config, objective, space)
+    except LoracleError as error:
+        yield Check("input", "bad", str(error))
+        return
+    yield _output(config.output)
+
+
+def _noticed(notices: Sequence[Notice], about: About) -> Iterator[Check]:
+    for notice in notices:
+        if notice.about == about:
+            yield Check(about, "note", notice.text, notice)
+
+
+def _own_trainer(config: RunConfig) -> Iterator[Check]:
+    """What can be known of a trainer of the user's own without running it."""
+    objective = config.objective
+    assert objective is not None
+    try:
+        trainer = ExternalObjective.from_config(config)
+        space = search_space(config, None)
+        get_preset(config.search.preset, language=config.language.model != "none")
+    except LoracleError as error:
+        yield Check("input", "bad", str(error))
+        return
+    what = f"function {objective.function}"
+    if objective.command is not None:
+        what = f"{' '.join(split_command(objective.command))}, in {objective.working_folder}"
+    yield Check("trainer", "ok", f"{what}; its result is to be {objective.direction}d")
+    if not trainer.has_final:
+        yield Check("final", "note", "uses neither phase nor fraction, so the winner is not run once more")
+    unread = config.model and config.language.model != "same"
+    given = [name for name, value in (("model", unread), ("data", config.data != NO_DATA)) if value]
+    if given:
+        yield Check("unused", "note", f"{' and '.join(given)}: a trainer of your own has its own")
+    yield Check("space", "ok", f"{len(space.candidates):,} candidates of {space.size:,} configs")
+    yield from _noticed(search_notices(config, space, None), "search")
+    yield _output(config.output)
+
+
+def _device(config: RunConfig) -> str:
+    text = f"torch {torch.__version__}, {torch.get_num_threads()} CPU threads"
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return f"{', '.join(names)}; {text}"
+    if torch.backends.mps.is_available():
+        return f"Apple GPU; {text}"
+    return f"no GPU here, so trials run on the CPU; {text} (config: device {config.device})"
+
+
+def _data(objective: TrainingObjective) -> Iterator[Check]:
+    splits = objective.splits
+    yield Check(
+        "data",
+        "ok",
+        f"{objective.n_train:,} training, {len(splits.validation):,} validation, {len(splits.test):,} test "
+        f"examples; a trial trains on {objective.n_proxy:,}",
+    )
+
+
+def _model(base: Base) -> str:
+    count = sum(parameter.numel() for parameter in base.model.parameters())
+    return (
+        f"{base.name}: {_count(count)} parameters, {str(base.dtype).removeprefix('torch.')} on {base.device}"
+    )
+
+
+def _space(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -> Iterator[Check]:
+    yield Check("space", "ok", f"{len(space.candidates):,} candidates of {space.size:,} configs")
+    if "batch_size" not in space.names:
+        return
+    values = space.values(space.candidates)
+    batches = values["batch_size"]
+    epochs = values.get("epochs", np.full(len(batches), config.training.epochs))
+    n = objective.n_proxy
+    steps, batch = min((count_steps(n, e, b), b) for e, b in set(zip(epochs, batches, strict=True)))
+    if steps < _FEW_STEPS:
+        yield Check(
+            "steps",
+            "note",
+            f"batch_size {int(min(batch, n))} gives only {steps} optimizer steps in a trial; "
+            "raise data.proxy, or leave large batches out of the space",
+        )
+
+
+def _prompts(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -> Check:
+    preset = get_preset(config.search.preset, language=config.language.model != "none")
+    if not preset.reads:
+        return Check("prompts", "ok", f"preset {config.search.preset}: numbers only, no language model")
+    base = objective.base
+    model = load_language_model(
+        config.language,
+        tuned=(base.model, base.tokenizer),
+        device=config.device,
+        trust_remote_code=config.trust_remote_code,
+    )
+    assert model is not None  # `get_preset` refuses `none` here
+    prompt = run_prompt(config, space, model, objective.n_proxy)
+    sample = [space.config(int(index)) for index in space.candidates[:: max(1, len(space.candidates) // 200)]]
+    longest = max(len(ids) for ids in model.token_ids([prompt.text(config) for config in sample]))
+    limit = "" if model.limit is None else f" of {model.limit:,}"
+    if model.limit is not None and longest >= model.limit:
+        text = (
+            f"a prompt of {prompt.version} has {longest:,} tokens, {model.name} reads at most {model.limit:,}"
+        )
+        return Check("prompts", "bad", f"{text}; choose a shorter language.prompt")
+    return Check("prompts", "ok", f"{prompt.version} read by {model.name}, {longest:,}{limit} tokens at most")
+
+
+def _memory(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -> Iterator[Check]:
+    """What trials will take, what there is, and which candidates cannot fit; raises if none can."""
+    model, standard = objective.memory, with_alpha(config.standard or {})
+    allowed(model, space)
+    peaks, *_ = describe(model, space, standard)
+    if model.limit is None:
+        peaks += f"; how much there is on {objective.base.device} is not known"
+    elif model.peak(standard) > model.limit:
+        peaks += "; the standard config does not fit, so it cannot be compared with"
+    fits = model.limit is None or model.peak(standard) <= model.limit
+    yield Check("memory", "ok" if fits else "note", peaks)
+    yield from _noticed(search_notices(config, space, model), "search")
+
+
+def _output(folder: Path) -> Check:
+    try:
+        if (folder / "journal.log").exists():
+            return Check("output", "note", f"{folder} holds a run already; tune continues it")
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    except OSError as error:  # a name that no file can have
+        return Check("output", "bad", f"{folder} cannot be used: {error.strerror}")
+    if not os.access(existing, os.W_OK):
+        return Check("output", "bad", f"{existing} cannot be written; name another output")
+    return Check("output", "ok", f"{folder}, {_gigabytes(shutil.disk_usage(existing).free)} free")
+
+
+def _count(n: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if n >= size:
+            return f"{n / size:.3g} {unit}"
+    return str(n)
+
+
+def _gigabytes(n_bytes: float) -> str:
+    return f"{n_bytes / 2**30:.1f} GiB"
