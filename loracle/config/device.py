@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from loracle.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def pick_device(name: str) -> torch.device:
@@ -13,6 +16,8 @@ def pick_device(name: str) -> torch.device:
     Raises:
         ConfigError: there is no such device here.
     """
+    import torch
+
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -28,6 +33,8 @@ def pick_device(name: str) -> torch.device:
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """`float32` or `bfloat16`; `auto` takes bfloat16 on a CUDA device that has it."""
+    import torch
+
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
     return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
