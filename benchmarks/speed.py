@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/speed.py --out benchmarks/results/speed.json
 
 * `import loracle`, against starting Python.
+* `loracle --help` and `loracle show`, in processor time, against importing Optuna, which holds the trials.
 * Which of 5,775 candidates fit into memory, looked at before every trial, against one proposal.
 """
 
@@ -52,6 +53,31 @@ def importing() -> dict[str, float]:
     return {"python": bare, "with_loracle": loaded, "ratio": loaded / bare}
 
 
+def commands() -> dict[str, float]:
+    run = Path(__file__).parent.parent / "tests" / "recorded" / "run_begun_before"
+
+    def seconds(*arguments: str) -> float:
+        """Processor time, user and system, of the fastest of some processes."""
+        found = []
+        for _ in range(7):
+            before = os.times()
+            subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+            after = os.times()
+            spent = after.children_user + after.children_system
+            found.append(spent - before.children_user - before.children_system)
+        return min(found)
+
+    optuna = seconds("-c", "import optuna")
+    helped, shown = seconds("-m", "loracle", "--help"), seconds("-m", "loracle", "show", str(run))
+    return {
+        "import_optuna": optuna,
+        "help": helped,
+        "show": shown,
+        "help_ratio": helped / optuna,
+        "show_ratio": shown / optuna,
+    }
+
+
 def choosing() -> dict[str, float]:
     from memory import make_data
     from micro_batch import make_llama
@@ -80,8 +106,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    found = {"import": importing(), "memory": choosing()}
+    found = {"import": importing(), "commands": commands(), "memory": choosing()}
     print(f"import loracle / starting Python  {found['import']['ratio']:.2f}")
+    print(f"loracle --help / import optuna    {found['commands']['help_ratio']:.2f}")
+    print(f"loracle show / import optuna      {found['commands']['show_ratio']:.2f}")
     print(f"what fits into memory / proposal  {found['memory']['ratio']:.4f}")
     if arguments.out:
         content = {**about(), **found}

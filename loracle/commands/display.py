@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -89,6 +89,11 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+    @property
+    def bars(self) -> RenderableType:
+        """What a terminal has below the lines just now."""
+        return self._progress.get_renderable()
 
     def show(self, event: Event) -> None:
         """Shows one event."""

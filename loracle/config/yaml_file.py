@@ -95,7 +95,7 @@ def parse(text: str) -> tuple[Any, yaml.Node | None]:
 
 def dump(content: Any) -> str:
     """YAML text that `parse`, and any other reader, takes for the same data."""
-    return yaml.dump(content, Dumper=_Writer, sort_keys=False, allow_unicode=True)
+    return yaml.dump(content, Dumper=Writer, sort_keys=False, allow_unicode=True)
 
 
 class _Reader(yaml.SafeLoader):
@@ -138,11 +138,11 @@ class _Reader(yaml.SafeLoader):
         return node
 
 
-class _Writer(yaml.SafeDumper):
+class Writer(yaml.SafeDumper):
     """Puts words that look like numbers in quotes, also those that PyYAML takes for words."""
 
 
-for _class in (_Reader, _Writer):
+for _class in (_Reader, Writer):
     _class.add_implicit_resolver(
         f"{_PREFIX}float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
     )

@@ -28,6 +28,14 @@ _PANELS_IN_A_ROW = 6
 
 def write_figure(path: Path, space: SearchSpace, history: History, metric: str) -> None:
     """Draws the scores in the order of trials, and against each knob, as a PNG."""
+    figure = draw(space, history, metric)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # letters that the font lacks
+        figure.savefig(path, dpi=120)
+
+
+def draw(space: SearchSpace, history: History, metric: str) -> Figure:
+    """The figure: trials above, one panel a knob below."""
     done = [trial for trial in history.finished if not trial.interrupted]
     scored = [(i, trial) for i, trial in enumerate(done) if trial.outcome and trial.outcome.value is not None]
     read = metric_of(metric).read
@@ -58,9 +66,7 @@ def write_figure(path: Path, space: SearchSpace, history: History, metric: str) 
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # letters that the font lacks
-        figure.savefig(path, dpi=120)
+    return figure
 
 
 def _draw_trials(axes: Axes, numbers: Floats, values: Floats, failed: list[int], *, less: bool) -> None:

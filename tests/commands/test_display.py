@@ -54,7 +54,7 @@ def test_trials_that_run_at_the_same_time_have_a_bar_each() -> None:
             display.show(TrialStarted(number, 30, CONFIG, number))
         display.show(Step(3, 10, 1.25, 8))
         display.show(Step(4, 10, 2.5, 7))
-        both = display._progress.get_renderable()
+        both = display.bars
         text = Console(file=io.StringIO(), record=True, width=160)
         text.print(both)
         lines = text.export_text().splitlines()
@@ -64,7 +64,7 @@ def test_trials_that_run_at_the_same_time_have_a_bar_each() -> None:
         display.show(PhaseStarted("training the standard settings", -2))
         display.show(Step(5, 10, 0.5, -2))
         display.show(Step(6, 10, 0.25, -1))
-        text.print(display._progress.get_renderable())
+        text.print(display.bars)
         shown = text.export_text()
     assert "trial" not in shown.split("training", 1)[1]
     assert "training the winner" in shown
@@ -83,7 +83,7 @@ def test_lines_fit_the_terminal(width: int) -> None:
         display.show(TrialStarted(1, 30, config, 1))
         display.show(Step(3, 10, 1.25, 1))
         bars = Console(file=io.StringIO(), record=True, width=width)
-        bars.print(display._progress.get_renderable())
+        bars.print(display.bars)
         shown = bars.export_text().splitlines()
     text = re.sub(r"\x1b\[[0-9?]*[A-Za-z]", "", out.getvalue())
     lines = [line for line in text.splitlines() if "50.0 %" in line or "learning_rate" in line]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loracle.config.settings import dump_config, load_config, parse_config
-from loracle.config.yaml_file import YamlError, _Writer, dump, parse, read_text
+from loracle.config.yaml_file import Writer, YamlError, dump, parse, read_text
 from loracle.errors import ConfigError, PromptError
 from loracle.language.prompt import load_prompt
 from loracle.records.space import default_space
@@ -186,7 +186,7 @@ def test_what_is_written_is_read_as_the_same(content: Any) -> None:
 def test_the_way_of_writing_changes_nothing(content: Any, flow: bool | None, indent: int, width: int) -> None:
     """Blocks or braces, long lines or short, comments, line ends of Windows."""
     options = {"default_flow_style": flow, "indent": indent, "width": width, "sort_keys": False}
-    text = yaml.dump(content, Dumper=_Writer, allow_unicode=True, explicit_start=True, **options)
+    text = yaml.dump(content, Dumper=Writer, allow_unicode=True, explicit_start=True, **options)
     assert same(parse(f"# a comment\n{text}# another\n")[0], content)
     assert same(parse(text.replace("\n", "\r\n"))[0], content)
 

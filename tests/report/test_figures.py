@@ -2,12 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from loracle.records.space import Knob, SearchSpace, default_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
-from loracle.report.figures import _clipped, _scaled, write_figure
+from loracle.report.figures import draw, write_figure
 
 SPACE = default_space()
 NAN = Failure(FailureKind.DIVERGED, "loss is NaN")
@@ -56,9 +55,14 @@ def test_is_drawn_with_hundreds_of_values_of_a_knob(tmp_path: Path) -> None:
 
 
 def test_one_outlier_does_not_press_the_others_into_a_line() -> None:
-    values = np.array([1.0, 1.1, 1.2, 1.3, 1e8])
-    shown, low, high = _clipped(values)
-    assert shown[:4].tolist() == values[:4].tolist()
-    assert low < 1.0 < shown[4] == high < 10
-    huge, power = _scaled(np.array([1e308, 5e307]))
-    assert (power, huge.tolist()) == (308, [1.0, 0.5])
+    top = draw(SPACE, trials(1.0, 1.1, 1.2, 1.3, 1e8), "value").axes[0]
+    assert top.get_ylim()[1] < 10
+    points = top.collections[0].get_offsets().tolist()
+    assert [y for _, y in points[:4]] == [1.0, 1.1, 1.2, 1.3]
+    assert top.get_legend_handles_labels()[1][-1] == "1 beyond the scale"
+
+
+def test_scores_that_axes_cannot_hold_are_in_powers_of_ten() -> None:
+    top = draw(SPACE, trials(1e308, 5e307), "value").axes[0]
+    assert top.get_ylabel() == "value, in 1e308"
+    assert [y for _, y in top.collections[0].get_offsets().tolist()] == [1.0, 0.5]
