@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from loracle.config.settings import parse_config
+from loracle.config.loading import parse_config
 from loracle.own_trainer.call import Call
 from loracle.own_trainer.objective import Command
 

@@ -25,7 +25,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from loracle.config.settings import RunConfig, load_config
+from loracle.config.loading import load_config
+from loracle.config.settings import RunConfig
 from loracle.records.events import Event, PhaseStarted, TrialFinished, TrialStarted
 from loracle.report.folders import trial_folder
 from loracle.run.tune import tune

@@ -41,7 +41,7 @@ _HOME = {
     "Trial": "records.trial",
     "build_features": "language.features",
     "default_space": "records.space",
-    "load_config": "config.settings",
+    "load_config": "config.loading",
     "load_language_model": "language.reader",
     "load_prompt": "language.prompt",
     "paper_space": "records.space",

@@ -60,7 +60,6 @@ OPTUNA_TOO = ("commands", "run", "search")  # it holds a run's trials
 # -- what is not so yet; strike out what is mended -----------------------------------------------------
 
 LONG_MODULES = {
-    "config/settings.py",
     "execution/local.py",
     "execution/ray_cluster.py",
     "language/features.py",

@@ -11,7 +11,8 @@ import pytest
 from places import ROOT
 from pydantic import BaseModel
 
-from loracle.config.settings import KnobConfig, RunConfig, build_space, load_config, parse_config
+from loracle.config.loading import load_config, parse_config
+from loracle.config.settings import KnobConfig, RunConfig, build_space
 from loracle.language.prompt import load_prompt
 from loracle.records.space import default_space
 

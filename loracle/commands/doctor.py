@@ -13,7 +13,7 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
     """Check device, memory, data, model, space and prompts before anything costs money."""
     from loracle.commands.console import console, say_json, say_parts
     from loracle.commands.display import quiet
-    from loracle.config.settings import load_config
+    from loracle.config.loading import load_config
     from loracle.records.notices import as_json as notices_as_json
     from loracle.run.checks import examine
 

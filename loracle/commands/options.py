@@ -36,7 +36,7 @@ def changed_settings(path: Path, trials: int | None, output: Path | None, **exec
     Raises:
         ConfigError: see `load_config`; or a path that the run's own config.yaml could not hold.
     """
-    from loracle.config.settings import load_config, resolve_storage
+    from loracle.config.loading import load_config, resolve_storage
 
     config = load_config(path)
     changes: dict[str, Any] = {}

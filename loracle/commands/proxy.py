@@ -20,7 +20,7 @@ def proxy(
     """Measure how well training subsets rank configs, by training some on subsets and on everything."""
     from loracle.commands.console import console, say, say_json, say_table
     from loracle.commands.display import live
-    from loracle.config.settings import load_config
+    from loracle.config.loading import load_config
     from loracle.report.proxy import proxy_table
     from loracle.run.proxy import check_proxy, parse_fractions
 

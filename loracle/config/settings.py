@@ -1,24 +1,20 @@
-"""The settings of a run: one YAML file, validated in full before anything costs money.
+"""The settings of a run, with their defaults and rules: a frozen pydantic model for every section.
 
-Every section is a frozen pydantic model, so the same names serve the YAML file and Python code. Errors name
-the file, the line and the key. Paths in a file are relative to that file.
+The same names serve a YAML file, see `loading.py`, and Python code.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -28,10 +24,9 @@ from loracle.config.knobs import complete_problem
 from loracle.config.metrics import METRICS
 from loracle.config.placeholders import check_environment, check_names, check_placeholders, split_command
 from loracle.config.variants import PLAIN, VARIANTS
-from loracle.config.yaml_file import YamlError, dump, parse, read_text
 from loracle.errors import ConfigError, SpaceError
 from loracle.records.space import Knob, Scale, SearchSpace, Value, default_space, paper_space
-from loracle.text.escape import printable
+from loracle.records.standard_settings import STANDARD, PresetName
 from loracle.text.patterns import Pattern
 
 
@@ -88,9 +83,6 @@ class DataConfig(Section):
     max_length: Count = 512  # tokens
     too_long: Literal["drop", "error"] = "drop"
 
-
-_SHOWN = 200  # characters of a key or value in an error
-_SECRET = (["objective", "environment"], ["execution", "storage"])  # values that no error shows
 
 # Files that Loracle writes into a trial's folder.
 _OURS = re.compile(r"((outcome|provenance|attempt-\d+)\.json(\.partial)?|log(-\d+)?\.txt)(/|$)")
@@ -250,7 +242,7 @@ class ExecutionConfig(Section):
 class SearchConfig(Section):
     """How configs are chosen."""
 
-    preset: Literal["default", "numeric", "language", "paper"] = "default"
+    preset: PresetName = "default"
     trials: Count = 30
     seed: Annotated[int, Field(ge=0)] = 0
     seed_configs: list[dict[str, Number]] | None = None  # None: as the preset says
@@ -290,13 +282,7 @@ class RunConfig(Section):
     language: LanguageConfig = LanguageConfig()
     search: SearchConfig = SearchConfig()
     execution: ExecutionConfig = ExecutionConfig()
-    standard: dict[str, Number] | None = {
-        "rank": 16,
-        "alpha": 32,
-        "dropout": 0.05,
-        "learning_rate": 2e-4,
-        "batch_size": 16,
-    }
+    standard: dict[str, Number] | None = dict(STANDARD)
 
     @model_validator(mode="before")
     @classmethod
@@ -412,144 +398,3 @@ def build_space(
                 f"only {batch_limit} training examples; add smaller values or raise data.proxy"
             )
     return space
-
-
-def load_config(path: str | Path) -> RunConfig:
-    """Reads and validates a YAML file.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, or breaks a rule (`file:line: key: rule`).
-    """
-    path = Path(path)
-    try:
-        text = read_text(path)
-    except YamlError as error:
-        raise ConfigError(f"{error.place(path)}: {error}") from None
-    config = parse_config(text, source=str(path))
-    return resolve_paths(config, path.parent)
-
-
-def parse_config(text: str, source: str = "config") -> RunConfig:
-    """Validates the text of a YAML file; `source` names it in errors. Raises like `load_config`."""
-    try:
-        content, node = parse(text)
-    except YamlError as error:
-        raise ConfigError(f"{error.place(source)}: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{source}: a config is a mapping of keys to values; see `loracle init`")
-    try:
-        return RunConfig.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, node, source)) from None
-
-
-def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
-    """`config` with every local path made absolute, seen from `folder`."""
-    changes: dict[str, Any] = {"output": (folder / config.output).resolve()}
-    if config.data != NO_DATA:
-        paths = {name: getattr(config.data, name) for name in ("train", "validation", "test")}
-        found = {name: (folder / path).resolve() for name, path in paths.items() if path is not None}
-        changes["data"] = config.data.model_copy(update=found)
-    if config.model and _exists(folder / config.model, folder=True):
-        changes["model"] = str((folder / config.model).resolve())
-    if config.objective is not None:
-        where = (folder / config.objective.working_folder).resolve()
-        changes["objective"] = config.objective.model_copy(update={"working_folder": where})
-    language: dict[str, str] = {}
-    for name in ("model", "prompt"):
-        value = getattr(config.language, name)
-        if value not in ("same", "none", "minilm") and _exists(folder / value):
-            language[name] = str((folder / getattr(config.language, name)).resolve())
-    changes["language"] = config.language.model_copy(update=language)
-    if config.execution.storage is not None:
-        storage = resolve_storage(config.execution.storage, folder)
-        changes["execution"] = config.execution.model_copy(update={"storage": storage})
-    return config.model_copy(update=changes)
-
-
-def _exists(path: Path, *, folder: bool = False) -> bool:
-    try:
-        return path.is_dir() if folder else path.exists()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
-
-
-def resolve_storage(url: str, folder: Path) -> str:
-    """`url` with the path of a SQLite file made absolute, seen from `folder`."""
-    path = url.removeprefix("sqlite:///")
-    if path == url or path[:1] in ("", "/", ":"):
-        return url
-    return f"sqlite:///{(folder / path).resolve()}"
-
-
-def dump_config(config: RunConfig) -> str:
-    """The YAML text of a config, every default written out; `parse_config` gives the same config back."""
-    content = config.model_dump(mode="json")
-    if config.objective is not None:  # what was not given
-        if not config.model:
-            del content["model"]
-        if config.data == NO_DATA:
-            del content["data"]
-    return dump(content)
-
-
-def _explain(error: ValidationError, node: yaml.Node | None, source: str) -> str:
-    """The first error of a validation as `file:line: key: rule`; a misspelt key before the one it lacks."""
-    errors = error.errors(include_url=False)
-    first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
-    location = _place(first["loc"])
-    line = _line(node, location)
-    key = printable(".".join(str(part) for part in location), _SHOWN)
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        return f"{source}:{line}: unknown key {key!r}; {hint}"
-    rules = [e["msg"].removeprefix("Value error, ") for e in errors if _place(e["loc"]) == location]
-    message = " or ".join(rule[:1].lower() + rule[1:] for rule in dict.fromkeys(rules))
-    given = first.get("input")
-    shown = f"; got {given!r}" if isinstance(given, str | int | float) else ""
-    if location[:2] in _SECRET:
-        shown = ""
-    return f"{source}:{line}: {key}: {printable(message, 1000)}{printable(shown, _SHOWN)}"
-
-
-def _place(location: tuple[int | str, ...]) -> list[int | str]:
-    """Where in the file an error is. Pydantic adds the branch of a union, which users have no key for."""
-    return [
-        part
-        for part in location
-        if part not in ("int", "float") and not str(part).startswith(("literal[", "list["))
-    ]
-
-
-def _known_keys(location: list[int | str]) -> list[str]:
-    """Keys that a section of the file may have."""
-    section: type[BaseModel] = RunConfig
-    for part in location:
-        if section is SpaceConfig and part == "knobs":
-            section = KnobConfig
-        elif (field := section.model_fields.get(str(part))) is not None:
-            for annotation in (field.annotation, *get_args(field.annotation)):  # get_args: of `X | None`
-                if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                    section = annotation
-    return [field.alias or name for name, field in section.model_fields.items()]
-
-
-def _line(node: yaml.Node | None, location: list[int | str]) -> int:
-    """Line of the deepest part of `location` that the file has, from 1."""
-    line = 1
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(part):
-                    line, node = key.start_mark.line + 1, value
-                    break
-            else:
-                return line
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            return line
-    return line

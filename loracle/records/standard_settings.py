@@ -1,8 +1,12 @@
-"""The settings everybody uses: what a search tries first, and what its winner is compared with."""
+"""What config files and the search both name: the settings everybody uses, and the presets.
+
+The settings are what a search tries first, and what its winner is compared with.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from loracle.records.space import Value
 
@@ -13,3 +17,5 @@ STANDARD: Mapping[str, Value] = {
     "learning_rate": 2e-4,
     "batch_size": 16,
 }
+
+PresetName = Literal["default", "numeric", "language", "paper"]  # each described in `search/presets.py`

@@ -11,8 +11,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from loracle.config.loading import dump_config, load_config
 from loracle.config.placeholders import recorded_command
-from loracle.config.settings import RunConfig, build_space, dump_config, load_config
+from loracle.config.settings import RunConfig, build_space
 from loracle.errors import StudyError
 from loracle.records.outcome_files import DISK_ERRORS, write_atomically
 from loracle.records.space import SearchSpace

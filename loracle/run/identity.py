@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loracle.config.loading import parse_config
 from loracle.config.placeholders import recorded_command
-from loracle.config.settings import RunConfig, parse_config
+from loracle.config.settings import RunConfig
 from loracle.errors import StudyError
 from loracle.records.contents import MODEL_SETTINGS, PRECISION, READING
 from loracle.records.trial import FailureKind

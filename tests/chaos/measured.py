@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from loracle.config.settings import load_config
+from loracle.config.loading import load_config
 from loracle.records.events import Event, TrialFinished
 from loracle.run.tune import tune
 

@@ -14,7 +14,7 @@ from conftest import Loracle, write_config
 from peft import PeftConfig
 
 from loracle import __version__
-from loracle.config.settings import load_config
+from loracle.config.loading import load_config
 from loracle.text import escape
 
 

@@ -12,7 +12,8 @@ import torch
 from places import PACKAGE, ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from loracle.config.settings import build_space, load_config
+from loracle.config.loading import load_config
+from loracle.config.settings import build_space
 
 DEMO = PACKAGE / "demo"
 SPLITS = ("train", "validation", "test")

@@ -10,7 +10,8 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from loracle.config.settings import KnobConfig, RunConfig, build_space, parse_config
+from loracle.config.loading import parse_config
+from loracle.config.settings import KnobConfig, RunConfig, build_space
 from loracle.config.yaml_file import dump
 from loracle.errors import ConfigError, SpaceError
 from loracle.records.space import Knob

@@ -16,7 +16,8 @@ import pytest
 import yaml
 from places import ROOT
 
-from loracle.config.settings import DataConfig, build_space, dump_config, parse_config
+from loracle.config.loading import dump_config, parse_config
+from loracle.config.settings import DataConfig, build_space
 from loracle.errors import LoracleError
 from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, Outcome

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from loracle.config.loading import parse_config
 from loracle.config.metrics import METRICS, OWN_METRICS, Metric, metric_of, show_loss
-from loracle.config.settings import ScoringConfig, parse_config
+from loracle.config.settings import ScoringConfig
 from loracle.errors import ConfigError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loracle.config.settings import load_config
+from loracle.config.loading import load_config
 
 
 @pytest.fixture

@@ -9,15 +9,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loracle.config.settings import (
-    KnobConfig,
-    RunConfig,
-    SpaceConfig,
-    build_space,
-    dump_config,
-    load_config,
-    parse_config,
-)
+from loracle.config.loading import dump_config, load_config, parse_config
+from loracle.config.settings import KnobConfig, RunConfig, SpaceConfig, build_space
 from loracle.errors import ConfigError, SpaceError
 from loracle.records.space import default_space, paper_space
 

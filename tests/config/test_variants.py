@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from loracle.config.settings import RunConfig, TrainingConfig, parse_config
+from loracle.config.loading import parse_config
+from loracle.config.settings import RunConfig, TrainingConfig
 from loracle.config.training_plan import plan_training
 from loracle.config.variants import VARIANTS, Variant, tried_with
 from loracle.errors import ConfigError

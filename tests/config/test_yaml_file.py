@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loracle.config.settings import dump_config, load_config, parse_config
+from loracle.config.loading import dump_config, load_config, parse_config
 from loracle.config.yaml_file import Writer, YamlError, dump, parse, read_text
 from loracle.errors import ConfigError, PromptError
 from loracle.language.prompt import load_prompt

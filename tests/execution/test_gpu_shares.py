@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from loracle.config.settings import load_config
+from loracle.config.loading import load_config
 from loracle.errors import ConfigError
 from loracle.execution.local import Done, Job, LocalWorkers, visible_devices
 from loracle.run.worker import PROGRAM

@@ -21,7 +21,7 @@ from conftest import write_config
 from places import TESTS
 from processes import PATIENCE, gone
 
-from loracle.config.settings import load_config
+from loracle.config.loading import load_config
 from loracle.errors import ConfigError, StudyError
 from loracle.execution.local import Done, Job, LocalWorkers, _threads, visible_devices
 from loracle.records.trial import FailureKind, Outcome

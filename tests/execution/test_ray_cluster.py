@@ -20,7 +20,8 @@ from processes import PATIENCE, gone
 from test_local_workers import CONFIG, config_file, wait
 from test_work import Replay
 
-from loracle.config.settings import RunConfig, load_config
+from loracle.config.loading import load_config
+from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, StudyError
 from loracle.execution.local import Job
 from loracle.execution.ray_cluster import PIECE, RayWorkers, Station, _fetch, _resources
@@ -282,7 +283,7 @@ def test_files_of_a_node_stay_inside_the_run(tmp_path: Path) -> None:
 DRIVER = """
 import sys, time
 from pathlib import Path
-from loracle.config.settings import load_config
+from loracle.config.loading import load_config
 from loracle.execution.ray_cluster import RayWorkers
 from loracle.run.storage.lock import run_lock
 from loracle.execution.local import Job

@@ -25,7 +25,7 @@ import pytest
 from processes import PATIENCE, gone
 from test_local_workers import config_file
 
-from loracle.config.settings import load_config
+from loracle.config.loading import load_config
 from loracle.errors import StudyError
 from loracle.execution.local import Done, Job, Progress
 from loracle.records.events import Event

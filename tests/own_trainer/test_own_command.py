@@ -15,7 +15,7 @@ import yaml
 from conftest import Loracle, write_config
 from test_own_trainer import KNOBS, objective, run
 
-from loracle.config.settings import load_config
+from loracle.config.loading import load_config
 from loracle.errors import ConfigError
 from loracle.execution.local import Job, LocalWorkers
 from loracle.records.trial import FailureKind

@@ -19,7 +19,7 @@ from test_local_workers import wait
 from test_own_trainer import objective, run
 
 from loracle.cli import main
-from loracle.config.settings import load_config
+from loracle.config.loading import load_config
 from loracle.errors import ConfigError
 from loracle.execution.local import Job, LocalWorkers
 from loracle.execution.worker_handle import GarbledError, _message

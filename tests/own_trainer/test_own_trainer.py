@@ -19,7 +19,8 @@ from conftest import write_config
 from places import ROOT
 from processes import PATIENCE, alive, gone
 
-from loracle.config.settings import RunConfig, dump_config, load_config, parse_config
+from loracle.config.loading import dump_config, load_config, parse_config
+from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError
 from loracle.own_trainer.objective import ExternalObjective
 from loracle.records.trial import FailureKind, Outcome

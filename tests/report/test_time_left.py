@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loracle.config.settings import load_config
+from loracle.config.loading import load_config
 from loracle.records.events import Event, TrialFinished
 from loracle.records.outcome_files import write_outcome
 from loracle.records.sizes import Sizes

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from places import PACKAGE, TESTS
 
-from loracle.config.settings import load_config
+from loracle.config.loading import load_config
 from loracle.run.tune import tune
 
 BEFORE = TESTS / "recorded" / "run_begun_before"

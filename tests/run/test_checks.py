@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import copy_rows
 
-from loracle.config.settings import load_config
+from loracle.config.loading import load_config
 from loracle.run.checks import Check, examine
 from loracle.run.prepare import search_space
 from loracle.training import objective

@@ -12,7 +12,8 @@ from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM, PeftConfig
 from transformers import AutoTokenizer
 
-from loracle.config.settings import RunConfig, load_config
+from loracle.config.loading import load_config
+from loracle.config.settings import RunConfig
 from loracle.export.peft import export_peft
 from loracle.records.events import Event, PhaseStarted
 from loracle.run.tune import Result, tune

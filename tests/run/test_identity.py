@@ -15,7 +15,8 @@ import yaml
 from conftest import copy_rows
 from safetensors.torch import load_file, save_file
 
-from loracle.config.settings import RunConfig, build_space, load_config
+from loracle.config.loading import load_config
+from loracle.config.settings import RunConfig, build_space
 from loracle.errors import LoracleError, ModelError, StudyError
 from loracle.records.events import Event, Noticed
 from loracle.run.storage.opening import read_history

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
-from loracle.config.settings import load_config
+from loracle.config.loading import load_config
 from loracle.errors import ConfigError, StudyError
 from loracle.records.events import Event, Noticed, PhaseStarted
 from loracle.records.space import Knob, SearchSpace, default_space

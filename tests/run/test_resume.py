@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from processes import PATIENCE
 
-from loracle.config.settings import RunConfig, build_space, load_config
+from loracle.config.loading import load_config
+from loracle.config.settings import RunConfig, build_space
 from loracle.records.events import Event, Noticed
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.run.folder import open_run

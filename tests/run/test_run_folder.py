@@ -14,7 +14,8 @@ import pytest
 from places import TESTS
 
 from loracle.commands.demo import make_demo
-from loracle.config.settings import RunConfig, load_config
+from loracle.config.loading import load_config
+from loracle.config.settings import RunConfig
 from loracle.errors import StudyError
 from loracle.export.peft import export_peft
 from loracle.records.events import PhaseStarted

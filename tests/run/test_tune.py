@@ -17,7 +17,8 @@ from peft import AutoPeftModelForCausalLM
 from processes import PATIENCE
 from transformers import LlamaForCausalLM
 
-from loracle.config.settings import RunConfig, load_config
+from loracle.config.loading import load_config
+from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, SpaceError, StudyError
 from loracle.execution.local import Done, InProcess, Job
 from loracle.records.events import Event, PhaseStarted, Step, TrialFinished

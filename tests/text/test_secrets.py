@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_study import SPACE
 
-from loracle.config.settings import load_config
+from loracle.config.loading import load_config
 from loracle.errors import ConfigError, LoracleError
 from loracle.run.storage.opening import open_study, read_history
 from loracle.run.tune import tune, work

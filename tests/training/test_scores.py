@@ -16,7 +16,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loracle.config.settings import parse_config
+from loracle.config.loading import parse_config
 from loracle.execution.worker_handle import _message
 from loracle.own_trainer.call import numbers_beside
 from loracle.own_trainer.numbers import NotANumber, as_count, as_number, shown

@@ -10,8 +10,9 @@ import pytest
 from conftest import Loracle, copy_rows
 from small_tokenizers import CHARACTERS, CHATML, byte_level
 
+from loracle.config.loading import load_config
 from loracle.config.metrics import METRICS
-from loracle.config.settings import DataConfig, RunConfig, load_config
+from loracle.config.settings import DataConfig, RunConfig
 from loracle.errors import DataError
 from loracle.records.notices import Notice
 from loracle.run.tune import tune

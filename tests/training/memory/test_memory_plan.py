@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loracle.config.settings import TrainingConfig, load_config
+from loracle.config.loading import load_config
+from loracle.config.settings import TrainingConfig
 from loracle.errors import ConfigError
 from loracle.records.space import SearchSpace, default_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from small_tokenizers import make_tokenizer
 from test_architectures import identities
 
-from loracle.config.settings import RunConfig, TrainingConfig, load_config
+from loracle.config.loading import load_config
+from loracle.config.settings import RunConfig, TrainingConfig
 from loracle.config.training_plan import plan_training
 from loracle.errors import ConfigError, LoracleError, ModelError
 from loracle.run.checks import examine
