@@ -111,7 +111,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "`loracle show RUN` lists trials": (
         "test_cli::test_tune_show_export",
         "test_cli::test_proxy",
-        "test_export_peft::test_copies_adapter_and_recipe",
+        "test_export::test_copies_adapter_and_recipe",
     ),
     "`--json` prints one JSON object": ("test_cli::test_tune_json_is_one_object",),
     # -- use the search alone

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from loracle.config.loading import load_config
 from loracle.config.settings import RunConfig
-from loracle.export.peft import export_peft
+from loracle.export import export
 from loracle.records.events import Event, PhaseStarted
 from loracle.run.tune import Result, tune
 
@@ -117,7 +117,7 @@ def test_best_is_complete_and_reads_as_the_hub_reads_it(
         assert part in card.text
     assert "[More Information Needed]" not in card.text
     assert Path(PeftConfig.from_pretrained(best).base_model_name_or_path).is_dir()
-    exported = export_peft(config.output, tmp_path / "elsewhere")
+    exported = export(config.output, tmp_path / "elsewhere", "peft")
     assert {path.name for path in exported} >= {"README.md", "recipe.yaml", "tokenizer.json", ADAPTER}
     AutoPeftModelForCausalLM.from_pretrained(tmp_path / "elsewhere")
 

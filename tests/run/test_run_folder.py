@@ -17,7 +17,7 @@ from loracle.commands.demo import make_demo
 from loracle.config.loading import load_config
 from loracle.config.settings import RunConfig
 from loracle.errors import StudyError
-from loracle.export.peft import export_peft
+from loracle.export import export
 from loracle.records.events import PhaseStarted
 from loracle.records.outcome_files import write_outcome
 from loracle.records.trial import Failure, FailureKind, Outcome
@@ -172,12 +172,12 @@ def test_an_export_that_was_cut_off_leaves_nothing(tmp_path: Path, monkeypatch: 
         (best / name).write_text("{}")
     os.mkfifo(best / "pipe")  # it cannot be copied
     with pytest.raises(StudyError, match="out cannot be written"):
-        export_peft(tmp_path / "run", tmp_path / "out")
+        export(tmp_path / "run", tmp_path / "out", "peft")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     (best / "pipe").unlink()
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
-    export_peft(tmp_path / "run", Path.cwd())  # into the folder that one is in
+    export(tmp_path / "run", Path.cwd(), "peft")  # into the folder that one is in
     assert contents(tmp_path / "out") == contents(best)
 
 

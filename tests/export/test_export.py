@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Loracle
+
+import loracle.export
+from loracle.errors import StudyError
+from loracle.export import dialects, export
+
+
+def finished_run(folder: Path) -> Path:
+    (folder / "best").mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors", "recipe.yaml"):
+        (folder / "best" / name).write_text(name)
+    return folder
+
+
+def test_copies_adapter_and_recipe(tmp_path: Path) -> None:
+    written = export(finished_run(tmp_path / "run"), tmp_path / "out", "peft")
+    names = ["adapter_config.json", "adapter_model.safetensors", "recipe.yaml"]
+    assert [path.name for path in written] == names
+    assert (tmp_path / "out" / "recipe.yaml").read_text() == "recipe.yaml"
+
+
+def test_refuses_a_run_without_adapter_and_a_used_destination(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no trained adapter yet"):
+        export(tmp_path, tmp_path / "new" / "out", "peft")
+    assert list(tmp_path.iterdir()) == []
+    run = finished_run(tmp_path / "run")
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "mine.txt").write_text("keep")
+    with pytest.raises(StudyError, match="not an empty folder"):
+        export(run, used, "peft")
+    with pytest.raises(StudyError, match="not an empty folder"):
+        export(run, used / "mine.txt", "peft")
+    assert [path.name for path in used.iterdir()] == ["mine.txt"]
+
+
+def test_every_dialect_can_write() -> None:
+    from importlib import import_module
+
+    assert "peft" in dialects()
+    for name in dialects():
+        assert callable(import_module(f"loracle.export.{name}").write)
+
+
+def test_a_new_dialect_is_a_file_and_nothing_else(
+    loracle: Loracle,
+    run_config: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    (more / "plain_list.py").write_text(
+        '''"""What is in best/, as a list."""
+
+def write(run, folder):
+    names = sorted(path.name for path in (run / "best").iterdir())
+    (folder / "list.txt").write_text(" ".join(names))
+'''
+    )
+    path = run_config()
+    finished_run(tmp_path / "run")
+    code, _, errors = loracle("export", path, tmp_path / "out", "--to", "plain_list")
+    assert (code, "no format 'plain_list'" in errors, "there are: peft" in errors) == (2, True, True)
+    monkeypatch.setattr("loracle.export.__path__", [*loracle_folder(), str(more)])
+    assert dialects() == ("peft", "plain_list")
+    code, out, _ = loracle("export", path, tmp_path / "out", "--to", "plain_list")
+    assert (code, "list.txt" in out) == (0, True)
+    text = (tmp_path / "out" / "list.txt").read_text()
+    assert text == "adapter_config.json adapter_model.safetensors recipe.yaml"
+
+
+def loracle_folder() -> list[str]:
+    """Where dialects are that come with the package."""
+    return list(loracle.export.__path__)
