@@ -66,7 +66,6 @@ LONG_MODULES = {
     "language/reader.py",
     "language/trie.py",
     "training/model/probe.py",
-    "training/objective.py",
 }
 # Uses of private names, by test file.
 PRIVATE_NAMES = {
