@@ -59,7 +59,7 @@ def called(place: Path, *arguments: str) -> tuple[str, str]:
         (("init", "new.yaml"), "wrote new.yaml"),
         (("show", "run"), "learning_rate"),
         (("export", "run", "adapter"), "adapter_model.safetensors"),
-        pytest.param(("cache",), "entries", marks=pytest.mark.xfail(reason="read by features")),
+        (("cache",), "entries"),
     ],
     ids=lambda value: value[0].strip("-") if isinstance(value, tuple) else "",
 )
