@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+import psutil
 import torch
 
 from loracle.records.outcome_files import says_no_memory, traceback_tail
@@ -89,14 +89,14 @@ class ProcessMeter:
         self._restarted = False
 
     def used(self) -> int:
-        return int((_PROC / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(psutil.Process().memory_info().rss)
 
     def limit(self) -> int:
-        free = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+        free = int(psutil.virtual_memory().available)
         return self.used() + min([free, *_free_in_groups()])
 
     def peak(self) -> int | None:
-        return max(_kilobytes(_PROC / "status", "VmHWM"), self.used()) if self._restarted else None
+        return max(_resident_peak(), self.used()) if self._restarted else None
 
     def restart(self) -> None:
         self._restarted = False
@@ -105,14 +105,17 @@ class ProcessMeter:
             self._restarted = True
 
 
-def _kilobytes(path: Path, key: str) -> int:
-    """An entry such as `MemAvailable:   1024 kB`, in bytes."""
-    line = next(line for line in path.read_text().splitlines() if line.startswith(f"{key}:"))
-    return int(line.split()[1]) * 1024
+def _resident_peak() -> int:
+    """The most this process has had resident, in bytes, from `VmHWM:   1024 kB`; psutil does not tell it."""
+    lines = (_PROC / "status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def _free_in_groups() -> Iterator[int]:
-    """What each control group of this process has left, in bytes: the limits of containers."""
+    """What each control group of this process has left, in bytes: the limits of containers.
+
+    psutil knows the whole machine alone.
+    """
     for line in (_PROC / "cgroup").read_text().splitlines():
         _, controllers, name = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
