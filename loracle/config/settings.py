@@ -367,10 +367,8 @@ def _standard_of_own_trainer(
     return value
 
 
-def build_space(
-    settings: SpaceConfig, *, batch_multiple: int = 1, batch_limit: int | None = None
-) -> SearchSpace:
-    """The search space that `settings` describe, on devices that realise batches as stated.
+def build_space(settings: SpaceConfig, *, batch_limit: int | None = None) -> SearchSpace:
+    """The search space that `settings` describe, where a trial has `batch_limit` examples.
 
     Raises:
         SpaceError: a knob or constraint is wrong, or every batch size exceeds `batch_limit`.
@@ -389,7 +387,7 @@ def build_space(
         if settings.constraints is not None
         else (found.constraints if found else ())
     )
-    space = SearchSpace(tuple(knobs.values()), constraints, batch_multiple, batch_limit)
+    space = SearchSpace(tuple(knobs.values()), constraints, batch_limit)
     if batch_limit is not None and "batch_size" in space.names:
         smallest = int(space["batch_size"].values[0])
         if smallest > batch_limit:

@@ -147,21 +147,6 @@ def load_prompt(
     )
 
 
-def cited_facts(name_or_path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Every sentence of a prompt file with the numbers of the facts it cites, as `docs/lora-facts.md` counts.
-
-    Raises:
-        PromptError: like `load_prompt`.
-    """
-    path = _find(str(name_or_path))
-    content = _read(path)
-    lists = {"introduction": content.get("introduction", [])}
-    lists |= {f"knobs.{key}": value for key, value in _mapping(path, content, "knobs").items()}
-    return {
-        text: facts for key, sentences in lists.items() for text, facts in _sentences(path, key, sentences)
-    }
-
-
 def versions() -> list[str]:
     """The versions that Loracle ships."""
     return sorted(path.stem for path in PROMPTS.glob("*.yaml"))
@@ -225,8 +210,8 @@ def _mapping(path: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
     return {str(name): value for name, value in found.items()}
 
 
-def _sentences(path: Path, key: str, sentences: Any) -> list[tuple[str, tuple[int, ...]]]:
-    """Sentences as (text, facts)."""
+def _sentences(path: Path, key: str, sentences: Any) -> list[str]:
+    """The texts of sentences; the facts that they cite are for the authors of prompts."""
     if not isinstance(sentences, list):
         raise PromptError(f"{path}: {key}: must be a list of sentences; got {_short(sentences)}")
     found = []
@@ -239,13 +224,13 @@ def _sentences(path: Path, key: str, sentences: Any) -> list[tuple[str, tuple[in
             raise PromptError(f"{path}: {key}[{number}].say: must be a string; got {text!r}")
         if not isinstance(facts, list) or not all(type(fact) is int for fact in facts):
             raise PromptError(f"{path}: {key}[{number}].facts: must be a list of numbers; got {facts!r}")
-        found.append((text, tuple(facts)))
+        found.append(text)
     return found
 
 
 def _paragraph(path: Path, key: str, sentences: Any, shared: Mapping[str, Value]) -> str:
     said = []
-    for number, (text, _) in enumerate(_sentences(path, key, sentences)):
+    for number, text in enumerate(_sentences(path, key, sentences)):
         template = _template(path, f"{key}[{number}]", text, _SHARED, "the numbers that all configs share")
         if set(template.names) <= set(shared):
             said.append(template.fill(shared))

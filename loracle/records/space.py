@@ -107,8 +107,6 @@ class SearchSpace:
         knobs: the hyperparameters, in the order in which the prompt states them.
         constraints: expressions over knob names and `alpha` that every candidate satisfies,
             such as `alpha <= 512 and rank * learning_rate < 0.1`.
-        batch_multiple: the devices train this many examples at a time at least, so an effective batch
-            is rounded up to a multiple of it.
         batch_limit: number of training examples; no effective batch is larger.
 
     Raises:
@@ -117,7 +115,6 @@ class SearchSpace:
 
     knobs: tuple[Knob, ...]
     constraints: tuple[str, ...] = ()
-    batch_multiple: int = 1
     batch_limit: int | None = None
 
     def __post_init__(self) -> None:
@@ -134,10 +131,9 @@ class SearchSpace:
                 raise SpaceError(f"knob {name!r} is given twice")
         if "alpha" in names and "alpha_ratio" in names:
             raise SpaceError("search either alpha or alpha_ratio (alpha / rank), not both")
-        if self.batch_multiple < 1 or (self.batch_limit is not None and self.batch_limit < 1):
+        if self.batch_limit is not None and self.batch_limit < 1:
             raise SpaceError(
-                f"impossible batch: batch_multiple and batch_limit are whole numbers from 1 up; "
-                f"got {self.batch_multiple} and {self.batch_limit}"
+                f"impossible batch: batch_limit is a whole number from 1 up; got {self.batch_limit}"
             )
         if self.size > _MAX_GRID:
             raise SpaceError(f"the space has {self.size:,} configs; {_MAX_GRID:,} is the most allowed")
@@ -265,7 +261,7 @@ class SearchSpace:
         """The representative of each config among those that train identically; same shape as given.
 
         Two rules make twins. With `alpha_ratio` (or `alpha`) 0 the adapter's output is always zero, so
-        nothing else matters. Batch sizes that the devices realise as the same number of examples are one.
+        nothing else matters. Batch sizes beyond the number of examples are one.
         """
         array = np.asarray(indices, dtype=np.int64)
         positions = self._positions_of(array)
@@ -284,8 +280,7 @@ class SearchSpace:
 
     def realised_batch(self, batch_size: int) -> int:
         """The effective batch that is really trained, in examples."""
-        rounded = math.ceil(batch_size / self.batch_multiple) * self.batch_multiple
-        return rounded if self.batch_limit is None else min(rounded, self.batch_limit)
+        return batch_size if self.batch_limit is None else min(batch_size, self.batch_limit)
 
     @cached_property
     def _realised_positions(self) -> Indices:
@@ -302,7 +297,10 @@ class SearchSpace:
         content = {
             "knobs": [[k.name, list(k.values), k.scale, k.explanation] for k in self.knobs],
             "constraints": list(self.constraints),
-            "batch": [self.batch_multiple, self.batch_limit],
+            "batch": [
+                1,
+                self.batch_limit,
+            ],  # 1: a multiple that no run ever had; old runs have it in their hash
         }
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 

@@ -198,9 +198,9 @@ def _value(outcome: Outcome) -> float:
     return float("nan") if outcome.value is None else outcome.value
 
 
-# Coefficients of m samples at once: (m, k), (m, k) -> (m,); NaN where a sample does not vary. They are those of
-# scipy.stats, which takes 3 to 5 times as long for 2,000 samples of 8 to 32 configs (Pearson), 60 to 200 times
-# (Spearman: one sample at a time) and 3 to 47 times (Kendall).
+# Coefficients of m samples at once: (m, k), (m, k) -> (m,); NaN where a sample does not vary. They are those
+# of scipy.stats, which takes 3 to 5 times as long for 2,000 samples of 8 to 32 configs (Pearson), 60 to 200
+# times (Spearman: one sample at a time) and 3 to 47 times (Kendall).
 
 
 def _pearson(x: Floats, y: Floats) -> Floats:

@@ -41,7 +41,6 @@ def spaces(draw: st.DrawFn, *, zero_ratio: bool = False) -> SearchSpace:
     chosen = draw(knobs(zero_ratio=zero_ratio).flatmap(st.permutations))
     return SearchSpace(
         tuple(chosen[: draw(st.integers(1, len(chosen)))]),
-        batch_multiple=draw(st.integers(1, 16)),
         batch_limit=draw(st.none() | st.integers(1, 400)),
     )
 
@@ -224,12 +223,14 @@ def test_configs_whose_adapter_is_always_zero_are_one_candidate() -> None:
     assert set(space.canonical(dead)) == {space.index({"rank": 4, "alpha_ratio": 0, "dropout": 0.0})}
 
 
-def test_batches_that_the_devices_cannot_realise_are_merged() -> None:
-    knob = Knob("batch_size", (2, 4, 8, 16), "log2")
-    space = SearchSpace((knob,), batch_multiple=4, batch_limit=10)
-    assert [space.realised_batch(int(v)) for v in knob.values] == [4, 4, 8, 10]
-    # 4 stands for 2 and 4, because it says what is trained; 16 stands for 10, which no value says.
-    assert [space.config(int(i))["batch_size"] for i in space.candidates] == [4, 8, 16]
+def test_batches_beyond_the_examples_are_merged() -> None:
+    knob = Knob("batch_size", (2, 4, 8, 16, 32), "log2")
+    space = SearchSpace((knob,), batch_limit=10)
+    assert [space.realised_batch(int(v)) for v in knob.values] == [2, 4, 8, 10, 10]
+    # 16 stands for 10, which no value says; 8 for itself and all others, where it says what is trained.
+    assert [space.config(int(i))["batch_size"] for i in space.candidates] == [2, 4, 8, 16]
+    eight = SearchSpace((knob,), batch_limit=8)
+    assert [eight.config(int(i))["batch_size"] for i in eight.candidates] == [2, 4, 8]
 
 
 # -- constraints --------------------------------------------------------------------------------------
@@ -349,7 +350,6 @@ def test_bad_knobs_are_refused(arguments: tuple[object, ...], message: str) -> N
         ((Knob("alpha", (1,)), Knob("alpha_ratio", (1,))), {}, "either alpha or alpha_ratio"),
         ((Knob("rank", (0, 1)),), {}, "'rank': values are whole numbers from 1 up; got 0"),
         ((Knob("batch_size", (1.5,)),), {}, "whole numbers from 1 up; got 1.5"),
-        ((Knob("x", (1,)),), {"batch_multiple": 0}, "impossible batch"),
         ((Knob("x", (1,)),), {"batch_limit": 0}, "impossible batch"),
         ((Knob("x", (1,)),), {"constraints": ("y > 1",)}, "unknown name 'y'"),
         (tuple(Knob(f"x{i}", tuple(range(100))) for i in range(4)), {}, "100,000,000 configs"),
@@ -369,7 +369,6 @@ def test_fingerprint_changes_with_everything_that_an_index_means() -> None:
         SearchSpace((knob, Knob("x", (1,)))),
         SearchSpace((Knob("x", (1,)), knob)),
         SearchSpace((knob,), ("batch_size > 2",)),
-        SearchSpace((knob,), batch_multiple=2),
         SearchSpace((knob,), batch_limit=4),
     ]
     assert len({space.fingerprint for space in spaces}) == len(spaces)

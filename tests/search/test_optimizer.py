@@ -29,8 +29,7 @@ SPACE = SearchSpace(
         Knob("batch_size", (8, 16, 32), "log2"),
         Knob("learning_rate", (1e-5, 1e-4, 1e-3), "log10"),
     ),
-    constraints=("alpha * learning_rate < 0.1",),
-    batch_multiple=16,
+    constraints=("alpha * learning_rate < 0.1", "batch_size > 8"),
 )
 CANDIDATES = [int(index) for index in SPACE.candidates]
 FEATURES = FixedFeatures(torch.randn(len(CANDIDATES), 6, generator=torch.Generator().manual_seed(0)))
@@ -69,7 +68,7 @@ def test_the_same_arguments_give_the_same_answer(name: str, features: FixedFeatu
     propose(SPACE, History(SOME.trials[1:]), preset, features=features)  # the last fit is kept
     assert propose(SPACE, SOME, preset, features=features, n=4, seed=3) == first
     assert SOME.trials == before
-    again = SearchSpace(SPACE.knobs, SPACE.constraints, SPACE.batch_multiple)
+    again = SearchSpace(SPACE.knobs, SPACE.constraints)
     assert propose(again, History(tuple(SOME.trials)), preset, features=features, n=4, seed=3) == first
 
 
