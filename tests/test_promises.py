@@ -47,6 +47,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "No GPU and no downloads of models are needed": (
         "test_demo::test_config_names_the_shipped_files_and_few_enough_candidates",
         "test_demo::test_resources_are_small",
+        "test_wheel::test_the_demo_runs_from_the_wheel",
     ),
     "It ends with the test score": ("test_cli::test_demo_beats_the_standard_settings_by_a_fifth",),
     # -- use it on your model
@@ -248,6 +249,7 @@ NO_PROMISE = (
     "Python 3.11+, Linux or macOS",
     "Licence: Apache-2.0",
     "How the code is laid out",
+    "How to change it",
 )
 
 

@@ -11,11 +11,13 @@ import pytest
 from places import ROOT
 from pydantic import BaseModel
 
+import loracle
 from loracle.config.loading import load_config, parse_config
 from loracle.config.settings import KnobConfig, RunConfig, build_space
 from loracle.language.prompt import load_prompt
 from loracle.records.space import default_space
 
+HISTORY = ("CHANGELOG.md",)  # it may name what was
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
 
@@ -78,3 +80,34 @@ def test_the_prompt_of_the_configuration_page_works(tmp_path: Path) -> None:
     prompt = load_prompt(tmp_path / "mine.yaml", default_space())
     assert "two languages" in prompt.prefix
     assert "learning_rate=10^-" in prompt.body(default_space().config(0))
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if p.name not in HISTORY], ids=lambda p: p.name)
+def test_files_that_a_page_names_are_there(path: Path) -> None:
+    """Paths in code spans, from the root or from the page's folder, and names of modules."""
+    spans = re.findall(r"`([^`\n]+)`", path.read_text(encoding="utf-8"))
+    paths = [
+        span for span in spans if re.fullmatch(r"(loracle|tests|benchmarks|examples|docs)/[\w./-]*", span)
+    ]
+    assert [name for name in paths if not (ROOT / name).exists()] == []
+    modules = [span.split("(")[0].split(".") for span in spans if re.match(r"loracle(\.\w+)+", span)]
+    assert [".".join(parts) for parts in modules if not is_there(parts)] == []
+
+
+def is_there(parts: list[str]) -> bool:
+    """Whether a dotted name is a module of the package, or a public name, in one or in it."""
+    place = ROOT.joinpath(*parts)
+    if len(parts) == 2 and parts[1] in loracle.__all__:
+        return True
+    return place.is_dir() or place.with_suffix(".py").exists() or place.parent.with_suffix(".py").exists()
+
+
+def test_the_contributing_page_names_what_is_there() -> None:
+    """Each name in code beside a file is in that file."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    places = re.findall(r"`(\w+)`(?: of| in| \() ?`(loracle/[\w./]+\.py)`", page)
+    assert len(places) >= 6
+    assert [(n, f) for n, f in places if not re.search(rf"\b{n}\b", (ROOT / f).read_text())] == []

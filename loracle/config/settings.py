@@ -135,7 +135,7 @@ class LanguageConfig(Section):
 
     model: str = "same"  # same | none | minilm | a folder | a hub id
     kind: Literal["auto", "causal", "encoder"] = "auto"
-    prompt: str = "auto"  # a version in loracle/prompts or a file; auto: short for sentence encoders
+    prompt: str = "auto"  # a version in loracle/language/prompts or a file; auto: short for sentence encoders
     layer: int = -1  # hidden state: 0 is the embedding, -1 the last
     learnable_token: bool | None = None  # None: as the preset says
     batch_size: Count = 32  # texts, where they are read one by one

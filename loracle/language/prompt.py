@@ -1,6 +1,6 @@
 """The text of a config: an explanation that all configs share (the prefix) and its own lines (the body).
 
-The words live in versioned YAML files (`loracle/prompts/`, or a file of the user's own):
+The words live in versioned YAML files (`loracle/language/prompts/`, or a file of the user's own):
 
     version: my-v1
     introduction: [sentences]          # optional
