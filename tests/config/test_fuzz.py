@@ -138,7 +138,7 @@ def test_configs(n: int) -> None:
         try:
             text = content.decode()
         except UnicodeDecodeError:
-            return  # `load_config` refuses it before it is parsed: tests/test_config.py
+            return  # `load_config` refuses it before it is parsed: tests/config/test_settings.py
         config = parse_config(text, "a.yaml")
         build_space(config.space, batch_limit=1000)
         assert parse_config(dump_config(config)) == config  # what is accepted is kept as it was meant

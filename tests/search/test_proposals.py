@@ -2,7 +2,7 @@
 
 Speed may be gained and bugs mended, but for the histories of a normal run the same configs are proposed and
 the same beliefs held, to rounding. `recorded/proposals.json` was written by this file, run as a program with
-the code before: `python tests/test_proposals.py`.
+the code before: `python tests/search/test_proposals.py`.
 """
 
 from __future__ import annotations
