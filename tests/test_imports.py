@@ -70,17 +70,11 @@ PRIVATE_NAMES = {
     "test_ray_cluster": 10,
     "test_features": 2,
     "test_reader": 1,
-    "test_trie": 2,
     "test_output": 7,
     "test_own_command": 2,
     "test_own_function": 2,
     "test_study": 2,
     "test_language_gp": 21,
-    "test_measurement": 4,
-    "test_memory_plan": 1,
-    "test_architectures": 2,
-    "test_loop": 2,
-    "test_objective": 1,
     "test_scores": 2,
 }
 

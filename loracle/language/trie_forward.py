@@ -333,11 +333,11 @@ class TreeReader:
         self.chunk = largest
         features = len(self.trie.leaves) * self.reader.dimension * 4
         fixed = features + len(self.trie) * 6 * 8
-        while fixed + self._work_bytes(self.chunk) > memory_bytes and self.chunk > _SMALLEST_CHUNK:
+        while fixed + self.work_bytes(self.chunk) > memory_bytes and self.chunk > _SMALLEST_CHUNK:
             self.chunk = max(self.chunk // 2, _SMALLEST_CHUNK)
-        left = memory_bytes - fixed - self._work_bytes(self.chunk)
+        left = memory_bytes - fixed - self.work_bytes(self.chunk)
         if left < 0:
-            needed = (fixed + self._work_bytes(self.chunk)) / 1e9
+            needed = (fixed + self.work_bytes(self.chunk)) / 1e9
             raise ModelError(
                 f"language.memory_gb: {self.reader.name} needs {needed:.2f} GB beyond the model to read "
                 f"{len(self.trie.leaves):,} prompts; {memory_bytes / 1e9:.2f} GB are allowed"
@@ -346,7 +346,7 @@ class TreeReader:
         node_bytes = sum(side.shape[1] * side.shape[3] * size for pair in self.prefix for side in pair)
         self.capacity = min(len(self.trie), int(min(left, 2**62) // node_bytes)) if keep else 0
 
-    def _work_bytes(self, chunk: int) -> int:
+    def work_bytes(self, chunk: int) -> int:
         """An upper estimate of what one forward holds at once, in bytes."""
         config = self.reader.backbone.config.get_text_config()
         size = torch.empty(0, dtype=self.reader.dtype).element_size()

@@ -141,15 +141,15 @@ def _fit(
             rate = learning_rate(plan, number)
             optimizer.param_groups[0]["lr"] = rate
             part = slice(number * plan.batch_size, (number + 1) * plan.batch_size)
-            batch = _EffectiveBatch(number, order[part], known_as[part])
+            batch = EffectiveBatch(number, order[part], known_as[part])
             micro_batch = plan.settings.largest_micro_batch
-            loss_sum = _accumulate(base, encoded, batch, masks, micro_batch, breaks)
+            loss_sum = accumulate(base, encoded, batch, masks, micro_batch, breaks)
             norm = clip_grad_norm_(parameters, plan.settings.max_gradient_norm)
             loss, gradient_norm = torch.stack([loss_sum, norm.to(loss_sum)]).tolist()  # one synchronisation
             steps.append(Step(number + 1, plan.steps, loss, rate, gradient_norm))
             if progress is not None:
                 progress(steps[-1])
-            _check_divergence(steps, plan)
+            check_divergence(steps, plan)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     return Trained(
@@ -162,7 +162,7 @@ def _fit(
 
 
 @dataclass(frozen=True)
-class _EffectiveBatch:
+class EffectiveBatch:
     """The examples of one step: which they are, and what masks know them as, (n,) each."""
 
     step: int
@@ -170,10 +170,10 @@ class _EffectiveBatch:
     known_as: npt.NDArray[np.int64]
 
 
-def _accumulate(
+def accumulate(
     base: Base,
     encoded: Encoded,
-    whole: _EffectiveBatch,
+    whole: EffectiveBatch,
     masks: Masks,
     micro_batch: int,
     breaks: tuple[int, ...],
@@ -193,7 +193,7 @@ def _accumulate(
     return total
 
 
-def _check_divergence(steps: Sequence[Step], plan: Plan) -> None:
+def check_divergence(steps: Sequence[Step], plan: Plan) -> None:
     """Stops a training that cannot recover.
 
     The loss is compared, after warm-up, with that of the untrained model at the start, each averaged over

@@ -60,6 +60,7 @@ class TrainingObjective:
         n_proxy: how many of them a trial trains on.
         dropped: examples left out for their length, by split.
         sizes: all of these numbers, for people.
+        questions: what trainings are scored on, by split.
         data_fingerprint: sha256 of all splits.
         notices: what the user must see about data and model.
     """
@@ -90,8 +91,10 @@ class TrainingObjective:
             )
         )
         self.sizes = Sizes(*sizes, dropped=self.dropped, overlap=overlap(*used))
-        self._validation = self._prepare(splits.validation, validation)
-        self._test = self._prepare(splits.test, encoded["test"])
+        self.questions = {
+            "validation": self._prepare(splits.validation, validation),
+            "test": self._prepare(splits.test, encoded["test"]),
+        }
         self._observed: list[Observation] = []
         found = probe(
             base,
@@ -195,7 +198,7 @@ class TrainingObjective:
         adapter: Path | None = None,
     ) -> Outcome:
         check_knobs(list(config))
-        questions = self._validation if split == "validation" else self._test
+        questions = self.questions[split]
         train = self._train.select(chosen)
         memory = self.memory.on(train).learn(self._observed)
         scoring_batch = memory.scoring_batch(
@@ -248,7 +251,7 @@ class TrainingObjective:
 
     def _about_data(self, encoded: Mapping[str, Encoded]) -> Iterator[Notice]:
         parts, metric = self.splits.parts, METRICS[self.config.scoring.metric]
-        scored = {"validation": len(self._validation), "test": len(self._test)}
+        scored = {name: len(questions) for name, questions in self.questions.items()}
         yield from about_lengths(self.dropped, parts, self._max_length, self._remedy)
         yield from about_tokens({name: part.remarks for name, part in encoded.items()}, parts)
         if metric.needs == "writing":

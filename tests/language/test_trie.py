@@ -210,7 +210,7 @@ def test_what_does_not_fit_is_computed_again() -> None:
     reader, texts = reader_of(FAMILIES["qwen2"]()), some_texts()
     expected = reader.encode(texts, reader.token)
     whole = tree_of(reader, texts)
-    fixed = len(texts) * 32 * 4 + len(whole.trie) * 48 + whole._work_bytes(32)
+    fixed = len(texts) * 32 * 4 + len(whole.trie) * 48 + whole.work_bytes(32)
     node = 2 * 3 * 2 * 8 * 4  # bytes: 2 sides, 3 layers, 2 heads of width 8, float32
     half = tree_of(reader, texts, memory_bytes=fixed + 40 * node)
     assert half.capacity == 40 < len(half.trie)
@@ -228,7 +228,7 @@ def test_half_precision_keys_and_values_take_half_the_memory() -> None:
     half = tree_of(reader, texts, half_precision=True)
     half.read(reader.token)
     assert difference(half.read(reader.token), reader.encode(texts, reader.token)) < 0.03
-    memory_bytes = len(texts) * 32 * 4 + len(half.trie) * 48 + half._work_bytes(32) + 8_000
+    memory_bytes = len(texts) * 32 * 4 + len(half.trie) * 48 + half.work_bytes(32) + 8_000
     whole, half = (
         tree_of(reader, texts, memory_bytes=memory_bytes, half_precision=small) for small in (False, True)
     )

@@ -273,7 +273,7 @@ def test_divergence_is_judged_on_smoothed_losses(losses: list[float], batch: int
     steps = [Step(100 + i, 200, loss, 1e-3, 1.0) for i, loss in enumerate(losses)]
     try:
         for end in range(1, len(steps) + 1):
-            training._check_divergence(steps[:end], plan)
+            training.check_divergence(steps[:end], plan)
     except TrainingFailed:
         assert diverges
     else:
@@ -283,4 +283,4 @@ def test_divergence_is_judged_on_smoothed_losses(losses: list[float], batch: int
 def test_zero_loss_with_a_broken_gradient_is_divergence() -> None:
     plan = plan_training(CONFIG, TrainingConfig(), 1000)
     with pytest.raises(TrainingFailed, match="the loss is 0, the gradient norm nan"):
-        training._check_divergence([Step(3, 10, 0.0, 1e-3, math.nan)], plan)
+        training.check_divergence([Step(3, 10, 0.0, 1e-3, math.nan)], plan)

@@ -143,7 +143,7 @@ def test_the_saved_adapter_gives_the_reported_score(make: Make, tmp_path: Path, 
         AutoModelForCausalLM.from_pretrained(objective.base.name, dtype=torch.float32), adapter
     )
     own = type(objective.base)(**(vars(objective.base) | {"model": loaded.get_base_model().eval()}))
-    again = score(own, objective._test, objective.config.scoring)
+    again = score(own, objective.questions["test"], objective.config.scoring)
     assert again.value == pytest.approx(outcome.value, rel=1e-4)
 
 

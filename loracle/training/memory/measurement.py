@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -15,9 +14,9 @@ import torch
 
 from loracle.records.outcome_files import says_no_memory, traceback_tail
 from loracle.records.trial import Failure, FailureKind
+from loracle.training.memory.control_groups import free_in_groups
 
 _PROC = Path("/proc/self")
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Meter(Protocol):
@@ -93,7 +92,7 @@ class ProcessMeter:
 
     def limit(self) -> int:
         free = int(psutil.virtual_memory().available)
-        return self.used() + min([free, *_free_in_groups()])
+        return self.used() + min([free, *free_in_groups()])
 
     def peak(self) -> int | None:
         return max(_resident_peak(), self.used()) if self._restarted else None
@@ -109,31 +108,3 @@ def _resident_peak() -> int:
     """The most this process has had resident, in bytes, from `VmHWM:   1024 kB`; psutil does not tell it."""
     lines = (_PROC / "status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-
-
-def _free_in_groups() -> Iterator[int]:
-    """What each control group of this process has left, in bytes: the limits of containers.
-
-    psutil knows the whole machine alone.
-    """
-    for line in (_PROC / "cgroup").read_text().splitlines():
-        _, controllers, name = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        root = _CGROUPS / "memory" if controllers else _CGROUPS  # version 1, or the unified one
-        names = ("limit_in_bytes", "usage_in_bytes") if controllers else ("max", "current")
-        group = root / name.strip("/")
-        for folder in (group, *group.parents):  # a container may see its own group as the root
-            with contextlib.suppress(OSError, ValueError):  # no such group here, or no limit ("max")
-                limit, usage = (int((folder / f"memory.{name}").read_text()) for name in names)
-                yield limit - usage + _reclaimable(folder)
-            if folder == root:
-                break
-
-
-def _reclaimable(group: Path) -> int:
-    """Bytes of files that the kernel gives up before anything fails."""
-    for line in (group / "memory.stat").read_text().splitlines():
-        if line.startswith(("inactive_file ", "total_inactive_file ")):
-            return int(line.split()[1])
-    return 0

@@ -108,13 +108,13 @@ class MemoryModel:
         """The largest micro-batch that fits, or 1: `largest`, the batch, or a power of two below."""
         largest = self.wanted(int(config["batch_size"]))
         tried = halvings(largest)
-        grows = self._growth(config["rank"], np.array(tried), config.get("dropout", 0.0))
+        grows = self.growth(config["rank"], np.array(tried), config.get("dropout", 0.0))
         return next((m for m, growth in zip(tried, grows, strict=True) if self._fits(growth)), 1)
 
     def peak(self, config: Mapping[str, Value]) -> float:
         """Bytes at the peak of a config's training with the micro-batch chosen for it."""
         m = self.micro_batch(config)
-        return self.loaded + float(self._growth(config["rank"], m, config.get("dropout", 0.0)))
+        return self.loaded + float(self.growth(config["rank"], m, config.get("dropout", 0.0)))
 
     def fits(self, space: SearchSpace) -> npt.NDArray[np.bool_]:
         """Which candidates can fit, if only one example at a time, (N,)."""
@@ -129,7 +129,7 @@ class MemoryModel:
         values = space.values(space.candidates)
         rank, batch = values["rank"], values["batch_size"].astype(np.int64)
         m = np.minimum(micro_batch, batch)
-        return self._growth(rank, m, values.get("dropout", np.zeros_like(rank)))
+        return self.growth(rank, m, values.get("dropout", np.zeros_like(rank)))
 
     @property
     def limit(self) -> float | None:
@@ -155,7 +155,7 @@ class MemoryModel:
         tried = zip(halvings(largest), growth, strict=True)
         return next((batch for batch, needed in tried if self._fits(needed)), 1)
 
-    def _growth(self, rank: npt.ArrayLike, micro_batch: npt.ArrayLike, dropout: npt.ArrayLike) -> Floats:
+    def growth(self, rank: npt.ArrayLike, micro_batch: npt.ArrayLike, dropout: npt.ArrayLike) -> Floats:
         """Corrected bytes of growth at the peak of trainings; the arguments are broadcast together.
 
         The equations times the median ratio of observed to predicted; never below what as much has taken

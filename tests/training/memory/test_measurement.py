@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loracle.training.memory import measurement as meter
+from loracle.training.memory.control_groups import free_in_groups
 from loracle.training.memory.measurement import ProcessMeter, meter_of
 
 linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux")
@@ -41,16 +41,16 @@ def test_a_device_that_cannot_be_asked_has_no_meter() -> None:
     assert meter_of(torch.device("meta")) is None
 
 
-def fake_system(monkeypatch: pytest.MonkeyPatch, folder: Path, groups: str, files: dict[str, str]) -> None:
-    monkeypatch.setattr(meter, "_PROC", folder / "proc")
-    monkeypatch.setattr(meter, "_CGROUPS", folder / "cgroup")
-    for name, text in {"proc/cgroup": groups, **files}.items():
+def free(folder: Path, groups: str, files: dict[str, str]) -> list[int]:
+    """What is free in the groups of a system made of these files."""
+    for name, text in {"listing": groups, **files}.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    return list(free_in_groups(folder / "listing", folder / "cgroup"))
 
 
-def test_a_container_is_limited_by_its_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_container_is_limited_by_its_group(tmp_path: Path) -> None:
     files = {
         "cgroup/memory.max": "max\n",
         "cgroup/memory.current": f"{50 * GIB}\n",
@@ -59,15 +59,13 @@ def test_a_container_is_limited_by_its_group(monkeypatch: pytest.MonkeyPatch, tm
         "cgroup/pod/memory.current": f"{3 * GIB}\n",
         "cgroup/pod/memory.stat": f"anon {2 * GIB}\ninactive_file {GIB}\n",
     }
-    fake_system(monkeypatch, tmp_path, "0::/pod/box\n", files)
-    assert list(meter._free_in_groups()) == [6 * GIB]  # 8, less 3 of which 1 are files
+    assert free(tmp_path, "0::/pod/box\n", files) == [6 * GIB]  # 8, less 3 of which 1 are files
 
 
-def test_groups_of_the_first_version_are_read_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_groups_of_the_first_version_are_read_too(tmp_path: Path) -> None:
     files = {
         "cgroup/memory/memory.limit_in_bytes": f"{4 * GIB}\n",
         "cgroup/memory/memory.usage_in_bytes": f"{GIB}\n",
         "cgroup/memory/memory.stat": "cache 0\n",
     }
-    fake_system(monkeypatch, tmp_path, "5:devices:/x\n4:memory:/inside/a/container\n0::/\n", files)
-    assert list(meter._free_in_groups()) == [3 * GIB]
+    assert free(tmp_path, "5:devices:/x\n4:memory:/inside/a/container\n0::/\n", files) == [3 * GIB]

@@ -122,7 +122,7 @@ def grown(model: MemoryModel, config: dict[str, float], ratio: float, m: int = 8
 
 
 def growth(model: MemoryModel, config: dict[str, float], m: int = 8) -> float:
-    return float(model._growth(config["rank"], m, config["dropout"]))
+    return float(model.growth(config["rank"], m, config["dropout"]))
 
 
 def test_predictions_follow_what_was_observed(model: MemoryModel) -> None:

@@ -19,7 +19,7 @@ from loracle.config.training_plan import plan_training
 from loracle.errors import LoracleError
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
-from loracle.training.loop import _accumulate, _EffectiveBatch, train_adapter
+from loracle.training.loop import EffectiveBatch, accumulate, train_adapter
 from loracle.training.model.adapter import adapted, layers_of, restored
 from loracle.training.model.base_model import Base, load_base
 from loracle.training.model.dropout import Masks, key_dropout, training_mode
@@ -137,8 +137,8 @@ def micro_batches_agree(found: Probed, encoded: Encoded) -> None:
         gradients = []
         for micro_batch in (8, 3, 1):
             with training_mode(model):
-                whole = _EffectiveBatch(0, np.arange(8), np.arange(8))
-                _accumulate(base, encoded, whole, masks, micro_batch, ())
+                whole = EffectiveBatch(0, np.arange(8), np.arange(8))
+                accumulate(base, encoded, whole, masks, micro_batch, ())
             parameters = [p for p in model.parameters() if p.requires_grad]
             gradients.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
             model.zero_grad(set_to_none=True)
