@@ -9,9 +9,9 @@ A counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy
 SplitMix64 (Steele et al. 2014) makes 64 bits of (seed, step, example, position), and 32 bits of (module, pair
 of features) once for all. Both meet in one 32-bit word for two features, by xor, a multiplication, a
 xor-shift, and a multiplication with an odd number of the token's own; the halves of the word are uniform on
-16 bits, and a feature is dropped where its half is below `probability`. `tests/training/model/test_dropout.py` holds mean,
-variance and independence between tokens, steps, examples, modules and features; `benchmarks/dropout.py`
-measures cost.
+16 bits, and a feature is dropped where its half is below `probability`.
+`tests/training/model/test_dropout.py` holds mean, variance and independence between tokens, steps, examples,
+modules and features; `benchmarks/dropout.py` measures cost.
 """
 
 from __future__ import annotations
