@@ -21,11 +21,13 @@ class TrainerKnob:
     Attributes:
         required: whether every space needs it; what is not required has a value of its own.
         is_setting: whether it stands in the place of the setting of the same name.
+        least: the least that training heeds, where nothing lies beyond: no better value can.
         rule: what its values are, in words, and whether one is; None: the setting knows, or any number does.
     """
 
     required: bool = False
     is_setting: bool = False
+    least: float | None = None
     rule: tuple[str, Callable[[float], bool]] | None = None
 
     def problem(self, value: Value) -> str | None:
@@ -38,17 +40,24 @@ _WHOLE: _Rule = ("a whole number from 1 up", lambda value: value >= 1 and value.
 
 ALPHA = ("alpha_ratio", "alpha")  # one of the two
 KNOBS: dict[str, TrainerKnob] = {
-    "rank": TrainerKnob(required=True, rule=_WHOLE),
+    "rank": TrainerKnob(required=True, least=1, rule=_WHOLE),
     "alpha_ratio": TrainerKnob(),
     "alpha": TrainerKnob(),
-    "dropout": TrainerKnob(rule=("from 0 up to, but not including, 1", lambda value: 0 <= value < 1)),
+    "dropout": TrainerKnob(
+        least=0, rule=("from 0 up to, but not including, 1", lambda value: 0 <= value < 1)
+    ),
     "learning_rate": TrainerKnob(required=True, rule=("above 0", lambda value: 0 < value < float("inf"))),
-    "batch_size": TrainerKnob(required=True, rule=_WHOLE),
+    "batch_size": TrainerKnob(required=True, least=1, rule=_WHOLE),
     "epochs": TrainerKnob(is_setting=True),
-    "warmup_fraction": TrainerKnob(is_setting=True),
-    "weight_decay": TrainerKnob(is_setting=True),
+    "warmup_fraction": TrainerKnob(is_setting=True, least=0),
+    "weight_decay": TrainerKnob(is_setting=True, least=0),
     "max_gradient_norm": TrainerKnob(is_setting=True),
 }
+
+
+def without_setting() -> list[str]:
+    """Names of the knobs that have no setting to stand for them, alpha aside."""
+    return [name for name, knob in KNOBS.items() if not knob.is_setting and name not in ALPHA]
 
 
 def check_knobs(names: Sequence[str]) -> None:
@@ -71,13 +80,12 @@ def check_knobs(names: Sequence[str]) -> None:
 
 def complete_problem(values: Mapping[str, Value]) -> str | None:
     """What keeps values from being a whole config of the trainer, settings aside; None: nothing."""
-    own = {name: knob for name, knob in KNOBS.items() if not knob.is_setting and name not in ALPHA}
-    for name in own:
+    for name in without_setting():
         if name not in values:
             return f"needs a value for {name}"
     if len([name for name in ALPHA if name in values]) != 1:
         return "needs either alpha or alpha_ratio"
-    for name, knob in own.items():
-        if problem := knob.problem(values[name]):
+    for name in without_setting():
+        if problem := KNOBS[name].problem(values[name]):
             return f"{name} is {problem}; got {values[name]}"
     return None

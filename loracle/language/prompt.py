@@ -27,6 +27,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from loracle.config.knobs import without_setting
 from loracle.config.training_plan import count_steps
 from loracle.config.yaml_file import YamlError, parse, read_text
 from loracle.errors import PromptError
@@ -44,7 +45,6 @@ DERIVED = {
     "epochs": "passes over them",
     "optimizer_steps": "examples times epochs over batch size, rounded up (fact 29)",
 }
-_USUAL = ("rank", "dropout", "batch_size", "learning_rate")  # a file may name them, in the space or not
 _SHARED = ("examples", "epochs")  # the same for every config, so allowed in the prefix
 _KEYS = ("version", "introduction", "knobs", "heading", "body")
 _FORM = re.compile(r"|g|d|log10|log2|\.\d[efg]")
@@ -142,7 +142,8 @@ def load_prompt(
     return Prompt(
         version=version,
         prefix=prefix + "\n" if prefix else "",
-        lines=_lines(path, content.get("body"), space, {*explained, *DERIVED, *_USUAL}, shared),
+        # A file may name the usual knobs, in the space or not.
+        lines=_lines(path, content.get("body"), space, {*explained, *DERIVED, *without_setting()}, shared),
         shared=tuple(sorted(shared.items())),
     )
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from loracle.config.knobs import KNOBS
 from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.records.notices import Notice
 from loracle.records.sizes import Overlap
@@ -288,19 +289,16 @@ def result_notices(
     return (Notice("result", "winner_at_edge", text, len(at_edge)),)
 
 
-# Where nothing lies beyond, or nothing that training would heed.
-_ENDS = {"rank": 1, "batch_size": 1, "dropout": 0, "weight_decay": 0, "warmup_fraction": 0}
-
-
 def edges(space: SearchSpace, config: Config) -> list[tuple[str, float, str]]:
     """Knobs whose value is the lowest or highest of the candidates, with that word; natural ends left out."""
     found = []
     values = space.values(space.candidates)
     for name in space.names:
         own, there = config.get(name), np.unique(values[name])
+        least = KNOBS[name].least if name in KNOBS else None
         if own is None or len(there) < 3:  # of two values, one is always at the edge
             continue
-        if own <= there[0] and own != _ENDS.get(name):
+        if own <= there[0] and own != least:
             found.append((name, own, "lowest"))
         elif own >= there[-1] and not (name == "batch_size" and own >= (space.batch_limit or math.inf)):
             found.append((name, own, "highest"))

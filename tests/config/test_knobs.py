@@ -73,3 +73,8 @@ def test_the_standard_settings_are_a_whole_config() -> None:
 def test_alpha_follows_from_rank_and_ratio_by_one_rule() -> None:
     ratio = {name: value for name, value in CONFIG.items() if name != "alpha"} | {"alpha_ratio": 0.3}
     assert plan_training(ratio, TrainingConfig(), 10).alpha == with_alpha(ratio)["alpha"] == 4 * 0.3
+
+
+def test_the_least_value_of_a_knob_is_one_that_it_may_have() -> None:
+    for knob in KNOBS.values():
+        assert knob.least is None or knob.problem(knob.least) is None

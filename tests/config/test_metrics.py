@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from places import PACKAGE
 
 from loracle.config.loading import parse_config
 from loracle.config.metrics import METRICS, OWN_METRICS, Metric, metric_of, show_loss
@@ -49,3 +50,8 @@ def test_a_metric_that_is_not_there_is_refused_with_those_that_are() -> None:
     assert str(caught.value) == f"{said}; got 'accuracy'"
     with pytest.raises(ValueError, match="input should be"):
         ScoringConfig.model_validate({"metric": 1})
+
+
+def test_the_file_that_init_writes_lists_all() -> None:
+    template = (PACKAGE / "config" / "template.yaml").read_text(encoding="utf-8")
+    assert f"# {' | '.join(METRICS)}\n" in template

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from places import PACKAGE
 
 from loracle.config.loading import parse_config
 from loracle.config.settings import RunConfig, TrainingConfig
@@ -39,3 +40,8 @@ def test_a_variant_that_is_not_there_is_refused_with_those_that_are() -> None:
     for value in (3, None, ["lora"]):
         with pytest.raises(ValueError, match="input should be"):
             TrainingConfig.model_validate({"variant": value})
+
+
+def test_the_file_that_init_writes_lists_all() -> None:
+    template = (PACKAGE / "config" / "template.yaml").read_text(encoding="utf-8")
+    assert f"# {' | '.join(VARIANTS)}\n" in template
