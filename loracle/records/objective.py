@@ -32,6 +32,8 @@ class Report:
         sizes: how many examples are used; None: the trainer is the user's own.
         memory: what a training needs and what there is, as `training/memory/plan.py` writes and reads it;
             None: not known.
+        features: where the candidates' language features are, and what they are made of, as `run/reading.py`
+            writes and reads it; None: they were not read here.
     """
 
     has_final: bool = True
@@ -39,6 +41,7 @@ class Report:
     notices: tuple[Notice, ...] = ()
     sizes: Sizes | None = None
     memory: Mapping[str, Any] | None = None
+    features: Mapping[str, Any] | None = None
 
 
 class Objective(Protocol):

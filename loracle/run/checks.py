@@ -20,7 +20,8 @@ from loracle.language.reader import load_language_model
 from loracle.own_trainer.objective import ExternalObjective
 from loracle.records.notices import About, Notice
 from loracle.records.space import SearchSpace, with_alpha
-from loracle.run.prepare import run_prompt, search_space
+from loracle.run.reading import run_prompt
+from loracle.run.search import search_space
 from loracle.run.search_notices import search_notices
 from loracle.search.presets import get_preset
 from loracle.training.memory.plan import allowed, describe

@@ -25,7 +25,7 @@ from loracle.report.proxy import Correlation, FractionResult, ProxyResult, draw_
 from loracle.report.wording import show_config
 from loracle.run.folder import hold
 from loracle.run.identity import require_common_settings, require_same_contents, training_settings
-from loracle.run.prepare import search_space
+from loracle.run.search import search_space
 from loracle.training.contents import training_contents
 from loracle.training.objective import TrainingObjective
 

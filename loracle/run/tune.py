@@ -31,7 +31,8 @@ from loracle.report.time_left import NO_FINALS, Finals, Forecast, finals
 from loracle.report.verdict import Comparison, result_notices
 from loracle.run.final_training import compare, compare_trial
 from loracle.run.folder import hold, own_folder, record_config, require_recorded
-from loracle.run.prepare import Prepared, Search, prepare
+from loracle.run.prepare import Prepared, prepare
+from loracle.run.search import Search
 from loracle.run.search_notices import TOO_LARGE, about_memory
 from loracle.run.storage.opening import open_study
 from loracle.run.storage.study import Study

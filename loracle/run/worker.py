@@ -23,6 +23,18 @@ def load_objective(config: RunConfig) -> Objective:
     Raises:
         LoracleError: see `TrainingObjective.from_config` and `ExternalObjective.from_config`.
     """
+    from loracle.run.search import run_preset
+
+    objective = _objective(config)
+    # A node of a cluster may see no run folder: there the driver reads.
+    if config.execution.executor == "local" and run_preset(config).reads:
+        from loracle.run.reading import ReadingObjective
+
+        return ReadingObjective(objective, config)
+    return objective
+
+
+def _objective(config: RunConfig) -> Objective:
     if config.objective is not None:
         from loracle.own_trainer.objective import ExternalObjective
 

@@ -27,7 +27,7 @@ from loracle.execution.local import Job
 from loracle.execution.ray_cluster import PIECE, RayWorkers, Station, _fetch, _resources
 from loracle.records.events import Event, TrialFinished, TrialStarted
 from loracle.records.trial import FailureKind
-from loracle.run.prepare import Search
+from loracle.run.search import Search
 from loracle.run.storage.lock import run_lock
 from loracle.run.storage.opening import open_study
 from loracle.run.tune import counted, run_search, tune

@@ -32,7 +32,7 @@ from loracle.records.events import Event
 from loracle.records.space import SearchSpace
 from loracle.records.trial import History, Outcome, Trial
 from loracle.run.folder import open_run
-from loracle.run.prepare import Search
+from loracle.run.search import Search
 from loracle.run.storage import database, storage
 from loracle.run.storage.opening import open_study, read_history
 from loracle.run.tune import counted, run_search, work

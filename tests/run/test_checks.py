@@ -11,7 +11,7 @@ from conftest import copy_rows
 
 from loracle.config.loading import load_config
 from loracle.run.checks import Check, examine
-from loracle.run.prepare import search_space
+from loracle.run.search import search_space
 from loracle.training import objective
 from loracle.training.memory.plan import MemoryModel
 

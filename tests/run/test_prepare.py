@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from loracle.config.settings import RunConfig
+from loracle.records.objective import Report
 from loracle.records.space import Config
 from loracle.records.trial import History, Outcome, Trial
-from loracle.run.prepare import prepare_search
+from loracle.run.search import prepare_search
 from loracle.search.presets import GOOD_PRACTICE
 from loracle.search.propose import propose
 
@@ -19,7 +20,7 @@ OWN = {"rank": 64, "alpha": 64, "dropout": 0.1, "batch_size": 64, "learning_rate
 def first(n: int, **settings: Any) -> list[Config]:
     """The first configs that a run tries."""
     config = RunConfig.model_validate({"model": "m", "data": {"train": "train.jsonl"}, **settings})
-    search = prepare_search(config, None, lambda event: None)
+    search = prepare_search(config, Report(), lambda event: None)
     indices: list[int] = []
     while len(indices) < n:
         past = History(tuple(Trial(i, index, Outcome(0.1 * i)) for i, index in enumerate(indices)))
@@ -70,5 +71,5 @@ def test_an_own_trainers_standard_is_tried_first() -> None:
 
 def test_the_search_of_a_run_is_propose() -> None:
     config = RunConfig.model_validate({"model": "m", "data": {"train": "train.jsonl"}})
-    search = prepare_search(config, None, lambda event: None)
+    search = prepare_search(config, Report(), lambda event: None)
     assert search.next(History()) == propose(search.space, History(), search.preset, seed=search.seed)[0]

@@ -24,7 +24,7 @@ from loracle.config.settings import RunConfig, build_space
 from loracle.records.events import Event, Noticed
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.run.folder import open_run
-from loracle.run.prepare import Search
+from loracle.run.search import Search
 from loracle.run.storage.opening import read_history
 from loracle.run.tune import counted, tune
 from loracle.search.presets import PRESETS, with_standard

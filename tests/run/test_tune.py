@@ -26,7 +26,7 @@ from loracle.records.objective import TableObjective
 from loracle.records.space import Config, Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.run.folder import open_run
-from loracle.run.prepare import Search
+from loracle.run.search import Search
 from loracle.run.storage.opening import open_study, read_history
 from loracle.run.tune import counted, leader, run_search, tune
 from loracle.search import propose as proposals

@@ -14,7 +14,7 @@ from loracle.config.settings import TrainingConfig
 from loracle.errors import ConfigError
 from loracle.records.space import SearchSpace, default_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
-from loracle.run.prepare import Search
+from loracle.run.search import Search
 from loracle.run.tune import tune
 from loracle.search.presets import PRESETS
 from loracle.training.dataset.shapes import Example

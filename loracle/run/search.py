@@ -1,0 +1,123 @@
+"""The search half of a run: what is searched, how configs are chosen, and what is known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from loracle.config.knobs import check_knobs
+from loracle.config.settings import RunConfig, build_space
+from loracle.config.training_plan import plan_training
+from loracle.errors import ConfigError
+from loracle.records.contents import file_hash
+from loracle.records.events import Listener
+from loracle.records.notices import Notice
+from loracle.records.objective import Report
+from loracle.records.space import SearchSpace, with_alpha
+from loracle.records.trial import History
+from loracle.search.ensemble import EnsembleSettings
+from loracle.search.presets import Preset, get_preset, with_standard
+from loracle.search.prior import SHIPPED
+from loracle.search.propose import propose, ranking
+from loracle.training.memory.plan import MemoryModel, allowed
+
+if TYPE_CHECKING:
+    from loracle.language.features import Features
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search half of a run, ready to choose.
+
+    `memory` says which candidates can fit; None where trials run on other machines, or it cannot be known.
+    `notices` are what the user must see about the space and how it is searched; `contents` holds hashes of
+    the prior, or of the prompt and of the model that reads it.
+    """
+
+    space: SearchSpace
+    preset: Preset
+    features: Features | None
+    seed: int
+    memory: MemoryModel | None = None
+    notices: tuple[Notice, ...] = ()
+    contents: Mapping[str, str] = field(default_factory=dict)
+
+    def within(self, room: float | None) -> Search:
+        """The same search where trainings may grow by `room` bytes, whatever is free just now."""
+        return self if self.memory is None else replace(self, memory=replace(self.memory, room=room))
+
+    def next(self, history: History) -> int | None:
+        """The config to train next; None if there is none left."""
+        chosen = propose(
+            self.space,
+            history,
+            self.preset,
+            features=self.features,
+            seed=self.seed,
+            allowed=None if self.memory is None else allowed(self.memory, self.space, history),
+            strict=False,
+        )
+        return chosen[0] if chosen else None
+
+    def ranking(self, history: History) -> list[int]:
+        """Successful configs, the one to use first."""
+        return ranking(self.space, history, self.preset, features=self.features, seed=self.seed)
+
+
+def search_space(config: RunConfig, n_examples: int | None) -> SearchSpace:
+    """The space of a run whose trials train on `n_examples`; None: the trainer is the user's, and takes any
+    knobs.
+
+    Raises:
+        SpaceError: the space is malformed, or a seed config does not fit it.
+        ConfigError: a knob, of the space or of the standard settings, is nothing that the trainer knows.
+    """
+    space = build_space(config.space, batch_limit=n_examples)
+    if config.objective is None:
+        check_knobs(space.names)
+        try:
+            plan_training(with_alpha(config.standard or {}), config.training, n_examples or 1)
+        except ConfigError as error:  # here, and not when the search is over
+            raise ConfigError(f"standard: {error}") from None
+    for seed_config in config.search.seed_configs or []:
+        space.nearest(seed_config)
+    return space
+
+
+def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Search:
+    """Builds the search half: space, preset, and language features of all candidates.
+
+    Raises:
+        LoracleError: see `search_space`, `get_preset` and `reading.features_of`.
+    """
+    n_examples = None if report.sizes is None else report.sizes.proxy
+    space = search_space(config, n_examples)
+    preset = run_preset(config)
+    if not preset.reads:
+        return Search(space, preset, None, config.search.seed, contents=_prior(preset))
+    from loracle.run.reading import features_of  # needs torch
+
+    features, contents, preset = features_of(config, space, preset, report, listen)
+    return Search(space, preset, features, config.search.seed, contents=contents)
+
+
+def run_preset(config: RunConfig) -> Preset:
+    """How configs are chosen, with what the user has named to begin with.
+
+    Raises:
+        ConfigError: see `get_preset`.
+    """
+    preset = get_preset(config.search.preset, language=config.language.model != "none")
+    preset = with_standard(preset, config.standard)
+    if config.search.seed_configs is not None:
+        preset = replace(preset, seed_configs=tuple(config.search.seed_configs))
+    return preset
+
+
+def _prior(preset: Preset) -> dict[str, str]:
+    """What the search has learnt from, as part of what a run is made of."""
+    surrogate = preset.surrogate
+    if isinstance(surrogate, EnsembleSettings) and surrogate.informed > 0:
+        return {"prior": file_hash(surrogate.prior or SHIPPED)}
+    return {}

@@ -1,0 +1,78 @@
+"""The driver of a run carries no model: a worker loads it, and says what a run has to know."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loracle.config.settings import load_config
+from loracle.run.folder import open_run
+from loracle.run.storage.opening import read_history
+
+# A command, which says at its end what its process has loaded, models among it.
+PROGRAM = """
+import atexit, gc, json, sys
+
+def said():
+    heavy = ("torch", "transformers", "peft", "accelerate", "botorch", "gpytorch", "pandas")
+    found = [name for name in heavy if name in sys.modules]
+    if "transformers" in found:
+        from transformers import PreTrainedModel
+        found += [type(one).__name__ for one in gc.get_objects() if isinstance(one, PreTrainedModel)]
+    sys.stderr.write("LOADED " + json.dumps(found))
+
+atexit.register(said)
+from loracle.cli import main
+sys.argv[0] = "loracle"
+main()
+"""
+
+
+def loaded_by(*arguments: str | Path) -> list[str]:
+    """Which heavy packages the command's process had loaded at its end."""
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found: list[str] = json.loads(run.stderr.rpartition("LOADED ")[2])
+    return found
+
+
+def test_a_whole_run_loads_no_torch_into_its_driver(run_config: Callable[..., Path]) -> None:
+    path = run_config(execution={"workers": 1}, search={"trials": 2})
+    assert loaded_by("tune", path) == []
+    config = load_config(path)
+    assert (config.output / "best" / "adapter_model.safetensors").exists()
+    assert (config.output / "report.md").exists()
+
+
+@pytest.mark.parametrize("model", ["same", "minilm"])
+def test_prompts_are_read_in_a_worker_where_features_stay_as_they_are(
+    run_config: Callable[..., Path], model: str
+) -> None:
+    """The surrogate on language needs torch in the driver; the model that reads is not there."""
+    language = {"model": model, "prompt": "plain-v1"}
+    path = run_config(language=language, execution={"workers": 1}, search={"trials": 2, "preset": "language"})
+    assert not any(name.endswith(("Model", "ForCausalLM")) for name in loaded_by("tune", path))
+    assert not list(load_config(path).output.rglob("features*"))  # nothing stays behind
+
+
+def test_what_a_worker_reads_is_what_the_driver_would_have_read(run_config: Callable[..., Path]) -> None:
+    histories = []
+    for workers in (0, 1):
+        path = run_config(
+            output=f"run{workers}",
+            language={"model": "same", "prompt": "plain-v1"},
+            execution={"workers": workers},
+            search={"trials": 5, "preset": "language", "seed_configs": []},
+        )
+        loaded_by("tune", path)
+        config = load_config(path)
+        _, space = open_run(config.output)
+        histories.append([trial.index for trial in read_history(config.output, space).trials])
+    assert histories[0] == histories[1]
+    assert len(set(histories[0])) == 5
