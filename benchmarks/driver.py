@@ -34,7 +34,7 @@ HEAVY = ("torch", "transformers", "peft", "botorch", "gpytorch", "accelerate", "
 WORKER = """
 import sys
 from pathlib import Path
-from loracle.config.settings import load_config
+from loracle.config.loading import load_config
 from loracle.execution.local import LocalWorkers
 from loracle.run.worker import PROGRAM
 from loracle.execution.local import Job

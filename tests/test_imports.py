@@ -53,7 +53,7 @@ LIGHT: dict[str, str] = {
     "export": "",
     "commands": "",
     "cli": "",
-    "run": "run.checks run.proxy",
+    "run": "run.checks run.proxy run.reading",
 }
 OPTUNA_TOO = ("commands", "run", "search")  # it holds a run's trials
 

@@ -16,7 +16,7 @@ from loracle.records.notices import Notice, gathered
 from loracle.records.objective import Report
 from loracle.records.sizes import Sizes
 from loracle.run.identity import Identity, common_settings
-from loracle.run.search import Search, prepare_search, run_preset
+from loracle.run.search import Search, prior_contents, run_preset, search_space
 from loracle.run.search_notices import search_notices
 from loracle.run.worker import PROGRAM, load_objective
 from loracle.training.memory.plan import MemoryModel
@@ -93,6 +93,23 @@ def _prepare(config: RunConfig, executor: Executor, listen: Listener) -> Prepare
     )
     notices = gathered(report.notices, search.notices)
     return Prepared(search, executor, _final_training(report), identity, notices, report.sizes)
+
+
+def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Search:
+    """Builds the search half: space, preset, and language features of all candidates.
+
+    Raises:
+        LoracleError: see `search_space`, `get_preset` and `reading.features_of`.
+    """
+    n_examples = None if report.sizes is None else report.sizes.proxy
+    space = search_space(config, n_examples)
+    preset = run_preset(config)
+    if not preset.reads:
+        return Search(space, preset, None, config.search.seed, contents=prior_contents(preset))
+    from loracle.run.reading import features_of  # needs torch
+
+    features, contents, preset = features_of(config, space, preset, report, listen)
+    return Search(space, preset, features, config.search.seed, contents=contents)
 
 
 # -- helpers ----------------------------------------------------------------------------------------

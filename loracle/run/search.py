@@ -11,9 +11,7 @@ from loracle.config.settings import RunConfig, build_space
 from loracle.config.training_plan import plan_training
 from loracle.errors import ConfigError
 from loracle.records.contents import file_hash
-from loracle.records.events import Listener
 from loracle.records.notices import Notice
-from loracle.records.objective import Report
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.trial import History
 from loracle.search.ensemble import EnsembleSettings
@@ -85,23 +83,6 @@ def search_space(config: RunConfig, n_examples: int | None) -> SearchSpace:
     return space
 
 
-def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Search:
-    """Builds the search half: space, preset, and language features of all candidates.
-
-    Raises:
-        LoracleError: see `search_space`, `get_preset` and `reading.features_of`.
-    """
-    n_examples = None if report.sizes is None else report.sizes.proxy
-    space = search_space(config, n_examples)
-    preset = run_preset(config)
-    if not preset.reads:
-        return Search(space, preset, None, config.search.seed, contents=_prior(preset))
-    from loracle.run.reading import features_of  # needs torch
-
-    features, contents, preset = features_of(config, space, preset, report, listen)
-    return Search(space, preset, features, config.search.seed, contents=contents)
-
-
 def run_preset(config: RunConfig) -> Preset:
     """How configs are chosen, with what the user has named to begin with.
 
@@ -115,7 +96,7 @@ def run_preset(config: RunConfig) -> Preset:
     return preset
 
 
-def _prior(preset: Preset) -> dict[str, str]:
+def prior_contents(preset: Preset) -> dict[str, str]:
     """What the search has learnt from, as part of what a run is made of."""
     surrogate = preset.surrogate
     if isinstance(surrogate, EnsembleSettings) and surrogate.informed > 0:

@@ -239,7 +239,7 @@ def test_a_long_output_keeps_its_beginning_and_its_end(tmp_path: Path) -> None:
 def test_a_full_disk_is_no_fault_of_a_config(tmp_path: Path, script: str) -> None:
     objective(tmp_path, script)
     program = (
-        "import resource, sys; from pathlib import Path; from loracle.config.settings import load_config\n"
+        "import resource, sys; from pathlib import Path; from loracle.config.loading import load_config\n"
         "from loracle.errors import StudyError; from loracle.own_trainer.objective import ExternalObjective\n"
         "found = ExternalObjective.from_config(load_config(sys.argv[1] + '/config.yaml'))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
@@ -264,7 +264,7 @@ def test_a_command_ends_with_whoever_runs_it(tmp_path: Path, sign: signal.Signal
     )
     objective(tmp_path, f"import os\n{script}")
     program = (
-        "import sys; from pathlib import Path; from loracle.config.settings import load_config\n"
+        "import sys; from pathlib import Path; from loracle.config.loading import load_config\n"
         "from loracle.own_trainer.objective import ExternalObjective\n"
         "found = ExternalObjective.from_config(load_config(sys.argv[1] + '/config.yaml'))\n"
         f"found.run({CONFIG}, seed=0, folder=Path(sys.argv[1], '0001'))"

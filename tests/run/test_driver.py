@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from loracle.config.settings import load_config
+from loracle.config.loading import load_config
 from loracle.run.folder import open_run
 from loracle.run.storage.opening import read_history
 

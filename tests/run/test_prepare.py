@@ -10,7 +10,7 @@ from loracle.config.settings import RunConfig
 from loracle.records.objective import Report
 from loracle.records.space import Config
 from loracle.records.trial import History, Outcome, Trial
-from loracle.run.search import prepare_search
+from loracle.run.prepare import prepare_search
 from loracle.search.presets import GOOD_PRACTICE
 from loracle.search.propose import propose
 
