@@ -74,7 +74,8 @@ def _draw_trials(axes: Axes, numbers: Floats, values: Floats, failed: list[int],
     if len(values):
         axes.scatter(numbers, shown, color=_BLUE, s=26, label="trial", zorder=3)
         best = np.minimum.accumulate(shown) if less else np.maximum.accumulate(shown)
-        axes.step(numbers, best, where="post", color=_ORANGE, label="best score so far")
+        title = "lowest so far" if less else "highest so far"  # and not the best: that is what is recommended
+        axes.step(numbers, best, where="post", color=_ORANGE, label=title)
     far = (values > high) | (values < low)
     if far.any():
         axes.scatter(

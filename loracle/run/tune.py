@@ -295,6 +295,7 @@ def _compare(config: RunConfig, run: Prepared, history: History, listen: Listene
     configs = [run.search.space.config(index) for index in ranked]
     if run.final is not None:
         return compare(config, configs, run.executor, listen, what=run.final, sizes=run.sizes)
-    outcomes = [trial.outcome for trial in history.succeeded if trial.index == ranked[0] and trial.outcome]
-    best = max(outcomes, key=lambda outcome: outcome.value or 0.0)
-    return compare_trial(config, configs[0], best, run.executor, listen)
+    best = leader(run.search, history)
+    assert best is not None
+    assert best.outcome is not None
+    return compare_trial(config, configs[0], best.outcome, run.executor, listen)

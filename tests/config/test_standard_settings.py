@@ -1,18 +1,22 @@
-"""The standard settings and the names of presets are written once; what repeats them says the same."""
+"""Standard settings and names of presets, metrics and variants are written once; what repeats them agrees."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import get_args
 
+import pytest
 import yaml
 from places import ROOT
 
 from loracle.config.loading import load_config
+from loracle.config.metrics import METRICS
 from loracle.config.new_file import write_config
 from loracle.config.settings import RunConfig
+from loracle.config.variants import VARIANTS
 from loracle.records.standard_settings import STANDARD, PresetName
 from loracle.search.presets import GOOD_PRACTICE, PRESETS
 
@@ -46,6 +50,14 @@ def test_presets_are_the_same_everywhere() -> None:
     assert tuple(line.split(" | ")) == names
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert all(f"| `{name}` |" in readme for name in names)
+
+
+@pytest.mark.parametrize(("setting", "table"), [("metric", METRICS), ("variant", VARIANTS)])
+def test_metrics_and_variants_are_the_same_everywhere(setting: str, table: Mapping[str, object]) -> None:
+    (row,) = re.findall(rf"\| `{setting}` \| `\w+` \| (.*) \|", DOCS)
+    assert re.findall(r"`(\w+)`", row) == list(table)
+    (line,) = re.findall(rf"{setting}: \w+ +# (.*)", TEMPLATE)
+    assert line.split(" | ") == list(table)
 
 
 def test_what_the_template_shows_are_the_defaults() -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from huggingface_hub import constants, get_session
+from huggingface_hub import constants, get_session, is_offline_mode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from loracle.config.device import pick_device, pick_dtype
@@ -79,7 +79,7 @@ def load_base(config: RunConfig) -> Base:
     name = config.model
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise ModelError(f"model: the folder {name} does not exist")
-    offline = None if Path(name).is_dir() else _hub_silence()
+    offline = None if Path(name).is_dir() else hub_silence()
     options = {"trust_remote_code": config.trust_remote_code, "local_files_only": offline is not None}
     try:
         _check_kind(name, options)
@@ -152,17 +152,17 @@ def _checksum(tensor: torch.Tensor) -> int:
     return int(total)
 
 
-def _hub_silence() -> str | None:
+def hub_silence() -> str | None:
     """Why the hub is not to be asked; None if it answers.
 
     One short question, with the certificates and proxies that downloads have. Without it, transformers
     retries for a minute before it looks into the cache.
     """
-    if constants.HF_HUB_OFFLINE:
+    if is_offline_mode():
         return "HF_HUB_OFFLINE is set"
     try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception as error:  # of the client's own kinds, which differ between versions
+        get_session().head(constants.ENDPOINT, timeout=5)  # the hub's own client
+    except Exception as error:  # of its own kinds: httpx or another, by the version of huggingface_hub
         reason = one_line(error)
         if "certificate" in reason.lower():
             reason += " (name your own certificates in SSL_CERT_FILE)"
