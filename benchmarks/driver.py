@@ -37,7 +37,7 @@ from pathlib import Path
 from loracle.config.loading import load_config
 from loracle.execution.local import LocalWorkers
 from loracle.run.worker import PROGRAM
-from loracle.execution.local import Job
+from loracle.execution.executor import Job
 config = load_config(sys.argv[1])
 knobs = dict(rank=16, alpha_ratio=2, alpha=32, dropout=0.05, batch_size=16, learning_rate=2e-4)
 with LocalWorkers(config, PROGRAM) as workers:

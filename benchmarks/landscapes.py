@@ -41,8 +41,8 @@ from scipy.stats import qmc
 from transformers import logging as transformers_logging
 
 from loracle.config.settings import RunConfig
-from loracle.records.outcome_files import write_atomically
 from loracle.records.space import Knob, SearchSpace
+from loracle.text.files import write_atomically
 from loracle.training.objective import TrainingObjective
 from loracle.training.scoring import score
 

@@ -16,6 +16,11 @@ def alive(pid: int) -> bool:
         return False
 
 
+def parent(pid: int) -> int:
+    """The process that a process is a child of."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
 def gone(pids: list[int], seconds: float = PATIENCE) -> bool:
     """Whether all of them have ended within that time."""
     end = time.monotonic() + seconds

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from loracle.records.codec import finite
 from loracle.records.notices import Notice
-from loracle.records.outcome_files import finite
 from loracle.text import escape
 
 _GAP = 2  # columns between two of a table

@@ -1,9 +1,12 @@
 """Runs one command, and ends everything that it started: when it ends, or when whoever asked for it is gone.
 
-`start` runs it as `python -I -S guard.py COMMAND...`, with a pipe as its input that nobody writes to. When
-the command has ended, or the pipe closes because its holder closed it or died, all descendants of the command
-are killed, also those that lead sessions of their own, as torchrun's do. Then the guard ends as the command
-did: with its exit code, or of the same signal.
+`start` runs it as `python -I -S guard.py LOG_BYTES COMMAND...`, with a pipe as its input that nobody writes
+to. When the command has ended, or the pipe closes because its holder closed it or died, all descendants of
+the command are killed, also those that lead sessions of their own, as torchrun's do. Then the guard ends as
+the command did: with its exit code, or of the same signal.
+
+With LOG_BYTES other than 0, its output is a log that is kept so small: what the command and its descendants
+print goes through here, so that nothing is lost unseen when the beginning is left out.
 
 The standard library alone, and nothing of the package, so that it starts in a few hundredths of a second.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -25,13 +29,27 @@ from typing import Any
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # Linux: prctl(2)
 _PATIENCE = 10.0  # seconds for processes that the kernel holds; they are killed already
+_LEFT_OUT = re.compile(rb"\.\.\. ([\d,]+) bytes before are left out here \.\.\.\n")
 _PATIENCE_WITH_GUARD = 15.0  # seconds for the guard itself to end; it needs milliseconds
 
 
-def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Starts a guard with its command; `options` are those of `subprocess.Popen`. `end` ends both."""
+def start(command: Sequence[str], *, log_bytes: int = 0, **options: Any) -> subprocess.Popen[bytes]:
+    """Starts a guard with its command. `end` ends both.
+
+    Args:
+        log_bytes: the most that a log has; its `stdout` is then a file that was opened with `a+b`. When there
+            is more, its second half is kept, and its first line says how much was left out. 0: no limit.
+        options: those of `subprocess.Popen`.
+    """
+    guard = [
+        sys.executable,
+        "-I",
+        "-S",
+        __file__,
+        str(log_bytes),
+    ]  # it needs nothing installed: starts faster
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", __file__, *command],  # it needs nothing installed, and starts faster
+        [*guard, *command],
         stdin=subprocess.PIPE,  # held open as long as the command may run
         start_new_session=True,  # so that Ctrl-C in the terminal comes to the caller alone
         **options,
@@ -49,15 +67,18 @@ def end(process: subprocess.Popen[bytes]) -> int:
         return process.wait()
 
 
-def main(command: list[str]) -> None:
+def main(log_bytes: int, command: list[str]) -> None:
     """Runs `command`; does not return."""
     _ask_linux(_PR_SET_CHILD_SUBREAPER, 1)  # orphans become children of this process, so none gets away
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)  # not what the worker ignores
+    reader, writer = os.pipe() if log_bytes else (0, None)
     try:
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
+            stdout=writer,
+            stderr=writer,
             close_fds=False,  # what this process was handed over, and nothing else, can be inherited
             start_new_session=True,
             preexec_fn=lambda: _ask_linux(_PR_SET_PDEATHSIG, signal.SIGKILL),
@@ -66,9 +87,15 @@ def main(command: list[str]) -> None:
         sys.stderr.write(f"{command[0]}: {error.strerror}\n")
         sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
     threading.Thread(target=_watch, args=(child,), daemon=True).start()
+    printing = threading.Thread(target=_keep_log, args=(reader, log_bytes), daemon=True)
+    if writer is not None:
+        os.close(writer)
+        printing.start()
     code = child.wait()
     _kill_group(child.pid)
     _kill_descendants()
+    if writer is not None:  # all who could print are dead, so this ends
+        printing.join(_PATIENCE)
     _end_like(code)
 
 
@@ -77,6 +104,34 @@ def _watch(child: subprocess.Popen[bytes]) -> None:
     while os.read(0, 1024):
         pass
     _kill_group(child.pid)
+
+
+def _keep_log(reader: int, limit: int) -> None:
+    """Writes what comes to the log, and nobody else does."""
+    missing = 0  # bytes that there was no room for
+    while chunk := os.read(reader, 1 << 16):
+        try:
+            if os.fstat(1).st_size + len(chunk) > limit:
+                missing = _leave_out(limit // 2, missing)
+            while chunk:
+                chunk = chunk[os.write(1, chunk) :]
+        except OSError:  # the disk is full, which is no reason to stop the command
+            pass
+        missing += len(chunk)
+
+
+def _leave_out(keep: int, missing: int) -> int:
+    """Keeps the last bytes of the log; returns how many bytes are missing after its end."""
+    size, said = os.fstat(1).st_size, _LEFT_OUT.match(os.pread(1, 100, 0))
+    end = os.pread(1, keep, max(0, size - keep))
+    missing += size - len(end)
+    if said is not None:
+        missing += int(said[1].replace(b",", b"")) - len(said[0])
+    os.ftruncate(1, 0)
+    content = f"... {missing:,} bytes before are left out here ...\n".encode() + end
+    while content:
+        content = content[os.write(1, content) :]
+    return 0
 
 
 def _kill_group(leader: int) -> None:
@@ -128,4 +183,4 @@ def _ask_linux(option: int, value: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(int(sys.argv[1]), sys.argv[2:])

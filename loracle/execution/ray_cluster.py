@@ -1,9 +1,9 @@
 """Workers on a Ray cluster: one actor a place, wherever the cluster has room for what a trial needs.
 
-An actor (`Station`) watches over one isolated worker on its own node, as `LocalWorkers` does on one machine:
-crashes, hangs and leaks are dealt with there. Here, what can happen between machines is dealt with: a trial
-whose node was lost is run once more, elsewhere, and files are fetched from nodes that do not see the run
-folder. Driver and stations exchange JSON.
+An actor (`ray_station.py`) watches over one isolated worker on its own node: crashes, hangs and leaks are
+dealt with there. Here, what can happen between machines is dealt with: a trial whose node was lost is run
+once more, elsewhere, and files are fetched from nodes that do not see the run folder. What follows from what
+is in `slot.py`, as on one machine.
 """
 
 from __future__ import annotations
@@ -12,123 +12,43 @@ import contextlib
 import importlib
 import json
 import os
-import shutil
-import tempfile
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import loracle
 from loracle.config.settings import RunConfig
-from loracle.errors import ConfigError, LoracleError, StudyError
-from loracle.execution.local import ATTEMPTS, FAILED_STARTS, Done, Job, LocalWorkers, Progress, refusal
-from loracle.records.codec import from_plain, to_plain
+from loracle.errors import ConfigError, StudyError
+from loracle.execution.executor import Done, Job, Progress
+from loracle.execution.messages import Finished, GarbledError, Message, Ready, Refused, Stepped, messages_of
+from loracle.execution.ray_files import fetch, run_identity
+from loracle.execution.ray_station import Station
+from loracle.execution.retry_policy import FAILED_STARTS
+from loracle.execution.slot import JobQueue, Limits, Slot, State
+from loracle.records.codec import to_plain
 from loracle.records.objective import Report
-from loracle.records.outcome_files import write_attempt, write_outcome
-from loracle.records.trial import Failure, FailureKind, Outcome
+from loracle.records.trial import Failure, FailureKind
 
-PIECE = 8_000_000  # bytes of a file that travel at a time
-_ADAPTER = "adapter"
-_SECONDS_A_LOOK = 1.0  # a station answers at least that often
+_SECONDS_A_LOOK = 1.0
 _SECONDS_TO_END = 5.0  # of a station that is asked to; then it is killed
 _PATIENCE = 60.0  # seconds beyond `stall_limit` for a station's answer
 
 
-class Station:
-    """What runs on a node: one worker, and who watches over it.
-
-    Args:
-        config: JSON of the run's config.
-        run: how the driver sees its run folder; see `_identity`.
-        position: of the place, from 0.
-        program: what a worker runs, as a path in this package.
-    """
-
-    def __init__(self, config: str, run: str, position: int, program: str) -> None:
-        settings = RunConfig.model_validate_json(config)
-        self._sees_run = bool(run) and _identity(settings.output) == run
-        self._scratch = None if self._sees_run else _scratch_folder()
-        home = self._scratch or settings.output / "workers"
-        # Ray has chosen the GPUs: they are all that can be seen here.
-        execution = settings.execution.model_copy(update={"workers": 1, "gpus_per_trial": 0})
-        changes = {"output": home / f"ray-{position}", "execution": execution}
-        here = Path(loracle.__file__).parent / program
-        self._workers = LocalWorkers(settings.model_copy(update=changes), here)
-
-    def ready(self) -> str:
-        """Answers as soon as the station stands."""
-        return json.dumps([])
-
-    def load(self) -> str:
-        """Has the worker load its objective: `loaded` with its report, or `refused`."""
-        try:
-            return json.dumps([{"kind": "loaded", "report": to_plain(self._workers.load())}])
-        except LoracleError as error:
-            return json.dumps([{"kind": "refused", "error": type(error).__name__, "message": str(error)}])
-
-    def begin(self, job: str) -> str:
-        """Starts a job, and answers as `wait`."""
-        wanted = Job.from_json(json.loads(job))
-        if self._scratch is not None:
-            trial = self._scratch / "trial" / wanted.folder.name  # a trainer may read its number there
-            shutil.rmtree(trial.parent, ignore_errors=True)
-            wanted = replace(wanted, folder=trial, adapter=wanted.adapter and trial.parent / _ADAPTER)
-        self._workers.submit(wanted)
-        return self.wait()
-
-    def wait(self) -> str:
-        """What happened, as a list: `progress`, at last `done` or `refused`; empty after a second."""
-        told: dict[str, Any] | None = None
-
-        def tell(number: int, step: int, total: int, loss: float | None) -> None:
-            nonlocal told
-            told = {"kind": "progress", "step": step, "total": total, "loss": loss}
-
-        try:
-            done = self._workers.wait(_SECONDS_A_LOOK, tell)
-        except LoracleError as error:
-            return json.dumps([{"kind": "refused", "error": type(error).__name__, "message": str(error)}])
-        messages = [
-            {"kind": "done", "outcome": to_plain(one.outcome), "files": not self._sees_run} for one in done
-        ]
-        return json.dumps([told, *messages] if told else messages)
-
-    def end(self) -> None:
-        """Ends the worker, and leaves nothing on the node."""
-        self._workers.close()
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-
-    def files(self) -> str:
-        """Files of the job that ended last, as a list of paths below `trial/NAME` or `adapter`."""
-        assert self._scratch is not None
-        top = self._scratch / "trial"
-        paths = [path for path in top.rglob("*") if path.is_file() and not path.is_symlink()]
-        return json.dumps([str(path.relative_to(top)) for path in paths])
-
-    def piece(self, name: str, start: int) -> bytes:
-        """A part of a file, so that none has to fit into memory; nothing at its end."""
-        assert self._scratch is not None
-        with (self._scratch / "trial" / name).open("rb") as file:
-            file.seek(start)
-            return file.read(PIECE)
-
-
 @dataclass
 class _Place:
-    """A place for one station, and what it does. `answer` is what it was last asked, until it answers."""
+    """A slot, its station, and what that was last asked, until it answers."""
 
-    position: int
+    slot: Slot
     station: Any = None
     answer: Any = None
-    asked: float = 0.0  # monotonic seconds
-    ready: bool = False
-    job: Job | None = None
-    began: float = 0.0
+
+    @property
+    def stands(self) -> bool:
+        """Whether the cluster had room for it."""
+        return self.slot.state not in (State.EMPTY, State.STARTING)
 
 
 class RayWorkers:
@@ -137,6 +57,7 @@ class RayWorkers:
     Args:
         config: of the run; `execution` says how many workers, and what each needs.
         program: what a worker runs; a file of this package.
+        ray: the library; None: as it is installed.
 
     Attributes:
         capacity: workers that the cluster has found room for; at least 1.
@@ -145,25 +66,23 @@ class RayWorkers:
         ConfigError: Ray is not installed, or the cluster is too small for a single worker.
     """
 
-    def __init__(self, config: RunConfig, program: Path) -> None:
+    def __init__(self, config: RunConfig, program: Path, *, ray: Any = None) -> None:
+        self.capacity = 1
         self._program = str(program.relative_to(Path(loracle.__file__).parent))
-        self._wants_report = False
-        self._report: Report | None = None
-        self._ray = _import_ray()
-        self._execution = config.execution
+        self._ray = ray or _import_ray()
+        self._stall_limit = config.execution.stall_limit
         wanted = max(1, config.execution.workers)
         cpus = config.threads or 1
         self._started_here = _connect(self._ray, wanted * cpus)
-        self._needs = _resources(config, cpus, self._ray.cluster_resources())
+        self._needs = resources(config, cpus, self._ray.cluster_resources())
         self._config = config.model_dump_json()
-        self._run = _identity(config.output)
-        self._attempts: dict[int, int] = {}  # by job number
-        self._queue: deque[Job] = deque()
-        self._done: list[Done] = []
-        self._places = [_Place(position) for position in range(wanted)]
-        self.capacity = 1
+        self._run = run_identity(config.output)
+        self._jobs = JobQueue()
+        self._report: Report | None = None
+        self._wants_report = False
+        limits = Limits(None, self._stall_limit, _PATIENCE, start=False)  # trials are timed on their nodes
+        self._places = [_Place(Slot(position, limits, retries=False)) for position in range(wanted)]
         self._had_room = time.monotonic()
-        self._failed_starts = 0
         for place in self._places:
             self._open(place)
 
@@ -182,27 +101,25 @@ class RayWorkers:
         return self._report
 
     def submit(self, job: Job) -> None:
-        self._attempts[job.number] = 1
-        self._queue.append(job)
+        self._jobs.submit(job)
         self._hand_out()
 
     def wait(self, seconds: float, progress: Progress) -> list[Done]:
         end = time.monotonic() + seconds
-        while not self._done:
+        while not self._jobs.any_ended:
             left = max(0.0, end - time.monotonic())
             self._look(left, progress)
             if left == 0:
                 break
-        done, self._done = self._done, []
-        return done
+        return self._jobs.take()
 
     def close(self) -> None:
-        self._queue.clear()
-        ends = [place.station.end.remote() for place in self._places if place.ready]
+        self._jobs = JobQueue()
+        ends = [place.station.end.remote() for place in self._places if place.stands]
         if ends:
             self._ray.wait(ends, num_returns=len(ends), timeout=_SECONDS_TO_END)
         for place in self._places:
-            place.job = None
+            place.slot.end(time.monotonic())
             self._close(place)
         if self._started_here:
             self._ray.shutdown()
@@ -210,6 +127,7 @@ class RayWorkers:
 
     def _look(self, seconds: float, progress: Progress) -> None:
         """Waits that long for an answer, and does what it calls for."""
+        self._hand_out()
         waiting = {place.answer: place for place in self._places if place.answer is not None}
         if not waiting:
             time.sleep(seconds)
@@ -220,76 +138,83 @@ class RayWorkers:
         self._watch()
         self._hand_out()
 
+    def _hand_out(self) -> None:
+        """Gives jobs to idle stations; while there is no report, one of them loads first."""
+        for place in self._places:
+            if place.slot.due("give"):
+                if self._report_is_missing():
+                    self._load(place)
+                elif self._jobs.waiting:
+                    attempt = self._jobs.waiting.popleft()
+                    place.slot.give(attempt, time.monotonic())
+                    place.answer = place.station.begin.remote(json.dumps(to_plain(attempt.job)))
+
+    def _report_is_missing(self) -> bool:
+        """Whether one has to load that does not yet."""
+        loading = any(place.slot.state is State.LOADING for place in self._places)
+        return self._wants_report and self._report is None and not loading
+
+    def _load(self, place: _Place) -> None:
+        place.slot.load(time.monotonic())
+        place.answer = place.station.load.remote()
+
     # -- stations -------------------------------------------------------------------------------
 
     def _open(self, place: _Place) -> None:
         """Asks the cluster for a station; it stands as soon as there is room."""
         options = {"max_restarts": 0, "scheduling_strategy": "SPREAD", **self._needs}
         station = self._ray.remote(Station).options(**options)
-        place.station = station.remote(self._config, self._run, place.position, self._program)
-        place.ready = False
-        self._ask(place, place.station.ready.remote())
-        self._count()
+        place.slot.start(time.monotonic())
+        place.station = station.remote(self._config, self._run, place.slot.position, self._program)
+        place.answer = place.station.ready.remote()
 
     def _close(self, place: _Place) -> None:
-        station, place.station, place.answer, place.ready = place.station, None, None, False
+        station, place.station, place.answer = place.station, None, None
         if station is not None:
             with contextlib.suppress(self._ray.exceptions.RayError, ValueError):  # it has gone
                 self._ray.kill(station)  # its worker ends with it
 
-    def _ask(self, place: _Place, answer: Any) -> None:
-        place.answer, place.asked = answer, time.monotonic()
-
-    def _count(self) -> None:
-        self.capacity = max(1, sum(place.ready for place in self._places))
-
-    def _hand_out(self) -> None:
-        idle = [place for place in self._places if place.ready and place.answer is None]
-        if self._wants_report and self._report is None and len(idle) == sum(p.ready for p in self._places):
-            for place in idle[:1]:
-                self._ask(place, place.station.load.remote())
-        for place in self._places:
-            if self._queue and place.ready and place.job is None:
-                place.job = self._queue.popleft()
-                place.began = time.monotonic()
-                self._ask(place, place.station.begin.remote(json.dumps(place.job.as_json())))
-
     def _hear(self, place: _Place, progress: Progress) -> None:
-        """Takes in an answer of a station, and asks it again while it has a job."""
+        """Takes in an answer of a station, and asks it again while it has something to do."""
+        slot = place.slot
         try:
-            messages = json.loads(self._ray.get(place.answer))
+            messages = messages_of(self._ray.get(place.answer))
             place.answer = None
-            if not place.ready:
-                place.ready, self._failed_starts = True, 0
-                self._count()
+            slot.sign(time.monotonic())
             for message in messages:
                 self._heard(place, message, progress)
-            if place.job is not None:
-                self._ask(place, place.station.wait.remote())
         except self._ray.exceptions.RayTaskError as error:  # not a lost node
             raise StudyError(f"a worker on the Ray cluster failed: {_last_line(error)}") from error
+        except GarbledError as error:
+            raise StudyError(f"a worker on the Ray cluster answers in another language: {error}") from None
         except self._ray.exceptions.RayError as error:
-            self._failed_starts += not place.ready
-            if self._failed_starts >= FAILED_STARTS:
-                raise StudyError(
-                    f"{FAILED_STARTS} workers in a row could not start on the Ray cluster; does every node "
-                    f"have the same version of loracle? {_last_line(error)}"
-                ) from error
             self._lost(place, _last_line(error))
+            return
+        if slot.state is State.STARTING:
+            if self._report_is_missing():
+                self._load(place)
+            else:
+                slot.ready(time.monotonic())
+            self._count()
+        elif slot.state is State.LOADING:
+            place.answer = place.station.load.remote()
+        elif slot.state is State.BUSY:
+            place.answer = place.station.wait.remote()
 
-    def _heard(self, place: _Place, message: Mapping[str, Any], progress: Progress) -> None:
-        match message["kind"]:
-            case "loaded":
-                self._report = from_plain(Report, message["report"])
-            case "progress" if place.job is not None:
-                progress(place.job.number, message["step"], message["total"], message["loss"])
-            case "refused":
-                raise refusal(message)
-            case "done" if place.job is not None:
-                if message["files"]:
-                    _fetch(self._files(place.station), place.job)
-                self._finish(place.job, from_plain(Outcome, message["outcome"]))
-                place.job = None
+    def _heard(self, place: _Place, message: Message, progress: Progress) -> None:
+        slot = place.slot
+        match message:
+            case Ready(report) if slot.state is State.LOADING:
+                self._report = report
+                slot.ready(time.monotonic())
+            case Stepped(step, total, loss) if slot.attempt is not None:
+                progress(slot.attempt.job.number, step, total, loss)
+            case Refused():
+                raise message.as_error()
+            case Finished(outcome) if slot.attempt is not None:
+                if message.files:
+                    fetch(self._files(place.station), slot.attempt.job)
+                self._jobs.settle(slot.done(outcome, time.monotonic()))
 
     def _files(self, station: Any) -> Iterator[tuple[str, Iterator[bytes]]]:
         """Names of a station's files, each with its pieces."""
@@ -304,46 +229,35 @@ class RayWorkers:
 
     def _watch(self) -> None:
         """Gives up stations that do not answer, and a cluster without room."""
-        now, limit = time.monotonic(), self._execution.stall_limit
+        now = time.monotonic()
         for place in self._places:
-            if place.ready and place.answer is not None and now - place.asked > limit + _PATIENCE:
-                self._lost(place, f"no answer for {now - place.asked:.0f} s")
-        if not (self._queue or self._wants_report) or any(place.ready for place in self._places):
+            if (failure := place.slot.late(now)) is not None:
+                self._lost(place, failure.message)
+        wanted = self._jobs.waiting or (self._wants_report and self._report is None)
+        if not wanted or any(place.stands for place in self._places):
             self._had_room = now
-        elif now - self._had_room > limit:
+        elif now - self._had_room > self._stall_limit:
             raise StudyError(
-                f"the Ray cluster had no room for a worker for {limit:g} s (execution.stall_limit); the same "
-                f"command continues once a node with {_show(self._needs)} is there"
+                f"the Ray cluster had no room for a worker for {self._stall_limit:g} s "
+                "(execution.stall_limit); the same command continues once a node with "
+                f"{_show(self._needs)} is there"
             )
-
-    # -- jobs -----------------------------------------------------------------------------------
 
     def _lost(self, place: _Place, reason: str) -> None:
         """A node, or a station on it, has gone: its job is run once more, and the place opens elsewhere."""
-        job, place.job = place.job, None
-        seconds = time.monotonic() - place.began
+        failure = Failure(FailureKind.LOST, f"its place on the cluster was lost: {reason}")
+        self._jobs.settle(place.slot.lost(failure, time.monotonic()))
+        if place.slot.hopeless:
+            raise StudyError(
+                f"{FAILED_STARTS} workers in a row could not start on the Ray cluster; does every node "
+                f"have the same version of loracle? {reason}"
+            )
         self._close(place)
         self._open(place)
-        if job is None:
-            return
-        outcome = Outcome(
-            None, {}, seconds, Failure(FailureKind.LOST, f"its place on the cluster was lost: {reason}")
-        )
-        attempt = self._attempts[job.number]
-        if attempt < ATTEMPTS:
-            write_attempt(job.folder, attempt, job.config, outcome)
-            self._attempts[job.number] += 1
-            self._queue.appendleft(job)
-            return
-        write_outcome(job.folder, job.config, outcome)
-        self._finish(job, outcome)
+        self._count()
 
-    def _finish(self, job: Job, outcome: Outcome) -> None:
-        more = self._attempts.pop(job.number) - 1
-        if more:
-            attempts = outcome.metrics.get("attempts", 1.0) + more
-            outcome = replace(outcome, metrics={**outcome.metrics, "attempts": attempts})
-        self._done.append(Done(job, outcome))
+    def _count(self) -> None:
+        self.capacity = max(1, sum(place.stands for place in self._places))
 
 
 # -- the cluster ------------------------------------------------------------------------------------
@@ -372,8 +286,13 @@ def _connect(ray: Any, cpus: int) -> bool:
     return False
 
 
-def _resources(config: RunConfig, cpus: int, cluster: Mapping[str, float]) -> dict[str, float]:
+def resources(config: RunConfig, cpus: int, cluster: Mapping[str, float]) -> dict[str, float]:
     """What one worker needs of the cluster. GPUs where there are any, as on one machine.
+
+    Args:
+        config: of the run.
+        cpus: that it needs.
+        cluster: all that the cluster has, by Ray's names.
 
     Raises:
         ConfigError: that is more than the whole cluster has.
@@ -398,58 +317,3 @@ def _show(resources: Mapping[str, float]) -> str:
 def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:300]
-
-
-# -- files ------------------------------------------------------------------------------------------
-
-
-def _identity(output: Path) -> str:
-    """Tells whether two machines see the same run folder: its lock is the same file. Empty: there is none.
-
-    Where a file system makes that differ, files travel although they need not.
-    """
-    try:
-        found = (output / ".lock").stat()
-    except OSError:
-        return ""
-    return f"{found.st_ino}:{found.st_mtime_ns}:{found.st_size}"
-
-
-def _scratch_folder() -> Path:
-    """A folder for this process. Those of processes that were killed before they could remove them go now."""
-    prefix = f"loracle-{os.getuid()}-"
-    for old in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        with contextlib.suppress(OSError, ValueError):
-            if old.stat().st_uid == os.getuid() and not _runs(int(old.name.split("-")[2])):
-                shutil.rmtree(old)
-    return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-"))
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _fetch(files: Iterable[tuple[str, Iterable[bytes]]], job: Job) -> None:
-    """Writes what a node sends, piece by piece: the trial's files, and the adapter, whole or not at all."""
-    partial = None if job.adapter is None else job.adapter.with_name(f"{job.adapter.name}.partial")
-    if partial is not None:
-        shutil.rmtree(partial, ignore_errors=True)
-    for name, pieces in files:
-        top, _, rest = name.partition("/")
-        home = {job.folder.name: job.folder, _ADAPTER: partial}.get(top)
-        if home is None or not rest or not (path := (home / rest).resolve()).is_relative_to(home.resolve()):
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        coming = path.with_name(f"{path.name}.coming")
-        with coming.open("wb") as whole:
-            whole.writelines(pieces)
-        os.replace(coming, path)
-    if partial is not None and job.adapter is not None and partial.exists():
-        job.adapter.mkdir(exist_ok=True)  # with whatever else the user keeps there
-        for file in partial.iterdir():
-            os.replace(file, job.adapter / file.name)
-        partial.rmdir()

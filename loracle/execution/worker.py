@@ -1,8 +1,8 @@
 """A worker's own side: holds an objective, with its base model, and runs one job after the other.
 
 Its driver starts it as a program that calls `serve`. It talks to its driver over a socket, one JSON object a
-line: first the run's config comes in, then jobs. Out go `hello`, `ready`, `progress`, `alive`, `done`, or
-`refused` where the user's input is wrong. Its guard ends it when the driver has gone.
+line: first the run's config comes in, then jobs. Out go the messages of `messages.py`. Its guard ends it when
+the driver has gone.
 """
 
 from __future__ import annotations
@@ -24,8 +24,19 @@ from typing import Any
 
 from loracle.config.settings import RunConfig
 from loracle.errors import LoracleError
-from loracle.execution.local import Job
-from loracle.records.codec import to_plain
+from loracle.execution.executor import Job
+from loracle.execution.messages import (
+    Alive,
+    Finished,
+    Hello,
+    Message,
+    Ready,
+    Refused,
+    Stepped,
+    heading,
+    line_of,
+)
+from loracle.records.codec import from_plain
 from loracle.records.objective import Objective
 
 _SECONDS_BETWEEN_SIGNS = 0.5
@@ -41,9 +52,9 @@ class _Driver:
         self._lines = self._socket.makefile("r", encoding="utf-8")
         self._lock = threading.Lock()  # signs of life come from a thread of their own
 
-    def tell(self, **message: Any) -> None:
+    def tell(self, message: Message) -> None:
         with self._lock:
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
+            self._socket.sendall(line_of(message))
 
     def hear(self) -> dict[str, Any]:
         """The next message. Raises EOFError when the driver has gone."""
@@ -62,7 +73,7 @@ def serve(handle: int, load: Callable[[RunConfig], Objective]) -> None:
         Path("/proc/self/oom_score_adj").write_text(str(_PREFERRED_VICTIM))  # rather than the driver
     driver = _Driver(handle)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError, EOFError):
-        driver.tell(kind="hello", pid=os.getpid())
+        driver.tell(Hello(os.getpid()))
         _serve(driver, load)
 
 
@@ -73,22 +84,24 @@ def _serve(driver: _Driver, load: Callable[[RunConfig], Objective]) -> None:
     log = os.dup(2)
     try:
         objective = load(config)
-        report = to_plain(objective.report()) if first["report"] else None
+        report = objective.report() if first["report"] else None
         gc.collect()
         gc.freeze()  # what is loaded stays: looking for garbage among it takes a tenth of a second a trial
-        driver.tell(kind="ready", report=report)
+        driver.tell(Ready(report))
         while True:
-            job = Job.from_json(driver.hear())
+            job = from_plain(Job, driver.hear())
             _open_standard_streams(log)
+            with contextlib.suppress(OSError):  # a full disk
+                os.write(2, heading(f"trial {job.folder.name}"))
             outcome = job.run(objective, _reporter(driver))
-            driver.tell(kind="done", outcome=to_plain(outcome), bytes=memory_bytes())
+            driver.tell(Finished(outcome, memory_bytes()))
     except LoracleError as error:
-        driver.tell(kind="refused", error=type(error).__name__, message=str(error))
+        driver.tell(Refused.of(error))
     except ConnectionError:
         raise
     except OSError as error:  # a trial's own are outcomes; this is a run folder that cannot be written
         message = f"{error.filename or config.output}: {error.strerror or error}"
-        driver.tell(kind="refused", error="StudyError", message=message)
+        driver.tell(Refused("StudyError", message))
 
 
 def _open_standard_streams(log: int) -> None:
@@ -122,7 +135,7 @@ def _reporter(driver: _Driver) -> Callable[[int, int, float | None], None]:
         now = time.monotonic()
         if now >= next_time or step == total:
             next_time = now + _SECONDS_BETWEEN_SIGNS
-            driver.tell(kind="progress", step=step, total=total, loss=loss)
+            driver.tell(Stepped(step, total, loss))
 
     return report
 
@@ -139,7 +152,7 @@ def _show_life(driver: _Driver, main_thread: int) -> None:
             time.sleep(_SECONDS_BETWEEN_SIGNS)
             now = _place(sys._current_frames().get(main_thread))
             if now != before:
-                driver.tell(kind="alive")
+                driver.tell(Alive())
             before = now
 
 

@@ -20,7 +20,7 @@ from loracle.errors import ConfigError
 from loracle.own_trainer.call import Call, Measured, numbers_beside
 from loracle.own_trainer.numbers import NotANumber, as_count, as_number
 from loracle.own_trainer.output import Output, printing_to
-from loracle.records.outcome_files import DISK_ERRORS, crash, out_of_memory_text
+from loracle.records.failures import DISK_ERRORS, crash, out_of_memory_text
 from loracle.records.trial import Failure, FailureKind
 from loracle.text.escape import printable
 

@@ -32,19 +32,13 @@ from loracle.own_trainer.contents import trainer_contents
 from loracle.own_trainer.function import Function
 from loracle.own_trainer.numbers import NotANumber, as_number
 from loracle.own_trainer.output import Output
+from loracle.records.codec import json_text
+from loracle.records.failures import DISK_ERRORS, TAIL, no_room, out_of_memory_text
 from loracle.records.objective import Progress, Report
-from loracle.records.outcome_files import (
-    DISK_ERRORS,
-    TAIL,
-    as_json,
-    no_room,
-    out_of_memory_text,
-    write_atomically,
-    write_outcome,
-)
 from loracle.records.space import Config, with_alpha
 from loracle.records.trial import Failure, FailureKind, Outcome
 from loracle.text import secrets as secret
+from loracle.text.files import write_atomically
 from loracle.text.patterns import Pattern
 
 _SEARCHED = 16_000  # characters at the end of an output that are searched for the cause of a failure
@@ -86,13 +80,13 @@ class ExternalObjective:
         return Report(has_final=self.has_final, contents=trainer_contents(self._settings))
 
     def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
-        """One trial. Writes `outcome.json`, `provenance.json` and `log.txt` into `folder`.
+        """One trial. Writes `provenance.json` and `log.txt` into `folder`.
 
         Raises:
             StudyError: the disk is full.
         """
         call = Call(with_alpha(config), seed, folder.resolve(), "search", self._settings.fraction, progress)
-        return self._trial(config, call)
+        return self._trial(call)
 
     def final(
         self,
@@ -104,18 +98,17 @@ class ExternalObjective:
         progress: Progress | None = None,
     ) -> Outcome:
         """The same in phase `final`; what the trainer saves in `folder` is its own affair."""
-        return self._trial(config, Call(with_alpha(config), seed, folder.resolve(), "final", 1.0, progress))
+        return self._trial(Call(with_alpha(config), seed, folder.resolve(), "final", 1.0, progress))
 
-    def _trial(self, config: Config, call: Call) -> Outcome:
+    def _trial(self, call: Call) -> Outcome:
         began = time.perf_counter()
         begun = os.path.lexists(call.folder)  # by an attempt before
         try:
             call.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(call.folder / "provenance.json", as_json(self._provenance(call)))
+            write_atomically(call.folder / "provenance.json", json_text(self._provenance(call)))
             begun = True
             found = self._trainer(call)
-            outcome = self._outcome(found, time.perf_counter() - began)
-            write_outcome(call.folder, config, outcome)
+            return self._outcome(found, time.perf_counter() - began)
         except OSError as error:
             if error.errno in DISK_ERRORS:
                 raise no_room(call.folder, error.errno) from None
@@ -124,7 +117,6 @@ class ExternalObjective:
             message = f"{error.filename or call.folder}: {error.strerror or error}"
             failure = Failure(FailureKind.CRASHED, f"the trial could not be run or kept: {message}")
             return Outcome(None, {}, time.perf_counter() - began, failure)
-        return outcome
 
     def _outcome(self, found: Measured | Failure, seconds: float) -> Outcome:
         if isinstance(found, Measured) and not math.isfinite(found.result):

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
@@ -30,6 +32,22 @@ def from_plain(kind: type[Record], content: Any) -> Record:
         raise ValueError(f"not plain data: {error}") from None
     found: Record = _adapter(kind).validate_json(text, strict=True)
     return found
+
+
+def json_text(content: Any, indent: int | None = 2) -> str:
+    """JSON text with a newline at its end."""
+    return json.dumps(content, indent=indent, ensure_ascii=False) + "\n"
+
+
+def finite(content: Any) -> Any:
+    """Plain data with null in the place of what JSON has no number for: NaN and infinity."""
+    if isinstance(content, Mapping):
+        return {str(key): finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
 
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:

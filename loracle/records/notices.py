@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from loracle.records.codec import from_plain, to_plain
 
 About = Literal["data", "model", "search", "result"]
 ORDER: tuple[About, ...] = ("data", "model", "search", "result")
@@ -44,18 +46,17 @@ def gathered(*parts: Iterable[Notice]) -> tuple[Notice, ...]:
 
 def as_json(notices: Iterable[Notice]) -> list[dict[str, Any]]:
     """Notices as plain data for programs."""
-    return [asdict(notice) for notice in notices]
+    return [to_plain(notice) for notice in notices]
 
 
 def read_notices(folder: Path) -> tuple[Notice, ...]:
     """What a run folder keeps of them; one that was begun before there were notices has none."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        found = [Notice(n["about"], str(n["name"]), str(n["text"]), n["count"]) for n in content]
-        return gathered(found)
+        return gathered(from_plain(list[Notice], content))
     except FileNotFoundError:
         return ()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         text = (
             f"{FILE} of this run cannot be read, so what it noted is not shown; loracle tune makes it again"
         )

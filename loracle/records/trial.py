@@ -44,9 +44,7 @@ class Failure:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "message", printable(self.message, _LINE))
-        # Half of a character, as broken programs print it, is spelt out: no file could hold it.
-        tail = self.traceback_tail.encode("utf-8", "backslashreplace").decode()
-        object.__setattr__(self, "traceback_tail", tail)
+        object.__setattr__(self, "traceback_tail", _spelt(self.traceback_tail))
 
 
 @dataclass(frozen=True)
@@ -58,14 +56,18 @@ class Outcome:
         metrics: every scalar that was measured, by name (`validation_loss`, `exact_match`, ...).
         seconds: wall-clock time of the whole trial, in seconds.
         failure: why there is no value.
+        seconds_by_part: what they went into (`training`, `scoring`, `other`), in seconds; empty where the
+            trainer does not say.
     """
 
     value: float | None
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     failure: Failure | None = None
+    seconds_by_part: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", {_spelt(name): x for name, x in self.metrics.items()})
         if (self.value is None) == (self.failure is None):
             raise ValueError(
                 f"an outcome has either a value or a failure; got value={self.value}, failure={self.failure}"
@@ -115,3 +117,8 @@ class History:
     def succeeded(self) -> tuple[Trial, ...]:
         """Trials with a value."""
         return tuple(t for t in self.trials if t.outcome is not None and t.outcome.value is not None)
+
+
+def _spelt(text: str) -> str:
+    """Half of a character, as broken programs print it, spelt out: no file could hold it."""
+    return text.encode("utf-8", "backslashreplace").decode()

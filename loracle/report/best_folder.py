@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 from loracle.config.settings import RunConfig
-from loracle.records.outcome_files import move_files, write_atomically
 from loracle.records.sizes import Sizes
 from loracle.report.folders import final_adapter
 from loracle.report.model_card import model_card
 from loracle.report.recipe import own_recipe_text, recipe, recipe_text
 from loracle.report.verdict import Comparison
+from loracle.text.files import move_files, write_atomically
 
 
 def write_best(config: RunConfig, comparison: Comparison, sizes: Sizes | None) -> Path | None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from loracle.config.settings import RunConfig
 from loracle.records.notices import Notice
-from loracle.records.outcome_files import write_atomically
 from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace
 from loracle.records.trial import FailureKind, History
@@ -17,6 +16,7 @@ from loracle.report.verdict import Comparison, trained_once, verdict
 from loracle.report.wording import show_duration
 from loracle.search.presets import PRESETS
 from loracle.text import escape
+from loracle.text.files import write_atomically
 
 
 def write_report(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from loracle.records.outcome_files import finite
+from loracle.records.codec import finite
 from loracle.records.space import Config
 
 

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from loracle.config.metrics import OWN_METRICS, metric_of, show_loss
+from loracle.records.codec import to_plain
 from loracle.records.space import SearchSpace
 from loracle.records.trial import History, Trial
 from loracle.report.verdict import Comparison
@@ -37,9 +38,9 @@ def history_json(space: SearchSpace, history: History, metric: str) -> list[dict
     """One object a trial for programs; docs/json.md describes it."""
     found = []
     for trial in history.trials:
-        outcome, failure = trial.outcome, trial.outcome.failure if trial.outcome else None
-        state = "running" if outcome is None else "failed" if failure else "succeeded"
-        value = None if outcome is None else outcome.value
+        outcome = {} if trial.outcome is None else to_plain(trial.outcome)
+        value, failure = outcome.get("value"), outcome.get("failure")
+        state = "running" if trial.outcome is None else "failed" if failure else "succeeded"
         found.append(
             {
                 "trial": trial.number,
@@ -47,11 +48,9 @@ def history_json(space: SearchSpace, history: History, metric: str) -> list[dict
                 "config": dict(space.config(trial.index)),
                 "value": value,
                 "score": None if value is None else metric_of(metric).read(value),
-                "metrics": dict(outcome.metrics) if outcome else {},
-                "seconds": None if outcome is None else outcome.seconds,
-                "failure": None
-                if failure is None
-                else {"kind": str(failure.kind), "message": failure.message},
+                "metrics": outcome.get("metrics", {}),
+                "seconds": outcome.get("seconds"),
+                "failure": failure and {name: failure[name] for name in ("kind", "message")},
             }
         )
     return found

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from loracle.records.sizes import Sizes
-from loracle.records.trial import Trial
-from loracle.report.folders import trial_folder
+from loracle.records.trial import Outcome, Trial
 
 
 @dataclass(frozen=True)
@@ -46,12 +42,10 @@ def finals(count: int, sizes: Sizes | None, fraction: float) -> Finals:
 
 
 class Forecast:
-    """Estimates from the finished trials, whose folders say what took how long."""
+    """Estimates from the finished trials, which say what took how long."""
 
-    def __init__(self, folder: Path, ends: Finals) -> None:
-        self._folder = folder
+    def __init__(self, ends: Finals) -> None:
         self._ends = ends
-        self._parts: dict[int, Mapping[str, float]] = {}  # by trial number; seconds
 
     def seconds_left(self, done: Sequence[Trial], budget: int, capacity: int) -> float:
         """Seconds until the run ends, when `done` of `budget` trials have finished, `capacity` at a time.
@@ -64,26 +58,14 @@ class Forecast:
             return math.nan
         search = sum(seconds) / len(seconds) * max(0, budget - len(done)) / capacity
         succeeded = [trial for trial in done if trial.outcome and trial.outcome.value is not None]
-        each = [self._final(trial) for trial in succeeded or done]
+        each = [self._final(trial.outcome) for trial in succeeded or done if trial.outcome]
         rounds = math.ceil(self._ends.count / capacity)
         return search + rounds * sum(each) / len(each)
 
-    def _final(self, trial: Trial) -> float:
-        assert trial.outcome is not None
-        whole = trial.outcome.seconds
-        if trial.number not in self._parts:
-            self._parts[trial.number] = _seconds_by_part(trial_folder(self._folder, trial.number))
-        parts = self._parts[trial.number]
+    def _final(self, outcome: Outcome) -> float:
+        whole, parts = outcome.seconds, outcome.seconds_by_part
         if "training" not in parts:  # a trainer of the user's own
             return whole * self._ends.training
         training, scoring = parts["training"], parts.get("scoring", 0.0)
         other = max(0.0, whole - training - scoring)
         return training * self._ends.training + scoring * self._ends.scoring + other
-
-
-def _seconds_by_part(folder: Path) -> Mapping[str, float]:
-    """What a trial's time went into; empty where it does not say."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # an estimate at most
-        content = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
-        return {str(name): float(seconds) for name, seconds in content["seconds_by_part"].items()}
-    return {}

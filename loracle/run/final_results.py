@@ -15,10 +15,12 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from loracle.config.settings import RunConfig
-from loracle.records.outcome_files import as_json, read_items, read_outcome, write_atomically
+from loracle.records.codec import json_text
 from loracle.records.space import Config
 from loracle.records.trial import Outcome
+from loracle.records.trial_files import read_items, read_outcome
 from loracle.report.folders import final_adapter, final_folder
+from loracle.text.files import write_atomically
 
 _WEIGHTS, _SETTINGS, _ITEMS = "adapter_model.safetensors", "adapter_config.json", "items.jsonl"
 _CHECKSUMS = "checksums.json"
@@ -50,7 +52,7 @@ def keep_result(config: RunConfig, name: str, outcome: Outcome) -> None:
     """Notes what belongs to a final training that has just ended."""
     if config.objective is None and outcome.failure is None:
         path = final_folder(config.output, name) / _CHECKSUMS
-        write_atomically(path, as_json(_checksums(config, name)))
+        write_atomically(path, json_text(_checksums(config, name)))
 
 
 def set_aside(config: RunConfig, knobs: Config) -> None:

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from loracle.config.settings import RunConfig
 from loracle.config.training_plan import plan_training
-from loracle.execution.local import POLICY, Executor, Job
+from loracle.execution.executor import Executor, Job, next_done
+from loracle.execution.retry_policy import POLICY
 from loracle.records.events import Listener, PhaseStarted, Step
-from loracle.records.outcome_files import read_items
 from loracle.records.sizes import Sizes
 from loracle.records.space import Config, with_alpha
 from loracle.records.trial import Outcome
+from loracle.records.trial_files import read_items
 from loracle.report.folders import final_adapter, final_folder
 from loracle.report.verdict import Comparison
 from loracle.run.final_results import keep_result, set_aside, stored_result
@@ -126,7 +127,8 @@ def _train(
             listen(PhaseStarted(f"training the {_TITLES[name]}{what}", number))
             adapter = final_adapter(config.output, name)
             executor.submit(Job(number, wanted[name], config.search.seed, folder, True, adapter))
-        for done in executor.wait(
+        for done in next_done(
+            executor,
             _SECONDS_BETWEEN_LOOKS,
             lambda number, step, total, loss: listen(Step(step, total, loss, number)),
         ):

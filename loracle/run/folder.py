@@ -15,7 +15,7 @@ from loracle.config.loading import dump_config, load_config
 from loracle.config.placeholders import recorded_command
 from loracle.config.settings import RunConfig, build_space
 from loracle.errors import StudyError
-from loracle.records.outcome_files import DISK_ERRORS, write_atomically
+from loracle.records.failures import DISK_ERRORS
 from loracle.records.space import SearchSpace
 from loracle.run.identity import require_same_settings
 from loracle.run.storage.journal import is_journal
@@ -23,6 +23,7 @@ from loracle.run.storage.lock import LockedError, make_lock, run_lock
 from loracle.run.storage.opening import binds, require_trials_here
 from loracle.run.storage.signals import signals_as_interrupt
 from loracle.text import secrets as secret
+from loracle.text.files import write_atomically
 
 
 def open_run(path: Path) -> tuple[RunConfig, SearchSpace]:

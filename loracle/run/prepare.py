@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from loracle.config.settings import RunConfig
-from loracle.execution.local import Executor, InProcess, LocalWorkers, check_in_process
+from loracle.execution.executor import Executor, InProcess, check_in_process
+from loracle.execution.local import LocalWorkers
 from loracle.records.events import Listener, PhaseStarted
 from loracle.records.notices import Notice, gathered
 from loracle.records.objective import Report

@@ -16,16 +16,18 @@ from scipy.stats import rankdata
 
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, StudyError
+from loracle.records.codec import json_text
 from loracle.records.events import Listener, Noticed, PhaseStarted, Step
 from loracle.records.notices import Notice
-from loracle.records.outcome_files import as_json, read_outcome, stored_outcomes, write_atomically
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import Outcome
+from loracle.records.trial_files import read_outcome, stored_outcomes, write_outcome
 from loracle.report.proxy import Correlation, FractionResult, ProxyResult, draw_proxy
 from loracle.report.wording import show_config
 from loracle.run.folder import hold
 from loracle.run.identity import require_common_settings, require_same_contents, training_settings
 from loracle.run.search import search_space
+from loracle.text.files import write_atomically
 from loracle.training.contents import training_contents
 from loracle.training.objective import TrainingObjective
 
@@ -168,7 +170,7 @@ def _hold_identity(folder: Path, config: RunConfig, objective: TrainingObjective
             require_common_settings(str(folder), folder.parent.name, set_before, settings)
             require_same_contents(str(folder), before, now)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, as_json({"contents": now, "settings": settings}))
+    write_atomically(path, json_text({"contents": now, "settings": settings}))
 
 
 def _train(
@@ -185,13 +187,15 @@ def _train(
     if done is not None:
         return done
     listen(PhaseStarted(f"  {number + 1}: {show_config(config)}"))
-    return objective.run(
+    outcome = objective.run(
         config,
         seed=seed,
         folder=place,
         fraction=fraction,
         progress=lambda step, total, loss: listen(Step(step, total, loss)),
     )
+    write_outcome(place, config, outcome)
+    return outcome
 
 
 def _value(outcome: Outcome) -> float:

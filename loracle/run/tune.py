@@ -16,12 +16,12 @@ from pathlib import Path
 
 from loracle.config.settings import RunConfig
 from loracle.errors import StudyError
-from loracle.execution.local import Executor, Job
+from loracle.execution.executor import Executor, Job, next_done
+from loracle.records.codec import json_text
 from loracle.records.events import Listener, Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
 from loracle.records.notices import FILE as NOTICES
 from loracle.records.notices import Notice, gathered
 from loracle.records.notices import as_json as notices_as_json
-from loracle.records.outcome_files import as_json, write_atomically
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.report.best_folder import write_best
@@ -36,6 +36,7 @@ from loracle.run.search import Search
 from loracle.run.search_notices import TOO_LARGE, about_memory
 from loracle.run.storage.opening import open_study
 from loracle.run.storage.study import Study
+from loracle.text.files import write_atomically
 from loracle.training.memory.plan import describe
 
 _BROKEN_IN_A_ROW = 5  # crashed or lost: then the cause is not the configs
@@ -121,7 +122,7 @@ def _tell(notices: Sequence[Notice], folder: Path, listen: Listener) -> None:
 
 
 def _keep(notices: Sequence[Notice], folder: Path) -> None:
-    write_atomically(folder / NOTICES, as_json(notices_as_json(notices)))
+    write_atomically(folder / NOTICES, json_text(notices_as_json(notices)))
 
 
 def _open(config: RunConfig, run: Prepared) -> Study:
@@ -174,7 +175,7 @@ def run_search(
     running: dict[int, int] = {}  # trial number: index
     again = study.take_over()
     recent: deque[tuple[int, Outcome]] = deque(maxlen=_BROKEN_IN_A_ROW)
-    forecast = Forecast(folder, ends)
+    forecast = Forecast(ends)
 
     def progress(number: int, step: int, total: int, loss: float | None) -> None:
         listen(Step(step, total, loss, number))
@@ -187,7 +188,7 @@ def run_search(
             if not running:  # other processes train the rest; one of them may die
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
                 continue
-            for done in executor.wait(_SECONDS_BETWEEN_LOOKS, progress):
+            for done in next_done(executor, _SECONDS_BETWEEN_LOOKS, progress):
                 number, index = done.job.number, running[done.job.number]
                 counts = study.finish(number, done.outcome)
                 del running[number]  # not before: what is interrupted here has not been recorded

@@ -24,10 +24,10 @@ from loracle.config.settings import RunConfig, build_space
 from loracle.errors import ModelError
 from loracle.records.notices import Notice, gathered
 from loracle.records.objective import Progress, Report
-from loracle.records.outcome_files import stored_outcomes
 from loracle.records.sizes import Sizes
 from loracle.records.space import Config
 from loracle.records.trial import Outcome
+from loracle.records.trial_files import stored_outcomes
 from loracle.training.contents import training_contents
 from loracle.training.dataset.notices import (
     about_lengths,
@@ -141,7 +141,7 @@ class TrainingObjective:
     ) -> Outcome:
         """Trains on the proxy, or on exactly `fraction` of the training data, and scores on validation.
 
-        Writes `outcome.json`, `items.jsonl`, `log.txt` and `provenance.json` into `folder`.
+        Writes `items.jsonl`, `log.txt` and `provenance.json` into `folder`.
 
         Raises:
             LoracleError: a config that no training understands, or a damaged base model.

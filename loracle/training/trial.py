@@ -13,18 +13,13 @@ import numpy as np
 
 from loracle.config.settings import ScoringConfig, TrainingConfig
 from loracle.errors import LoracleError
+from loracle.records.codec import json_text
+from loracle.records.failures import DISK_ERRORS, crash, no_room
 from loracle.records.objective import Progress
-from loracle.records.outcome_files import (
-    DISK_ERRORS,
-    as_json,
-    crash,
-    no_room,
-    write_atomically,
-    write_attempt,
-    write_outcome,
-)
 from loracle.records.space import Config
 from loracle.records.trial import Failure, FailureKind, Outcome
+from loracle.records.trial_files import write_attempt
+from loracle.text.files import write_atomically
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.intervals import confidence_interval
 from loracle.training.loop import Step, Trained, TrainingFailed, train_adapter
@@ -78,7 +73,7 @@ def run_trial(plan: TrialPlan, provenance: Mapping[str, Any]) -> Outcome:
     """
     began = time.perf_counter()
     plan.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(plan.folder / "provenance.json", as_json(provenance))
+    write_atomically(plan.folder / "provenance.json", json_text(provenance))
     metrics: dict[str, float] = {}
     tried: list[int] = []
     for micro_batch in halvings(plan.micro_batch):
@@ -97,18 +92,17 @@ def run_trial(plan: TrialPlan, provenance: Mapping[str, Any]) -> Outcome:
             so_far = Outcome(None, dict(metrics), time.perf_counter() - began, result)
             write_attempt(plan.folder, len(tried), plan.config, so_far)
     seconds = time.perf_counter() - began
-    parts: dict[str, float] = {}
+    parts = dict(result.seconds) if isinstance(result, _Result) else {}
+    parts["other"] = seconds - sum(parts.values())
     if isinstance(result, _Result):
-        outcome = Outcome(result.value, metrics | dict(result.metrics), seconds)
-        parts |= result.seconds
-        items = "".join(as_json(item, None) for item in result.items)
+        measured = metrics | dict(result.metrics)
+        outcome = Outcome(result.value, measured, seconds, seconds_by_part=parts)
+        items = "".join(json_text(item, None) for item in result.items)
         write_atomically(plan.folder / "items.jsonl", items)
     else:
         if _is_out_of_memory(result):
             result = replace(result, message=f"{result.message}; {_sizes_tried(plan, tried)}")
-        outcome = Outcome(None, metrics, seconds, result)
-    parts["other"] = seconds - sum(parts.values())
-    write_outcome(plan.folder, plan.config, outcome, seconds_by_part=parts)
+        outcome = Outcome(None, metrics, seconds, result, parts)
     return outcome
 
 

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from processes import PATIENCE, alive, gone
 
 from loracle.execution import guard
 
-GUARD = [sys.executable, "-I", "-S", guard.__file__]
+GUARD = [sys.executable, "-I", "-S", guard.__file__, "0"]  # no log
 # Three processes that never end, each a way to get away: a child, one with its own session, and an orphan.
 ESCAPE = """
 import subprocess, sys
@@ -88,3 +90,40 @@ def test_what_is_handed_over_reaches_the_command() -> None:
     assert os.read(reading, 10) == b"here"
     os.close(reading)
     os.close(writing)
+
+
+PRINTING = """
+import os, subprocess, sys
+script = "import os; [os.write(1, b'%0100d' % i) for i in range(20_000)]"
+others = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(3)]
+for other in others:
+    other.wait()
+os.write(2, b"the end\\n")
+"""
+
+
+def test_whatever_is_printed_is_in_the_log_or_counted(tmp_path: Path) -> None:
+    """Also by several processes at a time, while the beginning is left out again and again."""
+    path = tmp_path / "log"
+    with path.open("a+b") as log:
+        log.write(b"before\n")
+    with path.open("a+b") as log:
+        process = guard.start([sys.executable, "-c", PRINTING], log_bytes=100_000, stdout=log, stderr=log)
+    process.wait(PATIENCE)
+    assert guard.end(process) == 0
+    content = path.read_bytes()
+    said = re.match(rb"\.\.\. ([\d,]+) bytes before are left out here \.\.\.\n", content)
+    assert said is not None
+    assert len(content) <= 100_000 + (1 << 16)
+    missing = int(said[1].replace(b",", b""))
+    assert missing + len(content) - len(said[0]) == len("before\n") + 3 * 20_000 * 100 + len("the end\n")
+    assert content.endswith(b"the end\n")
+
+
+def test_a_log_that_stays_small_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("a+b") as log:
+        process = guard.start(["echo", "hello"], log_bytes=100_000, stdout=log, stderr=log)
+    process.wait(PATIENCE)
+    guard.end(process)
+    assert path.read_bytes() == b"hello\n"

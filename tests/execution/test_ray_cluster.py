@@ -16,15 +16,19 @@ from typing import Any
 
 import optuna
 import pytest
-from processes import PATIENCE, gone
-from test_local_workers import CONFIG, config_file, wait
+from fault_runs import CONFIG, config_file, wait
+from processes import PATIENCE, gone, parent
 from test_work import Replay
 
 from loracle.config.loading import load_config
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, StudyError
-from loracle.execution.local import Job
-from loracle.execution.ray_cluster import PIECE, RayWorkers, Station, _fetch, _resources
+from loracle.execution.executor import Job
+from loracle.execution.messages import Alive, Finished, Ready, messages_of
+from loracle.execution.ray_cluster import RayWorkers, resources
+from loracle.execution.ray_files import PIECE, fetch
+from loracle.execution.ray_station import Station
+from loracle.records.codec import to_plain
 from loracle.records.events import Event, TrialFinished, TrialStarted
 from loracle.records.trial import FailureKind
 from loracle.run.search import Search
@@ -140,26 +144,42 @@ def run(workers: Any, folder: Path, number: int, **more: Any) -> Any:
 class Travelled:
     """Ray, with a record of how many bytes came at a time."""
 
-    def __init__(self, ray: Any) -> None:
-        self._ray = ray
+    def __init__(self) -> None:
         self.sizes: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._ray, name)
+        return getattr(ray, name)
 
     def get(self, reference: Any) -> Any:
-        found = self._ray.get(reference)
+        found = ray.get(reference)
         self.sizes.append(len(found))
         return found
+
+
+class NoStation:
+    """Ray, on nodes where no station can be made."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(ray, name)
+
+    def remote(self, station: type) -> Any:
+        class Broken:
+            def __init__(self, *_: Any) -> None:
+                raise TypeError("an older loracle")
+
+            def ready(self) -> str:
+                return ""
+
+        return ray.remote(Broken)
 
 
 def test_a_station_hands_out_files_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORACLE_FAULTS", json.dumps({"0": "fill"}))
     station = Station(settings(tmp_path).model_dump_json(), "", 0, "run/worker.py")
     try:
-        said = station.begin(json.dumps(Job(0, CONFIG, 0, tmp_path / "0000").as_json()))
+        said = station.begin(json.dumps(to_plain(Job(0, CONFIG, 0, tmp_path / "0000"))))
         end = time.monotonic() + PATIENCE
-        while '"done"' not in said and time.monotonic() < end:
+        while not any(isinstance(one, Finished) for one in messages_of(said)) and time.monotonic() < end:
             said = station.wait()
         assert "0000/stuffing" in json.loads(station.files())
         pieces = [station.piece("0000/stuffing", start) for start in (0, PIECE, 10_000_000)]
@@ -168,17 +188,35 @@ def test_a_station_hands_out_files_in_pieces(tmp_path: Path, monkeypatch: pytest
         station.end()
 
 
+def test_a_station_answers_while_its_worker_loads(tmp_path: Path) -> None:
+    """A large model takes minutes; a station that says nothing would be given up."""
+    (tmp_path / "slow.py").write_text(
+        "import time\n\ntime.sleep(4)\n\n\ndef train(config):\n    return 0.0\n"
+    )
+    config = settings(tmp_path)
+    assert config.objective is not None
+    slow = config.objective.model_copy(update={"function": f"{tmp_path / 'slow.py'}:train"})
+    station = Station(config.model_copy(update={"objective": slow}).model_dump_json(), "", 0, "run/worker.py")
+    answers = []
+    try:
+        while not answers or answers[-1] == Alive():
+            answers += messages_of(station.load())
+    finally:
+        station.end()
+    assert len(answers) > 2
+    assert isinstance(answers[-1], Ready)
+    assert answers[-1].report is not None
+
+
 def test_failures_are_dealt_with_on_the_node_and_files_come_back(
     cluster: Callable[..., Any], tmp_path: Path
 ) -> None:
     cluster(_0="fill", _1="crash", _2=["kill", ""], _3="hang")
     folder = tmp_path / "elsewhere"
     left = Path(tempfile.mkdtemp(prefix=f"loracle-{os.getuid()}-99999999-"))  # by one that was killed
-    with RayWorkers(
-        settings(tmp_path, workers=1, time_limit=2), PROGRAM
-    ) as workers:  # the node sees no run folder
-        travelled = Travelled(workers._ray)
-        workers._ray = travelled
+    travelled = Travelled()
+    config = settings(tmp_path, workers=1, time_limit=2)
+    with RayWorkers(config, PROGRAM, ray=travelled) as workers:  # the node sees no run folder
         outcomes = [run(workers, folder, number) for number in range(4)]
         assert [outcome.failure and outcome.failure.kind for outcome in outcomes] == [
             None,
@@ -189,8 +227,7 @@ def test_failures_are_dealt_with_on_the_node_and_files_come_back(
         assert outcomes[0].value == 0.0
         assert outcomes[2].metrics["attempts"] == 2
         for number in range(4):
-            content = json.loads((folder / f"{number:04d}" / "outcome.json").read_text())
-            assert content["config"] == CONFIG
+            assert (folder / f"{number:04d}" / "log.txt").exists()
         assert (folder / "0002" / "attempt-1.json").exists()
         assert (folder / "0000" / "stuffing").stat().st_size == 10_000_000
         assert not list(folder.rglob("*.coming"))
@@ -229,7 +266,9 @@ def _end_stations_when(ran: Path, attempts: int, workers: RayWorkers) -> None:
     while time.monotonic() < end:
         assert workers.wait(0.05, lambda *_: None) == []
         if ran.exists() and len(ran.read_text().split()) == attempts:
-            ray.kill(workers._places[0].station)
+            station = parent(parent(int(ran.read_text().split()[-1])))
+            os.kill(station, signal.SIGKILL)
+            assert gone([station])
             return
     raise AssertionError(f"{ran} did not come")
 
@@ -249,12 +288,9 @@ def test_what_a_cluster_cannot_hold_is_refused(
     bad = config.model_copy(update={"objective": config.objective.model_copy(update={"function": "no:f"})})
     with RayWorkers(bad, PROGRAM) as workers, pytest.raises(ConfigError, match="'no:f' cannot be loaded"):
         run(workers, tmp_path, 0)
-    with RayWorkers(config, PROGRAM) as workers:
-        workers._config = "{}"
-        workers._lost(workers._places[0], "a test")
-        workers._lost(workers._places[1], "a test")
-        with pytest.raises(StudyError, match="3 workers in a row could not start on the Ray cluster"):
-            run(workers, tmp_path, 0)
+    told = pytest.raises(StudyError, match=r"3 workers in a row could not start .* an older loracle")
+    with RayWorkers(config, PROGRAM, ray=NoStation()) as workers, told:
+        run(workers, tmp_path, 0)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"ray is not installed: pip install 'loracle\[ray\]'"):
         RayWorkers(config, PROGRAM)
@@ -266,15 +302,15 @@ def test_a_worker_has_one_gpu_unless_the_config_says_otherwise(
 ) -> None:
     config = settings(tmp_path, gpus_per_trial=asked)
     assert config.objective is not None  # a trainer of the user's own, too
-    assert _resources(config, 1, {"CPU": 16, "GPU": 8})["num_gpus"] == gpus
+    assert resources(config, 1, {"CPU": 16, "GPU": 8})["num_gpus"] == gpus
     if gpus < 2:
-        assert _resources(config, 1, {"CPU": 16})["num_gpus"] == 0
+        assert resources(config, 1, {"CPU": 16})["num_gpus"] == 0
 
 
 def test_files_of_a_node_stay_inside_the_run(tmp_path: Path) -> None:
     job = Job(0, {}, 0, tmp_path / "trials" / "0000", True, tmp_path / "best")
     names = ["0000/a/b", "0000/../x", "0000//etc/x", "adapter/model", "adapter/../../x", "x", "0001/x"]
-    _fetch([(name, [b"1", b"2"]) for name in names], job)
+    fetch([(name, [b"1", b"2"]) for name in names], job)
     assert (tmp_path / "best" / "model").read_bytes() == b"12"
     written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert written == ["best/model", "trials/0000/a/b"]
@@ -286,7 +322,8 @@ from pathlib import Path
 from loracle.config.loading import load_config
 from loracle.execution.ray_cluster import RayWorkers
 from loracle.run.storage.lock import run_lock
-from loracle.execution.local import Job
+from loracle.execution.executor import Job
+from loracle.run.worker import PROGRAM
 folder = Path(sys.argv[1])
 (folder / "run").mkdir()
 with run_lock(folder / "run"):

@@ -22,12 +22,12 @@ from typing import Any
 
 import optuna
 import pytest
+from fault_runs import config_file
 from processes import PATIENCE, gone
-from test_local_workers import config_file
 
 from loracle.config.loading import load_config
 from loracle.errors import StudyError
-from loracle.execution.local import Done, Job, Progress
+from loracle.execution.executor import Done, Job, Progress
 from loracle.records.events import Event
 from loracle.records.space import SearchSpace
 from loracle.records.trial import History, Outcome, Trial

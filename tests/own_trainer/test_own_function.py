@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 import yaml
+from fault_runs import wait
 from processes import PATIENCE
-from test_local_workers import wait
 from test_own_trainer import objective, run
 
 from loracle.cli import main
 from loracle.config.loading import load_config
 from loracle.errors import ConfigError
-from loracle.execution.local import Job, LocalWorkers
-from loracle.execution.worker_handle import GarbledError, _message
+from loracle.execution.executor import Job
+from loracle.execution.local import LocalWorkers
+from loracle.execution.messages import Alive, GarbledError, Hello, Stepped, line_of, message_of
 from loracle.records.trial import FailureKind, Outcome
 from loracle.run.worker import PROGRAM
 from loracle.text.escape import printable
@@ -126,6 +127,7 @@ HARMLESS = [
 
 def test_what_harms_nobody_is_no_failure(deed: Callable[[int, str], Outcome], tmp_path: Path) -> None:
     """One worker does it all, and each trial begins where the first began."""
+    pids = set()
     for number, name in enumerate(["", *HARMLESS, ""]):
         outcome = deed(number, name)
         assert outcome.failure is None, name
@@ -133,7 +135,7 @@ def test_what_harms_nobody_is_no_failure(deed: Callable[[int, str], Outcome], tm
         log = (tmp_path / f"{number:04d}" / "log.txt").read_text()
         assert log.startswith("before\n"), name
         assert "after\n" in log
-    pids = {json.loads(path.read_text())["metrics"]["pid"] for path in tmp_path.glob("*/outcome.json")}
+        pids.add(outcome.metrics["pid"])
     assert len(pids) == 1
     worker = tmp_path / "run" / "workers" / "0.log"
     assert worker.stat().st_size <= 41_000_000
@@ -190,19 +192,17 @@ def test_what_harms_a_worker_costs_its_trial(
 )
 def test_what_is_no_message_is_shown_and_refused(line: bytes) -> None:
     with pytest.raises(GarbledError) as error:
-        _message(line)
+        message_of(line)
     assert str(error.value) == printable(repr(line[:100]))
 
 
 def test_messages_are_what_was_said() -> None:
-    for content in (
-        {"kind": "alive"},
-        {"kind": "hello", "pid": 5},
-        {"kind": "progress", "step": 1, "total": 0, "loss": None},
-        {"kind": "progress", "step": 1, "total": 2, "loss": 0.5},
-    ):
-        assert _message(json.dumps(content).encode()) == content
-    assert math.isnan(_message(b'{"kind": "progress", "step": 1, "total": 2, "loss": NaN}')["loss"])
+    for message in (Alive(), Hello(5), Stepped(1, 0, None), Stepped(1, 2, 0.5)):
+        assert message_of(line_of(message)) == message
+    lost = message_of(line_of(Stepped(1, 2, math.nan)))
+    assert isinstance(lost, Stepped)
+    assert lost.loss is not None
+    assert math.isnan(lost.loss)
 
 
 def test_exceptions_that_cannot_say_what_they_are_cost_their_trial(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from transformers import LlamaForCausalLM
 from loracle.config.loading import load_config
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, SpaceError, StudyError
-from loracle.execution.local import Done, InProcess, Job
+from loracle.execution.executor import Done, InProcess, Job
 from loracle.records.events import Event, PhaseStarted, Step, TrialFinished
 from loracle.records.objective import TableObjective
 from loracle.records.space import Config, Knob, SearchSpace

@@ -17,11 +17,12 @@ from transformers import AutoModelForCausalLM
 
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, DataError, ModelError, SpaceError
-from loracle.records import outcome_files as outcomes
+from loracle.records.codec import json_text
 from loracle.records.objective import Objective, TableObjective
-from loracle.records.outcome_files import read_items, read_outcome, write_atomically
 from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, Outcome
+from loracle.records.trial_files import read_items, read_outcome, write_outcome
+from loracle.text.files import write_atomically
 from loracle.training import loop as training
 from loracle.training import scoring
 from loracle.training import trial as work
@@ -73,16 +74,11 @@ def test_a_trial_writes_everything_that_explains_it(make: Make, tmp_path: Path) 
     assert sorted(path.name for path in folder.iterdir()) == [
         "items.jsonl",
         "log.txt",
-        "outcome.json",
         "provenance.json",
     ]
-    stored = json.loads((folder / "outcome.json").read_text())
-    assert stored["value"] == outcome.value == outcome.metrics["exact_match"]
-    assert stored["config"] == CONFIG
-    assert sum(stored["seconds_by_part"].values()) == pytest.approx(outcome.seconds)
-    assert set(stored["seconds_by_part"]) == {"training", "scoring", "other"}
-    assert read_outcome(folder, CONFIG) == outcome
-    assert read_outcome(folder, CONFIG | {"rank": 4}) is None
+    assert outcome.value == outcome.metrics["exact_match"]
+    assert sum(outcome.seconds_by_part.values()) == pytest.approx(outcome.seconds)
+    assert set(outcome.seconds_by_part) == {"training", "scoring", "other"}
     items = read_items(folder)
     assert len(items) == 10
     assert set(items[0]) == {"index", "loss", "tokens", "correct", "prediction"}
@@ -172,7 +168,6 @@ def test_a_diverged_trial_is_an_outcome(make: Make, tmp_path: Path) -> None:
     assert outcome.failure is not None
     assert outcome.failure.kind == FailureKind.DIVERGED
     assert outcome.value is None
-    assert read_outcome(tmp_path / "a", config) == outcome
     assert objective.run(CONFIG, seed=0, folder=tmp_path / "b").value is not None
 
 
@@ -262,7 +257,8 @@ def test_the_next_trial_does_not_run_into_the_same_wall(
 ) -> None:
     objective = make(output=tmp_path / "run", training={"micro_batch": 8})
     limited(monkeypatch, 4)
-    objective.run(CONFIG, seed=0, folder=tmp_path / "run" / "trials" / "0000")
+    folder = tmp_path / "run" / "trials" / "0000"
+    write_outcome(folder, CONFIG, objective.run(CONFIG, seed=0, folder=folder))
     larger = CONFIG | {"rank": 16}
     again = objective.run(larger, seed=0, folder=tmp_path / "run" / "trials" / "0001")
     assert again.metrics["micro_batch"] == 4
@@ -286,7 +282,6 @@ def test_out_of_memory_with_one_example_is_a_failure_that_says_what_was_tried(
     assert "rank 8, batch 16, micro-batch 8, 4, 2 and then 1" in outcome.failure.message
     assert "in guard" in outcome.failure.traceback_tail
     assert outcome.metrics["micro_batch"] == 1
-    assert read_outcome(tmp_path, CONFIG) == outcome
     assert weights_fingerprint(objective.base.model) == objective.base.fingerprint
 
 
@@ -364,7 +359,6 @@ def test_an_interrupt_passes_through(make: Make, tmp_path: Path) -> None:
     objective = make()
     with pytest.raises(KeyboardInterrupt):
         objective.run(CONFIG, seed=0, folder=tmp_path, progress=interrupt)
-    assert not (tmp_path / "outcome.json").exists()
     assert objective.run(CONFIG, seed=0, folder=tmp_path).value is not None
 
 
@@ -424,7 +418,7 @@ def test_files_are_whole_or_absent(tmp_path: Path) -> None:
 
 def test_items_survive_odd_line_ends(tmp_path: Path) -> None:
     items = [{"index": 0, "prediction": "a\u2028b\x85c\nd"}]
-    write_atomically(tmp_path / "items.jsonl", "".join(outcomes.as_json(item, None) for item in items))
+    write_atomically(tmp_path / "items.jsonl", "".join(json_text(item, None) for item in items))
     assert read_items(tmp_path) == items
 
 

@@ -10,6 +10,10 @@ from pathlib import Path
 
 from loracle.errors import StudyError
 
+# Here and in journal.py `fcntl.flock` itself, and no library: filelock (4.3) looks every 50 ms whether a lock
+# is free, which every record of a journal would feel, and where a system has no flock it leaves a marker file
+# that outlives its process.
+
 
 class LockedError(StudyError):
     """Another process holds a run folder."""

@@ -25,6 +25,7 @@ from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from loracle.errors import StudyError
+from loracle.records.codec import from_plain, to_plain
 from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import FAILURE_KEY, INDEX_KEY, Failure, FailureKind, History, Outcome, Trial
 from loracle.run.storage import database
@@ -155,7 +156,7 @@ class Study:
 
     def finish(self, number: int, outcome: Outcome) -> bool:
         """Records what a trial gave; False if it was taken over meanwhile, and its config is another's."""
-        attributes: dict[str, Any] = {_OUTCOME_KEY: _to_json(outcome)}
+        attributes: dict[str, Any] = {_OUTCOME_KEY: _to_journal(outcome)}
         if outcome.failure is not None:
             attributes[FAILURE_KEY] = str(outcome.failure.kind)
         finished = self._end(number, attributes, outcome.value)
@@ -247,7 +248,7 @@ class Study:
             written = (attributes.get(_OUTCOME_KEY) or {}).get("failure") or {}
             if written.get("kind") != FailureKind.INTERRUPTED:  # it was taken over
                 return Trial(frozen.number, index, _interrupted(_LEFT))
-        return Trial(frozen.number, index, _from_json(frozen.value, attributes[_OUTCOME_KEY]))
+        return Trial(frozen.number, index, _from_journal(frozen.value, attributes[_OUTCOME_KEY]))
 
 
 def _taken(trials: tuple[Trial, ...], index: int, budget: int | None) -> bool:
@@ -268,25 +269,14 @@ def _distribution(knob: Knob) -> BaseDistribution:
     return FloatDistribution(float(low), float(high), log=logarithmic)
 
 
-def _to_json(outcome: Outcome) -> dict[str, Any]:
-    failure = outcome.failure
-    return {
-        "metrics": dict(outcome.metrics),
-        "seconds": outcome.seconds,
-        "failure": None
-        if failure is None
-        else {"kind": str(failure.kind), "message": failure.message, "traceback": failure.traceback_tail},
-    }
+def _to_journal(outcome: Outcome) -> dict[str, Any]:
+    """An outcome beside the value, which is the Optuna trial's own."""
+    return {name: part for name, part in to_plain(outcome).items() if name != "value"}
 
 
-def _from_json(value: float | None, content: dict[str, Any]) -> Outcome:
-    """Raises one of many exceptions where `content` is not what `_to_json` made."""
-    failure, metrics = content["failure"], content["metrics"]
-    return Outcome(
-        value if failure is None else None,
-        {str(name): float(number) for name, number in metrics.items()},
-        float(content["seconds"]),
-        Failure(FailureKind(failure["kind"]), str(failure["message"]), str(failure["traceback"]))
-        if failure
-        else None,
-    )
+def _from_journal(value: float | None, content: dict[str, Any]) -> Outcome:
+    """Raises one of many exceptions where `content` is not what `_to_journal` made."""
+    failure = content["failure"]
+    if failure and "traceback" in failure:  # its name in journals of version 0.1
+        failure = {**failure, "traceback_tail": failure["traceback"]}
+    return from_plain(Outcome, {**content, "value": value, "failure": failure})

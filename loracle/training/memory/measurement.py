@@ -12,7 +12,7 @@ from typing import Protocol
 import psutil
 import torch
 
-from loracle.records.outcome_files import says_no_memory, traceback_tail
+from loracle.records.failures import says_no_memory, traceback_tail
 from loracle.records.trial import Failure, FailureKind
 from loracle.training.memory.control_groups import free_in_groups
 

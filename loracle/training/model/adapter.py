@@ -20,7 +20,7 @@ from loracle.config.settings import TrainingConfig
 from loracle.config.training_plan import Plan
 from loracle.config.variants import VARIANTS
 from loracle.errors import ConfigError, ModelError
-from loracle.records.outcome_files import one_line, says_no_memory
+from loracle.records.failures import one_line, says_no_memory
 from loracle.training.memory.measurement import release
 from loracle.training.model.base_model import Base, weights_fingerprint
 from loracle.training.model.module_tree import ModuleTree

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from loracle.config.device import pick_device, pick_dtype
 from loracle.config.settings import RunConfig
 from loracle.errors import LoracleError, ModelError
-from loracle.records.outcome_files import one_line, refuse_no_memory
+from loracle.records.failures import one_line, refuse_no_memory
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.model.positions import alike
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from loracle.errors import LoracleError, ModelError
-from loracle.records.outcome_files import one_line, refuse_no_memory
+from loracle.records.failures import one_line, refuse_no_memory
 from loracle.training.model.base_model import Base, Batching
 
 Tokens = Sequence[int] | npt.NDArray[np.integer]

@@ -23,8 +23,8 @@ from loracle.config.settings import TrainingConfig
 from loracle.config.training_plan import Plan, plan_training
 from loracle.config.variants import PLAIN, VARIANTS, tried_with
 from loracle.errors import ConfigError, LoracleError, ModelError
+from loracle.records.failures import one_line, refuse_no_memory
 from loracle.records.notices import Notice
-from loracle.records.outcome_files import one_line, refuse_no_memory
 from loracle.training.model.adapter import (
     AdapterRefused,
     Layer,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from loracle.errors import ModelError
-from loracle.records.outcome_files import move_files
+from loracle.text.files import move_files
 from loracle.training.model.adapter import reloaded, save_adapter
 from loracle.training.model.base_model import Base, Batch, counted_logits
 from loracle.training.model.batching import Tokens

@@ -1,0 +1,147 @@
+"""What runs trainings, as a run sees it: jobs go in, outcomes come out; and the simplest: this process.
+
+Another executor is one class with these methods, and a line in `run/prepare.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from loracle.config.settings import ExecutionConfig
+from loracle.errors import ConfigError
+from loracle.records.failures import DISK_ERRORS
+from loracle.records.objective import Objective, Report
+from loracle.records.space import Config
+from loracle.records.trial import Failure, FailureKind, Outcome
+from loracle.records.trial_files import write_outcome
+
+Progress = Callable[[int, int, int, float | None], None]  # trial number, then as an objective's
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training. `final`: on all data, scored on test; the adapter is then saved where `adapter` says."""
+
+    number: int
+    config: Config
+    seed: int
+    folder: Path
+    final: bool = False
+    adapter: Path | None = None
+
+    def run(self, objective: Objective, progress: Callable[[int, int, float | None], None]) -> Outcome:
+        """Runs it here and now."""
+        arguments: dict[str, Any] = {"seed": self.seed, "folder": self.folder, "progress": progress}
+        if self.final:
+            return objective.final(self.config, adapter=self.adapter, **arguments)
+        return objective.run(self.config, **arguments)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job has ended."""
+
+    job: Job
+    outcome: Outcome
+
+
+class Executor(Protocol):
+    """Runs jobs, `capacity` at a time."""
+
+    capacity: int
+
+    def load(self) -> Report:
+        """Has an objective loaded, which stays for the jobs to come, and says what a run has to know of it.
+
+        Raises:
+            LoracleError: the user's input is wrong, or nothing can be loaded.
+        """
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Starts a job; there must be room for it."""
+        ...
+
+    def wait(self, seconds: float, progress: Progress) -> list[Done]:
+        """Jobs that ended; an empty list after about `seconds`. Progress is told meanwhile.
+
+        Raises:
+            LoracleError: the user's input turned out to be wrong.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends everything that still runs."""
+        ...
+
+
+def next_done(executor: Executor, seconds: float, progress: Progress) -> list[Done]:
+    """What `executor.wait` gives, with each outcome kept in its job's folder: `outcome.json`.
+
+    A job whose folder does not take it, as it was locked or something lies in the way, has failed.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    return [_kept(done) for done in executor.wait(seconds, progress)]
+
+
+def _kept(done: Done) -> Done:
+    job = done.job
+    try:
+        write_outcome(job.folder, job.config, done.outcome)
+    except OSError as error:
+        if error.errno in DISK_ERRORS or not job.folder.exists():  # not the trial's affair
+            raise
+        what = f"the trial could not be kept: {error.filename or job.folder}: {error.strerror or error}"
+        outcome = Outcome(None, {}, done.outcome.seconds, Failure(FailureKind.CRASHED, what))
+        return replace(done, outcome=outcome)
+    return done
+
+
+def check_in_process(execution: ExecutionConfig) -> None:
+    """Refuses what only a worker can give: with `workers: 0` nothing ends a trial.
+
+    Raises:
+        ConfigError: a time limit, or Ray.
+    """
+    if execution.workers == 0:
+        if execution.time_limit is not None:
+            raise ConfigError(
+                "execution: with workers: 0 trials run in this process, where nothing keeps a time_limit; "
+                "take workers: 1 or more, or leave it out"
+            )
+        if execution.executor == "ray":
+            raise ConfigError("execution: workers: 0 is this very process; Ray needs workers: 1 or more")
+
+
+class InProcess:
+    """Runs jobs here, one at a time: nothing is isolated. For tests, debuggers and tables."""
+
+    capacity = 1
+
+    def __init__(self, load: Callable[[], Objective]) -> None:
+        self._load = load
+
+        self._objective: Objective | None = None
+        self._jobs: list[Job] = []
+
+    def load(self) -> Report:
+        self._objective = self._load()
+        return self._objective.report()
+
+    def submit(self, job: Job) -> None:
+        self._jobs.append(job)
+
+    def wait(self, seconds: float, progress: Progress) -> list[Done]:
+        job = self._jobs.pop()
+        if self._objective is None:
+            self._objective = self._load()
+        return [Done(job, job.run(self._objective, functools.partial(progress, job.number)))]
+
+    def close(self) -> None:
+        self._jobs.clear()

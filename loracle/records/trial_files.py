@@ -1,0 +1,58 @@
+"""What is kept in a trial's folder: its outcome, what failed attempts before it gave, and per-item results.
+
+`outcome.json` is written by the process that keeps the run's records, when a trial is over, so that both say
+the same; all else is written by whoever trains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from loracle.records.codec import from_plain, json_text, to_plain
+from loracle.records.space import Config
+from loracle.records.trial import Outcome
+from loracle.text.files import write_atomically
+
+_OUTCOME = "outcome.json"
+
+
+def read_outcome(folder: Path, config: Config) -> Outcome | None:
+    """What the training of `config` in `folder` gave; None where there is no finished one of it."""
+    with contextlib.suppress(FileNotFoundError, ValueError):  # not there or damaged: it is trained again
+        content = json.loads((folder / _OUTCOME).read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.get("config") == config:
+            return from_plain(Outcome, content)
+    return None
+
+
+def stored_outcomes(folder: Path) -> list[Outcome]:
+    """Outcomes of all finished trials whose folders are in `folder`."""
+    found = []
+    for path in sorted(folder.glob(f"*/{_OUTCOME}")):
+        with contextlib.suppress(OSError, ValueError):  # damaged: it is trained again
+            found.append(from_plain(Outcome, json.loads(path.read_text(encoding="utf-8"))))
+    return found
+
+
+def write_outcome(folder: Path, config: Config, outcome: Outcome) -> None:
+    """Writes `outcome.json` into a trial's folder."""
+    _write(folder / _OUTCOME, config, outcome)
+
+
+def write_attempt(folder: Path, attempt: int, config: Config, outcome: Outcome) -> None:
+    """Keeps what a failed attempt gave, before the trial is tried again."""
+    _write(folder / f"attempt-{attempt}.json", config, outcome)
+
+
+def read_items(folder: Path) -> list[dict[str, Any]]:
+    """The per-item results of a finished training."""
+    lines = (folder / "items.jsonl").read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
+
+
+def _write(path: Path, config: Config, outcome: Outcome) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json_text({"config": config, **to_plain(outcome)}))
