@@ -28,7 +28,7 @@ from loracle.run.search import Search
 from loracle.run.storage.opening import read_history
 from loracle.run.tune import counted, tune
 from loracle.search.presets import PRESETS, with_standard
-from loracle.training import objective
+from loracle.training import trial as training_trial
 from loracle.training.loop import train_adapter
 from loracle.training.memory.measurement import ProcessMeter
 from loracle.training.memory.plan import MemoryModel, allowed
@@ -142,7 +142,7 @@ def test_kill_9_early_and_other_free_memory_change_nothing_where_memory_binds(
     seed: int,
 ) -> None:
     if shortage:
-        monkeypatch.setattr(objective, "train_adapter", train_with_a_shortage)
+        monkeypatch.setattr(training_trial, "train_adapter", train_with_a_shortage)
     standard = {"rank": 2, "alpha": 8, "dropout": 0.0, "batch_size": 8, "learning_rate": 1e-3}
     if shortage:
         standard |= {"rank": 4, "dropout": 0.1}
