@@ -49,7 +49,7 @@ LIGHT: dict[str, str] = {
     "config": "",
     "own_trainer": "",
     "execution": "",
-    "search": "search.language_gp search.optuna_sampler.sampler",
+    "search": "search.language_gp",
     "report": "report.figures",
     "export": "",
     "commands": "",

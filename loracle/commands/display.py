@@ -16,9 +16,11 @@ from rich.text import Text
 from loracle.commands.console import console as plain_console
 from loracle.commands.console import say, say_notices
 from loracle.config.metrics import show_loss
+from loracle.config.settings import RunConfig
 from loracle.records.events import Event, Listener, Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
 from loracle.records.trial import Trial
 from loracle.report.wording import show_config, show_duration, show_score
+from loracle.search.presets import PRESETS
 from loracle.text import escape
 
 _ROOM_FOR_CONFIGS = 120  # columns of a terminal that shows the config beside the bar
@@ -26,16 +28,16 @@ _LONGEST_TITLE = 34  # characters
 
 
 @contextmanager
-def live(metric: str, *, models: bool) -> Iterator[Listener]:
+def live(config: RunConfig, *, models: bool = False) -> Iterator[Listener]:
     """A listener that shows progress on stderr: a bar on a terminal, plain lines elsewhere.
 
     Args:
-        metric: of the run.
-        models: whether models are loaded in this process.
+        config: of the run.
+        models: whether models are loaded in this process for more than the run itself would.
     """
-    quiet(models=models)
+    quiet(models=models or config.execution.workers == 0 or PRESETS[config.search.preset].reads)
     try:
-        with Display(metric) as display:
+        with Display(config.metric) as display:
             yield display.show
     except KeyboardInterrupt:
         sys.stderr.write("loracle: stopped; the same command continues where it was\n")

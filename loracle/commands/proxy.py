@@ -26,7 +26,7 @@ def proxy(
 
     settings = load_config(config)
     shares = parse_fractions(fractions)
-    with live(settings.metric, models=True) as listen:
+    with live(settings, models=True) as listen:
         found = check_proxy(settings, configs, shares, listen)
     if as_json:
         say_json(found.as_json())

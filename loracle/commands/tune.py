@@ -40,10 +40,8 @@ def tune_and_tell(config: RunConfig, as_json: bool) -> None:
     from loracle.report.tables import comparison_json, comparison_rows
     from loracle.report.verdict import verdict_lines
     from loracle.run.tune import tune as run
-    from loracle.search.presets import PRESETS
 
-    reads = PRESETS[config.search.preset].reads
-    with live(config.metric, models=reads or config.execution.workers == 0) as listen:
+    with live(config) as listen:
         result = run(config, listen)
     metric, found = config.metric, result.comparison
     said = verdict_lines(found, metric, result.history)

@@ -26,11 +26,9 @@ def worker(
     from loracle.commands.console import console, say
     from loracle.commands.display import live
     from loracle.run.tune import counted, work
-    from loracle.search.presets import PRESETS
 
     settings = changed_settings(config, trials, output, workers=workers, storage=storage)
-    reads = PRESETS[settings.search.preset].reads
-    with live(settings.metric, models=reads or settings.execution.workers == 0) as listen:
+    with live(settings) as listen:
         stopped, history = work(settings, listen)
     n = len(counted(history))
     succeeded = f"{n} in all, of which {len(history.succeeded)} succeeded"

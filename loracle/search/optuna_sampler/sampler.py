@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,6 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from loracle.errors import SpaceError
-from loracle.language.features import Features
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import INDEX_KEY
 from loracle.search.optuna_sampler import suggestions
@@ -39,6 +38,9 @@ from loracle.search.optuna_sampler.history import (
 from loracle.search.optuna_sampler.suggestions import REFUSED_KEY, Asked
 from loracle.search.presets import Preset, get_preset
 from loracle.search.propose import propose, recommend, seed_indices
+
+if TYPE_CHECKING:
+    from loracle.language.features import Features
 
 _ROUNDS = 6  # of choosing, if other processes choose the same
 _FEW = 1000  # candidates: more than trials run at a time
