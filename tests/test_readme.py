@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
@@ -111,3 +114,17 @@ def test_the_contributing_page_names_what_is_there() -> None:
     places = re.findall(r"`(\w+)`(?: of| in| \() ?`(loracle/[\w./]+\.py)`", page)
     assert len(places) >= 6
     assert [(n, f) for n, f in places if not re.search(rf"\b{n}\b", (ROOT / f).read_text())] == []
+
+
+SCRIPTS = sorted([*(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "examples").rglob("*.py")])
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_scripts_import_what_is_there(path: Path) -> None:
+    """Benchmarks take hours, so they are not run here."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "loracle":
+            module = import_module(str(node.module))
+            for alias in node.names:
+                there = hasattr(module, alias.name) or find_spec(f"{node.module}.{alias.name}")
+                assert there, f"{path.name}:{node.lineno}: {alias.name}"
