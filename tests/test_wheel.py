@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from collections.abc import Callable
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -88,3 +92,25 @@ def test_the_demo_runs_from_the_wheel(run: Run, tmp_path: Path) -> None:
     assert found["stopped"] == "all 2 trials are done"
     assert (demo / "run" / "best" / "adapter_model.safetensors").is_file()
     assert (demo / "train.jsonl").read_bytes() == (PACKAGE / "demo" / "train.jsonl").read_bytes()
+
+
+def test_what_the_package_imports_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["encoder"], *extras["ray"]]
+    declared = {re.split(r"[<>=\[]", line)[0] for line in asked}
+    homes = packages_distributions()
+    imported = {
+        name.partition(".")[0]
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [str(node.module)]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    for name in sorted(imported - set(sys.stdlib_module_names) - {"loracle"}):
+        assert {home.lower().replace("_", "-") for home in homes[name]} & declared, name
