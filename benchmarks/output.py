@@ -21,7 +21,7 @@ from pathlib import Path
 
 from loracle.config.loading import parse_config
 from loracle.own_trainer.call import Call
-from loracle.own_trainer.objective import Command
+from loracle.own_trainer.command import Command
 
 LOG = 3_100_000  # bytes, at most
 KINDS: dict[str, tuple[Callable[[int], str], str]] = {  # name: (line i, pattern)

@@ -9,6 +9,7 @@ import ast
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -47,6 +48,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "chatter": lambda: os.write(1, b"spam and eggs\n" * 200_000),
     "slow": lambda: time.sleep(1.0),
     "fill": lambda: None,
+    "replace": lambda: None,
 }
 
 
@@ -63,5 +65,9 @@ def train(config: dict[str, float], *, seed: int, folder: Path, phase: str) -> d
     FAULTS[kind]()
     if kind == "fill":
         (folder / "stuffing").write_bytes(bytes(10_000_000))
+    if kind == "replace":
+        shutil.rmtree(folder)
+        folder.write_text("")
+        raise ValueError("an injected crash")
     value = -abs(math.log2(config["rank"]) - 3) - abs(math.log10(config["learning_rate"]) + 3)
     return {"value": math.nan if kind == "nan" else value, "pid": os.getpid()}

@@ -20,6 +20,7 @@ from enum import StrEnum
 
 from loracle.execution.executor import Done, Job
 from loracle.execution.retry_policy import ATTEMPTS, FAILED_STARTS, POLICY
+from loracle.records.failures import DISK_ERRORS
 from loracle.records.trial import Failure, FailureKind, Outcome
 from loracle.records.trial_files import write_attempt
 
@@ -217,11 +218,19 @@ class JobQueue:
         self.waiting.append(Attempt(job))
 
     def settle(self, verdict: Verdict) -> None:
-        """Takes in what became of an attempt; one that failed is kept in the job's folder."""
+        """Takes in what became of an attempt; one that failed is kept in the job's folder, if that takes it.
+
+        Raises:
+            OSError: the disk is full.
+        """
         if isinstance(verdict, Again):
-            failed, again = verdict.attempt.number - 1, verdict.attempt
-            write_attempt(again.job.folder, failed, again.job.config, verdict.outcome)
-            self.waiting.appendleft(again)
+            self.waiting.appendleft(verdict.attempt)
+            job, failed = verdict.attempt.job, verdict.attempt.number - 1
+            try:
+                write_attempt(job.folder, failed, job.config, verdict.outcome)
+            except OSError as error:
+                if error.errno in DISK_ERRORS:
+                    raise
         elif verdict is not None:
             self._ended.append(verdict)
 

@@ -62,6 +62,18 @@ class Measured:
 Trainer = Callable[[Call], Measured | Failure]
 
 
+def measured(result: Any, what: str, metrics: Mapping[str, float]) -> Measured:
+    """What a trainer found, where `result` is a number; `what` says where it comes from.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return Measured(as_number(result), metrics)
+    except NotANumber as error:
+        raise ValueError(f"{what} is {error}") from None
+
+
 def numbers_beside(content: Any, leave_out: str) -> dict[str, float]:
     """The finite numbers of a mapping, but one, by names that are harmless wherever they are shown.
 

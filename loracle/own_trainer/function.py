@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from loracle.config.placeholders import PLACES
 from loracle.config.settings import ObjectiveConfig
 from loracle.errors import ConfigError
-from loracle.own_trainer.call import Call, Measured, numbers_beside
+from loracle.own_trainer.call import Call, Measured, measured, numbers_beside
 from loracle.own_trainer.numbers import NotANumber, as_count, as_number
 from loracle.own_trainer.output import Output, printing_to
 from loracle.records.failures import DISK_ERRORS, crash, out_of_memory_text
@@ -74,10 +74,7 @@ class Function:
         if isinstance(found, Mapping):
             metrics = numbers_beside(found, leave_out="value")
             found = found.get("value", "missing")
-        try:
-            return Measured(as_number(found), metrics)
-        except NotANumber as error:
-            raise ValueError(f"the value that {self._name} returned is {error}") from None
+        return measured(found, f"the value that {self._name} returned", metrics)
 
 
 def _checked(progress: Progress | None) -> Progress:

@@ -50,7 +50,7 @@ class Output:
         _keep(path)
         self._file = path.open("w+b")
         self._pattern = pattern
-        self._always = _always_there(pattern.text) if pattern is not None else b""
+        self._always = always_there(pattern.text) if pattern is not None else b""
         self._at_once = None if pattern is None else _of_many_lines(pattern)
         self._progress = progress
         self._size = self._left_out = 0  # bytes in the file, and of what was written between its parts
@@ -211,7 +211,7 @@ _PART = re.compile(
 )
 
 
-def _always_there(pattern: str) -> bytes:
+def always_there(pattern: str) -> bytes:
     """A text of every line in which the pattern finds anything; empty where that is not plain to see."""
     if "(?" in pattern.replace("(?:", "").replace("(?P<", ""):  # flags, conditions, comments
         return b""

@@ -52,7 +52,10 @@ class Objective(Protocol):
         ...
 
     def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
-        """Runs one trial and writes its files into `folder`. A failed trial is an outcome, no error."""
+        """Runs one trial and writes its files into `folder`; its outcome is kept by who asked for it.
+
+        A failed trial is an outcome, no error.
+        """
         ...
 
     def final(

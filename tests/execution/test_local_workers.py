@@ -24,7 +24,7 @@ from processes import PATIENCE, gone, parent
 from loracle.config.loading import load_config
 from loracle.errors import ConfigError, StudyError
 from loracle.execution import devices
-from loracle.execution.executor import Done, Job
+from loracle.execution.executor import Done, Job, next_done
 from loracle.execution.local import LocalWorkers
 from loracle.execution.messages import heading
 from loracle.records.trial import FailureKind, Outcome
@@ -243,6 +243,22 @@ def test_a_worker_whose_guard_is_killed_goes_too(
     os.kill(parent(before), signal.SIGKILL)
     assert wait(workers)[0].outcome.value == 0.0
     assert gone([before])
+
+
+def test_a_trial_that_leaves_no_folder_costs_itself_alone(
+    make: Callable[..., LocalWorkers], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan(monkeypatch, _0="replace")
+    workers = make()
+    outcomes = []
+    for number in range(2):
+        workers.submit(Job(number, CONFIG, 0, tmp_path / f"{number:04d}"))
+        while not (done := next_done(workers, 1.0, lambda *_: None)):
+            pass
+        outcomes.append(done[0].outcome)
+    assert outcomes[0].failure is not None
+    assert outcomes[0].failure.kind is FailureKind.CRASHED
+    assert outcomes[1].value == 0.0
 
 
 # -- several, and the run ---------------------------------------------------------------------------

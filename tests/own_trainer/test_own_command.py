@@ -20,6 +20,8 @@ from loracle.errors import ConfigError
 from loracle.execution.executor import Job
 from loracle.execution.local import LocalWorkers
 from loracle.execution.messages import heading
+from loracle.own_trainer.command import Command
+from loracle.own_trainer.objective import ExternalObjective
 from loracle.records.trial import FailureKind
 from loracle.run.storage.opening import read_history
 from loracle.run.worker import PROGRAM
@@ -88,8 +90,11 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 
 def test_a_pattern_that_never_ends_fails_its_trial_and_ends_the_command(tmp_path: Path) -> None:
     script = "import time; print('a' * 60 + '!', flush=True); time.sleep(3600)"
-    found = objective(tmp_path, script, result={"regex": "(a|aa)+$"})
-    found._trainer._pattern = Pattern("(a|aa)+$", "objective.result.regex", seconds=0.2)  # type: ignore[attr-defined]
+    objective(tmp_path, script, result={"regex": "(a|aa)+$"})
+    settings = load_config(tmp_path / "config.yaml").objective
+    assert settings is not None
+    pattern = Pattern("(a|aa)+$", "objective.result.regex", seconds=0.2)
+    found = ExternalObjective(settings, Command(settings, pattern=pattern), has_final=False)
     failure = run(found, tmp_path).failure
     assert failure is not None
     assert failure.message.startswith(

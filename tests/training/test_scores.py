@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from loracle.config.loading import parse_config
 from loracle.execution.messages import Finished, line_of, message_of
 from loracle.own_trainer.call import numbers_beside
+from loracle.own_trainer.command import Command
 from loracle.own_trainer.numbers import NotANumber, as_count, as_number, shown
-from loracle.own_trainer.objective import Command, ExternalObjective
+from loracle.own_trainer.objective import ExternalObjective
 from loracle.records.codec import from_plain
 from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, Outcome
@@ -183,7 +184,7 @@ def command(result: dict[str, str]) -> ExternalObjective:
     settings = parse_config(text).objective
     assert settings is not None
     reader = Command(settings)
-    return ExternalObjective(settings, lambda call: reader._from_file(call.folder), has_final=False)
+    return ExternalObjective(settings, lambda call: reader.result_in(call.folder), has_final=False)
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
