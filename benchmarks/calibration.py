@@ -21,8 +21,9 @@ from scipy.stats import norm
 from search import about, checkpoints, observe
 from search_methods import FACTORY, LoracleMethod, Start, ensemble, table_space
 
-from loracle.search.ensemble import EnsembleSettings, fit_ensemble
+from loracle.search.ensemble import fit_ensemble
 from loracle.search.outputs import transform_outputs
+from loracle.search.presets import EnsembleSettings
 from loracle.search.prior import describe
 
 FIRST, LEVEL = 6, 0.8

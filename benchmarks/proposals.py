@@ -37,10 +37,9 @@ import torch
 from loracle.language.features import FixedFeatures
 from loracle.records.space import Config, Knob, SearchSpace
 from loracle.records.trial import History, Outcome, Trial
-from loracle.search.ensemble import EnsembleSettings
 from loracle.search.optimizer import Optimizer
 from loracle.search.optuna_sampler.sampler import LoracleSampler
-from loracle.search.presets import PRESETS, Preset
+from loracle.search.presets import PRESETS, EnsembleSettings, Preset
 from loracle.search.propose import propose
 
 RESULTS = Path(__file__).parent / "results" / "proposals.json"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from loracle.config.settings import RunConfig
 from loracle.execution.executor import Executor, InProcess, check_in_process
@@ -21,9 +20,6 @@ from loracle.run.search import Search, prior_contents, run_preset, search_space
 from loracle.run.search_notices import search_notices
 from loracle.run.worker import PROGRAM, load_objective
 from loracle.training.memory.plan import MemoryModel
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

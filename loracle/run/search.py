@@ -14,8 +14,7 @@ from loracle.records.contents import file_hash
 from loracle.records.notices import Notice
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.trial import History
-from loracle.search.ensemble import EnsembleSettings
-from loracle.search.presets import Preset, get_preset, with_standard
+from loracle.search.presets import EnsembleSettings, Preset, get_preset, with_standard
 from loracle.search.prior import SHIPPED
 from loracle.search.propose import propose, ranking
 from loracle.training.memory.plan import MemoryModel, allowed

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from threadpoolctl import ThreadpoolController
 
 from loracle.search.belief import Belief, Floats, Rows, representatives
 from loracle.search.kernel import MEAN, N_SCALES, NOISE, STEP, Inputs, covariance, gradient
+from loracle.search.presets import EnsembleSettings
 from loracle.search.prior import SHIPPED, Prior, load_prior
 
 _NOISE_FLOOR = 1e-3  # of outputs with variance 1: keeps the Cholesky factor exact
@@ -35,29 +35,6 @@ _SPREAD = {"variances": 0.7, "noise": 0.7, "lengthscales": 0.5, "mean": 0.4}
 # Scales of `fresh`, for outputs of variance 1; noise, step direction and lengthscales as below.
 _FRESH_VARIANCES = (1e-9, 0.5, 0.4, 0.1)
 _FRESH_LENGTHSCALE, _FRESH_DROPOUT = -0.2, 0.5  # logarithms; dropout matters least (fact 32)
-
-
-@dataclass(frozen=True)
-class EnsembleSettings:
-    """What the ensemble is made of.
-
-    Attributes:
-        informed: probability, before the first trial, that a task is like those the prior was fitted to; 0
-            leaves `fresh` alone.
-        prior: the file; None is the one that ships with the package.
-        output: transform of the observed values.
-        caution: of beliefs. Parameters are fitted, not integrated over, and the config with the luckiest
-            belief is chosen: without it, 80 % intervals held 68 % of the values that then came
-            (`benchmarks/calibration.py`). Expected improvement does without: with it, regret was larger.
-        fitted_on: observations that parameters are fitted to, at most; beliefs are exact given the parameters
-            and all observations, however many. A fit to n takes n^3 steps some 30 times over.
-    """
-
-    informed: float = 0.8
-    prior: Path | None = None
-    output: str = "half_rank"
-    caution: float = 1.3
-    fitted_on: int = 150
 
 
 class Member:

@@ -1,4 +1,7 @@
-"""From a history to the next configs, and to the one to use. Pure functions of their arguments."""
+"""From a history to the next configs, and to the one to use. Pure functions of their arguments.
+
+What models the score is imported when a history asks for it: a run's first worker begins to load before.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,7 @@ import numpy.typing as npt
 from loracle.errors import SpaceError
 from loracle.records.space import Config, SearchSpace, Value, with_alpha
 from loracle.records.trial import History
-from loracle.search.acquisition import ACQUISITIONS
 from loracle.search.belief import Floats, Surrogate
-from loracle.search.ensemble import EnsembleSettings, fit_ensemble
 from loracle.search.observations import (
     Mask,
     Observations,
@@ -25,8 +26,7 @@ from loracle.search.observations import (
     untried,
     value_of,
 )
-from loracle.search.outputs import transform_outputs
-from loracle.search.presets import Preset
+from loracle.search.presets import EnsembleSettings, Preset
 from loracle.search.prior import describe
 
 if TYPE_CHECKING:
@@ -154,6 +154,8 @@ class Beliefs:
         """After `history`. The last fit is kept, as the choice of the next config and the ranking of what
         has been tried ask for the same.
         """
+        from loracle.search.outputs import transform_outputs
+
         found = observed(space, history)
         settings = preset.surrogate
         y = transform_outputs(found.values, found.diverged, settings.output)
@@ -180,6 +182,8 @@ class Beliefs:
 
     def best(self, pending: Sequence[int], free: Mask) -> int:
         """Row of the free candidate with the largest acquisition value; the lowest row of equals."""
+        from loracle.search.acquisition import ACQUISITIONS
+
         assert self.surrogate is not None
         tried = np.concatenate([self.observations.rows, np.asarray(pending, dtype=np.int64)])
         open_rows = np.flatnonzero(free)
@@ -206,6 +210,8 @@ def _fit(
     seed: int,
 ) -> Surrogate:
     if isinstance(preset.surrogate, EnsembleSettings):
+        from loracle.search.ensemble import fit_ensemble
+
         return fit_ensemble(preset.surrogate, describe(space), rows, y)
     from loracle.search.language_gp import fit_surrogate  # the one that needs torch
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest, bootstrap
 
 Floats = npt.NDArray[np.float64]
 Item = Mapping[str, Any]
@@ -29,6 +28,8 @@ def confidence_interval(items: Sequence[Item], *, seed: int = 0) -> tuple[float,
         raise ValueError("an interval needs at least one item")
     numerator, weight = _terms(items)
     if "correct" in items[0] and set(numerator) <= {0.0, 1.0}:
+        from scipy.stats import binomtest  # takes a third of a second, which no run's beginning waits for
+
         found = binomtest(int(numerator.sum()), len(items)).proportion_ci(0.95, method="wilson")
         return float(found.low), float(found.high)
     return _bootstrapped(numerator, weight, seed)
@@ -63,6 +64,8 @@ def _terms(items: Sequence[Item]) -> tuple[Floats, Floats]:
 
 def _bootstrapped(numerator: Floats, weight: Floats, seed: int) -> tuple[float, float]:
     """95 % percentile interval of the ratio of sums, over items."""
+    from scipy.stats import bootstrap
+
     if len(weight) == 1:  # which scipy refuses
         return (value := float(_ratio(numerator, weight))), value
     found = bootstrap(

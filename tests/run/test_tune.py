@@ -29,7 +29,7 @@ from loracle.run.folder import open_run
 from loracle.run.search import Search
 from loracle.run.storage.opening import open_study, read_history
 from loracle.run.tune import counted, leader, run_search, tune
-from loracle.search import propose as proposals
+from loracle.search import ensemble
 from loracle.search.presets import PRESETS
 
 SPACE = SearchSpace((Knob("rank", (1, 2, 4, 8), "log2"), Knob("learning_rate", (1e-4, 1e-3, 1e-2), "log10")))
@@ -196,13 +196,13 @@ def test_the_best_that_is_shown_is_what_would_be_trained_at_the_end(
     table[0] = Failure(FailureKind.DIVERGED, "loss is NaN")
     chooser = Search(SPACE, PRESETS["numeric"], None, 0)
     fits: list[int] = []
-    fit = proposals.fit_ensemble
+    fit = ensemble.fit_ensemble
 
     def counting(*arguments: Any) -> Any:
         fits.append(1)
         return fit(*arguments)
 
-    monkeypatch.setattr(proposals, "fit_ensemble", counting)
+    monkeypatch.setattr(ensemble, "fit_ensemble", counting)
     shown: list[TrialFinished] = []
 
     def listen(event: Event) -> None:

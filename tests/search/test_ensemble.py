@@ -12,9 +12,10 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from loracle.records.space import Knob, SearchSpace
 from loracle.search import ensemble
-from loracle.search.ensemble import EnsembleSettings, fit_ensemble
+from loracle.search.ensemble import fit_ensemble
 from loracle.search.kernel import covariance
 from loracle.search.outputs import transform_outputs
+from loracle.search.presets import EnsembleSettings
 from loracle.search.prior import describe, load_prior
 
 SPACE = SearchSpace(

@@ -21,8 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from loracle.language.features import FixedFeatures
 from loracle.records.trial import History, Outcome, Trial
-from loracle.search.ensemble import EnsembleSettings
-from loracle.search.presets import PRESETS, Preset
+from loracle.search.presets import PRESETS, EnsembleSettings, Preset
 from loracle.search.propose import propose, recommend
 
 
