@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from loracle.records.codec import finite
+from loracle.records.codec import finite, to_plain
 from loracle.records.space import Config
 
 
@@ -56,7 +56,7 @@ class ProxyResult:
 
     def as_json(self) -> dict[str, Any]:
         """The result as plain data; scores that failed, and coefficients that there are not, are null."""
-        return finite(asdict(self) | {"folder": str(self.folder)})  # type: ignore[no-any-return]
+        return finite(to_plain(self))  # type: ignore[no-any-return]
 
 
 def draw_proxy(path: Path, result: ProxyResult) -> None:
