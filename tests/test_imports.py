@@ -64,11 +64,9 @@ OPTUNA_TOO = ("commands", "run", "search")  # it holds a run's trials
 PRIVATE_NAMES = {
     "test_features": 2,
     "test_reader": 1,
-    "test_output": 7,
-    "test_own_command": 2,
+    "test_output": 3,
     "test_study": 2,
     "test_language_gp": 21,
-    "test_scores": 1,
 }
 
 
