@@ -54,10 +54,10 @@ class SentenceReader:
             self.model.max_seq_length = positions
         self.limit: int | None = self.model.max_seq_length
         self.instruction: str = self.model.prompts.get(self.model.default_prompt_name) or ""
-        self._embeddings = _word_embeddings(transformer)
+        self.embeddings = _word_embeddings(transformer)
         self.token: Tensor | None = None
-        if self._embeddings:
-            self.token = self._embeddings[0].weight.detach().mean(dim=0).cpu()  # as in `CausalReader`
+        if self.embeddings:
+            self.token = self.embeddings[0].weight.detach().mean(dim=0).cpu()  # as in `CausalReader`
         special = self.model.tokenizer("rank", return_special_tokens_mask=True)["special_tokens_mask"]
         self._closing = len(special) - 1 - max(i for i, one in enumerate(special) if not one)
 
@@ -126,7 +126,7 @@ class SentenceReader:
                 return embedded
             return torch.where(here[:, :, None], token.to(embedded), embedded)
 
-        hooks = [module.register_forward_hook(replace) for module in self._embeddings]
+        hooks = [module.register_forward_hook(replace) for module in self.embeddings]
         try:
             yield
         finally:

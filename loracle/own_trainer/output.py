@@ -23,12 +23,12 @@ from loracle.text.patterns import Pattern
 if TYPE_CHECKING:
     from loracle.records.objective import Progress
 
-_LOG_PART = 1_000_000  # bytes kept of the beginning, and at least as many of the end
+LOG_PART = 1_000_000  # bytes kept of the beginning, and at least as many of the end
 _LINE = 64_000  # bytes that are searched at a time; a longer line is searched in pieces
 _MANY_LINES = 8
 _TAIL = 64_000  # bytes in `tail`
 _RECENT = 16_000  # bytes that are searched for bars and losses, each time that progress is told
-_SECONDS_BETWEEN_SIGNS = 0.5
+SECONDS_BETWEEN_SIGNS = 0.5
 _SECONDS_BETWEEN_PARTS = 10.0  # where no line is finished, as by some progress bars
 
 _STEP = re.compile(r"(?<![\d/.])(\d{1,9})/(\d{1,9})(?![\d/.])")  # as progress bars write it
@@ -58,7 +58,7 @@ class Output:
         self._line, self._tail, self._recent = b"", b"", b""
         self._lines = self._step = self._total = 0
         self._loss: float | None = None
-        self._last_sign = time.monotonic() - _SECONDS_BETWEEN_SIGNS
+        self._last_sign = time.monotonic() - SECONDS_BETWEEN_SIGNS
         self._lock = threading.RLock()  # a function's threads print, too
         self.found: str | None = None
 
@@ -93,7 +93,7 @@ class Output:
             self._lines += ends
             if self._pattern is not None:
                 self._search_lines(chunk)
-            self._report(_SECONDS_BETWEEN_SIGNS if ends else _SECONDS_BETWEEN_PARTS)
+            self._report(SECONDS_BETWEEN_SIGNS if ends else _SECONDS_BETWEEN_PARTS)
 
     def note(self, text: str) -> None:
         """Writes something into the log that the trainer did not print."""
@@ -106,12 +106,12 @@ class Output:
         self._file.write(content)
         self._file.flush()
         self._size += len(content)
-        if self._size > 3 * _LOG_PART:
-            self._file.seek(self._size - _LOG_PART)
+        if self._size > 3 * LOG_PART:
+            self._file.seek(self._size - LOG_PART)
             end = self._file.read()
-            self._left_out += self._size - 2 * _LOG_PART - self._notice
+            self._left_out += self._size - 2 * LOG_PART - self._notice
             notice = f"\n... {self._left_out:,} bytes are left out here ...\n".encode()
-            self._file.seek(_LOG_PART)
+            self._file.seek(LOG_PART)
             self._file.write(notice + end)
             self._file.truncate()
             self._file.flush()

@@ -40,7 +40,7 @@ from loracle.search.belief import Belief, Rows, representatives
 from loracle.search.presets import SurrogateSettings
 
 _NOISE = 0.02  # prior median of the noise variance, outputs having variance 1
-_BLOCK = 8192  # candidates scored at a time: bounds memory at about 8192 x (d + n) doubles
+BLOCK = 8192  # candidates scored at a time: bounds memory at about 8192 x (d + n) doubles
 
 
 @dataclass(frozen=True)
@@ -68,21 +68,29 @@ class _Shortlist:
 
 
 class LanguageGP:
-    """A fitted surrogate: condition it on more rows, or ask what it believes. Made by `fit_surrogate`."""
+    """A fitted surrogate: condition it on more rows, or ask what it believes. Made by `fit_surrogate`.
+
+    Attributes:
+        model: the fitted GP.
+        inputs: (N, p + k) every candidate as the kernel sees it.
+        y: (n,) transformed values of the observations.
+        rows: (n,) their rows in `inputs`.
+        shortlist: candidates whose inputs are exact; None: all are.
+    """
 
     def __init__(
         self,
-        model: _DeepKernelGP,
+        model: DeepKernelGP,
         inputs: Tensor,
         y: Tensor,
         rows: npt.NDArray[np.int64],
         shortlist: _Shortlist | None = None,
     ) -> None:
-        self._model = model
-        self._inputs = inputs  # (N, p + k): every candidate as the kernel sees it
-        self._y = y  # (n,)
-        self._rows = rows  # (n,) rows of `inputs`
-        self._shortlist = shortlist
+        self.model = model
+        self.inputs = inputs  # (N, p + k): every candidate as the kernel sees it
+        self.y = y  # (n,)
+        self.rows = rows  # (n,) rows of `inputs`
+        self.shortlist = shortlist
 
     @torch.no_grad()
     def belief(self, pending: Sequence[int] = (), at: Rows | None = None) -> Belief:
@@ -97,43 +105,43 @@ class LanguageGP:
         are then between like and like, and a shift that all candidates share falls out.
         """
         extra = np.asarray(pending, dtype=np.int64)
-        mean, sd = self._posterior(self._inputs[self._rows], self._inputs[extra], self._inputs)
-        if self._shortlist is not None:
-            listed = np.union1d(self._shortlist.rows, extra)
-            inputs = self._shortlist.at(listed)
-            observed, waiting = (inputs[np.searchsorted(listed, rows)] for rows in (self._rows, extra))
+        mean, sd = self._posterior(self.inputs[self.rows], self.inputs[extra], self.inputs)
+        if self.shortlist is not None:
+            listed = np.union1d(self.shortlist.rows, extra)
+            inputs = self.shortlist.at(listed)
+            observed, waiting = (inputs[np.searchsorted(listed, rows)] for rows in (self.rows, extra))
             mean[listed], sd[listed] = self._posterior(observed, waiting, inputs)
         rows = slice(None) if at is None else at
         return Belief(mean.numpy()[rows], sd.numpy()[rows])
 
     def _posterior(self, x: Tensor, pending: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and sd at m candidates, given n observed inputs and those pending; (m,) each."""
-        y = self._y
+        y = self.y
         mean, sd = torch.empty(2, len(candidates), dtype=y.dtype)
         with torch_threads():
             if len(pending):
                 y = torch.cat([y, self._predict(self._factor(x, y), x, pending)[0]])
                 x = torch.cat([x, pending])
             factor = self._factor(x, y)
-            for start in range(0, len(candidates), _BLOCK):
-                block = slice(start, start + _BLOCK)
+            for start in range(0, len(candidates), BLOCK):
+                block = slice(start, start + BLOCK)
                 mean[block], sd[block] = self._predict(factor, x, candidates[block])
         return mean, sd
 
     def _factor(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Cholesky factor L of K + noise I, (n, n), and weights (K + noise I)^-1 (y - mean), (n,)."""
-        covariance = self._model.covar_module(x).to_dense()
-        noise = self._model.likelihood.noise
+        covariance = self.model.covar_module(x).to_dense()
+        noise = self.model.likelihood.noise
         lower = torch.linalg.cholesky(covariance + noise * torch.eye(len(x), dtype=x.dtype))
-        residual = (y - self._model.mean_module(x)).unsqueeze(-1)
+        residual = (y - self.model.mean_module(x)).unsqueeze(-1)
         return lower, torch.cholesky_solve(residual, lower).squeeze(-1)
 
     def _predict(self, factor: tuple[Tensor, Tensor], observed: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         lower, weights = factor
-        cross = self._model.covar_module(observed, x).to_dense()  # (n, m)
-        mean = self._model.mean_module(x) + weights @ cross
+        cross = self.model.covar_module(observed, x).to_dense()  # (n, m)
+        mean = self.model.mean_module(x) + weights @ cross
         solved = torch.linalg.solve_triangular(lower, cross, upper=False)
-        variance = self._model.covar_module(x, diag=True) - solved.square().sum(dim=0)
+        variance = self.model.covar_module(x, diag=True) - solved.square().sum(dim=0)
         return mean, variance.clamp(min=1e-12).sqrt()
 
 
@@ -171,7 +179,7 @@ def fit_surrogate(
     target = torch.from_numpy(y)
     n_knobs = coordinates.shape[1] if settings.numeric else 0
     few = torch.from_numpy(representatives(len(y), settings.fitted_on or len(y)))
-    model = _DeepKernelGP(settings, source, n_knobs, len(few), seed)
+    model = DeepKernelGP(settings, source, n_knobs, len(few), seed)
     _maximise_marginal_likelihood(model, settings, source, positions[few], numbers, target[few])
     model.eval()
     with torch.no_grad():
@@ -190,7 +198,7 @@ def fit_surrogate(
 
 def _draw_up_shortlist(surrogate: LanguageGP, features: Features, numbers: Tensor | None) -> _Shortlist:
     """The observed rows and `features.shortlist` others, with the fitted token; the lowest rows of equals."""
-    model, observed = surrogate._model, surrogate._rows
+    model, observed = surrogate.model, surrogate.rows
 
     @torch.no_grad()
     def read(rows: npt.NDArray[np.int64]) -> Tensor:
@@ -222,7 +230,7 @@ def torch_threads(number: int = 1) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _DeepKernelGP(gpytorch.models.ExactGP):  # type: ignore[misc]
+class DeepKernelGP(gpytorch.models.ExactGP):  # type: ignore[misc]
     """Exact GP whose inputs are projected features beside scaled knobs."""
 
     def __init__(
@@ -297,7 +305,7 @@ def _matern(settings: SurrogateSettings, dims: range, typical: float, *, share: 
 
 
 def _maximise_marginal_likelihood(
-    model: _DeepKernelGP,
+    model: DeepKernelGP,
     settings: SurrogateSettings,
     features: Features | None,
     positions: Tensor,
@@ -314,7 +322,7 @@ def _maximise_marginal_likelihood(
     if learned:
         groups.append({"params": learned, "lr": settings.projection_rate})
     optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
-    priors = _priors(model)
+    priors = priors_of(model)
     stop = ExpMAStoppingCriterion()
     observed_numbers = None if numbers is None else numbers[positions]
     frozen = None
@@ -331,7 +339,7 @@ def _maximise_marginal_likelihood(
                     read = features.rows(positions, model.token)
                 observed = read.detach().requires_grad_()
             x = model.inputs(observed, observed_numbers)
-            loss = -_log_posterior(model, priors, x, target) / len(target)
+            loss = -log_posterior(model, priors, x, target) / len(target)
             if stop(loss.detach()):
                 break
             loss.backward()  # type: ignore[no-untyped-call]
@@ -343,7 +351,7 @@ def _maximise_marginal_likelihood(
                 group["lr"] *= settings.rate_decay
 
 
-def _log_posterior(model: _DeepKernelGP, priors: Sequence[_LogNormal], x: Tensor, y: Tensor) -> Tensor:
+def log_posterior(model: DeepKernelGP, priors: Sequence[_LogNormal], x: Tensor, y: Tensor) -> Tensor:
     """Log marginal likelihood of y (n,) at x (n, p + k) and log density of the priors.
 
     What GPyTorch's ExactMarginalLogLikelihood computes, times n, in a third of the time: for thirty
@@ -393,7 +401,7 @@ class _LogNormal:
         return -(0.5 * deviation.square() + logarithm + constant).sum()
 
 
-def _priors(model: _DeepKernelGP) -> list[_LogNormal]:
+def priors_of(model: DeepKernelGP) -> list[_LogNormal]:
     return [
         _LogNormal(functools.partial(value, module), prior.loc, prior.scale)
         for _, module, prior, value, _ in model.named_priors()

@@ -309,7 +309,7 @@ def test_the_paper_preset_runs_on_an_encoder_with_a_learnable_token(
     texts = [prompt.text(SPACE.config(int(index))) for index in SPACE.candidates]
     coordinates, rows, y = SPACE.coordinates(SPACE.candidates), np.array([2, 30]), np.array([0.7, -0.7])
     surrogate = fit_surrogate(PRESETS["paper"].surrogate, coordinates, features, rows, y, 0)
-    model, shortlist = surrogate._model, surrogate._shortlist
+    model, shortlist = surrogate.model, surrogate.shortlist
     assert shortlist is not None
     assert {2, 30} < set(shortlist.rows)
     assert len(shortlist.rows) == 2 + 5

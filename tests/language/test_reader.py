@@ -321,7 +321,7 @@ def test_minilm_pools_and_normalises_the_token_with_the_rest(minilm: LanguageMod
 
 def test_an_encoder_that_hides_its_words_has_no_token(tokenizer: Any, tmp_path: Path) -> None:
     reader = sentence_encoder("bert", tokenizer, tmp_path)
-    reader._embeddings = []
+    reader.embeddings = []
     with pytest.raises(ModelError, match="bert cannot have a learnable token"):
         reader.encode(TEXTS, reader.token)
 

@@ -113,7 +113,7 @@ def test_every_byte_is_in_the_log_or_counted(tmp_path: Path, n: int, sizes: list
     path = tmp_path / "log.txt"
     content = b"".join(b"%06d%s" % (i, b"\n" if lines else b" ") for i in range(n))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(printed, "_LOG_PART", 1000)
+        patch.setattr(printed, "LOG_PART", 1000)
         feed(path, content, None, sizes)
     log = path.read_bytes()
     notice = re.search(rb"\n\.\.\. ([\d,]+) bytes are left out here \.\.\.\n", log)
@@ -178,7 +178,7 @@ def test_a_pattern_that_takes_for_ever_on_a_line_is_an_error(tmp_path: Path) -> 
 def test_bars_and_losses_are_progress_wherever_they_stand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(printed, "_SECONDS_BETWEEN_SIGNS", 0.0)
+    monkeypatch.setattr(printed, "SECONDS_BETWEEN_SIGNS", 0.0)
     told: list[tuple[int, int, float | None]] = []
     with Output(tmp_path / "log.txt", None, lambda *step: told.append(step)) as output:
         output.feed(b"Epoch 1/3: 5/100 loss 2.5\n")
@@ -267,7 +267,7 @@ def test_threads_that_print_together_lose_nothing(tmp_path: Path) -> None:
 def test_progress_that_prints_does_not_print_into_the_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(printed, "_SECONDS_BETWEEN_SIGNS", 0.0)
+    monkeypatch.setattr(printed, "SECONDS_BETWEEN_SIGNS", 0.0)
     with (
         Output(tmp_path / "log.txt", None, lambda *step: print("told", step)) as output,
         printing_to(output),

@@ -32,7 +32,7 @@ from loracle.run.identity import Identity
 from loracle.run.storage import database as databases
 from loracle.run.storage.lock import run_lock
 from loracle.run.storage.opening import open_study, read_history
-from loracle.run.storage.study import Study, _taken
+from loracle.run.storage.study import Study, taken
 from loracle.search.optuna_sampler.history import history_of
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -328,8 +328,8 @@ def test_of_processes_that_take_one_config_the_first_keeps_it(tmp_path: Path, da
         assert two.claim(4) == 1
         # At the very same time: both have looked, and both start.
         assert (one.start(5), two.start(5)) == (2, 3)
-        assert _taken(two.history().trials[:3], 5, None)
-        assert not _taken(one.history().trials[:2], 5, None)
+        assert taken(two.history().trials[:3], 5, None)
+        assert not taken(one.history().trials[:2], 5, None)
 
 
 def test_a_budget_holds_for_all_processes_together(tmp_path: Path, database: str) -> None:
@@ -404,7 +404,7 @@ def test_a_process_that_died_before_its_first_sign_is_taken_over(tmp_path: Path,
         with pytest.raises(KeyboardInterrupt):
             one.start(3)
         assert two.take_over() == []
-        two._first_seen[0] -= databases.GRACE_SECONDS + 1  # it has been seen like this for so long
+        two.first_seen[0] -= databases.GRACE_SECONDS + 1  # it has been seen like this for so long
         assert two.take_over() == [3]
 
 

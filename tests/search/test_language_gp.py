@@ -15,7 +15,7 @@ from torch import Tensor
 
 from loracle.language.features import Features, FixedFeatures
 from loracle.search.belief import representatives
-from loracle.search.language_gp import LanguageGP, _DeepKernelGP, _log_posterior, _priors, fit_surrogate
+from loracle.search.language_gp import DeepKernelGP, LanguageGP, fit_surrogate, log_posterior, priors_of
 from loracle.search.outputs import transform_outputs
 from loracle.search.presets import PRESETS, SurrogateSettings
 
@@ -81,10 +81,10 @@ CASES = {
 def test_belief_equals_gpytorchs_posterior_of_the_same_model(case: str) -> None:
     surrogate = fitted(*CASES[case])
     belief = surrogate.belief()
-    model = surrogate._model
-    model.set_train_data(surrogate._inputs[surrogate._rows], surrogate._y, strict=False)
+    model = surrogate.model
+    model.set_train_data(surrogate.inputs[surrogate.rows], surrogate.y, strict=False)
     with torch.no_grad(), gpytorch.settings.fast_computations(False, False, False):
-        posterior = model.eval()(surrogate._inputs)
+        posterior = model.eval()(surrogate.inputs)
         torch.testing.assert_close(belief.mean, posterior.mean.numpy(), rtol=0, atol=1e-6)
         torch.testing.assert_close(belief.sd**2, posterior.variance.numpy(), rtol=0, atol=1e-6)
     assert belief.mean.shape == belief.sd.shape == (N,)
@@ -105,7 +105,7 @@ def test_pending_shrinks_the_uncertainty_and_keeps_the_mean(case: str) -> None:
 def test_beliefs_in_blocks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     surrogate = fitted(LANGUAGE, fixed_features())
     whole = surrogate.belief()
-    monkeypatch.setattr("loracle.search.language_gp._BLOCK", 7)
+    monkeypatch.setattr("loracle.search.language_gp.BLOCK", 7)
     torch.testing.assert_close(surrogate.belief().mean, whole.mean)
     torch.testing.assert_close(surrogate.belief().sd, whole.sd)
 
@@ -138,7 +138,7 @@ def test_what_the_fit_maximises_is_gpytorchs_marginal_likelihood(case: str) -> N
     config, features = CASES[case]
     coordinates, rows, y = observations()
     source = features if config.language else None
-    model = _DeepKernelGP(config, source, K if config.numeric else 0, len(rows), seed=0).train()
+    model = DeepKernelGP(config, source, K if config.numeric else 0, len(rows), seed=0).train()
     for parameter in model.parameters():
         parameter.requires_grad_(True).data += 0.1
     positions, target = torch.from_numpy(rows), torch.from_numpy(y)
@@ -146,7 +146,7 @@ def test_what_the_fit_maximises_is_gpytorchs_marginal_likelihood(case: str) -> N
     x = model.inputs(read, torch.from_numpy(coordinates)[positions] if config.numeric else None).detach()
     model.set_train_data(x, target, strict=False)
     theirs = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)(model(x), target) * len(y)
-    ours = _log_posterior(model, _priors(model), x, target)
+    ours = log_posterior(model, priors_of(model), x, target)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)  # some of GPyTorch's priors are float32
     kernel = [*model.covar_module.parameters(), *model.likelihood.parameters(), model.mean_module.constant]
     for mine, known in zip(
@@ -206,15 +206,15 @@ def test_features_are_checked() -> None:
 
 def test_the_learnable_token_is_fitted_and_its_source_is_left_alone() -> None:
     features = TokenFeatures()
-    token = fitted(PAPER, features)._model.token
+    token = fitted(PAPER, features).model.token
     assert token is not None
     assert (token.detach() - features.token).abs().min() > 1e-4
     assert torch.equal(features.token, torch.full((4,), 0.1))
 
 
 def test_the_token_can_be_left_out() -> None:
-    assert fitted(replace(PAPER, learnable_token=False), fixed_features())._model.token is None
-    assert fitted(PAPER, fixed_features())._model.token is None  # features that have none
+    assert fitted(replace(PAPER, learnable_token=False), fixed_features()).model.token is None
+    assert fitted(PAPER, fixed_features()).model.token is None  # features that have none
 
 
 def test_the_token_moves_to_where_the_likelihood_is_larger() -> None:
@@ -223,7 +223,7 @@ def test_the_token_moves_to_where_the_likelihood_is_larger() -> None:
 
     def loss(token: Tensor) -> float:
         """Negative log marginal likelihood at the published start."""
-        model = _DeepKernelGP(PAPER, features, 0, len(rows), seed=0).train()
+        model = DeepKernelGP(PAPER, features, 0, len(rows), seed=0).train()
         x = model.inputs(features.rows(positions, token), None)
         model.set_train_data(x, target, strict=False)
         return -gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)(model(x), target).item()
@@ -232,7 +232,7 @@ def test_the_token_moves_to_where_the_likelihood_is_larger() -> None:
     slopes = []
     for step in torch.eye(4) * 1e-2:
         slopes.append(loss(features.token + step) - loss(features.token - step))
-    token = fitted(replace(PAPER, rate_decay=1e-12), features)._model.token  # one step of AdamW: the sign
+    token = fitted(replace(PAPER, rate_decay=1e-12), features).model.token  # one step of AdamW: the sign
     assert torch.equal((token - features.token).sign(), -torch.tensor(slopes).sign().double())
 
 
@@ -274,7 +274,7 @@ def test_the_shortlist_holds_the_most_promising_candidates() -> None:
     few = ShortlistedFeatures(8)
     surrogate = fitted(PAPER, few)
     listed, observed = set(few.read), set(observations()[1].tolist())
-    start = LanguageGP(surrogate._model, surrogate._inputs, surrogate._y, surrogate._rows).belief()
+    start = LanguageGP(surrogate.model, surrogate.inputs, surrogate.y, surrogate.rows).belief()
     bound = start.mean + 2 * start.sd
     others = [i for i in range(N) if i not in listed]
     assert bound[sorted(listed - observed)].min() >= bound[others].max()
@@ -302,7 +302,7 @@ def test_without_a_learnable_token_there_is_no_shortlist() -> None:
 
 
 def test_the_paper_preset_starts_as_published() -> None:
-    model = _DeepKernelGP(PAPER, FixedFeatures(torch.zeros(5, 3584)), 0, 2, seed=0)
+    model = DeepKernelGP(PAPER, FixedFeatures(torch.zeros(5, 3584)), 0, 2, seed=0)
     assert model.covar_module.base_kernel.lengthscale.item() == pytest.approx(math.log(2))
     assert model.covar_module.outputscale.item() == pytest.approx(math.log(2))
     assert model.likelihood.noise.item() == pytest.approx(math.log(2) + 1e-4)
@@ -321,7 +321,7 @@ def test_the_paper_preset_learns_at_the_published_rates() -> None:
     assert (PAPER.projection_rate, PAPER.kernel_rate) == (0.002, 0.2)
     assert (PAPER.rate_decay, PAPER.weight_decay) == (0.95, 1e-3)
     # With a rate that is gone after the first step, that step is all: AdamW's first step is the rate itself.
-    model = fitted(replace(PAPER, rate_decay=1e-12), TokenFeatures())._model
+    model = fitted(replace(PAPER, rate_decay=1e-12), TokenFeatures()).model
     moved = {
         "lengthscale": model.covar_module.base_kernel.raw_lengthscale.abs().item(),
         "outputscale": model.covar_module.raw_outputscale.abs().item(),
@@ -336,10 +336,10 @@ def test_the_paper_preset_learns_at_the_published_rates() -> None:
 
 def test_projected_features_are_scaled_by_the_observed_ones() -> None:
     surrogate = fitted(PAPER, fixed_features())
-    observed = surrogate._inputs[surrogate._rows]
+    observed = surrogate.inputs[surrogate.rows]
     assert observed.min().item() == pytest.approx(-0.95)  # GPyTorch keeps 5 % of the range free
     assert observed.max().item() == pytest.approx(0.95)
-    assert surrogate._inputs.abs().max() <= 0.95 + 1e-6
+    assert surrogate.inputs.abs().max() <= 0.95 + 1e-6
 
 
 # -- outputs ------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ class Study:
         self.room_key = ROOM_KEY
         self._finished: dict[int, Trial] = {}  # by number; they do not change any more
         self._ids: dict[int, int] = {}  # Optuna's, of the trials that run here, by number
-        self._first_seen: dict[int, float] = {}  # trials without a sign of life; monotonic seconds
+        self.first_seen: dict[int, float] = {}  # trials without a sign of life; monotonic seconds
         self._closed = threading.Event()
         self._pulse: threading.Thread | None = None
 
@@ -139,10 +139,10 @@ class Study:
         """
         if not self.shared:
             return self.start(index)
-        if _taken(self.history().trials, index, budget):  # most races end here, and leave no trace
+        if taken(self.history().trials, index, budget):  # most races end here, and leave no trace
             return None
         number = self.start(index)
-        if _taken(self.history().trials[:number], index, budget):
+        if taken(self.history().trials[:number], index, budget):
             self.finish(number, _interrupted("another process took this config"))
             return None
         return number
@@ -193,12 +193,12 @@ class Study:
         # One whose process died between its creation and its first beat: clocks of machines differ, so what
         # counts is how long it has been seen here.
         unborn = [trial.number for trial in pending if _BEATS_KEY not in trial.system_attrs]
-        self._first_seen = {number: self._first_seen.get(number, now) for number in unborn}
+        self.first_seen = {number: self.first_seen.get(number, now) for number in unborn}
         return [
             trial.number
             for trial in pending
             if trial.number not in self._ids
-            and (trial._trial_id in silent or now - self._first_seen.get(trial.number, now) > grace)
+            and (trial._trial_id in silent or now - self.first_seen.get(trial.number, now) > grace)
         ]
 
     def _end(self, number: int, attributes: Mapping[str, Any], value: float | None) -> bool:
@@ -251,7 +251,8 @@ class Study:
         return Trial(frozen.number, index, _from_journal(frozen.value, attributes[_OUTCOME_KEY]))
 
 
-def _taken(trials: tuple[Trial, ...], index: int, budget: int | None) -> bool:
+def taken(trials: tuple[Trial, ...], index: int, budget: int | None) -> bool:
+    """Whether a config is another process's, or the budget is spent, after these trials."""
     count = [trial for trial in trials if not trial.interrupted]
     return any(trial.index == index for trial in count) or (budget is not None and len(count) >= budget)
 
