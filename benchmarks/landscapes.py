@@ -390,12 +390,12 @@ def _provenance(task: LandscapeTask, rows: Sequence[dict[str, str]]) -> dict[str
 def untrained_value(task: LandscapeTask) -> float:
     """What the base model scores without training."""
     work = objective(task)
-    return score(work.base, work._validation, work.config.scoring).value
+    return score(work.base, work.questions["validation"], work.config.scoring).value
 
 
 def constant_value(task: LandscapeTask) -> float:
     """What always the same answer scores at best; minus infinity for free text, which has no answers."""
-    validation = objective(task)._validation
+    validation = objective(task).questions["validation"]
     if not any(validation.references):
         return float("-inf")
     counts = Counter(validation.references)
