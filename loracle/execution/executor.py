@@ -126,7 +126,6 @@ class InProcess:
 
     def __init__(self, load: Callable[[], Objective]) -> None:
         self._load = load
-
         self._objective: Objective | None = None
         self._jobs: list[Job] = []
 
