@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from loracle.config.loading import load_config
-from loracle.run.folder import open_run
-from loracle.run.storage.opening import read_history
+from loracle.run.tune import tune
 
 # A command, which says at its end what its process has loaded, models among it.
 PROGRAM = """
@@ -50,7 +49,7 @@ def test_a_whole_run_loads_no_torch_into_its_driver(run_config: Callable[..., Pa
     assert (config.output / "report.md").exists()
 
 
-@pytest.mark.parametrize("model", ["same", "minilm"])
+@pytest.mark.parametrize("model", ["same", pytest.param("minilm", marks=pytest.mark.slow)])
 def test_prompts_are_read_in_a_worker_where_features_stay_as_they_are(
     run_config: Callable[..., Path], model: str
 ) -> None:
@@ -68,11 +67,8 @@ def test_what_a_worker_reads_is_what_the_driver_would_have_read(run_config: Call
             output=f"run{workers}",
             language={"model": "same", "prompt": "plain-v1"},
             execution={"workers": workers},
-            search={"trials": 5, "preset": "language", "seed_configs": []},
+            search={"trials": 4, "preset": "language", "seed_configs": []},
         )
-        loaded_by("tune", path)
-        config = load_config(path)
-        _, space = open_run(config.output)
-        histories.append([trial.index for trial in read_history(config.output, space).trials])
+        histories.append([trial.index for trial in tune(load_config(path)).history.trials])
     assert histories[0] == histories[1]
-    assert len(set(histories[0])) == 5
+    assert len(set(histories[0])) == 4
