@@ -32,4 +32,7 @@ def worker(
         stopped, history = work(settings, listen)
     n = len(counted(history))
     succeeded = f"{n} in all, of which {len(history.succeeded)} succeeded"
-    say(console(), f"{stopped}; {succeeded}. Next: loracle tune {shlex.quote(str(config))}")
+    following = ["loracle", "tune", str(config)]
+    for name, value in (("--storage", storage), ("--output", output)):
+        following += [] if value is None else [name, str(value)]
+    say(console(), f"{stopped}; {succeeded}. Next: {shlex.join(following)}")

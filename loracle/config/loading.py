@@ -114,6 +114,7 @@ def _explain(error: ValidationError, node: yaml.Node | None, source: str) -> str
         return f"{source}:{line}: unknown key {key!r}; {hint}"
     rules = [e["msg"].removeprefix("Value error, ") for e in errors if _place(e["loc"]) == location]
     message = " or ".join(rule[:1].lower() + rule[1:] for rule in dict.fromkeys(rules))
+    message = message.replace("input is not a valid path for <class 'pathlib.Path'>", "is the path of a file")
     given = first.get("input")
     shown = f"; got {given!r}" if isinstance(given, str | int | float) else ""
     if location[:2] in _SECRET:

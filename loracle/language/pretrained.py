@@ -63,7 +63,8 @@ def refuse_long(
     if length > limit:
         raise PromptError(
             f"the prompt is too long for {name}: {length} tokens, at most {limit} ({descriptions[row]}); "
-            "choose a shorter prompt, such as language.prompt: derived-v1, or another language.model"
+            "choose a shorter prompt (of those that ship, language.prompt: plain-v1 is the shortest), or a "
+            "language.model that reads more"
         )
 
 

@@ -95,8 +95,6 @@ def _how(
     stopped: str,
     sizes: Sizes | None,
 ) -> list[str]:
-    failures = [t.outcome.failure.kind for t in history.finished if t.outcome and t.outcome.failure]
-    kinds = ", ".join(f"{failures.count(kind)} {kind}" for kind in FailureKind if kind in failures)
     seconds = sum(trial.outcome.seconds for trial in history.finished if trial.outcome)
     lines = [
         f"- {len(history.finished)} trials, {show_duration(seconds)} of training and scoring; {stopped}.",
@@ -108,8 +106,20 @@ def _how(
         lines.append(f"- Prompts {prompt} read by {model}.")
     if sizes is not None:
         lines.append(f"- {sizes.trials(config.data.proxy)}.")
-    if kinds:
-        lines.append(f"- Failed trials: {kinds}.")
+    return lines + _failed(history)
+
+
+def _failed(history: History) -> list[str]:
+    """How many trials failed in which way, with the message of the first of each kind."""
+    failures = [(t.number, t.outcome.failure) for t in history.finished if t.outcome and t.outcome.failure]
+    lines = []
+    for kind in FailureKind:
+        of_kind = [(number, failure) for number, failure in failures if failure.kind is kind]
+        if of_kind:
+            number, failure = of_kind[0]
+            count = f"{len(of_kind)} {kind}".replace("_", " ")
+            said = escape.markdown(failure.message)
+            lines.append(f"- Failed trials: {count}. Trial {number}: {said} (`trials/{number:04d}/`)")
     return lines
 
 

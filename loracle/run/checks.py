@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,11 +14,12 @@ import torch
 from loracle.config.placeholders import split_command
 from loracle.config.settings import NO_DATA, RunConfig
 from loracle.config.training_plan import count_steps
-from loracle.errors import LoracleError
+from loracle.errors import LoracleError, StudyError
 from loracle.language.reader import load_language_model
 from loracle.own_trainer.objective import ExternalObjective
 from loracle.records.notices import About, Notice
 from loracle.records.space import SearchSpace, with_alpha
+from loracle.run.folder import require_recorded
 from loracle.run.reading import run_prompt
 from loracle.run.search import search_space
 from loracle.run.search_notices import search_notices
@@ -66,7 +66,7 @@ def examine(config: RunConfig) -> Iterator[Check]:
     except LoracleError as error:
         yield Check("input", "bad", str(error))
         return
-    yield _output(config.output)
+    yield _output(config)
 
 
 def _noticed(notices: Sequence[Notice], about: About) -> Iterator[Check]:
@@ -98,7 +98,7 @@ def _own_trainer(config: RunConfig) -> Iterator[Check]:
         yield Check("unused", "note", f"{' and '.join(given)}: a trainer of your own has its own")
     yield Check("space", "ok", f"{len(space.candidates):,} candidates of {space.size:,} configs")
     yield from _noticed(search_notices(config, space, None), "search")
-    yield _output(config.output)
+    yield _output(config)
 
 
 def _device(config: RunConfig) -> str:
@@ -184,11 +184,19 @@ def _memory(config: RunConfig, objective: TrainingObjective, space: SearchSpace)
     yield from _noticed(search_notices(config, space, model), "search")
 
 
-def _output(folder: Path) -> Check:
+def _output(config: RunConfig) -> Check:
+    folder = config.output
     try:
+        require_recorded(config)
         if (folder / "journal.log").exists():
-            return Check("output", "note", f"{folder} holds a run already; tune continues it")
+            return Check(
+                "output",
+                "note",
+                f"{folder} holds a run already; tune continues it, if data and model are still the same",
+            )
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    except StudyError as error:  # the words of `tune`
+        return Check("output", "bad", str(error))
     except OSError as error:  # a name that no file can have
         return Check("output", "bad", f"{folder} cannot be used: {error.strerror}")
     if not os.access(existing, os.W_OK):

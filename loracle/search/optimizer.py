@@ -13,7 +13,7 @@ from loracle.errors import OutcomeError, SpaceError
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import History, Outcome, Trial
 from loracle.search.observations import row_of
-from loracle.search.presets import PRESETS, Preset
+from loracle.search.presets import PRESETS, Preset, get_preset
 from loracle.search.propose import propose, recommend
 from loracle.text.escape import printable
 
@@ -29,6 +29,17 @@ class Optimizer:
         optimizer = Optimizer(default_space())
         index, = optimizer.ask()
         optimizer.tell(index, train(optimizer.space.config(index)))
+
+    Attributes:
+        space: the candidates.
+        preset: how configs are chosen; its name will do.
+        features: language features of the candidates, for presets that read prompts.
+        seed: makes the search repeatable.
+        history: all trials so far.
+
+    Raises:
+        SpaceError: `space` is no search space, or the seed no whole number.
+        ConfigError: there is no such preset.
     """
 
     space: SearchSpace
@@ -36,6 +47,16 @@ class Optimizer:
     features: Features | None = None
     seed: int = 0
     history: History = field(default_factory=History)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.space, SearchSpace):
+            raise SpaceError(
+                f"an Optimizer searches a space, such as default_space(); got {_shown(self.space)}"
+            )
+        if isinstance(self.preset, str):
+            self.preset = get_preset(self.preset)
+        if _whole(self.seed) is None:
+            raise SpaceError(f"seed is a whole number; got {_shown(self.seed)}")
 
     def ask(self, n: int = 1) -> list[int]:
         """The next `n` indices; they are pending from now on. Raises like `propose`."""

@@ -29,7 +29,7 @@ def test_says_what_was_found_and_how() -> None:
     text = report_text(config, SPACE, HISTORY, found, "all 2 trials are done")
     assert "relative gain of 50 %" in text
     assert "better by 30 points (95 % interval 20 to 40)" in text
-    assert "1 diverged" in text
+    assert "- Failed trials: 1 diverged. Trial 1: loss is NaN (`trials/0001/`)" in text
     assert "all 2 trials are done" in text
     assert "| 2 |" in text
     assert "running" in text

@@ -12,6 +12,7 @@ from conftest import copy_rows
 from loracle.config.loading import load_config
 from loracle.run.checks import Check, examine
 from loracle.run.search import search_space
+from loracle.run.tune import tune
 from loracle.training import objective
 from loracle.training.memory.plan import MemoryModel
 
@@ -36,6 +37,14 @@ def test_few_steps_and_a_run_that_exists_are_noted(run_config: Callable[..., Pat
     (path.parent / "run" / "journal.log").write_text("")
     found = states(list(examine(load_config(path))))
     assert (found["steps"], found["output"]) == ("note", "note")
+
+
+def test_what_tune_would_refuse_of_a_run_that_exists_is_bad(run_config: Callable[..., Path]) -> None:
+    tune(load_config(run_config(search={"trials": 1})))
+    path = run_config(search={"trials": 1, "seed": 4})
+    (found,) = [check for check in examine(load_config(path)) if check.name == "output"]
+    assert found.state == "bad"
+    assert "this run began with search.seed=3, now 4" in found.text
 
 
 def test_left_out_examples_are_counted(run_config: Callable[..., Path]) -> None:

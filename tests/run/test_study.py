@@ -231,6 +231,14 @@ def test_a_record_that_says_something_else_is_refused(
     assert journal.read_text() == damaged
 
 
+def test_a_journal_without_a_whole_record_is_damaged_and_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "journal.log").write_text("garbage\n")
+    for read in (read_history, open_study):
+        with pytest.raises(StudyError, match=r"journal.log:1: the journal is damaged"):
+            read(tmp_path, SPACE)
+    assert (tmp_path / "journal.log").read_text() == "garbage\n"
+
+
 def test_a_journal_of_an_earlier_version_is_continued(tmp_path: Path) -> None:
     shutil.copy(TESTS / "journals" / "version-0.1.0.log", tmp_path / "journal.log")
     study = reopened(tmp_path)

@@ -52,6 +52,8 @@ def test_a_run_leaves_everything_a_user_needs(run_config: Callable[..., Path]) -
     folder = config.output
     model = AutoPeftModelForCausalLM.from_pretrained(folder / "best")
     assert model.peft_config["default"].r == result.comparison.winner["rank"]
+    modes = {path.stat().st_mode for path in (folder / "best").iterdir() if path.suffix != ".md"}
+    assert len(modes) == 1  # who can read the settings can read the weights
     recipe = yaml.safe_load((folder / "best" / "recipe.yaml").read_text())
     assert recipe["lora"]["lora_alpha"] == result.comparison.winner["alpha"]
     sizes = recipe["training"]

@@ -342,6 +342,16 @@ def test_what_is_no_score_is_refused_in_one_line_and_nothing_is_stored(value: ob
     assert optimizer.history == before
 
 
+def test_an_optimizer_takes_presets_by_name_and_refuses_what_it_cannot_use() -> None:
+    assert Optimizer(SPACE, "numeric").ask(3) == Optimizer(SPACE, NUMERIC).ask(3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="unknown preset 'nmeric'; there are default, numeric"):
+        Optimizer(SPACE, "nmeric")  # type: ignore[arg-type]
+    with pytest.raises(SpaceError, match=r"searches a space, such as default_space\(\); got 'default'"):
+        Optimizer("default")  # type: ignore[arg-type]
+    with pytest.raises(SpaceError, match="seed is a whole number; got 'x'"):
+        Optimizer(SPACE, seed="x")  # type: ignore[arg-type]
+
+
 def test_numbers_of_numpy_and_torch_are_told_as_pythons_own() -> None:
     index, told = CANDIDATES[5], Optimizer(SPACE)
     for one in (np.int64(index), np.array(index), torch.tensor(index)):

@@ -114,7 +114,7 @@ def open_journal(path: Path, *, repair: bool) -> BaseStorage:
     content = path.read_bytes() if path.exists() else b""
     lines = content.split(b"\n")[:-1]  # what follows the last newline is being written, or was cut off
     records = [_record(line) for line in lines]
-    if records and records[-1] is None:
+    if len(records) > 1 and records[-1] is None:
         records.pop()
     if (damaged := _first_damaged(records)) is not None:
         raise StudyError(f"{path}:{damaged}: the journal is damaged; restore it or use another output")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class SavedAdapter:
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
         save_adapter(model, start, self._partial)
+        _readable(self._partial)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(self._partial))
         self._check.trained()
@@ -51,6 +53,13 @@ class SavedAdapter:
         """
         self._check.saved(self._partial)
         move_files(self._partial, self._folder)
+
+
+def _readable(folder: Path) -> None:
+    """Gives weights the mode of a new file: safetensors writes them for their owner alone."""
+    mode = (folder / "adapter_config.json").stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(stat.S_IMODE(mode))
 
 
 class SavedCheck:
