@@ -98,7 +98,7 @@ def proxy_table(found: ProxyResult) -> list[list[str]]:
 
 
 def _interval(estimate: float, low: float, high: float) -> str:
-    """A coefficient with its interval; where the scores do not vary there is none."""
+    """A coefficient with its 95 % interval; there is none of few configs, or where the scores do not vary."""
     if not math.isfinite(estimate):
-        return "none: scores do not vary"
+        return "none: too few configs, or scores that do not vary"
     return f"{estimate:.2f} ({low:.2f} to {high:.2f})" if math.isfinite(low + high) else f"{estimate:.2f}"

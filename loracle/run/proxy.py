@@ -34,6 +34,8 @@ from loracle.training.objective import TrainingObjective
 Floats = npt.NDArray[np.float64]
 
 _RESAMPLES = 2000
+_FOR_A_COEFFICIENT = 3  # configs: two are always in line, or against it
+_FOR_AN_INTERVAL = 6  # configs: the same few drawn again and again look certain
 _PUBLISHED = {0.01: "0.70 / 0.74", 0.05: "0.84 / 0.93", 0.1: "0.87 / 0.94"}  # math / code, arXiv 2602.11171
 
 
@@ -86,7 +88,8 @@ def spread_configs(space: SearchSpace, k: int, seed: int) -> list[int]:
 def correlate(part: Floats, full: Floats, seed: int) -> tuple[Correlation, ...]:
     """Pearson, Spearman and Kendall over all configs and over the better half by full training.
 
-    Configs with a NaN on either side are left out. Intervals: percentile bootstrap over configs.
+    Configs with a NaN on either side are left out. Intervals: percentile bootstrap over configs. Fewer than 3
+    configs have no coefficient (NaN), and fewer than 6 no interval.
 
     Args:
         part: scores on a fraction, (k,).
@@ -104,8 +107,9 @@ def correlate(part: Floats, full: Floats, seed: int) -> tuple[Correlation, ...]:
         for kind, coefficient in COEFFICIENTS.items():
             resampled = coefficient(x[draws], y[draws])
             resampled = resampled[np.isfinite(resampled)]
-            ends = np.percentile(resampled, (2.5, 97.5)) if len(resampled) else (np.nan, np.nan)
-            estimate = float(coefficient(x[None], y[None])[0])
+            told = len(resampled) and len(x) >= _FOR_AN_INTERVAL
+            ends = np.percentile(resampled, (2.5, 97.5)) if told else (np.nan, np.nan)
+            estimate = float(coefficient(x[None], y[None])[0]) if len(x) >= _FOR_A_COEFFICIENT else np.nan
             found.append(Correlation(kind, among, estimate, float(ends[0]), float(ends[1])))
     return tuple(found)
 

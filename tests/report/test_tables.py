@@ -104,7 +104,7 @@ def test_coefficients_of_scores_that_do_not_vary_are_no_numbers() -> None:
     )
     text = str(proxy_table(result))
     assert "nan" not in text
-    assert "none: scores do not vary" in text
+    assert "none: too few configs, or scores that do not vary" in text
     plain = result.as_json()
     assert plain["full"] == [None]
     assert plain["folder"] == "/data/NaN/run"  # only numbers become null

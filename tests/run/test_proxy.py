@@ -42,6 +42,14 @@ def test_correlations_of_a_perfect_and_a_reversed_proxy() -> None:
     assert all(c.estimate == pytest.approx(-1) for c in correlate(-full, full, seed=0))
 
 
+def test_few_configs_look_no_more_certain_than_they_are() -> None:
+    full = np.arange(4.0)
+    found = {(c.kind, c.among): c for c in correlate(2 * full + 1, full, seed=0)}
+    assert all(np.isnan(c.estimate) for (_, among), c in found.items() if among == "better half")  # of two
+    assert all(c.estimate == pytest.approx(1) for (_, among), c in found.items() if among == "all")
+    assert all(np.isnan(c.low) and np.isnan(c.high) for c in found.values())
+
+
 def test_failed_configs_are_left_out_and_intervals_contain_the_estimate() -> None:
     random = np.random.default_rng(0)
     full = random.normal(size=40)
