@@ -561,7 +561,10 @@ def test_a_search_survives_each_failure_of_its_command(said: Callable[..., str],
     assert (final["phase"], final["fraction"]) == ("final", 1.0)
     report = (config.output / "report.md").read_text()
     assert "| cost |" in report
-    assert "1 out_of_memory, 1 diverged, 1 timeout, 2 crashed, 1 lost" in report
+    for said_of in ("1 out of memory. Trial 2: ", "1 diverged. Trial 3: ", "1 timeout. Trial 4: "):
+        assert f"- Failed trials: {said_of}" in report
+    assert "- Failed trials: 2 crashed. Trial 1: the command ended with exit code" in report
+    assert "- Failed trials: 1 lost. Trial 6: the command was killed" in report
     best = yaml.safe_load((config.output / "best.yaml").read_text())
     assert subprocess.run(best["command"], shell=True, cwd=tmp_path, capture_output=True).returncode == 0
     shown = json.loads(said("show", path, "--json"))
