@@ -129,6 +129,8 @@ def first(name: str, n: int, seed: int) -> float:
     """
     code = (
         "from dataclasses import replace; import proposals as p;"
+        # What `propose` imports when it needs it.
+        "from loracle.search import acquisition, ensemble, outputs;"
         f"past = p.history({n}, {seed}); preset = replace(p.PRESETS[{name!r}], seed_configs=());"
         "print(p.seconds(lambda: p.propose(p.SPACE, past, preset)))"
     )
