@@ -134,7 +134,7 @@ def test_what_harms_nobody_is_no_failure(deed: Callable[[int, str], Outcome], tm
         assert outcome.value == 1.0
         log = (tmp_path / f"{number:04d}" / "log.txt").read_text()
         assert log.startswith("before\n"), name
-        assert "after\n" in log
+        assert "after" in log  # a thread may print between a line and its end
         pids.add(outcome.metrics["pid"])
     assert len(pids) == 1
     worker = tmp_path / "run" / "workers" / "0.log"
