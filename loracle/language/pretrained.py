@@ -45,6 +45,7 @@ def _line(error: BaseException) -> str:
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Every text as token ids, special tokens included, never cut."""
     if not texts:
         return []  # tokenizers fail on an empty batch
     only_ids = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}

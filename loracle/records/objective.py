@@ -43,6 +43,11 @@ class Report:
     memory: Mapping[str, Any] | None = None
     features: Mapping[str, Any] | None = None
 
+    @property
+    def n_examples(self) -> int | None:
+        """Training examples of a trial; None: the trainer is the user's own."""
+        return None if self.sizes is None else self.sizes.proxy
+
 
 class Objective(Protocol):
     """Anything that trains one config and says what came of it."""

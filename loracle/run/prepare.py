@@ -16,7 +16,7 @@ from loracle.records.notices import Notice, gathered
 from loracle.records.objective import Report
 from loracle.records.sizes import Sizes
 from loracle.run.identity import Identity, common_settings
-from loracle.run.search import Search, prior_contents, run_preset, search_space
+from loracle.run.search import Search, prior_contents, reads_in_worker, run_preset, search_space
 from loracle.run.search_notices import search_notices
 from loracle.run.worker import PROGRAM, load_objective
 from loracle.training.memory.plan import MemoryModel
@@ -74,7 +74,7 @@ def make_executor(config: RunConfig) -> Executor:
 
 def _prepare(config: RunConfig, executor: Executor, listen: Listener) -> Prepared:
     if config.objective is None:
-        prompts = ", and the prompts of the candidates" if run_preset(config).reads else ""
+        prompts = ", and the prompts of the candidates" if reads_in_worker(config) else ""
         listen(PhaseStarted(f"reading data and model{prompts}"))
     report = executor.load()
     local = config.execution.executor == "local"
@@ -98,8 +98,7 @@ def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Searc
     Raises:
         LoracleError: see `search_space`, `get_preset` and `reading.features_of`.
     """
-    n_examples = None if report.sizes is None else report.sizes.proxy
-    space = search_space(config, n_examples)
+    space = search_space(config, report.n_examples)
     preset = run_preset(config)
     if not preset.reads:
         return Search(space, preset, None, config.search.seed, contents=prior_contents(preset))

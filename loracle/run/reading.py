@@ -21,9 +21,8 @@ from loracle.language.prompt import Prompt, load_prompt
 from loracle.language.reader import LanguageModel, load_language_model
 from loracle.records.contents import READING
 from loracle.records.events import Listener, PhaseStarted, Step
-from loracle.records.objective import Objective, Progress, Report
-from loracle.records.space import Config, SearchSpace
-from loracle.records.trial import Outcome
+from loracle.records.objective import Objective, Report
+from loracle.records.space import SearchSpace
 from loracle.run.search import run_preset, search_space
 from loracle.search.presets import Preset, SurrogateSettings
 
@@ -66,42 +65,26 @@ class _Reading:
 
 
 class ReadingObjective:
-    """An objective that also reads the candidates, where their features stay as they are."""
+    """An objective that also reads the candidates, where their features stay as they are; see
+    `reads_in_worker`."""
 
     def __init__(self, objective: Objective, config: RunConfig) -> None:
+        self.run, self.final = objective.run, objective.final
         self._objective = objective
         self._config = config
 
     def report(self) -> Report:
         """That of the objective, with the features' file and what they are made of."""
         report, config = self._objective.report(), self._config
-        n_examples = None if report.sizes is None else report.sizes.proxy
         base = getattr(self._objective, "base", None)
         tuned = config.model or None if base is None else (base.model, base.tokenizer)
-        reading = _prepare(config, search_space(config, n_examples), n_examples, tuned)
-        if reading.learnable:
-            return report
+        space = search_space(config, report.n_examples)
+        reading = _prepare(config, space, report.n_examples, tuned)
         found = reading.features(lambda event: None)
         path = config.output / "workers" / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"features": found.all(None).contiguous()}, path)
         return replace(report, features={"file": str(path), "contents": reading.contents})
-
-    def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
-        """As the objective."""
-        return self._objective.run(config, seed=seed, folder=folder, progress=progress)
-
-    def final(
-        self,
-        config: Config,
-        *,
-        seed: int,
-        folder: Path,
-        adapter: Path | None = None,
-        progress: Progress | None = None,
-    ) -> Outcome:
-        """As the objective."""
-        return self._objective.final(config, seed=seed, folder=folder, adapter=adapter, progress=progress)
 
 
 def features_of(
@@ -119,8 +102,7 @@ def features_of(
         path.unlink(missing_ok=True)
         settled = replace(preset, surrogate=replace(preset.surrogate, learnable_token=False))
         return FixedFeatures(matrix), dict(report.features["contents"]), settled
-    n_examples = None if report.sizes is None else report.sizes.proxy
-    reading = _prepare(config, space, n_examples, config.model or None)
+    reading = _prepare(config, space, report.n_examples, config.model or None)
     settled = replace(preset, surrogate=replace(preset.surrogate, learnable_token=reading.learnable))
     return reading.features(listen), reading.contents, settled
 

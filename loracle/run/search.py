@@ -95,6 +95,19 @@ def run_preset(config: RunConfig) -> Preset:
     return preset
 
 
+def reads_in_worker(config: RunConfig) -> bool:
+    """Whether a worker reads the candidates' prompts: their features stay as they are, whatever model it is.
+
+    With a learnable token they change in every fit, so there the driver holds the model; and a node of a
+    cluster may see no run folder, through which features come back.
+    """
+    surrogate, asked = run_preset(config).surrogate, config.language.learnable_token
+    if isinstance(surrogate, EnsembleSettings) or not surrogate.language:
+        return False
+    learnable = surrogate.learnable_token if asked is None else asked
+    return config.execution.executor == "local" and not learnable
+
+
 def prior_contents(preset: Preset) -> dict[str, str]:
     """What the search has learnt from, as part of what a run is made of."""
     surrogate = preset.surrogate

@@ -23,11 +23,10 @@ def load_objective(config: RunConfig) -> Objective:
     Raises:
         LoracleError: see `TrainingObjective.from_config` and `ExternalObjective.from_config`.
     """
-    from loracle.run.search import run_preset
+    from loracle.run.search import reads_in_worker
 
     objective = _objective(config)
-    # A node of a cluster may see no run folder: there the driver reads.
-    if config.execution.executor == "local" and run_preset(config).reads:
+    if reads_in_worker(config):
         from loracle.run.reading import ReadingObjective
 
         return ReadingObjective(objective, config)

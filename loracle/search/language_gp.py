@@ -402,6 +402,7 @@ class _LogNormal:
 
 
 def priors_of(model: DeepKernelGP) -> list[_LogNormal]:
+    """The priors on the model's parameters, with what they are on."""
     return [
         _LogNormal(functools.partial(value, module), prior.loc, prior.scale)
         for _, module, prior, value, _ in model.named_priors()

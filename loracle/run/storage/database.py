@@ -120,10 +120,12 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def reason(error: BaseException, url: str | None) -> str:
+    """What an error of a database says, in one line and without the secrets of its URL."""
     cause = _cause(error)
     text = " ".join(str(getattr(cause, "orig", None) or cause).split())
     return (text if url is None else secret.scrubbed(text, url))[:200]
 
 
 def unusable(where: str, url: str | None, error: BaseException) -> StudyError:
+    """What to raise where a storage fails for good; `where` is its name for people."""
     return StudyError(f"{where}: the storage cannot be used: {reason(error, url)}")

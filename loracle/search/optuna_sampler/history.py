@@ -50,10 +50,12 @@ def trials_of(study: Study, before: int | None = None) -> list[FrozenTrial]:
 
 
 def was_interrupted(frozen: FrozenTrial) -> bool:
+    """Whether a trial was cut short from outside, so that its config is to be tried again."""
     return bool(frozen.user_attrs.get(FAILURE_KEY) == FailureKind.INTERRUPTED)
 
 
 def says_nothing(frozen: FrozenTrial, before: int | None) -> bool:
+    """Whether a trial has not begun, was refused, or is `before`, the one that is being chosen."""
     waiting = frozen.state == TrialState.WAITING
     return waiting or frozen.number == before or REFUSED_KEY in frozen.system_attrs
 
