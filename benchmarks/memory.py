@@ -33,7 +33,8 @@ from loracle.training.loop import train_adapter
 from loracle.training.memory.counting import count_footprint
 from loracle.training.memory.equations import Sizes, training_growth, training_tensors
 from loracle.training.memory.measurement import meter_of
-from loracle.training.model.base_model import Base, _has_masked_logits, weights_fingerprint
+from loracle.training.model.base_model import Base, _has_masked_logits
+from loracle.training.model.checksum import weights_checksum, weights_fingerprint
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"vocab_size": 16_000, "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8}
@@ -74,7 +75,8 @@ def make_base(kind: str, dtype: str) -> Base:
     model.eval().requires_grad_(False)
     device = torch.device("cpu")
     masked = _has_masked_logits(model, device)
-    return Base(kind, model, None, device, model.dtype, weights_fingerprint(model), (0,), 0, 1024, masked)
+    sums = weights_fingerprint(model), weights_checksum(model)
+    return Base(kind, model, None, device, model.dtype, *sums, (0,), 0, 1024, masked)
 
 
 def make_data(n: int, length: int, in_loss: int) -> Encoded:

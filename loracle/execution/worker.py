@@ -83,10 +83,12 @@ def _serve(driver: _Driver, load: Callable[[RunConfig], Objective]) -> None:
     config = RunConfig.model_validate(first["config"])
     log = os.dup(2)
     try:
+        gc.disable()  # a large tokenizer is millions of objects: looking through them is a fifth of a start
         objective = load(config)
         report = objective.report() if first["report"] else None
         gc.collect()
         gc.freeze()  # what is loaded stays: looking for garbage among it takes a tenth of a second a trial
+        gc.enable()
         driver.tell(Ready(report))
         while True:
             job = from_plain(Job, driver.hear())

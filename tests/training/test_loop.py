@@ -28,7 +28,8 @@ from loracle.training.loop import (
     train_adapter,
 )
 from loracle.training.model import adapter
-from loracle.training.model.base_model import Base, load_base, weights_fingerprint
+from loracle.training.model.base_model import Base, load_base
+from loracle.training.model.checksum import weights_fingerprint
 
 CONFIG = {"rank": 4, "alpha": 8, "dropout": 0.0, "batch_size": 8, "learning_rate": 1e-2}
 

@@ -26,7 +26,8 @@ from loracle.text.files import write_atomically
 from loracle.training import loop as training
 from loracle.training import scoring
 from loracle.training import trial as work
-from loracle.training.model.base_model import Base, Batch, counted_logits, weights_fingerprint
+from loracle.training.model.base_model import Base, Batch, counted_logits
+from loracle.training.model.checksum import weights_fingerprint
 from loracle.training.objective import TrainingObjective
 from loracle.training.scoring import score
 

@@ -22,7 +22,8 @@ from loracle.config.variants import VARIANTS
 from loracle.errors import ConfigError, ModelError
 from loracle.records.failures import one_line, says_no_memory
 from loracle.training.memory.measurement import release
-from loracle.training.model.base_model import Base, weights_fingerprint
+from loracle.training.model.base_model import Base
+from loracle.training.model.checksum import weights_checksum
 from loracle.training.model.module_tree import ModuleTree
 from loracle.training.model.positions import codes_restored
 
@@ -74,7 +75,7 @@ def restored(base: Base) -> Iterator[ModuleTree]:
     finally:
         tree.restore()
         release(base.device)
-        if weights_fingerprint(base.model) != base.fingerprint:
+        if weights_checksum(base.model) != base.checksum:
             raise ModelError(
                 f"the weights of {base.name} changed during a training, so later ones would not be "
                 "comparable; start the command again"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,11 +19,8 @@ from loracle.config.settings import RunConfig
 from loracle.errors import LoracleError, ModelError
 from loracle.records.failures import one_line, refuse_no_memory
 from loracle.training.dataset.tokens import Encoded
+from loracle.training.model.checksum import weights_checksum, weights_fingerprint
 from loracle.training.model.positions import alike
-
-# Elements hashed at once, 40 bytes each. On a CPU what fits into its cache takes a tenth of the time.
-_CHECKSUM_CHUNK = {"cpu": 1 << 18}
-_LARGE_CHUNK = 1 << 22
 
 # How sequences are put into one batch: filled up to one length, of equal length alone, or one by one.
 Batching = Literal["padded", "equal", "single"]
@@ -36,7 +32,7 @@ class Base:
 
     Attributes:
         name: folder or hub id.
-        fingerprint: checksum of all weights as loaded.
+        fingerprint, checksum: of all weights as loaded; see `checksum.py`.
         stop_ids: tokens that end a completion.
         pad_id: fills batches up.
         max_positions: tokens that the model can read, if it says so.
@@ -51,6 +47,7 @@ class Base:
     device: torch.device
     dtype: torch.dtype
     fingerprint: str
+    checksum: str
     stop_ids: tuple[int, ...]
     pad_id: int
     max_positions: int | None
@@ -118,38 +115,12 @@ def _base(name: str, model: Any, tokenizer: Any, device: torch.device, dtype: to
         device=device,
         dtype=dtype,
         fingerprint=weights_fingerprint(model),
+        checksum=weights_checksum(model),
         stop_ids=stop_ids,
         pad_id=pad_id,
         max_positions=getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None),
         masked_logits=_has_masked_logits(model, device),
     )
-
-
-def weights_fingerprint(model: torch.nn.Module) -> str:
-    """Checksum of the bits of all parameters and buffers, by name; any changed bit changes it.
-
-    Computed on the device in whole-number arithmetic, so it is exact and independent of order.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:{_checksum(tensor)};".encode())
-    return digest.hexdigest()[:32]
-
-
-def _checksum(tensor: torch.Tensor) -> int:
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    kind = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[tensor.element_size()]
-    flat = tensor.detach().contiguous().view(-1)
-    bits = flat.view(torch.int8 if flat.dtype == torch.bool else kind)
-    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    size = _CHECKSUM_CHUNK.get(tensor.device.type, _LARGE_CHUNK)
-    for start in range(0, len(bits), size):
-        chunk = bits[start : start + size].to(torch.int64)
-        place = torch.arange(start, start + len(chunk), device=tensor.device)
-        # Odd weights: modulo 2**64, a change of one element always changes the sum.
-        total += (chunk * (2 * (place * 0x9E3779B97F4A7) + 1)).sum()
-    return int(total)
 
 
 def hub_silence() -> str | None:

@@ -16,7 +16,7 @@ class ModuleTree:
     """What a model consists of at this moment. Weights are not copied: what writes into them is not undone.
 
     `restore` makes the model that again, also where a change stopped half-way. Contents of weights and
-    buffers are the caller's to compare (`model.weights_fingerprint`).
+    buffers are the caller's to compare (`checksum.py`).
     """
 
     def __init__(self, model: torch.nn.Module) -> None:

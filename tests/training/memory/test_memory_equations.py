@@ -15,7 +15,8 @@ from loracle.training.loop import train_adapter
 from loracle.training.memory.counting import count_footprint
 from loracle.training.memory.equations import Sizes, scoring_growth, training_growth, training_tensors
 from loracle.training.model.adapter import adapted
-from loracle.training.model.base_model import Base, load_base, weights_fingerprint
+from loracle.training.model.base_model import Base, load_base
+from loracle.training.model.checksum import weights_fingerprint
 
 SIZES = Sizes(32, np.array([4, 8, 12, 15]), 20.0)
 

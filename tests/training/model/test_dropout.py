@@ -21,7 +21,8 @@ from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
 from loracle.training.loop import train_adapter
 from loracle.training.model.adapter import save_adapter
-from loracle.training.model.base_model import Base, load_base, weights_fingerprint
+from loracle.training.model.base_model import Base, load_base
+from loracle.training.model.checksum import weights_checksum, weights_fingerprint
 from loracle.training.model.dropout import (
     ExampleDropout,
     Masks,
@@ -57,7 +58,8 @@ def make_base(kind: str, **shape: Any) -> Base:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(shape or SHAPE)))
     model.eval().requires_grad_(False)
-    return Base(kind, model, None, CPU, model.dtype, weights_fingerprint(model), (1,), 0, 128, False)
+    sums = weights_fingerprint(model), weights_checksum(model)
+    return Base(kind, model, None, CPU, model.dtype, *sums, (1,), 0, 128, False)
 
 
 def losses_of(base: Base, data: Encoded, dropout: float, micro_batch: int, **settings: Any) -> list[float]:

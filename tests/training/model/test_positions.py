@@ -9,7 +9,8 @@ from test_dropout import losses_of, make_base
 
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
-from loracle.training.model.base_model import Base, weights_fingerprint
+from loracle.training.model.base_model import Base
+from loracle.training.model.checksum import weights_fingerprint
 from loracle.training.model.positions import alike, codes_restored, length_breaks
 
 FIRST = 16  # tokens that the model was first trained on
