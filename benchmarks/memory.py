@@ -35,6 +35,7 @@ from loracle.training.memory.equations import Sizes, training_growth, training_t
 from loracle.training.memory.measurement import meter_of
 from loracle.training.model.base_model import Base, _has_masked_logits
 from loracle.training.model.checksum import weights_checksum, weights_fingerprint
+from loracle.training.model.output.layer import observed_output
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama": {"vocab_size": 16_000, "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8}
@@ -74,9 +75,9 @@ def make_base(kind: str, dtype: str) -> Base:
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     model.eval().requires_grad_(False)
     device = torch.device("cpu")
-    masked = _has_masked_logits(model, device)
+    masked, output = _has_masked_logits(model, device), observed_output(model, device)
     sums = weights_fingerprint(model), weights_checksum(model)
-    return Base(kind, model, None, device, model.dtype, *sums, (0,), 0, 1024, masked)
+    return Base(kind, model, None, device, model.dtype, *sums, (0,), 0, 1024, masked, output=output)
 
 
 def make_data(n: int, length: int, in_loss: int) -> Encoded:

@@ -27,6 +27,7 @@ from loracle.training.memory.equations import Sizes
 from loracle.training.memory.plan import fast_micro_batch
 from loracle.training.model.base_model import Base, _has_masked_logits
 from loracle.training.model.checksum import weights_checksum, weights_fingerprint
+from loracle.training.model.output.layer import observed_output
 
 WIDTHS = ((32, 2, 100), (96, 2, 500), (256, 4, 8000), (512, 2, 8000))  # width, layers, vocabulary
 LENGTHS = ((10, 30), (40, 120), (200, 400))  # tokens of the shortest and the longest example
@@ -45,9 +46,9 @@ def make_llama(width: int, layers: int, vocabulary: int = 8000, device: str = "c
     model = transformers.AutoModelForCausalLM.from_config(config)
     model.eval().requires_grad_(False).to(device)
     where = torch.device(device)
-    masked = _has_masked_logits(model, where)
+    masked, output = _has_masked_logits(model, where), observed_output(model, where)
     sums = weights_fingerprint(model), weights_checksum(model)
-    return Base("llama", model, None, where, model.dtype, *sums, (0,), 0, 2048, masked)
+    return Base("llama", model, None, where, model.dtype, *sums, (0,), 0, 2048, masked, output=output)
 
 
 def make_lengths(n: int, shortest: int, longest: int, vocabulary: int) -> Encoded:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from loracle.config.settings import TrainingConfig
@@ -27,8 +26,9 @@ from loracle.records.trial import Failure, FailureKind
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.memory.measurement import meter_of, out_of_memory
 from loracle.training.model.adapter import adapter_start, attach, restored
-from loracle.training.model.base_model import Base, batches, collate, counted_logits
+from loracle.training.model.base_model import Base, batches, collate
 from loracle.training.model.dropout import Masks, key_dropout, training_mode
+from loracle.training.model.output.loss import add_gradient
 from loracle.training.model.positions import length_breaks
 from loracle.training.schedule import example_order, learning_rate
 
@@ -134,7 +134,7 @@ def _fit(
     # An example that comes again in another epoch is another one to the masks, even within one batch.
     known_as = encoded.positions[order] + ((np.arange(plan.n_seen) // plan.n_examples) << 32)
     masks, breaks = Masks(seed, base.device), length_breaks(base.model)
-    key_dropout(base.model, masks, kept_logits=base.masked_logits)
+    key_dropout(base.model, masks, kept_logits=base.counted_alone)
     steps: list[Step] = []
     with training_mode(model):
         for number in range(plan.steps):
@@ -186,10 +186,7 @@ def accumulate(
     for part in batches(lengths, micro_batch, base.reading, breaks):
         batch = collate(encoded, whole.chosen[part], base)
         with masks.of(whole.step, whole.known_as[part], batch.inputs.shape[1], batch.keep):
-            logits = counted_logits(base, batch)
-            loss = cross_entropy(logits, batch.targets, reduction="sum") / n_tokens
-            loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
+            total += add_gradient(base, batch, masks, n_tokens)
     return total
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.functional import cross_entropy
 
 from loracle.config.metrics import METRICS, Metric, Needs
 from loracle.config.settings import ScoringConfig
@@ -24,7 +23,8 @@ from loracle.text.patterns import Pattern
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
 from loracle.training.intervals import Item
-from loracle.training.model.base_model import Base, batches, collate, counted_logits
+from loracle.training.model.base_model import Base, batches, collate
+from loracle.training.model.output.loss import counted_losses
 from loracle.training.model.positions import length_breaks
 
 Floats = npt.NDArray[np.float64]
@@ -272,12 +272,12 @@ def _reference_pass(base: Base, encoded: Encoded, batch_size: int) -> tuple[Floa
     breaks = length_breaks(base.model)
     for chosen in batches(encoded.lengths - 1, batch_size, base.reading, breaks):
         batch = collate(encoded, chosen, base)
-        logits = counted_logits(base, batch)
+        of_positions, greedy = counted_losses(base, batch)
         own = torch.zeros(len(chosen), dtype=torch.float32, device=base.device)
-        own.index_add_(0, batch.rows, cross_entropy(logits, batch.targets, reduction="none"))
+        own.index_add_(0, batch.rows, of_positions)
         losses[chosen] = own.double().cpu().numpy()
         rows, columns = batch.rows.cpu().numpy(), batch.columns.cpu().numpy()
-        wrong = (logits.argmax(dim=-1) != batch.targets).cpu().numpy()
+        wrong = ~greedy.cpu().numpy()
         wrong &= columns >= encoded.prompt_lengths[chosen][rows]  # earlier turns are given, not written
         matched[chosen[rows[wrong]]] = False
     return losses, matched

@@ -213,10 +213,13 @@ def test_targets_choose_the_layers(base: Base, encoded: Encoded) -> None:
     assert all("q_proj" in name or "v_proj" in name for name in weights)
 
 
-def test_models_without_masked_logits_train_alike(base: Base, encoded: Encoded) -> None:
+def test_models_that_make_their_logits_themselves_train_alike(base: Base, encoded: Encoded) -> None:
     assert base.masked_logits
-    plain = adapter_of(replace(base, masked_logits=False), encoded, CONFIG)[1]
-    assert plain == pytest.approx(adapter_of(base, encoded, CONFIG)[1], rel=1e-5)
+    assert base.output is not None
+    expected = adapter_of(base, encoded, CONFIG)[1]
+    for masked in (True, False):
+        plain = replace(base, masked_logits=masked, output=None)
+        assert adapter_of(plain, encoded, CONFIG)[1] == pytest.approx(expected, rel=1e-5)
 
 
 def test_bfloat16_base_trains_a_float32_adapter(tiny_model: Path, encoded: Encoded) -> None:

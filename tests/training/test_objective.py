@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -26,8 +26,9 @@ from loracle.text.files import write_atomically
 from loracle.training import loop as training
 from loracle.training import scoring
 from loracle.training import trial as work
-from loracle.training.model.base_model import Base, Batch, counted_logits
+from loracle.training.model.base_model import Base, Batch
 from loracle.training.model.checksum import weights_fingerprint
+from loracle.training.model.output.loss import add_gradient, counted_losses
 from loracle.training.objective import TrainingObjective
 from loracle.training.scoring import score
 
@@ -214,18 +215,20 @@ def test_what_goes_wrong_is_typed(
 
 
 def limited(
-    monkeypatch: pytest.MonkeyPatch, limit: int, name: str = "counted_logits"
+    monkeypatch: pytest.MonkeyPatch, limit: int, during: Literal["training", "scoring"] = "training"
 ) -> list[tuple[int, bool]]:
     """Lets the model take no more than `limit` sequences at a time; returns what was tried."""
     tried = []
 
-    def guard(base: Base, batch: Batch) -> torch.Tensor:
+    real: Any = add_gradient if during == "training" else counted_losses
+
+    def guard(base: Base, batch: Batch, *more: Any) -> Any:
         tried.append((len(batch.inputs), torch.is_grad_enabled()))
         if len(batch.inputs) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return counted_logits(base, batch)
+        return real(base, batch, *more)
 
-    monkeypatch.setattr(training if name == "counted_logits" else scoring, "counted_logits", guard)
+    monkeypatch.setattr(training if during == "training" else scoring, real.__name__, guard)
     return tried
 
 
@@ -291,7 +294,7 @@ def test_scoring_goes_on_in_smaller_batches_without_training_again(
 ) -> None:
     objective = make()
     expected = objective.run(CONFIG, seed=0, folder=tmp_path / "a")
-    tried = limited(monkeypatch, 3, "score")
+    tried = limited(monkeypatch, 3, "scoring")
     steps: list[int] = []
     outcome = objective.run(
         CONFIG, seed=0, folder=tmp_path / "b", progress=lambda step, *_: steps.append(step)
@@ -305,7 +308,7 @@ def test_no_training_is_repeated_because_scoring_had_no_memory(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objective = make(training={"micro_batch": 8})
-    limited(monkeypatch, 0, "score")
+    limited(monkeypatch, 0, "scoring")
     steps: list[int] = []
     outcome = objective.run(CONFIG, seed=0, folder=tmp_path, progress=lambda step, *_: steps.append(step))
     assert steps == [1, 2]
@@ -337,13 +340,13 @@ for name in ("plenty", "little"):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits the address space as Linux does")
 def test_a_real_shortage_gives_the_same_result(tmp_path: Path, write_rows: Write) -> None:
-    """The logits of 16 sequences take 490 MB here, those of 8 half of it; the limit is between."""
+    """The activations of 16 sequences take about 1 GB here, those of 8 half of it; the limit is between."""
     rows = [{"prompt": CHARACTERS[i], "completion": "ab" * 10 + f"{i:03}"} for i in range(60)]
-    folder = save_tiny_model(tmp_path / "m", vocab_size=80_000)
+    folder = save_tiny_model(tmp_path / "m", intermediate_size=60_000)
     config = run_config(
         folder, write_rows("t.jsonl", rows), data={"proxy_minimum": 16}, training={"micro_batch": 16}
     )
-    command = [sys.executable, "-c", SHORTAGE, config.model_dump_json(), str(tmp_path), str(390_000_000)]
+    command = [sys.executable, "-c", SHORTAGE, config.model_dump_json(), str(tmp_path), str(775_000_000)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     plenty, little = (line.split() for line in done.stdout.splitlines())
     assert float(little[0]) == pytest.approx(float(plenty[0]), rel=1e-5)

@@ -14,12 +14,15 @@ from loracle.config.variants import VARIANTS, tried_with
 from loracle.errors import ModelError
 from loracle.records.space import Config
 from loracle.training.dataset.tokens import Encoded
-from loracle.training.memory.equations import Floats, Footprint, Sizes
+from loracle.training.memory.equations import Floats, Footprint, Logits, Sizes
 from loracle.training.memory.measurement import meter_of, out_of_memory
 from loracle.training.memory.plan import MemoryModel
 from loracle.training.model.adapter import adapted, layers_of
-from loracle.training.model.base_model import Base, Batch, counted_logits
+from loracle.training.model.base_model import Base, Batch
 from loracle.training.model.dropout import Masks, key_dropout, training_mode
+from loracle.training.model.output.blocks import block_limits
+from loracle.training.model.output.layer import OutputLayer
+from loracle.training.model.output.loss import LOGITS_AT_ONCE, before_loss, in_blocks
 
 _RESERVE = 0.1  # share of the free memory left alone: for fragmentation, and for what others take
 _OVERHEAD = {"cuda": 64 << 20, "cpu": 16 << 20}  # bytes; workspaces of libraries, and code first used
@@ -71,10 +74,9 @@ def count_footprint(base: Base, settings: TrainingConfig, *, dropout: bool = Tru
     with torch.random.fork_rng(devices=cuda), adapted(base, plan_training(knobs, plain, 1)) as model:
         sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
         layers = layers_of(model)
-        modules = [layer.module for layer in layers]
-        weights = [layer.weight for layer in layers]
-        masks = Masks(0, base.device)
-        key_dropout(base.model, masks, kept_logits=base.masked_logits)
+        modules, weights = [layer.module for layer in layers], [layer.weight for layer in layers]
+        logits, masks = _logits(base), Masks(0, base.device)
+        key_dropout(base.model, masks, kept_logits=base.counted_alone)
         try:
             with training_mode(model):
                 with_dropout = _saved_polynomial(base, model, masks)
@@ -107,10 +109,21 @@ def count_footprint(base: Base, settings: TrainingConfig, *, dropout: bool = Tru
             VARIANTS[settings.variant].weight_copies * sum(w.numel() * w.element_size() for w in weights)
         ),
         checkpointing=settings.gradient_checkpointing,
-        masked_logits=base.masked_logits,
+        counted_alone=base.counted_alone,
+        logits=logits,
         allocator=_ALLOCATOR.get(base.device.type, 1.0),
         overhead=_OVERHEAD.get(base.device.type, 0),
     )
+
+
+def _logits(base: Base) -> Logits:
+    """Of the model with the adapters that it has now."""
+    if in_blocks(base):
+        copies = 4 if base.dtype == torch.float32 else 6  # to bfloat16 and back
+        copies += 0 if base.output == OutputLayer() else 8
+        return Logits(copies, *block_limits(base.device.type))
+    vocabulary = int(base.model.get_input_embeddings().num_embeddings)
+    return Logits(16, LOGITS_AT_ONCE, (0 if base.output is not None else vocabulary, vocabulary))
 
 
 def _key_width(config: Any) -> int:
@@ -149,11 +162,11 @@ def _saved_bytes(base: Base, length: int, held: set[int], masks: Masks) -> int:
     zero = torch.zeros(1, dtype=torch.long, device=base.device)
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one.tensor)
     with hooks, masks.of(0, [0], length, last):
-        logits = counted_logits(base, Batch(inputs, last, zero, zero, zero))
-    # What the logits do not depend on is gone by now, as some of DoRA's norms are.
+        reached = before_loss(base, Batch(inputs, last, zero, zero, zero))
+    # What the loss does not depend on is gone by now, as some of DoRA's norms are.
     storages = [one.tensor.untyped_storage() for one in (ref() for ref in kept) if one is not None]
     sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
-    del logits
+    del reached
     return sum(size for address, size in sizes.items() if address not in held)
 
 

@@ -2,7 +2,7 @@
 
 At its peak, when the backward pass begins, a training holds what was loaded before it, and in bytes
 
-    growth = allocator x (adapter + saved + max(logits, logits / 4 + gradients)) + overhead
+    growth = allocator x (adapter + saved + max(logits, gradients)) + overhead
 
 * adapter: weight, gradient and the two moments of AdamW (Kingma & Ba 2015) in float32 for every parameter,
   16; 18 where autocast makes a bfloat16 copy of it. Parameters are PEFT's own count at rank 1, times rank.
@@ -12,8 +12,10 @@ At its peak, when the backward pass begins, a training holds what was loaded bef
   give the polynomial c0 + m (c1 t + c2 t^2) of m sequences of t tokens, and a unit of rank adds one number a
   token and adapted module, the output of A. With gradient checkpointing a layer keeps its input alone (ibid.,
   section 4), and one layer at a time is computed again.
-* logits: float32 values at the k positions that count, k x vocabulary x 16: logits, log-softmax, and the
-  gradients of both. Where a model computes logits at all positions, those and their gradient come on top.
+* logits: of one block of words, whatever the vocabulary (`model/output/blocks.py`), and the gradient of the
+  hidden states at the k positions that count. An output layer with an adapter gives float32 logits at some
+  positions at a time: 16 bytes for each, with log-softmax and the gradients of both. A model that makes its
+  logits itself makes them for all k, or for all tokens; a quarter of those stays while gradients are made.
 * gradients: two float32 tensors as wide as the widest adapted module, while the first layer's backward runs.
 * allocator: what it holds for each byte of a tensor: 1 on CUDA, where PyTorch keeps blocks of like sizes. The
   heap of the C library falls into pieces: on Linux 1.3 to 3.8 were measured.
@@ -37,6 +39,21 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Logits:
+    """How many logits are there at a time.
+
+    Attributes:
+        each: bytes for each of them, with what is made of it.
+        block: so many are there at once;
+        words: but of so many words at least and at most, for each position.
+    """
+
+    each: int
+    block: int
+    words: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Footprint:
     """What trainings on a base model hold, counted on the model.
 
@@ -50,7 +67,8 @@ class Footprint:
         cached: bytes of keys and values of a token while text is generated.
         copied: bytes of weights that the variant makes anew (PiSSA).
         checkpointing: whether activations are computed again.
-        masked_logits: whether logits are computed at counted positions alone.
+        counted_alone: whether logits are computed at counted positions alone.
+        logits: how many logits are there at a time.
         allocator: bytes that it holds for each byte of a tensor.
         overhead: bytes.
     """
@@ -67,7 +85,8 @@ class Footprint:
     cached: int
     copied: int
     checkpointing: bool
-    masked_logits: bool
+    counted_alone: bool
+    logits: Logits
     allocator: float
     overhead: int
 
@@ -128,23 +147,36 @@ def training_tensors(
     saved = m * (c1 * t + c2 * t * t) + f.itemsize * f.modules * (rank - 1) * tokens
     if f.checkpointing:
         saved = f.itemsize * f.layers * f.hidden * tokens + saved / f.layers
-    logits = 16 * f.vocabulary * sizes.in_loss(m)
-    everywhere = 0 if f.masked_logits else 2 * f.itemsize * f.vocabulary * tokens
+    k = sizes.in_loss(m)
+    everywhere = 0 if f.counted_alone else 2 * f.itemsize * f.vocabulary * tokens
+    logits = f.logits.each * logits_at_once(f, k)
+    states = 16 * f.hidden * k  # sums and products of the output layer's weights
+    kept = logits / 4 if f.logits.words[0] >= f.vocabulary else 0.0  # where all of them are part of the graph
     gradients = 8 * f.widest * tokens
-    top = np.maximum(logits + everywhere, logits / 4 + gradients)
+    top = np.maximum(logits + everywhere + states, kept + gradients)
     result: Floats = adapter + c0 + saved + top + f.copied
+    return result
+
+
+def logits_at_once(footprint: Footprint, k: npt.ArrayLike) -> Floats:
+    """How many logits are there at a time where `k` positions count; same shape as `k`."""
+    k = np.asarray(k, dtype=np.float64)
+    least, most = footprint.logits.words
+    result: Floats = np.minimum(
+        footprint.vocabulary * k, np.clip(footprint.logits.block, least * k, most * k)
+    )
     return result
 
 
 def scoring_growth(footprint: Footprint, sizes: Sizes, rank: int, batch: int, written: int) -> float:
     """Bytes at the peak of scoring a batch beyond what was loaded; `written` tokens are generated for each.
 
-    Nothing is saved for a backward pass. There are the logits of a pass over the references and their
-    log-softmax, or the keys and values that generation caches, and one layer's tensors.
+    Nothing is saved for a backward pass. There are the logits of a pass over the references, or the keys and
+    values that generation caches, and one layer's tensors.
     """
     f, tokens = footprint, batch * sizes.longest
-    logits = (8 + f.itemsize % 4) * f.vocabulary * float(sizes.in_loss(batch))
-    everywhere = 0 if f.masked_logits else f.itemsize * f.vocabulary * tokens
+    logits = f.logits.each * float(logits_at_once(f, sizes.in_loss(batch)))
+    everywhere = 0 if f.counted_alone else f.itemsize * f.vocabulary * tokens
     cache = f.cached * (tokens + batch * written) if written else 0
     layer = 4 * f.itemsize * f.widest * tokens
     tensors = 16.0 * f.per_rank * rank + max(logits + everywhere, cache) + layer + f.copied

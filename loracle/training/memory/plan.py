@@ -23,7 +23,7 @@ from loracle.errors import ConfigError
 from loracle.records.space import SearchSpace, Value
 from loracle.records.trial import FailureKind, History, Outcome
 from loracle.training.dataset.tokens import Encoded
-from loracle.training.memory.equations import Footprint, Sizes, scoring_growth, training_growth
+from loracle.training.memory.equations import Footprint, Logits, Sizes, scoring_growth, training_growth
 
 Floats = npt.NDArray[np.float64]
 
@@ -86,6 +86,8 @@ class MemoryModel:
     def from_json(cls, content: Mapping[str, Any]) -> MemoryModel:
         """Reads what `as_json` wrote. Raises TypeError or KeyError where it is something else."""
         footprint = {**content["footprint"], "saved": np.array(content["footprint"]["saved"])}
+        logits = {**footprint["logits"], "words": tuple(footprint["logits"]["words"])}
+        footprint["logits"] = Logits(**logits)
         sizes = {**content["sizes"], "counted": np.array(content["sizes"]["counted"], dtype=np.int64)}
         observations = tuple(Observation(**one) for one in content["observations"])
         parts = {"footprint": Footprint(**footprint), "sizes": Sizes(**sizes), "observations": observations}

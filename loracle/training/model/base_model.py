@@ -20,6 +20,7 @@ from loracle.errors import LoracleError, ModelError
 from loracle.records.failures import one_line, refuse_no_memory
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.model.checksum import weights_checksum, weights_fingerprint
+from loracle.training.model.output.layer import OutputLayer, observed_output
 from loracle.training.model.positions import alike
 
 # How sequences are put into one batch: filled up to one length, of equal length alone, or one by one.
@@ -39,6 +40,7 @@ class Base:
         masked_logits: whether the model computes logits at chosen positions only.
         reading, writing: how sequences share a batch in a forward pass and in generation, so that each gets
             what it would get alone; `batching.observed` finds out.
+        output: how the model makes logits of what its output layer gives, if that is understood.
     """
 
     name: str
@@ -54,6 +56,12 @@ class Base:
     masked_logits: bool
     reading: Batching = "padded"
     writing: Batching = "padded"
+    output: OutputLayer | None = None
+
+    @property
+    def counted_alone(self) -> bool:
+        """Whether the output layer sees counted positions alone."""
+        return self.masked_logits or self.output is not None
 
     def precision(self) -> AbstractContextManager[Any]:
         """The context in which the model computes: bfloat16 autocast for a bfloat16 base."""
@@ -120,6 +128,7 @@ def _base(name: str, model: Any, tokenizer: Any, device: torch.device, dtype: to
         pad_id=pad_id,
         max_positions=getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None),
         masked_logits=_has_masked_logits(model, device),
+        output=observed_output(model, device),
     )
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,20 @@ class Masks:
             yield
         finally:
             self._tokens = None
+
+    @contextmanager
+    def part(self, part: slice) -> Iterator[None]:
+        """In this block, inside of one of `of`, the output layer sees some of the kept positions alone."""
+        whole = self._tokens
+        if whole is not None and whole.kept is not None:
+            chosen = torch.zeros_like(whole.kept)
+            rows, columns = whole.kept.nonzero(as_tuple=True)
+            chosen[rows[part], columns[part]] = True
+            self._tokens = replace(whole, kept=chosen)
+        try:
+            yield
+        finally:
+            self._tokens = whole
 
     def words(self, module: str, shape: torch.Size, kept: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Two words for each row of a module's input, (rows, 1) each.

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers.pytorch_utils import Conv1D
 
@@ -36,10 +35,11 @@ from loracle.training.model.adapter import (
     restored,
     save_adapter,
 )
-from loracle.training.model.base_model import Base, counted_logits
+from loracle.training.model.base_model import Base
 from loracle.training.model.batching import Tokens, observed
 from loracle.training.model.dropout import Masks, key_dropout, training_mode
 from loracle.training.model.module_tree import ModuleTree
+from loracle.training.model.output.loss import add_gradient
 from loracle.training.model.probe_notices import patterns, probe_notices
 from loracle.training.model.saved_adapter import SavedCheck, two_sequences
 
@@ -225,11 +225,9 @@ class _Step:
         try:
             model = attach(base, _plan(settings, self.dropout))
             masks = Masks(0, base.device)
-            key_dropout(base.model, masks, kept_logits=base.masked_logits)
+            key_dropout(base.model, masks, kept_logits=base.counted_alone)
             with training_mode(model), masks.of(0, range(2), batch.inputs.shape[1], batch.keep):
-                loss = cross_entropy(counted_logits(base, batch), batch.targets)
-                if loss.requires_grad:
-                    loss.backward()  # type: ignore[no-untyped-call]
+                add_gradient(base, batch, masks, len(batch.targets))
         except LoracleError:
             raise
         except Exception as error:  # of any kind: it is the model's own code, with adapters in it

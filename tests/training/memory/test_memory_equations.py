@@ -36,7 +36,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Base:
     [
         (8, 4, 0.0, {}, 0.05),
         (64, 4, 0.1, {}, 0.05),
-        (8, 2, 0.1, {}, 0.05),
+        (8, 4, 0.1, {}, 0.05),
         (8, 4, 0.0, {"variant": "dora"}, 0.1),
         (8, 4, 0.0, {"variant": "pissa"}, 0.1),
         (8, 4, 0.0, {"targets": ["q_proj", "v_proj"]}, 0.1),

@@ -133,7 +133,7 @@ def micro_batches_agree(found: Probed, encoded: Encoded) -> None:
                 for parameter in layer.trained():
                     parameter.add_(0.05 * torch.randn_like(parameter))
         masks = Masks(0, base.device)
-        key_dropout(base.model, masks, kept_logits=base.masked_logits)
+        key_dropout(base.model, masks, kept_logits=base.counted_alone)
         gradients = []
         for micro_batch in (8, 3, 1):
             with training_mode(model):
