@@ -116,6 +116,8 @@ def _base(name: str, model: Any, tokenizer: Any, device: torch.device, dtype: to
     pad_id = next(int(i) for i in padding if i is not None and i < known)
     # A plain one: penalties and samplers that a model ships would make generation differ from its logits.
     model.generation_config = GenerationConfig(eos_token_id=list(stop_ids), pad_token_id=pad_id)
+    if (output_layer := model.get_output_embeddings()) is not None:
+        output_layer.register_forward_pre_hook(_contiguous)
     return Base(
         name=name,
         model=model,
@@ -130,6 +132,15 @@ def _base(name: str, model: Any, tokenizer: Any, device: torch.device, dtype: to
         masked_logits=_has_masked_logits(model, device),
         output=observed_output(model, device),
     )
+
+
+def _contiguous(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """What the output layer reads, in one piece.
+
+    Generation reads the last token of each row, a view with gaps. On a CPU, torch multiplies such a view in
+    bfloat16 hundreds of times as slowly: 21 s against 0.06 s for 16 rows and 262,144 words.
+    """
+    return tuple(argument.contiguous() for argument in arguments)
 
 
 def hub_silence() -> str | None:

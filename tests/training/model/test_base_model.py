@@ -70,6 +70,17 @@ def test_an_adapter_is_no_base_model(tiny_model: Path, tmp_path: Path) -> None:
         load_base(run_config(tmp_path / "adapter"))
 
 
+def test_the_output_layer_reads_no_view_with_gaps(tiny_model: Path) -> None:
+    base = load_base(run_config(tiny_model, dtype="bfloat16"))
+    layer, read = base.model.get_output_embeddings(), list[torch.Tensor]()
+    forward = layer.forward
+    layer.forward = lambda hidden: (read.append(hidden), forward(hidden))[1]
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    base.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=2)
+    assert read
+    assert all(hidden.shape[1] == 1 and hidden.is_contiguous() for hidden in read)
+
+
 def test_unknown_devices_are_refused(tiny_model: Path) -> None:
     with pytest.raises(ConfigError, match=r"device: 'gpu' cannot be used here .*; set device: auto"):
         load_base(run_config(tiny_model, device="gpu"))
