@@ -138,7 +138,7 @@ KINDS = (
     Kind("nemotron", "squared activations"),
     Kind("seed_oss", "dense, biases"),
     Kind("diffllama", "differential attention"),
-    Kind("modernbert-decoder", "local and global attention", WINDOW | {"bos_token_id": 2}, (LEFT_OUT,)),
+    Kind("modernbert-decoder", "local and global attention", WINDOW | {"bos_token_id": 2}),
     Kind("gpt2", "learned positions, Conv1D", fast=True),
     Kind("gpt_neo", "learned positions, local attention", GPT_NEO),
     Kind("gpt_bigcode", "multi-query attention"),
