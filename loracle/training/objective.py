@@ -102,6 +102,7 @@ class TrainingObjective:
             self._train.tokens,
             dropout=_largest_dropout(config),
             writes=METRICS[config.scoring.metric].needs == "writing",
+            chooses=METRICS[config.scoring.metric].needs == "choices",
         )
         self.base, self._training, self._with_dropout = found.base, found.settings, found.dropout
         self.notices: tuple[Notice, ...] = gathered(

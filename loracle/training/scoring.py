@@ -2,7 +2,7 @@
 
 One forward pass over the references gives the loss and tells which of them greedy generation would write
 token by token: where the reference is the most likely token everywhere, generation gives the reference.
-Only the other items are generated.
+Only the other items are generated. Where the model chooses (`choices.py`), the right choice has the loss.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from loracle.config.metrics import METRICS, Metric, Needs
 from loracle.config.settings import ScoringConfig
 from loracle.errors import ConfigError, DataError
 from loracle.text.patterns import Pattern
+from loracle.training.choices import can_be_continued, continued_losses, shared_lengths
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
+from loracle.training.generation import generate, written_text
 from loracle.training.intervals import Item
 from loracle.training.model.base_model import Base, batches, collate
 from loracle.training.model.output.loss import counted_losses
@@ -57,6 +59,8 @@ class Questions:
         choices: where the model chooses, every example with every choice in place of its reference.
         owner: (number of choices,) which example each belongs to.
         options: (number of choices,) the text of each.
+        shared: tokens that all choices of an example begin with.
+        right: which choice is the reference of each example; None where their losses may differ.
     """
 
     encoded: Encoded
@@ -64,6 +68,8 @@ class Questions:
     choices: Encoded | None = None
     owner: npt.NDArray[np.int64] | None = None
     options: tuple[str, ...] = ()
+    shared: npt.NDArray[np.int64] | None = None
+    right: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -143,14 +149,39 @@ def prepare(
             )
     if needs != "choices":
         return Questions(encoded, references)
+    return _with_choices(Questions(encoded, references), kept, base, settings, max_length)
+
+
+def _with_choices(
+    questions: Questions, kept: Sequence[Example], base: Base, settings: ScoringConfig, max_length: int
+) -> Questions:
     options = [example.choices or tuple(settings.choices or ()) for example in kept]
     variants = [_with_reference(e, o) for e, own in zip(kept, options, strict=True) for o in own]
-    return Questions(
-        encoded,
-        references,
-        encode(variants, base.tokenizer, max_length, "error", stop_ids=base.stop_ids),
-        np.repeat(np.arange(len(kept)), [len(own) for own in options]),
-        tuple(option for own in options for option in own),
+    choices = encode(variants, base.tokenizer, max_length, "error", stop_ids=base.stop_ids)
+    owner = np.repeat(np.arange(len(kept)), [len(own) for own in options])
+    shared = shared_lengths(choices, owner)
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    places = [own.index(reference) for own, reference in zip(options, questions.references, strict=True)]
+    right = starts + np.array(places, dtype=np.int64)
+    return replace(
+        questions,
+        choices=choices,
+        owner=owner,
+        options=tuple(option for own in options for option in own),
+        shared=shared,
+        right=right if _are_references(questions.encoded, choices.select(right), shared) else None,
+    )
+
+
+def _are_references(encoded: Encoded, right: Encoded, shared: npt.NDArray[np.int64]) -> bool:
+    """Whether choices have the tokens of the references, with none that counts in what all choices share."""
+    return all(
+        np.array_equal(encoded.tokens[a:b], right.tokens[c:d])
+        and np.array_equal(encoded.counted[a:b], right.counted[c:d])
+        and not right.counted[c : c + own].any()
+        for a, b, c, d, own in zip(
+            encoded.starts, encoded.ends, right.starts, right.ends, shared, strict=True
+        )
     )
 
 
@@ -188,17 +219,6 @@ def _written_references(
     return tuple(texts)
 
 
-def written_text(base: Base, tokens: Sequence[int]) -> str:
-    """The text of generated tokens, up to the first stop token and without padding.
-
-    Other special tokens are part of it: they are part of an answer that the data write with them.
-    """
-    end = next((n for n, token in enumerate(tokens) if token in base.stop_ids), len(tokens))
-    padding = base.tokenizer.pad_token_id
-    kept = [token for token in tokens[:end] if token != padding]
-    return str(base.tokenizer.decode(kept, skip_special_tokens=False))
-
-
 def _with_reference(example: Example, reference: str) -> Example:
     if example.messages:
         last = replace(example.messages[-1], content=reference)
@@ -216,8 +236,7 @@ def score(base: Base, questions: Questions, settings: ScoringConfig) -> Score:
     """
     metric = METRICS[settings.metric]
     with torch.inference_mode():
-        losses, matched = _reference_pass(base, questions.encoded, settings.batch_size)
-        predictions = _predict(base, questions, settings, metric.needs, matched)
+        losses, predictions = _predict(base, questions, settings, metric.needs)
     verdicts = _judge(metric, questions, settings, predictions)
     tokens = questions.encoded.counts
     loss = float(losses.sum() / tokens.sum())
@@ -235,19 +254,21 @@ def score(base: Base, questions: Questions, settings: ScoringConfig) -> Score:
 
 
 def _predict(
-    base: Base, questions: Questions, settings: ScoringConfig, needs: Needs, matched: npt.NDArray[np.bool_]
-) -> list[str] | None:
-    """What the model writes, or which choice it takes, for each example; None where nothing is judged."""
+    base: Base, questions: Questions, settings: ScoringConfig, needs: Needs
+) -> tuple[Floats, list[str] | None]:
+    """Summed loss of each reference, (n,); and what the model writes, or which choice it takes, for each
+    example, None where nothing is judged."""
     if needs == "choices":
         return _choose(base, questions, settings.batch_size)
+    losses, matched = _reference_pass(base, questions.encoded, settings.batch_size)
     if needs != "writing":
-        return None
+        return losses, None
     predictions = list(questions.references)
     open_ones = np.flatnonzero(~matched | questions.encoded.goes_on)  # generation ends at the first stop
     written = generate(base, questions.encoded.select(open_ones), settings)
     for i, text in zip(open_ones, written, strict=True):
         predictions[i] = text
-    return predictions
+    return losses, predictions
 
 
 def _judge(
@@ -283,42 +304,22 @@ def _reference_pass(base: Base, encoded: Encoded, batch_size: int) -> tuple[Floa
     return losses, matched
 
 
-def _choose(base: Base, questions: Questions, batch_size: int) -> list[str]:
-    """The most likely choice of each example; ties go to the first."""
-    choices, owner = questions.choices, questions.owner
-    if choices is None or owner is None:
+def _choose(base: Base, questions: Questions, batch_size: int) -> tuple[Floats, list[str]]:
+    """Summed loss of each reference, and the most likely choice of each example; ties go to the first."""
+    choices, owner, shared = questions.choices, questions.owner, questions.shared
+    if choices is None or owner is None or shared is None:
         raise ValueError("these questions were prepared for another metric")
-    # Earlier turns of a chat are the same for all choices, so they cancel.
-    losses, _ = _reference_pass(base, choices, batch_size)
+    # What all choices share, such as earlier turns of a chat, is the same for all, so it cancels.
+    if can_be_continued(base, choices, shared):
+        of_choices = continued_losses(base, choices, owner, shared, batch_size)
+    else:
+        of_choices, _ = _reference_pass(base, choices, batch_size)
     best: dict[int, int] = {}
     for i, example in enumerate(owner.tolist()):
-        if example not in best or losses[i] < losses[best[example]]:
+        if example not in best or of_choices[i] < of_choices[best[example]]:
             best[example] = i
-    return [questions.options[best[i]] for i in range(len(questions))]
-
-
-def generate(base: Base, encoded: Encoded, settings: ScoringConfig) -> list[str]:
-    """What the model writes after each prompt, greedily, until a stop token or `max_new_tokens`."""
-    texts = [""] * len(encoded)
-    longest = int(encoded.prompt_lengths.max(initial=0)) + settings.max_new_tokens
-    how = base.writing
-    if how == "padded" and any(b < longest for b in length_breaks(base.model)):
-        how = "equal"  # each would reach the break at the step of the longest
-    for chosen in batches(encoded.prompt_lengths, settings.batch_size, how):
-        width = int(encoded.prompt_lengths[chosen].max())
-        ids = np.full((len(chosen), width), base.pad_id, dtype=np.int64)
-        mask = np.zeros((len(chosen), width), dtype=np.int64)
-        for row, i in enumerate(chosen):
-            start, length = encoded.starts[i], encoded.prompt_lengths[i]
-            ids[row, width - length :] = encoded.tokens[start : start + length]
-            mask[row, width - length :] = 1
-        with base.precision():
-            written = base.model.generate(
-                input_ids=torch.from_numpy(ids).to(base.device),
-                attention_mask=torch.from_numpy(mask).to(base.device),
-                do_sample=False,
-                max_new_tokens=settings.max_new_tokens,
-            )[:, width:].tolist()
-        for i, tokens in zip(chosen, written, strict=True):
-            texts[i] = written_text(base, tokens)
-    return texts
+    if questions.right is not None:
+        losses: Floats = of_choices[questions.right]
+    else:
+        losses, _ = _reference_pass(base, questions.encoded, batch_size)
+    return losses, [questions.options[best[i]] for i in range(len(questions))]

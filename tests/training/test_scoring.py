@@ -22,6 +22,7 @@ from loracle.text.patterns import Pattern
 from loracle.training import scoring
 from loracle.training.dataset.shapes import Example, Message
 from loracle.training.dataset.tokens import encode
+from loracle.training.generation import generate
 from loracle.training.intervals import confidence_interval, paired_difference
 from loracle.training.loop import train_adapter
 from loracle.training.model.base_model import Base, load_base
@@ -31,7 +32,6 @@ from loracle.training.scoring import (
     answer,
     answer_pattern,
     check_scoring,
-    generate,
     prepare,
     score,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,8 @@ class Base:
         masked_logits: whether the model computes logits at chosen positions only.
         reading, writing: how sequences share a batch in a forward pass and in generation, so that each gets
             what it would get alone; `batching.observed` finds out.
+        continuing: how prompts share a batch where each is continued several times from its keys and values;
+            None where the model cannot be continued so, or nobody asked.
         output: how the model makes logits of what its output layer gives, if that is understood.
     """
 
@@ -56,6 +58,7 @@ class Base:
     masked_logits: bool
     reading: Batching = "padded"
     writing: Batching = "padded"
+    continuing: Batching | None = None
     output: OutputLayer | None = None
 
     @property
@@ -215,6 +218,7 @@ class Batch:
         keep: (b, t) positions whose next token counts in the loss.
         targets: (k,) those next tokens, row by row.
         rows, columns: (k,) where each target stands in the uncut sequences.
+        more: what else the model is given, such as keys and values of what stands before.
     """
 
     inputs: torch.Tensor
@@ -222,6 +226,7 @@ class Batch:
     targets: torch.Tensor
     rows: torch.Tensor
     columns: torch.Tensor
+    more: Mapping[str, Any] = field(kw_only=True, default_factory=lambda: {"use_cache": False})
 
 
 def batches(
@@ -255,8 +260,8 @@ def counted_logits(base: Base, batch: Batch) -> torch.Tensor:
     """Logits at the positions whose next token counts, shape (k, vocabulary), float32."""
     with base.precision():
         if base.masked_logits:
-            kept = base.model(input_ids=batch.inputs, use_cache=False, logits_to_keep=batch.keep).logits
+            kept = base.model(input_ids=batch.inputs, logits_to_keep=batch.keep, **batch.more).logits
         else:
-            kept = base.model(input_ids=batch.inputs, use_cache=False).logits[batch.keep]
+            kept = base.model(input_ids=batch.inputs, **batch.more).logits[batch.keep]
     logits: torch.Tensor = kept.float()
     return logits

@@ -16,21 +16,25 @@ import numpy.typing as npt
 import torch
 
 from loracle.errors import LoracleError, ModelError
-from loracle.records.failures import one_line, refuse_no_memory
-from loracle.training.model.base_model import Base, Batching
+from loracle.records.failures import one_line, refuse_no_memory, says_no_memory
+from loracle.training.model.base_model import Base, Batching, counted_logits
+from loracle.training.model.continuation import read_prompts
 
 Tokens = Sequence[int] | npt.NDArray[np.integer]
 
 _LONG = 16  # tokens of the longer of two sequences
 _WRITTEN = 3  # tokens generated
-# Differences count from this share of the spread of a model's logits up; below is rounding.
+# Differences count from this share of the spread of a model's logits up; below is rounding. In float32 it is
+# the largest difference of a token's logits. In bfloat16 that grows with the vocabulary, so there it is their
+# root mean square: rounding was 0.03 at most (Gemma 3 270M), a mask that is not heeded 0.8 and more.
 _TOLERANCE = {torch.float32: 1e-3}
-_COARSE = 5e-2
+_COARSE = 0.1
 _LEAK = 1e-2  # in bfloat16: same kernels on same shapes, so no rounding; random encoders had 0.025 and more
 
 
-def observed(base: Base, tokens: Tokens, *, writes: bool) -> Base:
-    """The base with `reading` and, where the run `writes`, `writing` as the model allows them.
+def observed(base: Base, tokens: Tokens, *, writes: bool, chooses: bool = False) -> Base:
+    """The base with `reading`, and where the run `writes` or `chooses` with `writing` or `continuing`, as the
+    model allows them.
 
     `tokens` are some of the run's own, one after the other: others might stand for images.
 
@@ -44,6 +48,7 @@ def observed(base: Base, tokens: Tokens, *, writes: bool) -> Base:
             _check_causality(base, probe, alone)
             reading = _reading(base, probe, alone)
             writing = _writing(base, probe) if writes else reading
+            continuing = _continuing(base, probe, alone) if chooses else None
         except LoracleError:
             raise
         except Exception as error:  # of any kind: it is the model's own code
@@ -53,7 +58,7 @@ def observed(base: Base, tokens: Tokens, *, writes: bool) -> Base:
             raise ModelError(
                 f"model: {base.name} cannot read or write text from token ids alone: {one_line(error)}"
             ) from None
-    return replace(base, reading=reading, writing=writing)
+    return replace(base, reading=reading, writing=writing, continuing=continuing)
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,12 @@ class _Probe:
         most = base.max_positions or _LONG + _WRITTEN
         long = max(2, min(_LONG, most - _WRITTEN))
         short = max(1, long // 2 + 1)
-        stream = np.resize(np.asarray(tokens, dtype=np.int64), 2 * long + short).tolist()
-        rows = (stream[:long], stream[long : 2 * long], stream[2 * long :])
-        return cls(rows, sorted(set(stream)))
+        stream = np.resize(np.asarray(tokens, dtype=np.int64), 2 * long + short)
+        rows = [stream[:long], stream[long : 2 * long], stream[2 * long :]]
+        for row in rows:
+            row[0] = tokens[0]  # as examples begin: without it some models are beside themselves
+        first, second, third = (row.tolist() for row in rows)
+        return cls((first, second, third), sorted({*first, *second, *third}))
 
 
 def _check_causality(base: Base, probe: _Probe, alone: list[torch.Tensor]) -> None:
@@ -84,8 +92,7 @@ def _check_causality(base: Base, probe: _Probe, alone: list[torch.Tensor]) -> No
         if len(row) < 2 or other is None:  # the data hold one token alone
             continue
         after = _logits(base, [[*row[:-1], other]])[0]
-        tolerance = _TOLERANCE.get(base.dtype, _LEAK)
-        leaks.append(_differ(after[:-1], before[:-1], tolerance, anywhere=True))
+        leaks.append(_leaks(base, after[:-1], before[:-1]))
     if leaks and all(leaks):
         raise ModelError(
             f"model: {base.name} ({type(base.model).__name__}) looks at later tokens: what it predicts at a "
@@ -96,7 +103,7 @@ def _check_causality(base: Base, probe: _Probe, alone: list[torch.Tensor]) -> No
 def _reading(base: Base, probe: _Probe, alone: list[torch.Tensor]) -> Batching:
     """How sequences can be read together where they are filled up on the right, without a mask."""
     first, second, short = probe.rows
-    differ = partial(_differ, tolerance=_TOLERANCE.get(base.dtype, _COARSE))
+    differ = partial(_differ, base)
     together = _logits(base, [first, second])
     if differ(together[0], alone[0]) or differ(together[1], alone[1]):
         return "single"
@@ -108,7 +115,7 @@ def _reading(base: Base, probe: _Probe, alone: list[torch.Tensor]) -> Batching:
 def _writing(base: Base, probe: _Probe) -> Batching:
     """How sequences can be continued together where they are filled up on the left and masked."""
     first, second, short = probe.rows
-    differ = partial(_differ, tolerance=_TOLERANCE.get(base.dtype, _COARSE))
+    differ = partial(_differ, base)
     alone = [_written(base, [row])[0] for row in probe.rows]
     together = _written(base, [first, second])
     if differ(together[0], alone[0]) or differ(together[1], alone[1]):
@@ -116,6 +123,53 @@ def _writing(base: Base, probe: _Probe) -> Batching:
     filled = _written(base, [first, short])
     same = not differ(filled[0], alone[0]) and not differ(filled[1], alone[2])
     return "padded" if same else "equal"
+
+
+def _continuing(base: Base, probe: _Probe, alone: list[torch.Tensor]) -> Batching | None:
+    """How prompts can be read together and continued, each in two ways; None where that fails."""
+    first, second, short = range(3)
+    ways: dict[Batching, list[list[int]]] = {
+        "padded": [[first, short]],
+        "equal": [[first, second]],
+        "single": [[first], [second]],
+    }
+    for how, groups in ways.items():
+        try:
+            if all(_continues(base, probe, alone, group) for group in groups):
+                return how
+        except Exception as error:  # of any kind: it is the model's own code
+            if says_no_memory(error):
+                raise
+    return None
+
+
+def _continues(base: Base, probe: _Probe, alone: list[torch.Tensor], group: list[int]) -> bool:
+    """Whether the ends of some rows, behind what comes before them, get the logits of the whole rows."""
+    cut = min(_WRITTEN, min(len(probe.rows[row]) for row in group) - 1)
+    if cut < 1:
+        return False
+    differ = partial(_differ, base)
+    whole = [np.array(probe.rows[row]) for row in group]
+    read = read_prompts(base, [row[:-cut] for row in whole])
+    if read.recurrent:  # several tokens behind a state: exact on some lengths alone, or not at all
+        return False
+    for last in (False, True):  # from the same keys and values again
+        # Each behind itself and, filled up, one token short of it.
+        endings = [end for row in whole for end in (row[-cut:], row[-cut:][: max(1, cut - 1)])]
+        owners = np.repeat(np.arange(len(group)), 2)
+        counted = [np.ones(len(end), dtype=np.bool_) for end in endings]
+        batch = read.continued(base, owners, endings, counted, last=last)
+        found = None if batch is None else counted_logits(base, batch)
+        at = 0
+        for owner, end in zip(owners.tolist(), endings, strict=True):
+            expected = alone[group[owner]][-cut - 1 :][: len(end)]
+            own = read.logits[owner][None]
+            if found is not None:
+                own = torch.cat([own, found[at : at + len(end) - 1]])
+                at += len(end) - 1
+            if differ(own, expected):
+                return False
+    return True
 
 
 def _logits(base: Base, rows: list[list[int]]) -> torch.Tensor:
@@ -144,14 +198,24 @@ def _written(base: Base, rows: list[list[int]]) -> torch.Tensor:
     return torch.stack(result.logits, dim=1).float()
 
 
-def _differ(some: torch.Tensor, others: torch.Tensor, tolerance: float, *, anywhere: bool = False) -> bool:
-    """Whether logits, (t, vocabulary) each, differ by more than rounding, for most of the tokens or anywhere.
+def _differ(base: Base, some: torch.Tensor, others: torch.Tensor) -> bool:
+    """Whether logits, (t, vocabulary) each, differ by more than rounding, for most of the tokens.
 
-    For most: where a rounding error sends one token to another expert, that token alone differs. `tolerance`
-    is a share of the spread of a token's logits.
+    For most: where a rounding error sends one token to another expert, that token alone differs.
     """
     if not len(some):
         return False
-    distances = (some - others).abs().amax(dim=-1)
-    distance = distances.max() if anywhere else distances.median()
-    return not bool(distance <= tolerance * others.std(dim=-1).mean())  # not a number differs, too
+    error = some - others
+    exact = base.dtype in _TOLERANCE
+    distances = error.abs().amax(dim=-1) if exact else error.square().mean(dim=-1).sqrt()
+    return _exceeds(distances.median(), others, _TOLERANCE.get(base.dtype, _COARSE))
+
+
+def _leaks(base: Base, some: torch.Tensor, others: torch.Tensor) -> bool:
+    """Whether any of the logits of any token differ, (t, vocabulary) each."""
+    return len(some) > 0 and _exceeds((some - others).abs().max(), others, _TOLERANCE.get(base.dtype, _LEAK))
+
+
+def _exceeds(distance: torch.Tensor, logits: torch.Tensor, tolerance: float) -> bool:
+    """Whether a distance is more than this share of the spread of a token's logits; what is no number is."""
+    return not bool(distance <= tolerance * logits.std(dim=-1).mean())

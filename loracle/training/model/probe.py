@@ -52,7 +52,7 @@ class Probed:
     """What the probe found.
 
     Attributes:
-        base: with `reading` and `writing` as the model allows them.
+        base: with `reading`, `writing` and `continuing` as the model allows them.
         settings: with `targets` as they are adapted, where some had to be left out.
         dropout: whether the adapters can have dropout; those of weights that belong to no module cannot.
         notices: what the user must see.
@@ -64,14 +64,22 @@ class Probed:
     notices: tuple[Notice, ...]
 
 
-def probe(base: Base, settings: TrainingConfig, tokens: Tokens, *, dropout: float, writes: bool) -> Probed:
+def probe(
+    base: Base,
+    settings: TrainingConfig,
+    tokens: Tokens,
+    *,
+    dropout: float,
+    writes: bool,
+    chooses: bool = False,
+) -> Probed:
     """Tries a run's adapters on its model, which is left as it was. No copy of the model is made.
 
     Args:
         settings: of the run.
         tokens: some of the run's, one after the other.
         dropout: the largest that a trial may have.
-        writes: whether scoring generates text.
+        writes, chooses: whether scoring generates text, or compares choices.
 
     Raises:
         ConfigError: PEFT or the model refuses the adapters, or no gradient reaches any.
@@ -80,7 +88,7 @@ def probe(base: Base, settings: TrainingConfig, tokens: Tokens, *, dropout: floa
     cuda = [base.device.index or 0] if base.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), restored(base) as tree:
         torch.manual_seed(0)
-        base = observed(base, tokens, writes=writes)
+        base = observed(base, tokens, writes=writes, chooses=chooses)
         tree.restore()  # of states that recurrent models keep
         whole = settings.targets == "all-linear"
         settings, left_out = _resolved(base, settings, tree)

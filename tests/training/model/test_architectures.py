@@ -19,13 +19,13 @@ from loracle.config.training_plan import plan_training
 from loracle.errors import LoracleError
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
+from loracle.training.generation import generate
 from loracle.training.loop import EffectiveBatch, accumulate, train_adapter
 from loracle.training.model.adapter import adapted, layers_of, restored
 from loracle.training.model.base_model import Base, load_base
 from loracle.training.model.dropout import Masks, key_dropout, training_mode
 from loracle.training.model.probe import Probed, probe
 from loracle.training.model.saved_adapter import SavedAdapter, two_sequences
-from loracle.training.scoring import generate
 
 # PEFT's, about what its own files say; the values are compared here.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -1,0 +1,51 @@
+"""What a model writes, greedily."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from loracle.config.settings import ScoringConfig
+from loracle.training.dataset.tokens import Encoded
+from loracle.training.model.base_model import Base, batches
+from loracle.training.model.positions import length_breaks
+
+
+def generate(base: Base, encoded: Encoded, settings: ScoringConfig) -> list[str]:
+    """What the model writes after each prompt, greedily, until a stop token or `max_new_tokens`."""
+    texts = [""] * len(encoded)
+    longest = int(encoded.prompt_lengths.max(initial=0)) + settings.max_new_tokens
+    how = base.writing
+    if how == "padded" and any(b < longest for b in length_breaks(base.model)):
+        how = "equal"  # each would reach the break at the step of the longest
+    for chosen in batches(encoded.prompt_lengths, settings.batch_size, how):
+        width = int(encoded.prompt_lengths[chosen].max())
+        ids = np.full((len(chosen), width), base.pad_id, dtype=np.int64)
+        mask = np.zeros((len(chosen), width), dtype=np.int64)
+        for row, i in enumerate(chosen):
+            start, length = encoded.starts[i], encoded.prompt_lengths[i]
+            ids[row, width - length :] = encoded.tokens[start : start + length]
+            mask[row, width - length :] = 1
+        with base.precision():
+            written = base.model.generate(
+                input_ids=torch.from_numpy(ids).to(base.device),
+                attention_mask=torch.from_numpy(mask).to(base.device),
+                do_sample=False,
+                max_new_tokens=settings.max_new_tokens,
+            )[:, width:].tolist()
+        for i, tokens in zip(chosen, written, strict=True):
+            texts[i] = written_text(base, tokens)
+    return texts
+
+
+def written_text(base: Base, tokens: Sequence[int]) -> str:
+    """The text of generated tokens, up to the first stop token and without padding.
+
+    Other special tokens are part of it: they are part of an answer that the data write with them.
+    """
+    end = next((n for n, token in enumerate(tokens) if token in base.stop_ids), len(tokens))
+    padding = base.tokenizer.pad_token_id
+    kept = [token for token in tokens[:end] if token != padding]
+    return str(base.tokenizer.decode(kept, skip_special_tokens=False))
