@@ -207,6 +207,7 @@ class TrainingObjective:
             config,
             self.config.scoring.batch_size,
             written=self._written,
+            continued=questions.choices is not None and self.base.continuing is not None,
         )
         plan = TrialPlan(
             base=self.base,

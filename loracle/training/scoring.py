@@ -309,17 +309,17 @@ def _choose(base: Base, questions: Questions, batch_size: int) -> tuple[Floats, 
     choices, owner, shared = questions.choices, questions.owner, questions.shared
     if choices is None or owner is None or shared is None:
         raise ValueError("these questions were prepared for another metric")
+    right = np.zeros(0, dtype=np.int64) if questions.right is None else questions.right
     # What all choices share, such as earlier turns of a chat, is the same for all, so it cancels.
     if can_be_continued(base, choices, shared):
-        of_choices = continued_losses(base, choices, owner, shared, batch_size)
+        of_choices = continued_losses(base, choices, owner, shared, right, batch_size)
     else:
         of_choices, _ = _reference_pass(base, choices, batch_size)
     best: dict[int, int] = {}
     for i, example in enumerate(owner.tolist()):
         if example not in best or of_choices[i] < of_choices[best[example]]:
             best[example] = i
-    if questions.right is not None:
-        losses: Floats = of_choices[questions.right]
-    else:
+    losses: Floats = of_choices[right]
+    if questions.right is None:
         losses, _ = _reference_pass(base, questions.encoded, batch_size)
     return losses, [questions.options[best[i]] for i in range(len(questions))]

@@ -168,16 +168,20 @@ def logits_at_once(footprint: Footprint, k: npt.ArrayLike) -> Floats:
     return result
 
 
-def scoring_growth(footprint: Footprint, sizes: Sizes, rank: int, batch: int, written: int) -> float:
+def scoring_growth(
+    footprint: Footprint, sizes: Sizes, rank: int, batch: int, written: int, continued: bool = False
+) -> float:
     """Bytes at the peak of scoring a batch beyond what was loaded; `written` tokens are generated for each.
 
     Nothing is saved for a backward pass. There are the logits of a pass over the references, or the keys and
-    values that generation caches, and one layer's tensors.
+    values that generation caches, and one layer's tensors. Where prompts are `continued`, there are the keys
+    and values of as many prompts as continuations beside the logits.
     """
     f, tokens = footprint, batch * sizes.longest
     logits = f.logits.each * float(logits_at_once(f, sizes.in_loss(batch)))
     everywhere = 0 if f.counted_alone else f.itemsize * f.vocabulary * tokens
     cache = f.cached * (tokens + batch * written) if written else 0
+    kept = 2 * f.cached * tokens if continued else 0
     layer = 4 * f.itemsize * f.widest * tokens
-    tensors = 16.0 * f.per_rank * rank + max(logits + everywhere, cache) + layer + f.copied
+    tensors = 16.0 * f.per_rank * rank + max(logits + everywhere + kept, cache) + layer + f.copied
     return f.allocator * tensors + f.overhead

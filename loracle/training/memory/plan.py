@@ -146,14 +146,23 @@ class MemoryModel:
         return math.ceil(batch_size / math.ceil(batch_size / most))  # parts of like size
 
     def scoring_batch(
-        self, encoded: Encoded, config: Mapping[str, Value], largest: int, *, written: int
+        self,
+        encoded: Encoded,
+        config: Mapping[str, Value],
+        largest: int,
+        *,
+        written: int,
+        continued: bool = False,
     ) -> int:
         """How many of these examples to score at a time: `largest`, or a power of two below.
 
-        `written` is the number of tokens that the model writes for each.
+        `written` is the number of tokens that the model writes for each; `continued` says that each goes on
+        from the keys and values of its prompt.
         """
         sizes, rank = Sizes.of(encoded), int(config["rank"])
-        growth = (scoring_growth(self.footprint, sizes, rank, b, written) for b in halvings(largest))
+        growth = (
+            scoring_growth(self.footprint, sizes, rank, b, written, continued) for b in halvings(largest)
+        )
         tried = zip(halvings(largest), growth, strict=True)
         return next((batch for batch, needed in tried if self._fits(needed)), 1)
 

@@ -17,8 +17,9 @@ import torch
 
 from loracle.errors import LoracleError, ModelError
 from loracle.records.failures import one_line, refuse_no_memory, says_no_memory
-from loracle.training.model.base_model import Base, Batching, counted_logits
+from loracle.training.model.base_model import Base, Batching
 from loracle.training.model.continuation import read_prompts
+from loracle.training.model.output.loss import logits_of_few
 
 Tokens = Sequence[int] | npt.NDArray[np.integer]
 
@@ -153,13 +154,13 @@ def _continues(base: Base, probe: _Probe, alone: list[torch.Tensor], group: list
     read = read_prompts(base, [row[:-cut] for row in whole])
     if read.recurrent:  # several tokens behind a state: exact on some lengths alone, or not at all
         return False
-    for last in (False, True):  # from the same keys and values again
+    for _ in range(2):  # from the same keys and values again
         # Each behind itself and, filled up, one token short of it.
         endings = [end for row in whole for end in (row[-cut:], row[-cut:][: max(1, cut - 1)])]
         owners = np.repeat(np.arange(len(group)), 2)
         counted = [np.ones(len(end), dtype=np.bool_) for end in endings]
-        batch = read.continued(base, owners, endings, counted, last=last)
-        found = None if batch is None else counted_logits(base, batch)
+        batch = read.continued(base, owners, endings, counted)
+        found = None if batch is None else logits_of_few(base, batch)
         at = 0
         for owner, end in zip(owners.tolist(), endings, strict=True):
             expected = alone[group[owner]][-cut - 1 :][: len(end)]

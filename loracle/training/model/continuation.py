@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from transformers import DynamicCache
 
-from loracle.training.model.base_model import Base, Batch, counted_logits
+from loracle.training.model.base_model import Base, Batch
+from loracle.training.model.output.loss import logits_of_few
 
 Ids = npt.NDArray[np.integer]
 Flags = npt.NDArray[np.bool_]
@@ -44,12 +45,10 @@ class ReadPrompts:
         return any(hasattr(layer, "conv_states") for layer in self._cache.layers)
 
     def continued(
-        self, base: Base, rows: Ids, endings: Sequence[Ids], counted: Sequence[Flags], *, last: bool
+        self, base: Base, rows: Ids, endings: Sequence[Ids], counted: Sequence[Flags]
     ) -> Batch | None:
         """A batch of endings, each behind its prompt, `rows` (n,). Its targets are the tokens that count of
         each ending but the first, whose logits are there already; None where there are none.
-
-        `last` says that nothing is continued from these prompts afterwards.
         """
         width = max(map(len, endings)) - 1
         ids = np.full((len(rows), width + 1), base.pad_id, dtype=np.int64)
@@ -59,8 +58,9 @@ class ReadPrompts:
             keep[row, 1 : len(ending)] = own[1:]
         if not keep.any():
             return None
-        cache = self._cache if last else copy.deepcopy(self._cache)
         index = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(base.device)
+        cache = copy.copy(self._cache)  # the forward pass puts new tensors into the layers of this one
+        cache.layers = [copy.copy(layer) for layer in self._cache.layers]
         cache.reorder_cache(index)
         more: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
         if self._mask is not None:
@@ -96,7 +96,7 @@ def read_prompts(base: Base, prompts: Sequence[Ids]) -> ReadPrompts:
     nothing = np.zeros(0, dtype=np.int64)
     arrays = (ids, keep, nothing, nothing, nothing)
     batch = Batch(*(torch.from_numpy(a).to(base.device) for a in arrays), more=more)
-    return ReadPrompts(counted_logits(base, batch), lengths, width, cache, seen)
+    return ReadPrompts(logits_of_few(base, batch), lengths, width, cache, seen)
 
 
 def _takes_positions(model: Any) -> bool:

@@ -20,6 +20,7 @@ from loracle.search.presets import PRESETS
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
 from loracle.training.memory.counting import build_memory_model
+from loracle.training.memory.equations import Sizes, scoring_growth
 from loracle.training.memory.plan import (
     MemoryModel,
     Observation,
@@ -98,6 +99,9 @@ def test_scoring_batches_shrink_too(model: MemoryModel, encoded: Encoded) -> Non
     tight = replace(model, room=with_room(model, CONFIG, 1).room)
     assert tight.scoring_batch(encoded, CONFIG, 100, written=64) in halvings(100)[1:]
     assert replace(model, room=0.0).scoring_batch(encoded, CONFIG, 100, written=64) == 1
+    narrow = replace(model, room=scoring_growth(model.footprint, Sizes.of(encoded), 16, 64, 0))
+    assert narrow.scoring_batch(encoded, CONFIG, 64, written=0) == 64
+    assert narrow.scoring_batch(encoded, CONFIG, 64, written=0, continued=True) < 64
 
 
 def test_workers_share_a_cpu(base: Base, encoded: Encoded, model: MemoryModel) -> None:

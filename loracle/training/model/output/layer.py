@@ -54,8 +54,9 @@ def _in_place_of(layer: torch.nn.Module, forward: Callable[[Tensor], Tensor]) ->
             layer.forward = own
 
 
-def hidden_states(model: Any, inputs: Tensor) -> Tensor:
-    """What the output layer would see of (b, t) token ids: (b, t, width), with its graph.
+def hidden_states(model: Any, inputs: Tensor, **more: Any) -> Tensor:
+    """What the output layer would see of (b, t) token ids: (b, t, width), with its graph. `more` are other
+    inputs of the model; without any it keeps no cache.
 
     The layer gives logits of no words at all, (b, t, 0), so what the model does to them costs nothing.
     """
@@ -66,7 +67,7 @@ def hidden_states(model: Any, inputs: Tensor) -> Tensor:
         return hidden.new_empty((*hidden.shape[:-1], 0))
 
     with _in_place_of(model.get_output_embeddings(), see):
-        model(input_ids=inputs, use_cache=False)
+        model(input_ids=inputs, **(more or {"use_cache": False}))
     (hidden,) = seen
     return hidden
 

@@ -75,6 +75,13 @@ def counted_losses(base: Base, batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.cat(losses), torch.cat(greedy)
 
 
+def logits_of_few(base: Base, batch: Batch) -> Tensor:
+    """Logits of the counted positions, (k, vocabulary) float32: of so few that they may be kept."""
+    if base.output is None:
+        return counted_logits(base, batch)
+    return _logits(base, base.output, _counted_states(base, batch), None, slice(None))
+
+
 def before_loss(base: Base, batch: Batch) -> Tensor:
     """What the loss is computed from, with all that its backward pass needs: hidden states, or logits."""
     return counted_logits(base, batch) if base.output is None else _counted_states(base, batch)
@@ -92,7 +99,7 @@ def _judged(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def _counted_states(base: Base, batch: Batch) -> Tensor:
     """What the output layer sees at counted positions, (k, width)."""
     with base.precision():
-        return hidden_states(base.model, batch.inputs)[batch.keep]
+        return hidden_states(base.model, batch.inputs, **batch.more)[batch.keep]
 
 
 def _is_plain(layer: nn.Module) -> bool:
