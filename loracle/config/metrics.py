@@ -22,6 +22,8 @@ class Metric:
         needs: of the trained model: `loss`, that of the references alone; `writing`, what it writes in their
             place; `choices`, the likeliest of several; `nothing`, where a trainer of the user's own scores.
         less_is_better: whether it reads without the sign of the score.
+        whole: whether an answer that departs from the reference gets nothing, so that the rest need not be
+            written.
         scale, unit: by how much a difference of scores is multiplied for people, and what it then is.
         axis: of a figure.
     """
@@ -29,6 +31,7 @@ class Metric:
     name: ClassVar[str]
     needs: ClassVar[Needs]
     less_is_better: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
     scale: ClassVar[float] = 1.0
     unit: ClassVar[str] = ""
 
@@ -92,7 +95,7 @@ class _Share(Metric):
 class ExactMatch(_Share):
     """The share of predictions whose answer is that of the reference."""
 
-    name, needs = "exact_match", "writing"
+    name, needs, whole = "exact_match", "writing", True
 
     def judge(self, answer: str | None, reference: str | None) -> bool:
         return answer is not None and answer == reference

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from loracle.config.settings import ScoringConfig
 from loracle.training.dataset.tokens import Encoded
@@ -13,8 +15,14 @@ from loracle.training.model.base_model import Base, batches
 from loracle.training.model.positions import length_breaks
 
 
-def generate(base: Base, encoded: Encoded, settings: ScoringConfig) -> list[str]:
-    """What the model writes after each prompt, greedily, until a stop token or `max_new_tokens`."""
+def generate(
+    base: Base, encoded: Encoded, settings: ScoringConfig, wanted: Sequence[str] | None = None
+) -> list[str]:
+    """What the model writes after each prompt, greedily, until a stop token or `max_new_tokens`.
+
+    With the texts that are `wanted`, (n,), a text also ends once it has as many tokens as the reference and
+    cannot become the one that is wanted, white space around it aside.
+    """
     texts = [""] * len(encoded)
     longest = int(encoded.prompt_lengths.max(initial=0)) + settings.max_new_tokens
     how = base.writing
@@ -28,16 +36,44 @@ def generate(base: Base, encoded: Encoded, settings: ScoringConfig) -> list[str]
             start, length = encoded.starts[i], encoded.prompt_lengths[i]
             ids[row, width - length :] = encoded.tokens[start : start + length]
             mask[row, width - length :] = 1
+        ends: list[StoppingCriteria] = []
+        if wanted is not None:
+            least = (encoded.lengths - encoded.prompt_lengths)[chosen].tolist()
+            ends.append(_Departed(base, width, [wanted[i] for i in chosen], least))
         with base.precision():
             written = base.model.generate(
                 input_ids=torch.from_numpy(ids).to(base.device),
                 attention_mask=torch.from_numpy(mask).to(base.device),
                 do_sample=False,
                 max_new_tokens=settings.max_new_tokens,
+                stopping_criteria=StoppingCriteriaList(ends),
             )[:, width:].tolist()
         for i, tokens in zip(chosen, written, strict=True):
             texts[i] = written_text(base, tokens)
     return texts
+
+
+class _Departed(StoppingCriteria):  # type: ignore[misc]
+    """Ends the texts that can no longer become what is wanted, once they have their `least` tokens."""
+
+    def __init__(self, base: Base, width: int, wanted: Sequence[str], least: Sequence[int]) -> None:
+        self._base, self._width = base, width
+        self._wanted = ["".join(text.split()) for text in wanted]
+        self._least = least
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Which rows of (b, width + written) end, (b,)."""
+        rows = input_ids[:, self._width :].tolist()
+        found = [self._departs(*row) for row in zip(rows, self._wanted, self._least, strict=True)]
+        return torch.tensor(found, device=input_ids.device)
+
+    def _departs(self, tokens: list[int], wanted: str, least: int) -> bool:
+        if len(tokens) < least:
+            return False
+        # A character of which only some bytes are written yet, and spaces that a tokenizer may still take
+        # away before what comes next, say nothing.
+        text = "".join(written_text(self._base, tokens).rstrip("\N{REPLACEMENT CHARACTER}").split())
+        return not wanted.startswith(text)
 
 
 def written_text(base: Base, tokens: Sequence[int]) -> str:

@@ -265,7 +265,10 @@ def _predict(
         return losses, None
     predictions = list(questions.references)
     open_ones = np.flatnonzero(~matched | questions.encoded.goes_on)  # generation ends at the first stop
-    written = generate(base, questions.encoded.select(open_ones), settings)
+    wanted = None
+    if METRICS[settings.metric].whole and settings.answer_pattern is None:
+        wanted = [questions.references[i] for i in open_ones]
+    written = generate(base, questions.encoded.select(open_ones), settings, wanted)
     for i, text in zip(open_ones, written, strict=True):
         predictions[i] = text
     return losses, predictions

@@ -212,6 +212,48 @@ def test_generation_beyond_the_model_is_refused(base: Base) -> None:
         questions_of(base, examples, EXACT.model_copy(update={"max_new_tokens": 120}))
 
 
+def test_what_can_no_longer_be_the_reference_is_not_written_to_its_end(base: Base) -> None:
+    long = EXACT.model_copy(update={"max_new_tokens": 60})
+    words = ["ab", "zzzz", "bca", "q", "cd", "xyxyxyxy"]
+    examples = examples_of([{"prompt": f"tell {word} ", "completion": word} for word in words])
+    questions = questions_of(base, examples, long)
+    steps: list[int] = []
+    hook = base.model.register_forward_pre_hook(lambda *_: steps.append(1))
+    try:
+        found = score(base, questions, long)
+        quick = len(steps)
+        whole = generate(base, questions.encoded, long)
+    finally:
+        hook.remove()
+    assert quick <= 2 + 9  # the references, the prompts, and the longest reference with its end
+    assert len(steps) - quick > 3 * quick
+    for item, text, word in zip(found.items, whole, words, strict=True):
+        assert item["correct"] == (text.strip() == word)
+        assert text.startswith(item["prediction"])
+        assert item["prediction"] == text or len(item["prediction"]) >= len(word)
+
+
+def test_what_may_still_be_the_reference_is_written_on(base: Base) -> None:
+    """A text that goes on like the reference, whatever white space stands before it, ends where it ends."""
+    long = EXACT.model_copy(update={"max_new_tokens": 40})
+    questions = questions_of(base, examples_of([{"prompt": "tell ab ", "completion": "a"}]), long)
+    (whole,) = generate(base, questions.encoded, long)
+    assert len(whole.strip()) > 5
+    for wanted in (f" {whole}\n", whole + "more", f" {whole[:-1]}"):
+        (text,) = generate(base, questions.encoded, long, [wanted])
+        assert text == whole
+    (text,) = generate(base, questions.encoded, long, ["?"])
+    assert whole.startswith(text)
+    assert len(text) < len(whole)
+
+
+def test_a_pattern_may_find_the_answer_anywhere(base: Base) -> None:
+    settings = EXACT.model_copy(update={"max_new_tokens": 30, "answer_pattern": "[a-z]$"})
+    questions = questions_of(base, examples_of([{"prompt": "tell ab ", "completion": "a"}]), settings)
+    (item,) = score(base, questions, settings).items
+    assert [item["prediction"]] == generate(base, questions.encoded, settings)
+
+
 # -- choices ----------------------------------------------------------------------------------------
 
 
