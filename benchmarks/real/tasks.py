@@ -36,7 +36,7 @@ from loracle.text.files import write_atomically
 
 SIZES = {"train": 600, "validation": 200, "test": 500}
 LONGEST = 90  # characters of a prompt, so that most rows have fewer than 48 tokens
-WORD = (7, 13)  # letters of a word to hyphenate
+WORD = (5, 8)  # letters of a word to hyphenate
 SEED = 12
 
 K = TypeVar("K", str, tuple[str, str])  # what tells kinds of rows apart
@@ -150,7 +150,7 @@ def hyphen_rows() -> list[Row]:
         word = line.partition(" ")[0]
         if re.fullmatch(f"[a-z]{{{WORD[0]},{WORD[1]}}}", word):
             hyphenated = breaks.inserted(word)
-            if hyphenated.count("-") >= 2:
+            if "-" in hyphenated:
                 rows.append(Row(f"{word}\nHyphenated:", f" {hyphenated}", word))
     return _shuffled(rows)
 
@@ -236,7 +236,7 @@ TASKS = {
             "WordNet's nouns, Debian's hyphenation patterns",
             "WordNet 3.0; the patterns' own, free (package hyphen-en-us)",
             hyphen_rows,
-            longest=14,
+            longest=10,
         ),
         Task(
             "records",

@@ -103,6 +103,8 @@ def run_trial(plan: TrialPlan, provenance: Mapping[str, Any]) -> Outcome:
         if _is_out_of_memory(result):
             result = replace(result, message=f"{result.message}; {_sizes_tried(plan, tried)}")
         outcome = Outcome(None, metrics, seconds, result, parts)
+    if plan.base.device.type == "cpu":
+        release(plan.base.device)  # so that what a worker keeps is what leaks
     return outcome
 
 

@@ -5,6 +5,7 @@ the CPU. Both answer the same questions, so that whatever plans with memory need
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 from pathlib import Path
 from typing import Protocol
@@ -47,10 +48,15 @@ def meter_of(device: torch.device) -> Meter | None:
 
 
 def release(device: torch.device) -> None:
-    """Gives back what no tensor uses any more, so that the next allocation finds it in one piece."""
+    """Gives back what no tensor uses any more, so that the next allocation finds it in one piece.
+
+    On a CPU the C library keeps what was freed: after a training of Gemma 3 270M with rank 256, 1.4 GB of it.
+    """
+    gc.collect()
     if device.type != "cpu":
-        gc.collect()
         torch.get_device_module(device).empty_cache()
+    elif (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # glibc's alone
+        trim(0)
 
 
 def out_of_memory(error: BaseException) -> Failure | None:

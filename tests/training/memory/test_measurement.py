@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 from mmap import PAGESIZE, mmap
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from loracle.training.memory.control_groups import free_in_groups
-from loracle.training.memory.measurement import ProcessMeter, meter_of
+from loracle.training.memory.measurement import ProcessMeter, meter_of, release
 
 linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux")
 GIB = 2**30
@@ -38,6 +39,20 @@ def test_the_limit_is_what_is_used_and_what_is_free() -> None:
     total = int(first.split()[1]) * 1024
     assert found.used() < found.limit() <= total
     assert found.peak() is None  # never started
+
+
+@linux
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="asks glibc")
+def test_what_a_training_frees_does_not_count_as_leaked() -> None:
+    meter = ProcessMeter()
+    before = meter.used()
+    tensors = [torch.ones(4096) for _ in range(20_000)]  # 330 MB in blocks too small to be mapped alone
+    kept = tensors[::100]  # so that the heap cannot simply shrink
+    assert meter.used() - before > 300e6
+    del tensors
+    release(torch.device("cpu"))
+    assert meter.used() - before < 60e6
+    assert len(kept) == 200
 
 
 def test_a_device_that_cannot_be_asked_has_no_meter() -> None:
