@@ -1,11 +1,15 @@
 """How well peak memory is predicted: against what the allocator gave out, and what the system counted.
 
     OMP_NUM_THREADS=1 python benchmarks/memory.py --out benchmarks/results/memory.json
+    OMP_NUM_THREADS=1 python benchmarks/memory.py --model ~/.cache/loracle/real/gemma-3-270m-float32 \\
+        --out benchmarks/results/real-memory.json
 
-Every case trains a random model of a real architecture in a process of its own. `allocated` is the peak of
-the tensors alone, added up from the profiler's record of every allocation: what
-`torch.cuda.max_memory_allocated` is on a GPU. `resident` is the growth of the process in its first training,
-`again` in a second one: these hold what the allocator keeps, and code that is used for the first time.
+Every case trains a random model of a real architecture in a process of its own, or the real one. `allocated`
+is the peak of the tensors alone, added up from the profiler's record of every allocation: what
+`torch.cuda.max_memory_allocated` is on a GPU. `resident` is how much the process grows, at its peak, in its
+first training, beyond what it had with the model loaded and free memory given back: what a run records of
+each trial. `again` is the same in a second training. Both hold what the allocator keeps, and code that is
+used for the first time. `predicted` is what a run expects of it before any trial has corrected it.
 """
 
 from __future__ import annotations
@@ -27,13 +31,13 @@ import numpy as np
 import torch
 import transformers
 
-from loracle.config.settings import TrainingConfig
+from loracle.config.settings import RunConfig, TrainingConfig
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.loop import train_adapter
 from loracle.training.memory.counting import count_footprint
 from loracle.training.memory.equations import Sizes, training_growth, training_tensors
-from loracle.training.memory.measurement import meter_of
-from loracle.training.model.base_model import Base, _has_masked_logits
+from loracle.training.memory.measurement import meter_of, release
+from loracle.training.model.base_model import Base, _has_masked_logits, load_base
 from loracle.training.model.checksum import weights_checksum, weights_fingerprint
 from loracle.training.model.output.layer import observed_output
 
@@ -64,6 +68,29 @@ CASES: tuple[tuple[str, str, int, int, int, int, float, dict[str, Any]], ...] = 
     ("gpt_neox", "float32", 8, 8, 128, 32, 0.0, {}),
     ("gpt_neox", "float32", 128, 2, 128, 32, 0.1, {"targets": ["query_key_value"]}),
 )
+
+
+# The same of a real model, Gemma 3 270M; with `--model`.
+REAL_CASES: tuple[tuple[str, str, int, int, int, int, float, dict[str, Any]], ...] = (
+    ("", "float32", 4, 1, 16, 4, 0.0, {}),
+    ("", "float32", 8, 4, 32, 4, 0.05, {}),
+    ("", "float32", 16, 16, 32, 4, 0.05, {}),
+    ("", "float32", 64, 4, 32, 4, 0.1, {}),
+    ("", "float32", 256, 2, 64, 8, 0.0, {}),
+    ("", "float32", 16, 2, 128, 127, 0.0, {}),
+    ("", "float32", 16, 4, 128, 8, 0.0, {"gradient_checkpointing": True}),
+    ("", "bfloat16", 8, 4, 32, 4, 0.05, {}),
+    ("", "bfloat16", 16, 16, 32, 4, 0.0, {}),
+    ("", "bfloat16", 128, 4, 64, 16, 0.1, {}),
+    ("", "bfloat16", 16, 4, 128, 127, 0.05, {}),
+    ("", "bfloat16", 64, 16, 32, 4, 0.05, {"gradient_checkpointing": True}),
+)
+
+
+def load_real(folder: str, dtype: str) -> Base:
+    """A model of a folder, tried as a run tries it: with its probe, and its memory counted."""
+    model = {"model": folder, "data": {"train": "none"}, "device": "cpu", "dtype": dtype}
+    return load_base(RunConfig.model_validate(model))
 
 
 def make_base(kind: str, dtype: str) -> Base:
@@ -113,11 +140,12 @@ def allocated_peak(work: Callable[[], None]) -> int:
     return int(np.cumsum(sizes).max())
 
 
-def measure(number: int, profiled: bool) -> dict[str, float]:
+def measure(number: int, profiled: bool, model: str | None) -> dict[str, float]:
     """One case in this process."""
-    kind, dtype, rank, micro_batch, length, in_loss, dropout, changes = CASES[number]
+    cases = REAL_CASES if model else CASES
+    kind, dtype, rank, micro_batch, length, in_loss, dropout, changes = cases[number]
     torch.set_num_threads(1)
-    base = make_base(kind, dtype)
+    base = load_real(model, dtype) if model else make_base(kind, dtype)
     settings = TrainingConfig(**changes, micro_batch=micro_batch, epochs=2)
     data = make_data(2 * micro_batch, length, in_loss)
     footprint = count_footprint(base, settings)
@@ -136,43 +164,51 @@ def measure(number: int, profiled: bool) -> dict[str, float]:
     if profiled:
         tensors = float(training_tensors(footprint, sizes, rank, micro_batch, dropout))
         return {"allocated": allocated_peak(lambda: train() and None), "predicted_tensors": tensors}
+    release(base.device)  # as `build_memory_model` does
     before = meter.used()
-    return {"predicted": predicted, "resident": train() - before, "again": train() - before}
+    found = {"predicted": predicted, "loaded": float(before), "resident": float(train() - before)}
+    return found if model else found | {"again": float(train() - before)}
+
+
+def run_case(number: int, model: str | None, *more: str) -> dict[str, float]:
+    """One case in a process of its own."""
+    own = ["--model", model] if model else []
+    command = [sys.executable, __file__, "--case", str(number), *own, *more]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def spread(values: list[float]) -> list[float]:
+    return [min(values), median(values), max(values)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--model", help="folder of Gemma 3 270M: its cases instead of the random models'")
     parser.add_argument("--case", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--profiled", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case is not None:
-        print(json.dumps(measure(arguments.case, arguments.profiled)))
+        print(json.dumps(measure(arguments.case, arguments.profiled, arguments.model)))
         return
     rows = []
-    print(
-        f"{'case':58}{'tensors':>9}{'pred.':>9}{'ratio':>7}{'resident':>10}{'again':>9}{'pred.':>9}{'ratio':>7}"
-    )
-    for number, case in enumerate(CASES):
-        found: dict[str, float] = {}
-        for more in ([], ["--profiled"]):
-            command = [sys.executable, __file__, "--case", str(number), *more]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found |= json.loads(done.stdout.splitlines()[-1])
+    print(f"{'case':58}{'tensors':>9}{'pred.':>9}{'ratio':>7}{'grown':>10}{'pred.':>9}{'ratio':>7}")
+    for number, case in enumerate(REAL_CASES if arguments.model else CASES):
+        found = run_case(number, arguments.model) | run_case(number, arguments.model, "--profiled")
         kind, dtype, rank, micro_batch, length, in_loss, dropout, changes = case
         about = f"{kind} {dtype} r{rank} {micro_batch}x{length} ({in_loss}) dropout {dropout} "
         about += " ".join(str(value) for value in changes.values())
-        rows.append({"case": about.strip(), **found})
+        grown = max(found["resident"], found.get("again", 0.0))
+        rows.append({"case": about.strip(), **found, "predicted_over_grown": found["predicted"] / grown})
         numbers = [found[name] / 1e6 for name in ("allocated", "predicted_tensors")]
         line = f"{about:58}{numbers[0]:>9.1f}{numbers[1]:>9.1f}{numbers[0] / numbers[1]:>7.2f}"
-        grown = [found[name] / 1e6 for name in ("resident", "again", "predicted")]
-        line += f"{grown[0]:>10.1f}{grown[1]:>9.1f}{grown[2]:>9.1f}{max(grown[:2]) / grown[2]:>7.2f}"
+        line += f"{grown / 1e6:>10.1f}{found['predicted'] / 1e6:>9.1f}{found['predicted'] / grown:>7.2f}"
         print(line, flush=True)
-    tensors = [row["allocated"] / row["predicted_tensors"] for row in rows]
-    resident = [max(row["resident"], row["again"]) / row["predicted"] for row in rows]
     summary = {
-        "allocated_over_predicted": [min(tensors), median(tensors), max(tensors)],
-        "resident_over_predicted": [min(resident), median(resident), max(resident)],
+        "allocated_over_predicted": spread([row["allocated"] / row["predicted_tensors"] for row in rows]),
+        "predicted_over_grown": spread([row["predicted_over_grown"] for row in rows]),
     }
     print(json.dumps(summary))
     if arguments.out:

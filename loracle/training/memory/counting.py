@@ -15,7 +15,7 @@ from loracle.errors import ModelError
 from loracle.records.space import Config
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.memory.equations import Floats, Footprint, Logits, Sizes
-from loracle.training.memory.measurement import meter_of, out_of_memory
+from loracle.training.memory.measurement import meter_of, out_of_memory, release
 from loracle.training.memory.plan import MemoryModel
 from loracle.training.model.adapter import adapted, layers_of
 from loracle.training.model.base_model import Base, Batch
@@ -25,8 +25,10 @@ from loracle.training.model.output.layer import OutputLayer
 from loracle.training.model.output.loss import LOGITS_AT_ONCE, before_loss, in_blocks
 
 _RESERVE = 0.1  # share of the free memory left alone: for fragmentation, and for what others take
-_OVERHEAD = {"cuda": 64 << 20, "cpu": 16 << 20}  # bytes; workspaces of libraries, and code first used
-_ALLOCATOR = {"cpu": 2.5}
+_OVERHEAD = {"cuda": 64 << 20, "cpu": 10 << 20}  # bytes; workspaces of libraries, and code first used
+# Bytes for each byte of an activation, in float32 and bfloat16; and where activations are computed again.
+_HEAP = {4: 1.75, 2: 1.5}
+_HEAP_RECOMPUTED = {4: 6.5, 2: 4.0}
 _PROBE = (8, 16, 32)  # tokens
 
 
@@ -43,6 +45,7 @@ def build_memory_model(
     """
     footprint = count_footprint(base, training, dropout=dropout)
     meter, loaded, room = meter_of(base.device), 0, None
+    release(base.device)
     if meter is not None:
         loaded = meter.used()
         free = meter.limit() - loaded
@@ -111,9 +114,16 @@ def count_footprint(base: Base, settings: TrainingConfig, *, dropout: bool = Tru
         checkpointing=settings.gradient_checkpointing,
         counted_alone=base.counted_alone,
         logits=logits,
-        allocator=_ALLOCATOR.get(base.device.type, 1.0),
+        allocator=_heap(base, settings),
         overhead=_OVERHEAD.get(base.device.type, 0),
     )
+
+
+def _heap(base: Base, settings: TrainingConfig) -> float:
+    """Bytes that the allocator holds for each byte of an activation."""
+    if base.device.type != "cpu":
+        return 1.0
+    return (_HEAP_RECOMPUTED if settings.gradient_checkpointing else _HEAP)[base.dtype.itemsize]
 
 
 def _logits(base: Base) -> Logits:
