@@ -191,9 +191,13 @@ PROMISES: dict[str, tuple[str, ...]] = {
     ),
     "| `default` | no |": ("test_optimizer::test_presets_by_name",),
     "| `numeric` | no |": ("test_optimizer::test_presets_by_name",),
-    "| `language` | yes |": ("test_tune::test_language_models_guide_the_search",),
+    "| `language` | yes |": (
+        "test_tune::test_language_models_guide_the_search",
+        "test_reading::test_the_tuned_model_reads_in_its_precision_or_in_the_one_that_is_named",
+    ),
     "| `paper` | yes, with a learnable token |": (
         "test_tune::test_language_models_guide_the_search",
+        "test_reading::test_the_tuned_model_reads_in_its_precision_or_in_the_one_that_is_named",
         "test_features::test_the_paper_preset_runs_on_an_encoder_with_a_learnable_token",
     ),
     "Presets that read prompts write every candidate as a text": (
@@ -202,6 +206,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     ),
     "A language model, by default the one being tuned": (
         "test_tune::test_language_models_guide_the_search",
+        "test_reading::test_the_tuned_model_reads_in_its_precision_or_in_the_one_that_is_named",
         "test_trie::test_each_node_is_computed_once_and_a_refresh_computes_one_position_a_text",
     ),
     "Prompts (`lora-v1`": (

@@ -345,7 +345,7 @@ def _refuse_noise(
         raise ModelError(
             f"{model.name} in {dtype} cannot tell neighbouring configs apart: its rounding moves "
             f"features by {noise:.1e}, a step of one knob by {distance:.1e}; set "
-            "language.dtype: float32 and name the model in language.model, or use another model"
+            "language.dtype: float32, or use another model"
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from loracle.config.cache_folder import cache_folder
-from loracle.config.device import pick_device
+from loracle.config.device import pick_device, pick_dtype
 from loracle.config.settings import RunConfig
 from loracle.language.causal_reader import CausalReader
 from loracle.language.features import Features, FixedFeatures, build_features
@@ -77,7 +77,10 @@ class ReadingObjective:
         """That of the objective, with the features' file and what they are made of."""
         report, config = self._objective.report(), self._config
         base = getattr(self._objective, "base", None)
-        tuned = config.model or None if base is None else (base.model, base.tokenizer)
+        dtype = pick_dtype(config.language.dtype, pick_device(config.device))
+        shared = base is not None and (dtype == base.dtype or not _own_dtype(config))
+        # Else the model is loaded once more, for reading alone.
+        tuned = (base.model, base.tokenizer) if base is not None and shared else config.model or None
         space = search_space(config, report.n_examples)
         reading = _prepare(config, space, report.n_examples, tuned)
         found = reading.features(lambda event: None)
@@ -127,7 +130,7 @@ def _prepare(config: RunConfig, space: SearchSpace, n_examples: int | None, tune
         settings,
         tuned=tuned,
         device=config.device,
-        dtype=config.dtype if settings.model == "same" else settings.dtype,
+        dtype=config.dtype if settings.model == "same" and not _own_dtype(config) else settings.dtype,
         trust_remote_code=config.trust_remote_code,
     )
     assert model is not None  # `get_preset` refuses `none`
@@ -135,3 +138,8 @@ def _prepare(config: RunConfig, space: SearchSpace, n_examples: int | None, tune
     wanted = surrogate.learnable_token and isinstance(model, CausalReader)
     learnable = wanted if settings.learnable_token is None else settings.learnable_token
     return _Reading(config, space, model, run_prompt(config, space, model, n_examples), learnable)
+
+
+def _own_dtype(config: RunConfig) -> bool:
+    """Whether prompts are read in a precision that the settings name, whatever the trainings have."""
+    return config.language.dtype != "auto"
