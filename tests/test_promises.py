@@ -23,6 +23,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Part of a statement: tests, as file::function.
 PROMISES: dict[str, tuple[str, ...]] = {
     # -- the start of the page
+    "The same on a pretrained model and real text": (
+        "test_real_model::test_a_file_that_is_not_the_published_one_is_refused",
+        "test_real_model::test_a_registry_without_the_parts_is_one_line",
+        "test_real_model::test_splits_share_no_prompt_and_every_answer_can_be_given",
+    ),
     "Finds good LoRA hyperparameters": (
         "test_tune::test_a_run_leaves_everything_a_user_needs",
         "test_cli::test_demo_beats_the_standard_settings_by_a_fifth",
@@ -245,6 +250,7 @@ NO_PROMISE = (
     "The run folder then holds",
     "Other commands:",
     "How good is it, against which tools",
+    "First results, and what they do not show yet",
     "| preset | reads prompts | for |",
     "| | knows LoRA |",
     "| [Optuna]",

@@ -160,8 +160,18 @@ def _base(part: Part, work: Path) -> dict[str, Any]:
     return found
 
 
+def run_folder(work: Path, task: str, preset: str, seed: int) -> Path:
+    """The folder of a search."""
+    return work / task / f"run-{preset}-{seed}"
+
+
+def verdict_file(folder: Path, n_trials: int) -> Path:
+    """What `loracle tune` said after so many trials; the longer search trains another winner."""
+    return folder.with_name(f"{folder.name}-{n_trials}.json")
+
+
 def _search(part: Part, work: Path) -> dict[str, Any]:
-    folder = work / part.task / f"run-{part.name}-{part.seed}"
+    folder = run_folder(work, part.task, part.name, part.seed)
     search = {"preset": part.name, "seed": part.seed}
     config = settings(TASKS[part.task], output=str(folder), search=search)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +180,7 @@ def _search(part: Part, work: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "loracle"]
     found: dict[str, Any] = {}
     for n_trials in CHECKPOINTS:
-        kept = folder.with_name(f"{folder.name}-{n_trials}.json")  # the longer search trains another winner
+        kept = verdict_file(folder, n_trials)
         if not kept.exists():
             with folder.with_suffix(".log").open("a", encoding="utf-8") as log:
                 tune = [*command, "tune", "--json", "--trials", str(n_trials), str(file)]

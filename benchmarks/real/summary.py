@@ -15,10 +15,23 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from programme import CHECKPOINTS, LANDSCAPES, N_CONFIGS, PEERS, PRESETS, ROOT, SEEDS, WORK, Part
+from programme import (
+    CHECKPOINTS,
+    LANDSCAPES,
+    N_CONFIGS,
+    PEERS,
+    PRESETS,
+    ROOT,
+    SEEDS,
+    WORK,
+    Part,
+    run_folder,
+    verdict_file,
+)
 from scipy.stats import spearmanr
 from tasks import SIZES, TASKS
 
@@ -45,22 +58,23 @@ def task_rows() -> Iterator[Row]:
         base = read(Part(task.name, "base", "model"))
         for preset in PRESETS:
             for seed in SEEDS:
-                search = read(Part(task.name, "search", preset, seed))
-                for n_trials in CHECKPOINTS if search else ():
+                for n_trials in CHECKPOINTS:
+                    found = _found(run_folder(WORK, task.name, preset, seed), n_trials)
                     row = {"task": task.name, "metric": task.metric, "preset": preset, "trials": n_trials}
-                    yield (
-                        row
-                        | {"seed": seed, "base": base and base["test"]["value"]}
-                        | _found(search, n_trials)
-                    )
+                    if found is not None:
+                        yield {**row, "seed": seed, "base": base and base["test"]["value"], **found}
 
 
-def _found(search: Row, n_trials: int) -> Row:
-    after = search["after"][str(n_trials)]
+def _found(folder: Path, n_trials: int) -> Row | None:
+    """What a search had found after so many trials; None where it is not so far."""
+    kept = verdict_file(folder, n_trials)
+    if not kept.exists():
+        return None
+    after = json.loads(kept.read_text(encoding="utf-8"))
     standard, winner = after["standard"]["test_value"], after["winner"]["test_value"]
-    trials = search["trials"][:n_trials]
+    outcomes = sorted(folder.glob("trials/*/outcome.json"))[:n_trials]  # interrupted trials have none
+    trials = [json.loads(path.read_text(encoding="utf-8")) for path in outcomes]
     full = after["standard"]["metrics"]
-    last = search["after"][str(CHECKPOINTS[-1])]
     return {
         "standard": standard,
         "winner": winner,
@@ -72,7 +86,7 @@ def _found(search: Row, n_trials: int) -> Row:
         "cost": sum(t["metrics"].get("tokens", 0.0) for t in trials) / full["tokens"],
         "seconds": sum(t["seconds"] for t in trials),
         "failed": sum(t["failure"] is not None for t in trials),
-        "verdict": last["standing"] if n_trials == CHECKPOINTS[-1] else after["standing"],
+        "verdict": after["standing"],
     }
 
 
