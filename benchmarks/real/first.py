@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 
 import fetch
@@ -41,7 +40,8 @@ def main() -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, yaml.safe_dump(config, sort_keys=False))
     fetch.say(f"loracle tune {os.path.relpath(file)}")
-    sys.exit(subprocess.run([sys.executable, "-m", "loracle", "tune", str(file)], check=False).returncode)
+    # In place of this process, which may still hold what unpacking the model took.
+    os.execv(sys.executable, [sys.executable, "-m", "loracle", "tune", str(file)])
 
 
 if __name__ == "__main__":
