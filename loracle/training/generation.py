@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from loracle.config.settings import ScoringConfig
 from loracle.training.dataset.tokens import Encoded
-from loracle.training.model.base_model import Base, batches
+from loracle.training.model.base_model import Base, batches, filled_left
 from loracle.training.model.positions import length_breaks
 
 
@@ -29,21 +28,18 @@ def generate(
     if how == "padded" and any(b < longest for b in length_breaks(base.model)):
         how = "equal"  # each would reach the break at the step of the longest
     for chosen in batches(encoded.prompt_lengths, settings.batch_size, how):
-        width = int(encoded.prompt_lengths[chosen].max())
-        ids = np.full((len(chosen), width), base.pad_id, dtype=np.int64)
-        mask = np.zeros((len(chosen), width), dtype=np.int64)
-        for row, i in enumerate(chosen):
-            start, length = encoded.starts[i], encoded.prompt_lengths[i]
-            ids[row, width - length :] = encoded.tokens[start : start + length]
-            mask[row, width - length :] = 1
+        starts, lengths = encoded.starts[chosen], encoded.prompt_lengths[chosen]
+        prompts = [encoded.tokens[a : a + n] for a, n in zip(starts, lengths, strict=True)]
+        ids, mask = filled_left(base, prompts)
+        width = ids.shape[1]
         ends: list[StoppingCriteria] = []
         if wanted is not None:
             least = (encoded.lengths - encoded.prompt_lengths)[chosen].tolist()
             ends.append(_Departed(base, width, [wanted[i] for i in chosen], least))
         with base.precision():
             written = base.model.generate(
-                input_ids=torch.from_numpy(ids).to(base.device),
-                attention_mask=torch.from_numpy(mask).to(base.device),
+                input_ids=ids,
+                attention_mask=mask,
                 do_sample=False,
                 max_new_tokens=settings.max_new_tokens,
                 stopping_criteria=StoppingCriteriaList(ends),

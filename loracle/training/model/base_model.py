@@ -256,6 +256,19 @@ def collate(encoded: Encoded, chosen: Sequence[int] | npt.NDArray[np.int64], bas
     return Batch(*(torch.from_numpy(a).to(base.device, non_blocking=True) for a in arrays))
 
 
+def filled_left(
+    base: Base, rows: Sequence[Sequence[int] | npt.NDArray[np.integer]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of rows that are to be continued, so that all end together, and their mask; (b, t) each."""
+    width = max(map(len, rows))
+    ids = np.full((len(rows), width), base.pad_id, dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=np.int64)
+    for place, row in enumerate(rows):
+        ids[place, width - len(row) :] = row
+        mask[place, width - len(row) :] = 1
+    return torch.from_numpy(ids).to(base.device), torch.from_numpy(mask).to(base.device)
+
+
 def counted_logits(base: Base, batch: Batch) -> torch.Tensor:
     """Logits at the positions whose next token counts, shape (k, vocabulary), float32."""
     with base.precision():

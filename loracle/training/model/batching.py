@@ -17,7 +17,7 @@ import torch
 
 from loracle.errors import LoracleError, ModelError
 from loracle.records.failures import one_line, refuse_no_memory, says_no_memory
-from loracle.training.model.base_model import Base, Batching
+from loracle.training.model.base_model import Base, Batching, filled_left
 from loracle.training.model.continuation import read_prompts
 from loracle.training.model.output.loss import logits_of_few
 
@@ -183,9 +183,7 @@ def _logits(base: Base, rows: list[list[int]]) -> torch.Tensor:
 
 def _written(base: Base, rows: list[list[int]]) -> torch.Tensor:
     """(b, written, vocabulary): the logits from which each token would be written."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[base.pad_id] * (width - len(row)) + row for row in rows], device=base.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=base.device)
+    ids, mask = filled_left(base, rows)
     with base.precision():
         result = base.model.generate(
             input_ids=ids,

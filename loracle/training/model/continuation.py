@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from transformers import DynamicCache
 
-from loracle.training.model.base_model import Base, Batch
+from loracle.training.model.base_model import Base, Batch, filled_left
 from loracle.training.model.output.loss import logits_of_few
 
 Ids = npt.NDArray[np.integer]
@@ -77,25 +77,19 @@ class ReadPrompts:
 def read_prompts(base: Base, prompts: Sequence[Ids]) -> ReadPrompts:
     """Reads prompts for `ReadPrompts.continued`. Without a mask where all have one length."""
     lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-    width = int(lengths.max())
-    ids = np.full((len(prompts), width), base.pad_id, dtype=np.int64)
-    mask = np.zeros((len(prompts), width), dtype=np.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = prompt
-        mask[row, width - len(prompt) :] = 1
-    keep = np.zeros((len(prompts), width), dtype=np.bool_)
+    ids, mask = filled_left(base, prompts)
+    width = ids.shape[1]
+    keep = torch.zeros_like(ids, dtype=torch.bool)
     keep[:, -1] = True
     cache = DynamicCache(config=base.model.config)
     more: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
     seen = None
     if int(lengths.min()) < width:
-        seen = torch.from_numpy(mask).to(base.device)
-        more["attention_mask"] = seen
+        more["attention_mask"] = seen = mask
         if _takes_positions(base.model):
             more["position_ids"] = (seen.cumsum(-1) - 1).clamp(min=0)
-    nothing = np.zeros(0, dtype=np.int64)
-    arrays = (ids, keep, nothing, nothing, nothing)
-    batch = Batch(*(torch.from_numpy(a).to(base.device) for a in arrays), more=more)
+    nothing = torch.zeros(0, dtype=torch.long, device=base.device)
+    batch = Batch(ids, keep, nothing, nothing, nothing, more=more)
     return ReadPrompts(logits_of_few(base, batch), lengths, width, cache, seen)
 
 

@@ -29,11 +29,7 @@ def add_gradient(base: Base, batch: Batch, masks: Masks, n_tokens: int) -> Tenso
     Call inside `masks.of`.
     """
     if base.output is None:
-        logits = counted_logits(base, batch)
-        loss = cross_entropy(logits, batch.targets, reduction="sum") / n_tokens
-        if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+        return _added(counted_logits(base, batch), batch.targets, n_tokens)
     hidden = _counted_states(base, batch)
     layer = base.model.get_output_embeddings()
     if _is_plain(layer):
@@ -44,14 +40,19 @@ def add_gradient(base: Base, batch: Batch, masks: Masks, n_tokens: int) -> Tenso
         loss = torch.zeros((), device=base.device)
         for part in _parts(layer, len(leaf)):
             logits = _logits(base, base.output, leaf[part], masks, part)
-            one = cross_entropy(logits, batch.targets[part], reduction="sum") / n_tokens
-            if one.requires_grad:
-                one.backward()  # type: ignore[no-untyped-call]
-            loss += one.detach()
+            loss += _added(logits, batch.targets[part], n_tokens)
         gradient, n_tokens = leaf.grad, 1
     if hidden.requires_grad and gradient is not None:
         hidden.backward(gradient.div_(n_tokens).to(hidden.dtype))  # type: ignore[no-untyped-call]
     return loss
+
+
+def _added(logits: Tensor, targets: Tensor, n_tokens: int) -> Tensor:
+    """Adds the gradient of the loss of these logits, divided by `n_tokens`, and returns that loss."""
+    loss = cross_entropy(logits, targets, reduction="sum") / n_tokens
+    if loss.requires_grad:
+        loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
 
 
 def counted_losses(base: Base, batch: Batch) -> tuple[Tensor, Tensor]:
