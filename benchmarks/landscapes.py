@@ -109,17 +109,18 @@ class Job:
     seed: int = SEEDS[0]
 
 
-def design(space: SearchSpace, n: int = N_CONFIGS) -> list[int]:
-    """Indices of `n` distinct configs: the standard one, then a scrambled Sobol sequence on the grid.
+def design(space: SearchSpace, n: int = N_CONFIGS, seed: int = DESIGN_SEED) -> list[int]:
+    """Indices of `n` distinct candidates: the standard one, then a scrambled Sobol sequence on the grid.
 
     The same for every task, so that landscapes can be compared config by config.
     """
     standard = space.index(RunConfig.model_fields["standard"].default)
-    sobol = qmc.Sobol(len(space.shape), scramble=True, rng=np.random.default_rng(DESIGN_SEED))
-    points = sobol.random_base2(int(np.ceil(np.log2(2 * n))))  # (2 n or more, knobs), in [0, 1)
+    sobol = qmc.Sobol(len(space.shape), scramble=True, rng=np.random.default_rng(seed))
+    points = sobol.random_base2(int(np.ceil(np.log2(4 * n))))  # (4 n or more, knobs), in [0, 1)
     places = np.floor(points * np.array(space.shape)).astype(np.int64)
-    found = np.ravel_multi_index(tuple(places.T), space.shape)
-    return list(dict.fromkeys([standard, *found.tolist()]))[:n]
+    drawn = np.ravel_multi_index(tuple(places.T), space.shape)
+    drawn = drawn[np.isin(drawn, space.candidates)]
+    return list(dict.fromkeys([standard, *drawn.tolist()]))[:n]
 
 
 def repeated(indices: Sequence[int], values: Sequence[float | None]) -> list[int]:

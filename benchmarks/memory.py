@@ -15,14 +15,10 @@ used for the first time. `predicted` is what a run expects of it before any tria
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -88,7 +84,7 @@ REAL_CASES: tuple[tuple[str, str, int, int, int, int, float, dict[str, Any]], ..
 
 
 def load_real(folder: str, dtype: str) -> Base:
-    """A model of a folder, tried as a run tries it: with its probe, and its memory counted."""
+    """The model of a folder, as a run loads it."""
     model = {"model": folder, "data": {"train": "none"}, "device": "cpu", "dtype": dtype}
     return load_base(RunConfig.model_validate(model))
 
@@ -212,13 +208,7 @@ def main() -> None:
     }
     print(json.dumps(summary))
     if arguments.out:
-        packages = ("torch", "transformers", "peft", "numpy", "loracle")
-        about = {
-            "date": datetime.date.today().isoformat(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, one thread",
-            "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
-        }
-        content = {**about, "minimum_median_maximum": summary, "cases": rows}
+        content = {**about(), "minimum_median_maximum": summary, "cases": rows}
         arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

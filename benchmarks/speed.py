@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 
-def about() -> dict[str, Any]:
-    """Date, machine and versions, for what is written."""
-    packages = ("loracle", "torch", "transformers", "peft", "numpy")
+def about(*more: str) -> dict[str, Any]:
+    """Date, machine and versions, of `more` packages too, for what is written."""
+    packages = ("loracle", "torch", "transformers", "peft", "numpy", *more)
     return {
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, one thread",

@@ -15,10 +15,7 @@ import sys
 
 import fetch
 import tasks
-import yaml
-from programme import ROOT, settings
-
-from loracle.text.files import write_atomically
+from programme import ROOT, settings, write_config
 
 RUN = ROOT / "build" / "real-first"
 N_TRIALS = 6
@@ -37,8 +34,7 @@ def main() -> None:
     config = settings(task, output=str(RUN), search={"trials": given.trials})
     del config["threads"]  # nothing else runs
     file = RUN.with_suffix(".yaml")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, yaml.safe_dump(config, sort_keys=False))
+    write_config(file, config)
     fetch.say(f"loracle tune {os.path.relpath(file)}")
     # In place of this process, which may still hold what unpacking the model took.
     os.execv(sys.executable, [sys.executable, "-m", "loracle", "tune", str(file)])

@@ -13,17 +13,18 @@ processor time on one thread; memory is beyond the loaded model. Writes `../resu
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from speed import about
 
 RESULTS = Path(__file__).parent.parent / "results" / "real-language.json"
 ROWS = [(preset, dtype) for preset in ("language", "paper") for dtype in ("bfloat16", "float32")]
@@ -107,11 +108,8 @@ def main() -> None:
         row = json.loads(out.read_text(encoding="utf-8"))
         out.unlink()
         others = [r for r in content["rows"] if (r["preset"], r["dtype"]) != (preset, dtype)]
-        names = ("loracle", "torch", "transformers")
         content = {
-            "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-            "machine": f"{platform.machine()}, {platform.system()}, one thread",
-            "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
+            **about(),
             "model": Path(options.folder).name,
             "rows": [*others, row],
         }

@@ -11,11 +11,9 @@ base model in processor time, in turns in one process. One thread. Writes `../re
 from __future__ import annotations
 
 import argparse
-import datetime
 import gc
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -24,9 +22,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from speed import about
 
 RESULTS = Path(__file__).parent.parent / "results" / "real-overhead.json"
 _WORDS = "a package that gives programs fast and simple access to files images text network data in python"
@@ -188,11 +189,8 @@ def main() -> None:
                 row = json.loads(out.read_text(encoding="utf-8"))
             print(json.dumps(row), flush=True)
             kept = [old for old in kept if (old["dtype"], old["metric"]) != (dtype, metric)] + [row]
-            names = ("loracle", "torch", "transformers", "peft")
             content = {
-                "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-                "machine": f"{platform.machine()}, {platform.system()}, one thread",
-                "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
+                **about(),
                 "model": Path(options.folder).name,
                 "rows": kept,
             }

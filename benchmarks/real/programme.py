@@ -22,14 +22,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -39,13 +37,16 @@ from typing import Any
 import fetch
 import numpy as np
 import tasks as real_tasks
-from scipy.stats import qmc
+import yaml
 from tasks import TASKS, Task
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from landscapes import design, prepare_process
 
 from loracle import default_space
 from loracle.config.settings import RunConfig
 from loracle.records.space import Config, SearchSpace
-from loracle.records.standard_settings import STANDARD
 from loracle.text.files import write_atomically
 
 ROOT = Path(__file__).parent.parent.parent
@@ -79,6 +80,12 @@ def settings(task: Task, **changes: Any) -> dict[str, Any]:
     }
 
 
+def write_config(file: Path, config: dict[str, Any]) -> None:
+    """Writes it as a config file of `loracle`."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, yaml.safe_dump(config, sort_keys=False))
+
+
 # -- parts ------------------------------------------------------------------------------------------
 
 
@@ -91,9 +98,14 @@ class Part:
     name: str
     seed: int = 0
 
-    def path(self, work: Path) -> Path:
+    @property
+    def path(self) -> Path:
         """Where its result is once it is done."""
-        return work / self.task / f"{self.kind}-{self.name}-{self.seed}.json"
+        return WORK / self.task / f"{self.kind}-{self.name}-{self.seed}.json"
+
+    def read(self) -> Any:
+        """The result; None where it is still to be done."""
+        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else None
 
 
 def parts(names: Sequence[str]) -> list[Part]:
@@ -115,27 +127,16 @@ def parts(names: Sequence[str]) -> list[Part]:
     return found
 
 
-def design(space: SearchSpace, n: int = N_CONFIGS) -> list[int]:
-    """Indices of `n` distinct candidates: the standard, then a scrambled Sobol sequence over all knobs."""
-    sobol = qmc.Sobol(len(space.shape), scramble=True, rng=np.random.default_rng(DESIGN_SEED))
-    points = sobol.random_base2(int(np.ceil(np.log2(4 * n))))
-    places = np.floor(points * np.array(space.shape)).astype(np.int64)
-    drawn = np.ravel_multi_index(tuple(places.T), space.shape).tolist()
-    known = set(space.candidates.tolist())
-    return list(dict.fromkeys([space.index(STANDARD), *(i for i in drawn if i in known)]))[:n]
-
-
-def do(part: Part, work: Path) -> None:
+def do(part: Part) -> None:
     """Does a part and writes its result; what it had begun before is gone on with."""
     began, spent = time.time(), os.times()
-    result = {"base": _base, "search": _search, "peer": _peer, "proxy": _config, "full": _config}[part.kind](
-        part, work
-    )
+    work = {"base": _base, "search": _search, "peer": _peer, "proxy": _config, "full": _config}
+    part.path.parent.mkdir(parents=True, exist_ok=True)
+    result = work[part.kind](part)
     now = os.times()
     cpu = now.user - spent.user + now.children_user - spent.children_user
     about = {**asdict(part), "seconds": round(time.time() - began, 1), "cpu_seconds": round(cpu, 1)}
-    part.path(work).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(part.path(work), json.dumps({**about, **result}, indent=1) + "\n")
+    write_atomically(part.path, json.dumps({**about, **result}, indent=1) + "\n")
 
 
 @cache
@@ -147,7 +148,7 @@ def trainer(task: str) -> Any:
     return TrainingObjective.from_config(RunConfig.model_validate(settings(TASKS[task], output=output)))
 
 
-def _base(part: Part, work: Path) -> dict[str, Any]:
+def _base(part: Part) -> dict[str, Any]:
     from loracle.training.intervals import confidence_interval
     from loracle.training.scoring import score
 
@@ -160,9 +161,9 @@ def _base(part: Part, work: Path) -> dict[str, Any]:
     return found
 
 
-def run_folder(work: Path, task: str, preset: str, seed: int) -> Path:
+def run_folder(task: str, preset: str, seed: int) -> Path:
     """The folder of a search."""
-    return work / task / f"run-{preset}-{seed}"
+    return WORK / task / f"run-{preset}-{seed}"
 
 
 def verdict_file(folder: Path, n_trials: int) -> Path:
@@ -170,33 +171,37 @@ def verdict_file(folder: Path, n_trials: int) -> Path:
     return folder.with_name(f"{folder.name}-{n_trials}.json")
 
 
-def _search(part: Part, work: Path) -> dict[str, Any]:
-    folder = run_folder(work, part.task, part.name, part.seed)
+def _search(part: Part) -> dict[str, Any]:
+    folder = run_folder(part.task, part.name, part.seed)
     search = {"preset": part.name, "seed": part.seed}
     config = settings(TASKS[part.task], output=str(folder), search=search)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     file = folder.with_suffix(".yaml")
-    write_atomically(file, json.dumps(config, indent=1) + "\n")  # JSON is YAML, too
-    command = [sys.executable, "-m", "loracle"]
-    found: dict[str, Any] = {}
+    write_config(file, config)
     for n_trials in CHECKPOINTS:
         kept = verdict_file(folder, n_trials)
         if not kept.exists():
             with folder.with_suffix(".log").open("a", encoding="utf-8") as log:
-                tune = [*command, "tune", "--json", "--trials", str(n_trials), str(file)]
+                tune = [
+                    sys.executable,
+                    "-m",
+                    "loracle",
+                    "tune",
+                    "--json",
+                    "--trials",
+                    str(n_trials),
+                    str(file),
+                ]
                 done = subprocess.run(tune, stdout=subprocess.PIPE, stderr=log, check=False)
             if done.returncode:
                 raise RuntimeError(f"{file}: `loracle tune` left with {done.returncode}, see {log.name}")
             write_atomically(kept, done.stdout.decode())
-        found[str(n_trials)] = json.loads(kept.read_text(encoding="utf-8"))
-    shown = subprocess.run([*command, "show", "--json", str(folder)], stdout=subprocess.PIPE, check=True)
-    return {"after": found, "trials": json.loads(shown.stdout)["trials"]}
+    return {"run": str(folder)}  # holds the trials
 
 
-def _peer(part: Part, work: Path) -> dict[str, Any]:
+def _peer(part: Part) -> dict[str, Any]:
     """A search by others with our trainer; trials are kept as they come, and told again after a stop."""
     own, space = trainer(part.task), default_space()
-    log = part.path(work).with_suffix(".jsonl")
+    log = part.path.with_suffix(".jsonl")
     known = (
         [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     )
@@ -220,7 +225,6 @@ def _peer(part: Part, work: Path) -> dict[str, Any]:
 
 
 def _make_peer(name: str, space: SearchSpace, seed: int) -> Any:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
     from landscape_data import Landscape
     from search_methods import FACTORY, OptunaMethod, RandomMethod, Start
 
@@ -235,9 +239,9 @@ def _make_peer(name: str, space: SearchSpace, seed: int) -> Any:
     return OptunaMethod(start, lambda own: TPESampler(n_startup_trials=3, seed=own))
 
 
-def _config(part: Part, work: Path) -> dict[str, Any]:
+def _config(part: Part) -> dict[str, Any]:
     space = default_space()
-    index = design(space)[int(part.name)]
+    index = design(space, N_CONFIGS, DESIGN_SEED)[int(part.name)]
     return {"index": index, **_trained(trainer(part.task), space.config(index), part.seed, part.kind)}
 
 
@@ -269,47 +273,34 @@ def _trained(own: Any, config: Config, seed: int, what: str, *, items: bool = Fa
 # -- all of them ------------------------------------------------------------------------------------
 
 
-def prepare_process() -> None:
-    """One thread a process; the chatter of libraries goes nowhere."""
-    import torch
-    from transformers import logging as transformers_logging
-
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.disable(logging.WARNING)
-
-
-def _queue(given: tuple[Part, Path]) -> tuple[Part, str | None]:
-    part, work = given
+def _tried(part: Part) -> tuple[Part, str | None]:
     try:
-        do(part, work)
+        do(part)
     except Exception as error:  # of one part; the others go on
         return part, f"{type(error).__name__}: {error}"
     return part, None
 
 
-def run(chosen: Sequence[Part], work: Path, jobs: int, minutes: float | None) -> None:
+def run(chosen: Sequence[Part], jobs: int, minutes: float | None) -> None:
     """Does what is left, one process a job, until all is done or no part is begun any more."""
     end = time.monotonic() + 60 * minutes if minutes else float("inf")
     fetch.prepare()
     for name in dict.fromkeys(part.task for part in chosen):
         real_tasks.prepare(TASKS[name])
-    left = [part for part in chosen if not part.path(work).exists()]
+    left = [part for part in chosen if not part.path.exists()]
     fetch.say(f"{len(left)} of {len(chosen)} parts to do")
 
-    def begun() -> Iterator[tuple[Part, Path]]:
+    def begun() -> Iterator[Part]:
         for part in left:
             if time.monotonic() < end:
-                yield part, work
+                yield part
 
     with multiprocessing.get_context("spawn").Pool(jobs, prepare_process) as pool:
         waiting: list[Any] = []
         source = begun()
         while True:
             while len(waiting) < jobs and (given := next(source, None)) is not None:
-                waiting.append(pool.apply_async(_queue, (given,)))
+                waiting.append(pool.apply_async(_tried, (given,)))
             if not waiting:
                 break
             for one in [one for one in waiting if one.ready()]:
@@ -320,12 +311,12 @@ def run(chosen: Sequence[Part], work: Path, jobs: int, minutes: float | None) ->
             time.sleep(0.5)
 
 
-def status(chosen: Sequence[Part], work: Path) -> None:
+def status(chosen: Sequence[Part]) -> None:
     """How many parts of each kind are done, and the seconds they took."""
     kinds = dict.fromkeys((part.task, part.kind) for part in chosen)
     for task, kind in kinds:
         own = [part for part in chosen if (part.task, part.kind) == (task, kind)]
-        done = [json.loads(part.path(work).read_text()) for part in own if part.path(work).exists()]
+        done = [result for part in own if (result := part.read()) is not None]
         seconds = sum(result["cpu_seconds"] for result in done)
         print(f"{task:10} {kind:8} {len(done):3} of {len(own):3}  {seconds:8,.0f} s of CPU")
 
@@ -341,8 +332,8 @@ def main() -> None:
     chosen = [part for part in parts(given.tasks.split(",")) if part.kind in given.kinds.split(",")]
     try:
         if given.command == "run":
-            run(chosen, WORK, given.jobs, given.minutes)
-        status(chosen, WORK)
+            run(chosen, given.jobs, given.minutes)
+        status(chosen)
         if given.command == "report":
             from summary import report
 

@@ -9,12 +9,8 @@ scoring on validation included, over those of one full training and its scoring 
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +23,12 @@ from programme import (
     PRESETS,
     ROOT,
     SEEDS,
-    WORK,
     Part,
     run_folder,
     verdict_file,
 )
 from scipy.stats import spearmanr
+from speed import about
 from tasks import SIZES, TASKS
 
 from loracle.text.files import write_atomically
@@ -42,24 +38,17 @@ RESULTS = ROOT / "benchmarks" / "results" / "real.json"
 Row = dict[str, Any]
 
 
-def read(part: Part) -> Row | None:
-    """The result of a part; None where it is still to be done."""
-    path = part.path(WORK)
-    found: Row | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    return found
-
-
 # -- searches ---------------------------------------------------------------------------------------
 
 
 def task_rows() -> Iterator[Row]:
     """One row for each search and number of trials: base, standard and winner on test."""
     for task in TASKS.values():
-        base = read(Part(task.name, "base", "model"))
+        base = Part(task.name, "base", "model").read()
         for preset in PRESETS:
             for seed in SEEDS:
                 for n_trials in CHECKPOINTS:
-                    found = _found(run_folder(WORK, task.name, preset, seed), n_trials)
+                    found = _found(run_folder(task.name, preset, seed), n_trials)
                     row = {"task": task.name, "metric": task.metric, "preset": preset, "trials": n_trials}
                     if found is not None:
                         yield {**row, "seed": seed, "base": base and base["test"]["value"], **found}
@@ -95,7 +84,7 @@ def peer_rows() -> Iterator[Row]:
     for task in TASKS:
         for name in PEERS:
             for seed in SEEDS:
-                found = read(Part(task, "peer", name, seed))
+                found = Part(task, "peer", name, seed).read()
                 if found is None:
                     continue
                 for n_trials in CHECKPOINTS:
@@ -111,7 +100,7 @@ def peer_rows() -> Iterator[Row]:
 def landscape_rows(task: str) -> list[Row]:
     """The trainings of a landscape, on the proxy and in full, as they were made."""
     parts = (Part(task, kind, str(n)) for n in range(N_CONFIGS) for kind in ("proxy", "full"))
-    return [found for part in parts if (found := read(part)) is not None]
+    return [found for part in parts if (found := part.read()) is not None]
 
 
 def ranks() -> Iterator[Row]:
@@ -139,11 +128,8 @@ def ranks() -> Iterator[Row]:
 
 def report() -> None:
     """Writes the results and prints their tables."""
-    packages = ("loracle", "torch", "transformers", "peft", "optuna", "numpy")
     content = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, one thread a process",
-        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        **about("optuna"),
         "model": "Gemma 3 270M (from Q4_K_M), bfloat16",
         "sizes": SIZES,
         "tasks": list(task_rows()),

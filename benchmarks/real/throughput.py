@@ -36,18 +36,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from fetch import MODEL
+from memory import load_real
 from speed import about
 
-from loracle.config.settings import RunConfig, TrainingConfig
+from loracle.config.settings import TrainingConfig
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.loop import Step, train_adapter
 from loracle.training.memory.counting import build_memory_model
 from loracle.training.memory.measurement import ProcessMeter, release
-from loracle.training.model.base_model import load_base
 from loracle.training.schedule import example_order
 
 ROOT = Path(__file__).parent.parent.parent
-MODEL = Path("~/.cache/loracle/real/gemma-3-270m-float32").expanduser()
 SIDES = ("loracle", "bare", "trl", "trl-checkpointing")
 RANK, ALPHA, DROPOUT, RATE, CLIP = 16, 32, 0.05, 1e-4, 1.0
 SEED = 0
@@ -112,10 +112,7 @@ class Clock:
 
 
 def train_loracle(model: Path, dtype: str, batch: int, rows: list[Any], clock: Clock) -> dict[str, Any]:
-    config = RunConfig.model_validate(
-        {"model": str(model), "data": {"train": "none"}, "device": "cpu", "dtype": dtype}
-    )
-    base = load_base(config)
+    base = load_real(str(model), dtype)
     order = example_order(len(rows), len(rows), SEED)
     placed = [rows[0]] * len(rows)
     for row, place in zip(rows, order, strict=True):  # so that the same batches are made
