@@ -67,7 +67,8 @@ LINES = st.lists(st.sampled_from(PARTS), max_size=5).map("".join)
 
 def found_line_by_line(text: str, pattern: str) -> str | None:
     found = None
-    for line in re.split(r"[\r\n]", text):
+    *lines, begun = re.split(r"[\r\n]", text)
+    for line in [*lines, *([begun] if begun else [])]:  # behind the last end no line has begun
         if match := re.search(pattern, line):
             found = match.group(1) if match.re.groups else match.group()
     return found
@@ -94,6 +95,7 @@ def feed(path: Path, content: bytes, pattern: str | None, sizes: list[int]) -> O
     st.booleans(),
 )
 @example(["acc 5", *["x"] * 20], "\n", r"acc (\d)", [1000], True)
+@example(["x"], "\n", "x*", [1], True)  # matches what is empty, too
 def test_the_result_is_that_of_the_last_line_that_matches(
     tmp_path: Path, lines: list[str], end: str, pattern: str, sizes: list[int], ended: bool
 ) -> None:
