@@ -392,8 +392,13 @@ def methods(names: Sequence[str]) -> dict[str, Callable[[Start], Method]]:
     """Makers of the methods of these names."""
     known: dict[str, Callable[[Start], Method]] = {
         "random": RandomMethod,
+        # Optuna's samplers draw their first 10 trials at random; `-3`: their first 3.
         "tpe": lambda start: OptunaMethod(start, lambda seed: TPESampler(seed=seed)),
+        "tpe-3": lambda start: OptunaMethod(start, lambda seed: TPESampler(n_startup_trials=3, seed=seed)),
         "gp_sampler": lambda start: OptunaMethod(start, lambda seed: GPSampler(seed=seed)),
+        "gp_sampler-3": lambda start: OptunaMethod(
+            start, lambda seed: GPSampler(n_startup_trials=3, seed=seed)
+        ),
         "botorch": BotorchMethod,
         "smac": SmacMethod,
         "hebo": HeboMethod,

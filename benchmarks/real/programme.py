@@ -2,6 +2,8 @@
 
     python benchmarks/real/programme.py status            # what is done, and what is left
     python benchmarks/real/programme.py run --jobs 2      # goes on where it was stopped; hours
+    python benchmarks/real/programme.py pack              # benchmarks/landscapes/real
+    python benchmarks/real/programme.py replay            # other methods on these, 20 seeds; minutes
     python benchmarks/real/programme.py report            # benchmarks/results/real.json, and its tables
 
 The parts, each a file or folder of its own in `$LORACLE_REAL_WORK` (default: `build/real`):
@@ -59,7 +61,7 @@ PEERS = ("random", "tpe-3")
 LIVE = ("hyphens",)  # tasks with live peers; elsewhere they are replayed on the landscape
 SEEDS = (0,)
 N_CONFIGS, FULL_EVERY = 60, 3
-LANDSCAPES = ("hyphens", "records")
+LANDSCAPES = ("hyphens", "sections")
 DESIGN_SEED = 12
 
 
@@ -226,17 +228,12 @@ def _peer(part: Part) -> dict[str, Any]:
 
 def _make_peer(name: str, space: SearchSpace, seed: int) -> Any:
     from landscape_data import Landscape
-    from search_methods import FACTORY, OptunaMethod, RandomMethod, Start
+    from search_methods import FACTORY, Start, methods
 
     landscape = Landscape(
         "live", "gemma", "own", space, space.candidates, 0.0, "", None, None, surface=lambda: np.zeros(0)
     )
-    start = Start(landscape, space, FACTORY, seed)
-    if name == "random":
-        return RandomMethod(start)
-    from optuna.samplers import TPESampler
-
-    return OptunaMethod(start, lambda own: TPESampler(n_startup_trials=3, seed=own))
+    return methods([name])[name](Start(landscape, space, FACTORY, seed))
 
 
 def _config(part: Part) -> dict[str, Any]:
@@ -323,7 +320,7 @@ def status(chosen: Sequence[Part]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("command", choices=("run", "status", "report"))
+    parser.add_argument("command", choices=("run", "status", "pack", "replay", "report"))
     parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated")
     parser.add_argument("--kinds", default="base,search,peer,proxy,full", help="comma-separated")
     parser.add_argument("--jobs", type=int, default=1)
@@ -334,7 +331,15 @@ def main() -> None:
         if given.command == "run":
             run(chosen, given.jobs, given.minutes)
         status(chosen)
-        if given.command == "report":
+        if given.command == "pack":
+            from landscape import pack
+
+            pack()
+        elif given.command == "replay":
+            from landscape import store_replay
+
+            store_replay()
+        elif given.command == "report":
             from summary import report
 
             report()

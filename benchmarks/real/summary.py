@@ -14,11 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from landscape import packed, ranks, replay_table
 from programme import (
     CHECKPOINTS,
-    LANDSCAPES,
-    N_CONFIGS,
     PEERS,
     PRESETS,
     ROOT,
@@ -27,7 +25,6 @@ from programme import (
     run_folder,
     verdict_file,
 )
-from scipy.stats import spearmanr
 from speed import about
 from tasks import SIZES, TASKS
 
@@ -94,35 +91,6 @@ def peer_rows() -> Iterator[Row]:
                     yield row | {"best_validation": max(values), "test": final}
 
 
-# -- landscapes -------------------------------------------------------------------------------------
-
-
-def landscape_rows(task: str) -> list[Row]:
-    """The trainings of a landscape, on the proxy and in full, as they were made."""
-    parts = (Part(task, kind, str(n)) for n in range(N_CONFIGS) for kind in ("proxy", "full"))
-    return [found for part in parts if (found := part.read()) is not None]
-
-
-def ranks() -> Iterator[Row]:
-    """How the proxy ranks configs against training on all data, on each landscape."""
-    for task in LANDSCAPES:
-        by_kind: dict[str, dict[int, float]] = {"proxy": {}, "full": {}}
-        for row in landscape_rows(task):
-            by_kind[row["kind"]][row["index"]] = -np.inf if row["value"] is None else row["value"]
-        both = sorted(set(by_kind["proxy"]) & set(by_kind["full"]))
-        if len(both) > 3:
-            proxy, full = ([by_kind[kind][i] for i in both] for kind in ("proxy", "full"))
-            upper = np.array(full) >= np.median(full)
-            yield {
-                "task": task,
-                "configs": len(both),
-                "spearman": float(spearmanr(proxy, full).statistic),
-                "spearman_better_half": float(
-                    spearmanr(np.array(proxy)[upper], np.array(full)[upper]).statistic
-                ),
-            }
-
-
 # -- all of it --------------------------------------------------------------------------------------
 
 
@@ -134,13 +102,15 @@ def report() -> None:
         "sizes": SIZES,
         "tasks": list(task_rows()),
         "peers": list(peer_rows()),
-        "proxy": list(ranks()),
+        "proxy": [found for task, rows in packed().items() if (found := ranks(task, rows))],
+        "replay": replay_table(),
     }
     write_atomically(RESULTS, json.dumps(content, indent=1) + "\n")
     columns = ("task", "preset", "trials", "seed", "base", "standard", "winner", "relative_gain", "cost")
     print_table(content["tasks"], (*columns, "difference_low", "difference_high", "seconds", "failed"))
     print_table(content["peers"], ("task", "method", "seed", "trials", "best_validation", "test"))
-    print_table(content["proxy"], ("task", "configs", "spearman", "spearman_better_half"))
+    for name in ("proxy", "replay"):
+        print_table(content[name], list(content[name][0]) if content[name] else ())
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
