@@ -43,7 +43,7 @@ def main() -> None:
     try:
         app()
     except LoracleError as error:
-        from loracle.commands.console import error_line
+        from loracle.commands.terminal.console import error_line
 
         sys.stderr.write(error_line(error))
         sys.exit(2)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from loracle.commands.options import AsJson
+from loracle.commands.terminal.options import AsJson
 
 
 def cache(
@@ -16,7 +16,7 @@ def cache(
     """Show what features are kept between runs, or remove them."""
     from datetime import datetime
 
-    from loracle.commands.console import console, say, say_json
+    from loracle.commands.terminal.console import console, say, say_json
     from loracle.config.cache_folder import cache_folder
     from loracle.language.feature_cache import cache_entries, clear_cache
 

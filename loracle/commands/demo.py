@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from loracle.commands.options import AsJson, changed_settings
+from loracle.commands.terminal.options import AsJson, changed_settings
 from loracle.commands.tune import tune_and_tell
 from loracle.errors import StudyError
 
@@ -24,7 +24,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Try everything on a tiny model that comes with Loracle: a few minutes on a CPU, no downloads."""
-    from loracle.commands.console import console, say
+    from loracle.commands.terminal.console import console, say
 
     config = make_demo(folder)
     say(console(errors=True), f"a normal run: loracle tune {shlex.quote(str(config))}")

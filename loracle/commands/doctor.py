@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from loracle.commands.options import AsJson, ConfigFile
+from loracle.commands.terminal.options import AsJson, ConfigFile
 
 _STYLES = {"ok": "green", "note": "yellow", "bad": "red"}
 
 
 def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
     """Check device, memory, data, model, space and prompts before anything costs money."""
-    from loracle.commands.console import console, say_json, say_parts
-    from loracle.commands.display import quiet
+    from loracle.commands.terminal.console import console, say_json, say_parts
+    from loracle.commands.terminal.display import quiet
     from loracle.config.loading import load_config
     from loracle.records.notices import as_json as notices_as_json
     from loracle.run.checks import examine

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from loracle.commands.options import RunFolder
+from loracle.commands.terminal.options import RunFolder
 from loracle.export import dialects
 
 
@@ -17,7 +17,7 @@ def export(
     destination: Annotated[Path, typer.Argument(help="Folder to write.")] = Path("adapter"),
 ) -> None:
     """Write the winning adapter and its settings for another tool."""
-    from loracle.commands.console import console, say
+    from loracle.commands.terminal.console import console, say
     from loracle.errors import StudyError
     from loracle.export import export as export_run
     from loracle.run.folder import open_run

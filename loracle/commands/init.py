@@ -18,7 +18,7 @@ def init(
     ] = None,
 ) -> None:
     """Write a commented config to start from."""
-    from loracle.commands.console import console, say
+    from loracle.commands.terminal.console import console, say
     from loracle.config.new_file import write_config
 
     for name in write_config(path, model, train):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from loracle.commands.options import AsJson, ConfigFile
+from loracle.commands.terminal.options import AsJson, ConfigFile
 
 
 def proxy(
@@ -18,8 +18,8 @@ def proxy(
     as_json: AsJson = False,
 ) -> None:
     """Measure how well training subsets rank configs, by training some on subsets and on everything."""
-    from loracle.commands.console import console, say, say_json, say_table
-    from loracle.commands.display import live
+    from loracle.commands.terminal.console import console, say, say_json, say_table
+    from loracle.commands.terminal.display import live
     from loracle.config.loading import load_config
     from loracle.report.proxy import proxy_table
     from loracle.run.proxy import check_proxy, parse_fractions

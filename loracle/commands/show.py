@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from loracle.commands.options import AsJson, RunFolder
+from loracle.commands.terminal.options import AsJson, RunFolder
 
 
 def show(run: RunFolder, as_json: AsJson = False) -> None:
     """List the trials of a run as a table."""
-    from loracle.commands.console import console, say_json, say_notices, say_table
+    from loracle.commands.terminal.console import console, say_json, say_notices, say_table
     from loracle.records.notices import as_json as notices_as_json
     from loracle.records.notices import read_notices
     from loracle.report.tables import history_json, history_table

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from loracle.commands.options import AsJson, ConfigFile, Storage, Workers, changed_settings
+from loracle.commands.terminal.options import AsJson, ConfigFile, Storage, Workers, changed_settings
 
 if TYPE_CHECKING:
     from loracle.config.settings import RunConfig
@@ -34,8 +34,8 @@ def tune(
 
 def tune_and_tell(config: RunConfig, as_json: bool) -> None:
     """The whole job, and its result on stdout."""
-    from loracle.commands.console import console, say, say_json, say_notices, say_parts, say_table
-    from loracle.commands.display import live
+    from loracle.commands.terminal.console import console, say, say_json, say_notices, say_parts, say_table
+    from loracle.commands.terminal.display import live
     from loracle.records.notices import as_json as notices_as_json
     from loracle.report.tables import comparison_json, comparison_rows
     from loracle.report.verdict import verdict_lines

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from loracle.commands.options import ConfigFile, Storage, Workers, changed_settings
+from loracle.commands.terminal.options import ConfigFile, Storage, Workers, changed_settings
 
 
 def worker(
@@ -23,8 +23,8 @@ def worker(
     ] = None,
 ) -> None:
     """Search together with other machines on one database; then `loracle tune` trains the winner."""
-    from loracle.commands.console import console, say
-    from loracle.commands.display import live
+    from loracle.commands.terminal.console import console, say
+    from loracle.commands.terminal.display import live
     from loracle.run.tune import counted, work
 
     settings = changed_settings(config, trials, output, workers=workers, storage=storage)

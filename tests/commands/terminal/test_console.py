@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from places import PACKAGE
 from rich.console import Console
 
-from loracle.commands.console import console, error_line, say, say_json, say_notices, say_parts, say_table
+from loracle.commands.terminal.console import (
+    console,
+    error_line,
+    say,
+    say_json,
+    say_notices,
+    say_parts,
+    say_table,
+)
 from loracle.errors import StudyError
 from loracle.records.notices import Notice
 from loracle.text import escape

@@ -13,8 +13,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from loracle.commands.console import console as plain_console
-from loracle.commands.console import say, say_notices
+from loracle.commands.terminal.console import console as plain_console
+from loracle.commands.terminal.console import say, say_notices
 from loracle.config.metrics import show_loss
 from loracle.config.settings import RunConfig
 from loracle.records.events import Event, Listener, Noticed, PhaseStarted, Step, TrialFinished, TrialStarted

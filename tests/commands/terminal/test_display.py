@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from loracle.commands.display import Display
+from loracle.commands.terminal.display import Display
 from loracle.records.events import Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
 from loracle.records.notices import Notice
 from loracle.records.trial import Failure, FailureKind, Outcome, Trial
