@@ -52,6 +52,7 @@ KNOBS: dict[str, TrainerKnob] = {
     "warmup_fraction": TrainerKnob(is_setting=True, least=0),
     "weight_decay": TrainerKnob(is_setting=True, least=0),
     "max_gradient_norm": TrainerKnob(is_setting=True),
+    "lora_plus_ratio": TrainerKnob(is_setting=True, least=1),
 }
 
 

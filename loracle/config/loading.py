@@ -127,7 +127,7 @@ def _place(location: tuple[int | str, ...]) -> list[int | str]:
     return [
         part
         for part in location
-        if part not in ("int", "float") and not str(part).startswith(("literal[", "list["))
+        if part not in ("int", "float", "str") and not str(part).startswith(("literal[", "list["))
     ]
 
 

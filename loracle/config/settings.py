@@ -6,66 +6,22 @@ The same names serve a YAML file, see `loading.py`, and Python code.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from loracle.config.knobs import complete_problem
 from loracle.config.metrics import METRICS
 from loracle.config.placeholders import check_environment, check_names, check_placeholders, split_command
-from loracle.config.variants import PLAIN, VARIANTS
+from loracle.config.section import Count, Fraction, Number, Section, Share, one_of
+from loracle.config.training.settings import TrainingConfig
 from loracle.errors import ConfigError, SpaceError
 from loracle.records.space import Knob, Scale, SearchSpace, Value, default_space, paper_space
 from loracle.records.standard_settings import STANDARD, PresetName
 from loracle.text.patterns import Pattern
 
-
-def _no_truth(value: Any) -> Any:
-    """Refuses `true` and `false`, which Python takes for 1 and 0."""
-    if isinstance(value, bool):
-        raise ValueError("input should be a number, not true or false")
-    return value
-
-
-def _one_of(table: Mapping[str, Any]) -> BeforeValidator:
-    """Refuses what is no key of a table; what is in the table is looked up when a setting is read."""
-
-    def check(value: Any) -> str:
-        if isinstance(value, str) and value in table:
-            return value
-        *others, last = map(repr, table)
-        raise ValueError(f"input should be {', '.join(others)} or {last}")
-
-    return BeforeValidator(check)
-
-
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(gt=0, lt=2**31)]
-Number = Annotated[Value, BeforeValidator(_no_truth)]  # of a knob
 _MANY = 1000  # processes, GPUs or threads: beyond it is a slip
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys, infinite numbers, and truth for numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        return value if bool in (annotation, *get_args(annotation)) else _no_truth(value)
 
 
 class DataConfig(Section):
@@ -90,31 +46,10 @@ _OURS = re.compile(r"((outcome|provenance|attempt-\d+)\.json(\.partial)?|log(-\d
 NO_DATA = DataConfig(train=Path())  # of a run whose trainer has its own
 
 
-class TrainingConfig(Section):
-    """What every trial shares. A knob of the same name in the space overrides a setting here."""
-
-    epochs: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    # Sequences in memory at once, at most; the effective batch is a knob. auto: as many as are fast, and fit.
-    micro_batch: Count | Literal["auto"] = "auto"
-    warmup_fraction: Share = 0.03
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
-    targets: Literal["all-linear"] | list[str] = "all-linear"
-    variant: Annotated[str, _one_of(VARIANTS)] = PLAIN
-    gradient_checkpointing: bool = False
-    divergence_factor: Annotated[float, Field(gt=1)] = 3.0  # x the first loss
-
-    @property
-    def largest_micro_batch(self) -> int:
-        """The micro-batch where nobody plans with memory, in sequences."""
-        return 8 if self.micro_batch == "auto" else self.micro_batch
-
-
 class ScoringConfig(Section):
     """How a trained model is scored on validation and test examples."""
 
-    metric: Annotated[str, _one_of(METRICS)] = "loss"
+    metric: Annotated[str, one_of(METRICS)] = "loss"
     answer_pattern: str | None = None  # regex; its first group (or whole match) is the answer
     choices: list[str] | None = (
         None  # for a metric that needs them, where examples have no `choices` of their own
@@ -191,7 +126,9 @@ class ObjectiveConfig(Section):
     direction: Literal["maximize", "minimize"]
     fraction: Fraction = 0.1  # what {fraction} is in a trial; 1 in the final run
     time_limit: Annotated[float, Field(gt=0)] | None = None  # seconds a run of the command
-    environment: dict[str, str] = {}  # added to the command's; ${NAME} is a variable of Loracle's own
+    environment: dict[str, str] = Field(
+        default_factory=dict
+    )  # added to the command's; ${NAME} is a variable of Loracle's own
     working_folder: Path = Path()  # where the command runs, and where modules are found
 
     @model_validator(mode="before")
@@ -260,8 +197,8 @@ class SpaceConfig(Section):
     """A search space as written in a file: knobs replace or extend those of `base`."""
 
     base: Literal["default", "paper", "empty"] = "default"
-    knobs: dict[str, KnobConfig] = {}
-    remove: list[str] = []
+    knobs: dict[str, KnobConfig] = Field(default_factory=dict)
+    remove: list[str] = Field(default_factory=list)
     constraints: list[str] | None = None  # None: those of `base`
 
 
@@ -282,7 +219,7 @@ class RunConfig(Section):
     language: LanguageConfig = LanguageConfig()
     search: SearchConfig = SearchConfig()
     execution: ExecutionConfig = ExecutionConfig()
-    standard: dict[str, Number] | None = dict(STANDARD)
+    standard: dict[str, Number] | None = Field(default_factory=lambda: dict(STANDARD))
 
     @model_validator(mode="before")
     @classmethod

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from loracle.config.knobs import without_setting
-from loracle.config.training_plan import count_steps
+from loracle.config.training.plan import count_steps
 from loracle.config.yaml_file import YamlError, parse, read_text
 from loracle.errors import PromptError
 from loracle.records.space import Knob, SearchSpace, Value, with_alpha
@@ -101,7 +101,7 @@ class Prompt:
 
 
 def load_prompt(
-    name_or_path: str | Path, space: SearchSpace, *, n_examples: int | None = None, epochs: float = 1.0
+    name_or_path: str | Path, space: SearchSpace, *, n_examples: int | None = None, epochs: float | None = 1.0
 ) -> Prompt:
     """The prompt of a version that Loracle ships, or of a file of the same format, for one space.
 
@@ -112,7 +112,7 @@ def load_prompt(
         name_or_path: a version, such as `lora-v1`, or the path of a YAML file.
         space: the space whose configs are stated; it decides which knobs are explained.
         n_examples: training examples of a trial.
-        epochs: passes over them, unless the space has a knob of that name.
+        epochs: passes over them, unless the space has a knob of that name; None: it depends on the batch.
 
     Raises:
         PromptError: unknown version, a file that cannot be read or breaks the format, or a placeholder that
@@ -130,7 +130,9 @@ def load_prompt(
     if not isinstance(heading, str):
         raise PromptError(f"{path}: heading: must be text; got {_short(heading)}")
 
-    shared: dict[str, Value] = {} if "epochs" in space.names else {"epochs": epochs}
+    shared: dict[str, Value] = {}
+    if epochs is not None and "epochs" not in space.names:
+        shared["epochs"] = epochs
     if n_examples is not None:
         shared["examples"] = n_examples
     paragraphs = [_paragraph(path, "introduction", content.get("introduction", []), shared)]

@@ -13,8 +13,11 @@ import yaml
 from loracle import __version__
 from loracle.config.placeholders import fill, split_command
 from loracle.config.settings import RunConfig
-from loracle.config.training_plan import Plan, plan_training
-from loracle.config.variants import VARIANTS
+from loracle.config.training.optimizers import OPTIMIZERS
+from loracle.config.training.plan import Plan, plan_training
+from loracle.config.training.schedules import SCHEDULES, scheduler_arguments
+from loracle.config.training.settings import TrainingConfig
+from loracle.config.training.variants import VARIANTS
 from loracle.records.space import Config, Value
 from loracle.text.secrets import recorded_arguments
 
@@ -60,14 +63,12 @@ def recipe(
             "learning_rate": plan.learning_rate,
             "per_device_train_batch_size": micro,
             "gradient_accumulation_steps": plan.batch_size // micro,
-            "num_train_epochs": float(training.epochs),
-            "lr_scheduler_type": training.schedule
-            if training.schedule != "constant"
-            else "constant_with_warmup",
+            **_length(plan),
+            **_schedule(plan),
             "warmup_steps": plan.warmup_steps,
             "weight_decay": training.weight_decay,
             "max_grad_norm": training.max_gradient_norm,
-            "optim": "adamw_torch_fused",
+            **_optim(training),
             **({_checkpointing_name(): True} if training.gradient_checkpointing else {}),
             "seed": config.search.seed,
         },
@@ -78,8 +79,48 @@ def recipe(
             "steps": plan.steps,
             "warmup_steps": plan.warmup_steps,
             "loss": _LOSS,
+            **_beyond(plan, metrics or {}),
         },
     }
+
+
+def _length(plan: Plan) -> dict[str, Any]:
+    if plan.settings.epochs is None:
+        return {"max_steps": plan.steps}
+    return {"num_train_epochs": float(plan.settings.epochs)}
+
+
+def _schedule(plan: Plan) -> dict[str, Any]:
+    given = plan.settings.schedule_arguments
+    arguments = scheduler_arguments(given, plan.steps, plan.warmup_steps)
+    name = SCHEDULES[plan.settings.schedule].transformers
+    return {"lr_scheduler_type": name, **({"lr_scheduler_kwargs": arguments} if arguments else {})}
+
+
+def _optim(training: TrainingConfig) -> dict[str, Any]:
+    """The optimizer, where it is one of transformers' own; `_beyond` says the others."""
+    name = OPTIMIZERS[training.optimizer].transformers
+    return {} if name is None or training.lora_plus_ratio != 1 else {"optim": name}
+
+
+def _beyond(plan: Plan, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """What no setting of these libraries says."""
+    training, found = plan.settings, dict[str, Any]()
+    row = OPTIMIZERS[training.optimizer]
+    if training.lora_plus_ratio != 1:
+        found["optimizer"] = {
+            "function": "peft.optimizers.create_loraplus_optimizer",
+            "optimizer_cls": row.place.replace(":", "."),
+            "loraplus_lr_ratio": training.lora_plus_ratio,
+            "loraplus_weight_decay": training.weight_decay,
+            **row.arguments,
+        }
+    elif row.transformers is None:
+        found["optimizer"] = {"function": row.place.replace(":", "."), **row.arguments}
+    if training.early_stopping is not None:
+        found["early_stopping"] = training.early_stopping.model_dump(mode="json")
+        found["kept_step"] = int(metrics.get("kept_step", plan.steps))
+    return found
 
 
 def _checkpointing_name() -> str:

@@ -13,7 +13,7 @@ import torch
 
 from loracle.config.placeholders import split_command
 from loracle.config.settings import NO_DATA, RunConfig
-from loracle.config.training_plan import count_steps
+from loracle.config.training.plan import steps_of
 from loracle.errors import LoracleError, StudyError
 from loracle.language.reader import load_language_model
 from loracle.own_trainer.objective import ExternalObjective
@@ -134,9 +134,10 @@ def _space(config: RunConfig, objective: TrainingObjective, space: SearchSpace) 
         return
     values = space.values(space.candidates)
     batches = values["batch_size"]
+    n, share = objective.n_proxy, objective.n_proxy / objective.n_train
     epochs = values.get("epochs", np.full(len(batches), config.training.epochs))
-    n = objective.n_proxy
-    steps, batch = min((count_steps(n, e, b), b) for e, b in set(zip(epochs, batches, strict=True)))
+    lengths = set(zip(epochs, batches, strict=True))
+    steps, batch = min((steps_of(config.training, n, b, share, epochs=e), b) for e, b in lengths)
     if steps < _FEW_STEPS:
         yield Check(
             "steps",

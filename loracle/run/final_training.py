@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from loracle.config.settings import RunConfig
-from loracle.config.training_plan import plan_training
+from loracle.config.training.plan import plan_training
 from loracle.execution.executor import Executor, Job, next_done
 from loracle.execution.retry_policy import POLICY
 from loracle.records.events import Listener, PhaseStarted, Step

@@ -11,14 +11,14 @@ They bind from the first trial on that *counts*: one with a value, or with a fai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loracle.config.loading import parse_config
 from loracle.config.placeholders import recorded_command
-from loracle.config.settings import RunConfig
+from loracle.config.settings import NO_DATA, RunConfig
 from loracle.errors import StudyError
 from loracle.records.contents import MODEL_SETTINGS, PRECISION, READING
 from loracle.records.trial import FailureKind
@@ -140,6 +140,7 @@ def require_common_settings(where: str, name: str, known: Mapping[str, Any], now
         StudyError: they differ.
     """
     known, now = _masked(known), _masked(now)  # earlier versions recorded the command as it was
+    known = _defaults(now.keys() - known.keys()) | known  # and had fewer settings
     keys = sorted((known.keys() | now.keys()) - _PLACES)  # earlier versions recorded some of these
     first = next((key for key in keys if known.get(key) != now.get(key)), None)
     if first is None:
@@ -170,6 +171,12 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
     return _masked(flat)
+
+
+def _defaults(keys: Collection[str]) -> dict[str, Any]:
+    """What these settings are where nobody gives them."""
+    plain = _flat(RunConfig(model="", data=NO_DATA).model_dump(mode="json"))
+    return {key: plain[key] for key in keys if key in plain}
 
 
 def _masked(flat: Mapping[str, Any]) -> dict[str, Any]:

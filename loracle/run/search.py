@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from loracle.config.knobs import check_knobs
 from loracle.config.settings import RunConfig, build_space
-from loracle.config.training_plan import plan_training
+from loracle.config.training.plan import plan_training
 from loracle.errors import ConfigError
 from loracle.records.contents import file_hash
 from loracle.records.notices import Notice

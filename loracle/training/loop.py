@@ -19,18 +19,20 @@ import numpy.typing as npt
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from loracle.config.settings import TrainingConfig
-from loracle.config.training_plan import Plan, plan_training
+from loracle.config.training.plan import Plan, plan_training
+from loracle.config.training.settings import TrainingConfig
 from loracle.records.space import Value
 from loracle.records.trial import Failure, FailureKind
 from loracle.training.dataset.tokens import Encoded
+from loracle.training.early_stopping import Best, Watched, evaluated_steps
 from loracle.training.memory.measurement import meter_of, out_of_memory
 from loracle.training.model.adapter import adapter_start, attach, restored
 from loracle.training.model.base_model import Base, batches, collate
 from loracle.training.model.dropout import Masks, key_dropout, training_mode
 from loracle.training.model.output.loss import add_gradient
 from loracle.training.model.positions import length_breaks
-from loracle.training.schedule import example_order, learning_rate
+from loracle.training.optimizer import LossScale, Updates
+from loracle.training.schedule import example_order, learning_rates
 
 _SMOOTH_EXAMPLES = 32  # a loss over fewer examples is too noisy to call a training diverged
 _SMOOTH_STEPS = 3
@@ -63,6 +65,8 @@ class Trained:
         peak_memory: bytes in use at most during the loop, the base model included, as `meter.py` counts them;
             None where the device or the system does not tell.
         start: see `adapter_start`.
+        kept_step: the step after which its validation loss was lowest, which the adapter is of; None: the
+            last one, as nothing ends the training early.
     """
 
     model: Any
@@ -71,6 +75,7 @@ class Trained:
     seconds: float
     peak_memory: int | None
     start: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    kept_step: int | None = None
 
 
 class TrainingFailed(Exception):
@@ -90,17 +95,20 @@ def train_adapter(
     *,
     seed: int,
     progress: Progress | None = None,
+    share: float = 1.0,
+    watched: Watched | None = None,
 ) -> Iterator[Trained]:
     """Trains an adapter, lends the adapted model to the `with` block, then takes the adapter off again.
 
-    The same seed gives the same adapter, bit for bit, on a CPU with the same number of threads.
+    The same seed gives the same adapter, bit for bit, on a CPU with the same number of threads. `share` is
+    what the examples are of all training data; `watched` is what early stopping goes by.
 
     Raises:
         ConfigError: see `plan_training`.
         TrainingFailed: the loss diverged or memory ran out.
         ModelError: the base model was not left as it was found.
     """
-    plan = plan_training(config, settings, len(encoded))
+    plan = plan_training(config, settings, len(encoded), share)
     cuda = [base.device.index or 0] if base.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
@@ -109,7 +117,7 @@ def train_adapter(
             try:
                 model = attach(base, plan)
                 start = adapter_start(model, plan.settings)
-                trained = replace(_fit(base, model, encoded, plan, seed, progress), start=start)
+                trained = replace(_fit(base, model, encoded, plan, seed, progress, watched), start=start)
             except RuntimeError as error:
                 failure = out_of_memory(error)
                 if failure is None:
@@ -120,54 +128,83 @@ def train_adapter(
 
 
 def _fit(
-    base: Base, model: Any, encoded: Encoded, plan: Plan, seed: int, progress: Progress | None
+    base: Base,
+    model: Any,
+    encoded: Encoded,
+    plan: Plan,
+    seed: int,
+    progress: Progress | None,
+    watched: Watched | None,
 ) -> Trained:
     began = time.perf_counter()
     meter = meter_of(base.device)
     if meter is not None:
         meter.restart()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=plan.learning_rate, weight_decay=plan.settings.weight_decay, fused=True
+    updates = Updates(model, plan)
+    batches_of, order = _batches(base, encoded, plan, seed)
+    rates, scale = learning_rates(plan), LossScale(base.dtype)
+    steps: list[Step] = []
+    stopping = plan.settings.early_stopping if watched is not None else None
+    best = Best(stopping, updates.parameters) if stopping is not None else None
+    for last in [plan.steps] if stopping is None else evaluated_steps(stopping, plan.steps):
+        with training_mode(model):
+            for number in range(len(steps), last):
+                loss_sum = batches_of(number, scale.factor)
+                scale.unscale(updates.parameters)
+                norm = clip_grad_norm_(updates.parameters, plan.settings.max_gradient_norm)
+                loss, gradient_norm = torch.stack(
+                    [loss_sum, norm.to(loss_sum)]
+                ).tolist()  # one synchronisation
+                steps.append(Step(number + 1, plan.steps, loss, rates(number), gradient_norm))
+                if progress is not None:
+                    progress(steps[-1])
+                if scale.overflowed(gradient_norm):
+                    updates.drop()
+                    continue
+                check_divergence(steps, plan)
+                updates.make(rates(number))
+        if best is not None and watched is not None and best.ends(last, watched.loss(base)):
+            break
+    if best is not None:
+        best.restore()
+    return Trained(
+        model=model,
+        steps=tuple(steps),
+        tokens=int(encoded.lengths[order[: len(steps) * plan.batch_size]].sum()),
+        seconds=time.perf_counter() - began,
+        peak_memory=None if meter is None else meter.peak(),
+        kept_step=None if best is None else best.step,
     )
+
+
+def _batches(
+    base: Base, encoded: Encoded, plan: Plan, seed: int
+) -> tuple[Callable[[int, float], torch.Tensor], npt.NDArray[np.int64]]:
+    """A function that adds the gradient of a step's batch, times a factor, and gives the loss; and which
+    example is seen when."""
     order = example_order(plan.n_examples, plan.n_seen, seed)
     # An example that comes again in another epoch is another one to the masks, even within one batch.
     known_as = encoded.positions[order] + ((np.arange(plan.n_seen) // plan.n_examples) << 32)
     masks, breaks = Masks(seed, base.device), length_breaks(base.model)
     key_dropout(base.model, masks, kept_logits=base.counted_alone)
-    steps: list[Step] = []
-    with training_mode(model):
-        for number in range(plan.steps):
-            rate = learning_rate(plan, number)
-            optimizer.param_groups[0]["lr"] = rate
-            part = slice(number * plan.batch_size, (number + 1) * plan.batch_size)
-            batch = EffectiveBatch(number, order[part], known_as[part])
-            micro_batch = plan.settings.largest_micro_batch
-            loss_sum = accumulate(base, encoded, batch, masks, micro_batch, breaks)
-            norm = clip_grad_norm_(parameters, plan.settings.max_gradient_norm)
-            loss, gradient_norm = torch.stack([loss_sum, norm.to(loss_sum)]).tolist()  # one synchronisation
-            steps.append(Step(number + 1, plan.steps, loss, rate, gradient_norm))
-            if progress is not None:
-                progress(steps[-1])
-            check_divergence(steps, plan)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-    return Trained(
-        model=model,
-        steps=tuple(steps),
-        tokens=int(encoded.lengths[order].sum()),
-        seconds=time.perf_counter() - began,
-        peak_memory=None if meter is None else meter.peak(),
-    )
+
+    def add(number: int, factor: float) -> torch.Tensor:
+        part = slice(number * plan.batch_size, (number + 1) * plan.batch_size)
+        batch = EffectiveBatch(number, order[part], known_as[part], factor)
+        return accumulate(base, encoded, batch, masks, plan.settings.largest_micro_batch, breaks)
+
+    return add, order
 
 
 @dataclass(frozen=True)
 class EffectiveBatch:
-    """The examples of one step: which they are, and what masks know them as, (n,) each."""
+    """The examples of one step: which they are, and what masks know them as, (n,) each; and what the gradient
+    is multiplied by, see `LossScale`."""
 
     step: int
     chosen: npt.NDArray[np.int64]
     known_as: npt.NDArray[np.int64]
+    factor: float = 1.0
 
 
 def accumulate(
@@ -186,8 +223,8 @@ def accumulate(
     for part in batches(lengths, micro_batch, base.reading, breaks):
         batch = collate(encoded, whole.chosen[part], base)
         with masks.of(whole.step, whole.known_as[part], batch.inputs.shape[1], batch.keep):
-            total += add_gradient(base, batch, masks, n_tokens)
-    return total
+            total += add_gradient(base, batch, masks, n_tokens / whole.factor)
+    return total / whole.factor
 
 
 def check_divergence(steps: Sequence[Step], plan: Plan) -> None:

@@ -40,12 +40,14 @@ from loracle.training.dataset.notices import (
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import Splits, load_splits, overlap, proxy_positions, proxy_size
 from loracle.training.dataset.tokens import Encoded, encode
+from loracle.training.early_stopping import Watched
 from loracle.training.memory.counting import build_memory_model
 from loracle.training.memory.plan import MemoryModel, Observation, observed
 from loracle.training.model.adapter import check_targets
 from loracle.training.model.base_model import Base, load_base
 from loracle.training.model.dropout import about_own_dropout
 from loracle.training.model.probe import probe
+from loracle.training.optimizer import check_optimizer
 from loracle.training.scoring import Questions, check_scoring, prepare
 from loracle.training.trial import TrialPlan, run_trial
 
@@ -71,6 +73,7 @@ class TrainingObjective:
         self.splits = splits
         self.data_fingerprint = splits.fingerprint
         check_targets(base, config.training)
+        check_optimizer(config.training)
         encoded = {name: self._encode(name, part) for name, part in splits.parts.items()}
         self._train = encoded["train"]
         self.n_train = len(self._train)
@@ -221,12 +224,23 @@ class TrainingObjective:
             questions=questions,
             memory=memory,
             micro_batch=min(memory.micro_batch(config), len(train)),
+            share=len(train) / self.n_train,
+            watched=self._watched(memory, config),
             progress=progress,
             adapter=adapter,
         )
         outcome = run_trial(plan, self._provenance(plan))
         self._observed += observed([outcome])
         return outcome
+
+    def _watched(self, memory: MemoryModel, config: Config) -> Watched | None:
+        """Validation examples that early stopping goes by, in final trainings too: the test split says what
+        came of a training, and nothing before that."""
+        if self._training.early_stopping is None:
+            return None
+        encoded = self.questions["validation"].encoded
+        batch_size = memory.scoring_batch(encoded, config, self.config.scoring.batch_size, written=0)
+        return Watched(encoded, batch_size)
 
     def _encode(self, name: str, examples: Sequence[Example]) -> Encoded:
         data, base = self.config.data, self.base

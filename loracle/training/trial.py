@@ -11,7 +11,8 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from loracle.config.settings import ScoringConfig, TrainingConfig
+from loracle.config.settings import ScoringConfig
+from loracle.config.training.settings import TrainingConfig
 from loracle.errors import LoracleError
 from loracle.records.codec import json_text
 from loracle.records.failures import DISK_ERRORS, crash, no_room
@@ -21,6 +22,7 @@ from loracle.records.trial import Failure, FailureKind, Outcome
 from loracle.records.trial_files import write_attempt
 from loracle.text.files import write_atomically
 from loracle.training.dataset.tokens import Encoded
+from loracle.training.early_stopping import Watched
 from loracle.training.intervals import confidence_interval
 from loracle.training.loop import Step, Trained, TrainingFailed, train_adapter
 from loracle.training.memory.measurement import out_of_memory, release
@@ -43,6 +45,8 @@ class TrialPlan:
         folder: for the files of the trial.
         split: `validation` or `test`, where `questions` come from.
         train: examples to train on.
+        share: what these are of all training data.
+        watched: what early stopping goes by; None: nothing ends a training early.
         memory: what trainings of this run take.
         micro_batch: the largest that fits, in sequences.
         progress: called after each step.
@@ -60,6 +64,8 @@ class TrialPlan:
     questions: Questions
     memory: MemoryModel
     micro_batch: int
+    share: float = 1.0
+    watched: Watched | None = None
     progress: Progress | None = None
     adapter: Path | None = None
 
@@ -146,7 +152,14 @@ def _train_and_score(plan: TrialPlan) -> _Result:
 
         saved = None if plan.adapter is None else SavedAdapter(plan.base, plan.train.tokens, plan.adapter)
         with train_adapter(
-            plan.base, plan.train, plan.config, settings, seed=plan.seed, progress=record
+            plan.base,
+            plan.train,
+            plan.config,
+            settings,
+            seed=plan.seed,
+            progress=record,
+            share=plan.share,
+            watched=plan.watched,
         ) as trained:
             began = time.perf_counter()
             scored = _score(plan)
@@ -188,6 +201,8 @@ def _metrics(plan: TrialPlan, trained: Trained, scored: Score) -> dict[str, floa
         "n_examples": float(len(plan.train)),
         "micro_batch": float(plan.micro_batch),
     }
+    if trained.kept_step is not None:
+        metrics["kept_step"] = float(trained.kept_step)
     if trained.peak_memory is not None:
         metrics["peak_memory_bytes"] = float(trained.peak_memory)
         metrics["memory_growth_bytes"] = float(trained.peak_memory - plan.memory.loaded)

@@ -4,7 +4,7 @@ import pytest
 
 from loracle.config.knobs import ALPHA, KNOBS, TrainerKnob, check_knobs, complete_problem
 from loracle.config.settings import RunConfig, TrainingConfig
-from loracle.config.training_plan import plan_training
+from loracle.config.training.plan import plan_training
 from loracle.errors import ConfigError
 from loracle.records.space import with_alpha
 

@@ -32,6 +32,12 @@ MINIMAL = "model: some/model\ndata: {train: train.jsonl}\n"
             "search:\n  preset: papr",
             ":4: search.preset: input should be 'default', 'numeric', 'language' or 'paper'; got",
         ),
+        ("training: {epochs: 1, max_steps: 9}", ":3: training: epochs and max_steps both say how long"),
+        ("training: {optimizer: adam}", ":3: training.optimizer: input should be 'adamw', 'adamw_8bit', "),
+        ("training: {schedule: cosin}", ":3: training.schedule: input should be 'cosine', 'linear', "),
+        ("training: {schedule: polynomial, schedule_arguments: {powr: 2}}", "no argument 'powr' here; it"),
+        ("training: {early_stopping: 0}", ":3: training.early_stopping.patience: input should be greater"),
+        ("training: {lora_plus_ratio: 0.5}", ":3: training.lora_plus_ratio: input should be greater"),
         ("training: {epochs: many}", ":3: training.epochs: input should be a valid number"),
         (
             "training: {targets: q_proj}",

@@ -16,7 +16,7 @@ from loracle.config.loading import load_config
 from loracle.config.metrics import METRICS
 from loracle.config.new_file import write_config
 from loracle.config.settings import RunConfig
-from loracle.config.variants import VARIANTS
+from loracle.config.training.variants import VARIANTS
 from loracle.records.standard_settings import STANDARD, PresetName
 from loracle.search.presets import GOOD_PRACTICE, PRESETS
 

@@ -12,7 +12,7 @@ from peft import LoraConfig
 from transformers import TrainingArguments
 
 from loracle.config.settings import RunConfig, TrainingConfig
-from loracle.config.training_plan import plan_training
+from loracle.config.training.plan import plan_training
 from loracle.report.recipe import own_recipe_text, recipe, recipe_text
 
 CONFIG = RunConfig.model_validate({"model": "org/base", "data": {"train": "train.jsonl"}})

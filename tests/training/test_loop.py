@@ -15,8 +15,8 @@ from peft import get_peft_model
 from places import PACKAGE
 
 from loracle.config.settings import RunConfig, TrainingConfig
-from loracle.config.training_plan import plan_training
-from loracle.config.variants import VARIANTS, Variant
+from loracle.config.training.plan import plan_training
+from loracle.config.training.variants import VARIANTS, Variant
 from loracle.errors import ModelError
 from loracle.records.trial import FailureKind
 from loracle.training import loop as training

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from loracle.config.settings import TrainingConfig
-from loracle.config.training_plan import plan_training
-from loracle.config.variants import VARIANTS, tried_with
+from loracle.config.training.optimizers import OPTIMIZERS
+from loracle.config.training.plan import plan_training
+from loracle.config.training.settings import TrainingConfig
+from loracle.config.training.variants import VARIANTS, tried_with
 from loracle.errors import ModelError
 from loracle.records.space import Config
 from loracle.training.dataset.tokens import Encoded
@@ -108,14 +109,13 @@ def count_footprint(base: Base, settings: TrainingConfig, *, dropout: bool = Tru
         widest=max(max(weight.shape) for weight in weights),
         itemsize=base.dtype.itemsize,
         cached=2 * base.dtype.itemsize * int(config.num_hidden_layers) * _key_width(config),
-        copied=int(
-            VARIANTS[settings.variant].weight_copies * sum(w.numel() * w.element_size() for w in weights)
-        ),
+        copied=int(VARIANTS[settings.variant].weight_copies * sum(w.nbytes for w in weights)),
         checkpointing=settings.gradient_checkpointing,
         counted_alone=base.counted_alone,
         logits=logits,
         allocator=_heap(base, settings),
         overhead=_OVERHEAD.get(base.device.type, 0),
+        kept=_kept(base, settings),
     )
 
 
@@ -124,6 +124,14 @@ def _heap(base: Base, settings: TrainingConfig) -> float:
     if base.device.type != "cpu":
         return 1.0
     return (_HEAP_RECOMPUTED if settings.gradient_checkpointing else _HEAP)[base.dtype.itemsize]
+
+
+def _kept(base: Base, settings: TrainingConfig) -> float:
+    """Bytes for each parameter of an adapter beside its weight and gradient."""
+    optimizer = OPTIMIZERS[settings.optimizer]
+    paged = optimizer.paged and base.device.type == "cuda"  # it makes room where there is none
+    copies = 4.0 if settings.early_stopping is not None else 0.0
+    return copies + (0.0 if paged else optimizer.state_bytes)
 
 
 def _logits(base: Base) -> Logits:

@@ -5,7 +5,8 @@ At its peak, when the backward pass begins, a training holds what was loaded bef
     growth = adapter + allocator x (saved + max(logits, gradients)) + overhead
 
 * adapter: weight, gradient and the two moments of AdamW (Kingma & Ba 2015) in float32 for every parameter,
-  16; 18 where autocast makes a bfloat16 copy of it. Parameters are PEFT's own count at rank 1, times rank.
+  16; 18 where autocast makes a bfloat16 copy of it; less with another optimizer, 4 more where early stopping
+  keeps the best adapter. Parameters are PEFT's own count at rank 1, times rank.
 * saved: what autograd keeps for the backward pass. Published formulas (Korthikanti et al. 2022, arXiv
   2205.05198, eq. 1) hold for one architecture, trained in full. Here most weights are frozen, kernels differ,
   and dropout keeps more than its absence. So it is counted on the model itself: three short forward passes
@@ -59,7 +60,8 @@ class Footprint:
     """What trainings on a base model hold, counted on the model.
 
     Attributes:
-        per_rank, fixed: parameters of an adapter for each unit of rank, and whatever the rank (of DoRA).
+        per_rank, fixed: parameters of an adapter for each unit of rank, and whatever the rank: of DoRA,
+            and of modules that are trained whole.
         modules: how many modules are adapted.
         saved: (2, 3) coefficients c0, c1, c2 in bytes; first row without dropout, second with.
         layers, hidden, vocabulary: of the model.
@@ -72,6 +74,7 @@ class Footprint:
         logits: how many logits are there at a time.
         allocator: bytes that it holds for each byte of a tensor.
         overhead: bytes.
+        kept: bytes for each parameter of the adapter beside weight and gradient: the optimizer's, and copies.
     """
 
     per_rank: int
@@ -90,6 +93,7 @@ class Footprint:
     logits: Logits
     allocator: float
     overhead: int
+    kept: float = 8.0
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ def training_growth(
 
 def _adapter(footprint: Footprint, rank: npt.ArrayLike) -> Floats:
     """Bytes of weights, gradients and moments."""
-    each = 16 if footprint.itemsize == 4 else 18
+    each = 8 + footprint.kept + (0 if footprint.itemsize == 4 else 2)
     result: Floats = each * (footprint.per_rank * np.asarray(rank, dtype=np.float64) + footprint.fixed)
     return result
 
@@ -190,5 +194,7 @@ def scoring_growth(
     cache = f.cached * (tokens + batch * written) if written else 0
     kept = 2 * f.cached * tokens if continued else 0
     layer = 4 * f.itemsize * f.widest * tokens
-    tensors = 16.0 * f.per_rank * rank + max(logits + everywhere + kept, cache) + layer + f.copied
+    tensors = (
+        16.0 * f.per_rank * rank + 4.0 * f.fixed + max(logits + everywhere + kept, cache) + layer + f.copied
+    )
     return f.allocator * tensors + f.overhead

@@ -16,9 +16,9 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 
-from loracle.config.settings import TrainingConfig
-from loracle.config.training_plan import Plan
-from loracle.config.variants import VARIANTS
+from loracle.config.training.plan import Plan
+from loracle.config.training.settings import TrainingConfig
+from loracle.config.training.variants import VARIANTS
 from loracle.errors import ConfigError, ModelError
 from loracle.records.failures import one_line, says_no_memory
 from loracle.training.memory.measurement import release

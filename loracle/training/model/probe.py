@@ -18,9 +18,9 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers.pytorch_utils import Conv1D
 
-from loracle.config.settings import TrainingConfig
-from loracle.config.training_plan import Plan, plan_training
-from loracle.config.variants import PLAIN, VARIANTS, tried_with
+from loracle.config.training.plan import Plan, plan_training
+from loracle.config.training.settings import TrainingConfig
+from loracle.config.training.variants import PLAIN, VARIANTS, tried_with
 from loracle.errors import ConfigError, LoracleError, ModelError
 from loracle.records.failures import one_line, refuse_no_memory
 from loracle.records.notices import Notice

@@ -9,8 +9,8 @@ from conftest import save_tiny_model
 from memory import allocated_peak, make_data
 
 from loracle.config.settings import RunConfig, TrainingConfig
-from loracle.config.training_plan import plan_training
-from loracle.config.variants import VARIANTS, Variant
+from loracle.config.training.plan import plan_training
+from loracle.config.training.variants import VARIANTS, Variant
 from loracle.training.loop import train_adapter
 from loracle.training.memory.counting import count_footprint
 from loracle.training.memory.equations import Sizes, scoring_growth, training_growth, training_tensors

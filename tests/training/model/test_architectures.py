@@ -15,7 +15,7 @@ from peft import AutoPeftModelForCausalLM
 from places import ROOT
 
 from loracle.config.settings import RunConfig, ScoringConfig, TrainingConfig
-from loracle.config.training_plan import plan_training
+from loracle.config.training.plan import plan_training
 from loracle.errors import LoracleError
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode

@@ -18,7 +18,7 @@ from test_architectures import identities
 
 from loracle.config.loading import load_config
 from loracle.config.settings import RunConfig, TrainingConfig
-from loracle.config.training_plan import plan_training
+from loracle.config.training.plan import plan_training
 from loracle.errors import ConfigError, LoracleError, ModelError
 from loracle.run.checks import examine
 from loracle.training.dataset.shapes import Example

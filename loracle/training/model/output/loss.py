@@ -23,7 +23,7 @@ from loracle.training.model.output.layer import OutputLayer, hidden_states
 LOGITS_AT_ONCE = 1 << 23  # of an output layer that is called as it is
 
 
-def add_gradient(base: Base, batch: Batch, masks: Masks, n_tokens: int) -> Tensor:
+def add_gradient(base: Base, batch: Batch, masks: Masks, n_tokens: float) -> Tensor:
     """Adds the gradient of the batch's loss, divided by `n_tokens`, and returns that loss, shape ().
 
     Call inside `masks.of`.
@@ -41,13 +41,13 @@ def add_gradient(base: Base, batch: Batch, masks: Masks, n_tokens: int) -> Tenso
         for part in _parts(layer, len(leaf)):
             logits = _logits(base, base.output, leaf[part], masks, part)
             loss += _added(logits, batch.targets[part], n_tokens)
-        gradient, n_tokens = leaf.grad, 1
+        gradient, n_tokens = leaf.grad, 1.0
     if hidden.requires_grad and gradient is not None:
         hidden.backward(gradient.div_(n_tokens).to(hidden.dtype))  # type: ignore[no-untyped-call]
     return loss
 
 
-def _added(logits: Tensor, targets: Tensor, n_tokens: int) -> Tensor:
+def _added(logits: Tensor, targets: Tensor, n_tokens: float) -> Tensor:
     """Adds the gradient of the loss of these logits, divided by `n_tokens`, and returns that loss."""
     loss = cross_entropy(logits, targets, reduction="sum") / n_tokens
     if loss.requires_grad:

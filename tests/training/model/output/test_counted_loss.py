@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from loracle.config.settings import TrainingConfig
-from loracle.config.training_plan import plan_training
+from loracle.config.training.plan import plan_training
 from loracle.training.model.adapter import adapted
 from loracle.training.model.base_model import Base, Batch
 from loracle.training.model.checksum import weights_checksum, weights_fingerprint

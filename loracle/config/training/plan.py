@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from loracle.config.knobs import KNOBS, check_knobs
-from loracle.config.settings import TrainingConfig
-from loracle.config.variants import VARIANTS
+from loracle.config.training.settings import TrainingConfig
+from loracle.config.training.variants import VARIANTS
 from loracle.errors import ConfigError
 from loracle.records.space import Value, with_alpha
 
@@ -34,8 +34,13 @@ class Plan:
     settings: TrainingConfig
 
 
-def plan_training(config: Mapping[str, Value], settings: TrainingConfig, n_examples: int) -> Plan:
+def plan_training(
+    config: Mapping[str, Value], settings: TrainingConfig, n_examples: int, share: float = 1.0
+) -> Plan:
     """Derives a plan.
+
+    `share` is what these examples are of all training data: `max_steps` are those of a training on all, so a
+    training on a tenth takes a tenth of them, and goes over its data as often.
 
     Raises:
         ConfigError: unknown or missing knobs, or a value that the settings refuse.
@@ -46,9 +51,15 @@ def plan_training(config: Mapping[str, Value], settings: TrainingConfig, n_examp
         settings = TrainingConfig.model_validate(settings.model_dump() | changes)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:
+            message = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(
+                f"knobs {', '.join(changes)} with the settings of training: {message}"
+            ) from None
         raise ConfigError(f"knob {first['loc'][0]}: {first['msg']}; got {first['input']!r}") from None
     batch_size = int(config["batch_size"])
-    steps = count_steps(n_examples, settings.epochs, batch_size)
+    steps = steps_of(settings, n_examples, batch_size, share)
+    whole = steps * min(batch_size, n_examples)  # where steps are counted, every batch is a whole one
     return Plan(
         rank=int(config["rank"]),
         alpha=float(with_alpha(config)["alpha"]),
@@ -56,11 +67,22 @@ def plan_training(config: Mapping[str, Value], settings: TrainingConfig, n_examp
         learning_rate=float(config["learning_rate"]) * VARIANTS[settings.variant].learning_rate_shift,
         batch_size=min(batch_size, n_examples),
         n_examples=n_examples,
-        n_seen=count_seen(n_examples, settings.epochs),
+        n_seen=whole if settings.epochs is None else count_seen(n_examples, settings.epochs),
         steps=steps,
         warmup_steps=min(steps - 1, math.ceil(settings.warmup_fraction * steps)),
         settings=settings,
     )
+
+
+def steps_of(
+    settings: TrainingConfig, n_examples: int, batch_size: float, share: float, epochs: float | None = None
+) -> int:
+    """Optimizer steps of a training on so many examples, which are this share of all; `epochs` of a knob."""
+    if settings.max_steps is not None:
+        return max(1, round(settings.max_steps * share))
+    passes = settings.epochs if epochs is None else epochs
+    assert passes is not None
+    return count_steps(n_examples, passes, batch_size)
 
 
 def count_seen(n_examples: int, epochs: float) -> int:

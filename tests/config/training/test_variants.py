@@ -5,8 +5,8 @@ from places import PACKAGE
 
 from loracle.config.loading import parse_config
 from loracle.config.settings import RunConfig, TrainingConfig
-from loracle.config.training_plan import plan_training
-from loracle.config.variants import VARIANTS, Variant, tried_with
+from loracle.config.training.plan import plan_training
+from loracle.config.training.variants import VARIANTS, Variant, tried_with
 from loracle.errors import ConfigError
 from loracle.report.recipe import recipe
 

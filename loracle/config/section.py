@@ -1,0 +1,47 @@
+"""What every section of the settings is: frozen, and strict about what stands in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from loracle.records.space import Value
+
+
+def no_truth(value: Any) -> Any:
+    """Refuses `true` and `false`, which Python takes for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("input should be a number, not true or false")
+    return value
+
+
+def one_of(table: Mapping[str, Any]) -> BeforeValidator:
+    """Refuses what is no key of a table; what is in the table is looked up when a setting is read."""
+
+    def check(value: Any) -> str:
+        if isinstance(value, str) and value in table:
+            return value
+        *others, last = map(repr, table)
+        raise ValueError(f"input should be {', '.join(others)} or {last}")
+
+    return BeforeValidator(check)
+
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+Number = Annotated[Value, BeforeValidator(no_truth)]  # of a knob
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys, infinite numbers, and truth for numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        return value if bool in (annotation, *get_args(annotation)) else no_truth(value)
