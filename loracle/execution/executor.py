@@ -13,13 +13,20 @@ from typing import Any, Protocol
 
 from loracle.config.settings import ExecutionConfig
 from loracle.errors import ConfigError
+from loracle.records import objective as records
 from loracle.records.failures import DISK_ERRORS
-from loracle.records.objective import Objective, Report
+from loracle.records.objective import Objective, Part, Report
 from loracle.records.space import Config
 from loracle.records.trial import Failure, FailureKind, Outcome
 from loracle.records.trial_files import write_outcome
 
-Progress = Callable[[int, int, int, float | None], None]  # trial number, then as an objective's
+
+class Progress(Protocol):
+    """Takes the number of a trial, then what an objective's takes."""
+
+    def __call__(
+        self, number: int, step: int, total: int, loss: float | None, part: Part = "training", /
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Job:
     final: bool = False
     adapter: Path | None = None
 
-    def run(self, objective: Objective, progress: Callable[[int, int, float | None], None]) -> Outcome:
+    def run(self, objective: Objective, progress: records.Progress) -> Outcome:
         """Runs it here and now."""
         arguments: dict[str, Any] = {"seed": self.seed, "folder": self.folder, "progress": progress}
         if self.final:

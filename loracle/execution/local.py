@@ -174,8 +174,8 @@ class LocalWorkers:
                 slot.ready(now)
                 self._report = report or self._report
                 self._hand_out()
-            case Stepped(step, total, loss) if slot.attempt is not None:
-                progress(slot.attempt.job.number, step, total, loss)
+            case Stepped(step, total, loss, part) if slot.attempt is not None:
+                progress(slot.attempt.job.number, step, total, loss, part)
             case Refused():
                 raise message.as_error()
             case Finished(outcome) if slot.due("done"):

@@ -15,7 +15,7 @@ from pydantic import Discriminator
 
 from loracle import errors
 from loracle.records.codec import from_plain, to_plain
-from loracle.records.objective import Report
+from loracle.records.objective import Part, Report
 from loracle.records.trial import Outcome
 from loracle.text.escape import printable
 
@@ -52,12 +52,13 @@ class Alive:
 
 @dataclass(frozen=True)
 class Stepped:
-    """Its job went on: step `step` of `total` (0: not known), and the loss where there is one."""
+    """Its job went on, as `Progress` has it."""
 
     kind: Literal["progress"] = field(default="progress", kw_only=True)
     step: int
     total: int
     loss: float | None
+    part: Part = "training"
 
 
 @dataclass(frozen=True)

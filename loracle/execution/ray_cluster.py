@@ -207,8 +207,8 @@ class RayWorkers:
             case Ready(report) if slot.state is State.LOADING:
                 self._report = report
                 slot.ready(time.monotonic())
-            case Stepped(step, total, loss) if slot.attempt is not None:
-                progress(slot.attempt.job.number, step, total, loss)
+            case Stepped(step, total, loss, part) if slot.attempt is not None:
+                progress(slot.attempt.job.number, step, total, loss, part)
             case Refused():
                 raise message.as_error()
             case Finished(outcome) if slot.attempt is not None:

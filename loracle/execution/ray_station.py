@@ -18,6 +18,7 @@ from loracle.execution.local import LocalWorkers
 from loracle.execution.messages import Alive, Finished, Message, Ready, Refused, Stepped, lines_of
 from loracle.execution.ray_files import ADAPTER, PIECE, run_identity, scratch_folder
 from loracle.records.codec import from_plain
+from loracle.records.objective import Part
 
 _SECONDS_A_LOOK = 1.0
 
@@ -69,8 +70,8 @@ class Station:
         """What happened: `Stepped`, at last `Finished` or `Refused`; nothing after a second."""
         told: list[Message] = []
 
-        def tell(number: int, step: int, total: int, loss: float | None) -> None:
-            told[:] = [Stepped(step, total, loss)]  # the last is enough
+        def tell(number: int, step: int, total: int, loss: float | None, part: Part = "training") -> None:
+            told[:] = [Stepped(step, total, loss, part)]  # the last is enough
 
         try:
             done = self._workers.wait(_SECONDS_A_LOOK, tell)

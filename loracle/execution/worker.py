@@ -37,7 +37,7 @@ from loracle.execution.messages import (
     line_of,
 )
 from loracle.records.codec import from_plain
-from loracle.records.objective import Objective
+from loracle.records.objective import Objective, Part, Progress
 
 _SECONDS_BETWEEN_SIGNS = 0.5
 _PREFERRED_VICTIM = 500  # of 1000: who the kernel should kill first when memory runs out
@@ -128,16 +128,16 @@ def memory_bytes() -> int:
     return used + pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _reporter(driver: _Driver) -> Callable[[int, int, float | None], None]:
+def _reporter(driver: _Driver) -> Progress:
     """Sends progress, at most twice a second, and the last step always."""
     next_time = 0.0
 
-    def report(step: int, total: int, loss: float | None) -> None:
+    def report(step: int, total: int, loss: float | None, part: Part = "training") -> None:
         nonlocal next_time
         now = time.monotonic()
         if now >= next_time or step == total:
             next_time = now + _SECONDS_BETWEEN_SIGNS
-            driver.tell(Stepped(step, total, loss))
+            driver.tell(Stepped(step, total, loss, part))
 
     return report
 
@@ -145,8 +145,8 @@ def _reporter(driver: _Driver) -> Callable[[int, int, float | None], None]:
 def _show_life(driver: _Driver, main_thread: int) -> None:
     """Says `alive` while the main thread moves: while it is not where it was a moment ago.
 
-    Loading and scoring report no steps, and may take long. A call that never returns says nothing, and
-    neither does one that keeps Python from running this.
+    Loading reports no steps, nor does a batch while it is read, and both may take long. A call that never
+    returns says nothing, and neither does one that keeps Python from running this.
     """
     before: list[tuple[int, int]] = []
     with contextlib.suppress(OSError):  # the driver has gone

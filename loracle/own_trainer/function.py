@@ -21,6 +21,7 @@ from loracle.own_trainer.call import Call, Measured, measured, numbers_beside
 from loracle.own_trainer.numbers import NotANumber, as_count, as_number
 from loracle.own_trainer.output import Output, printing_to
 from loracle.records.failures import DISK_ERRORS, crash, out_of_memory_text
+from loracle.records.objective import Progress
 from loracle.records.trial import Failure, FailureKind
 from loracle.text.escape import printable
 
@@ -77,7 +78,7 @@ class Function:
         return measured(found, f"the value that {self._name} returned", metrics)
 
 
-def _checked(progress: Progress | None) -> Progress:
+def _checked(progress: Progress | None) -> Callable[..., None]:
     """Takes any kind of number. Anything else is an error in the function that says it."""
 
     def report(step: Any, total: Any, loss: Any = None) -> None:

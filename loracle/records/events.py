@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loracle.records.notices import Notice
+from loracle.records.objective import Part
 from loracle.records.space import Config
 from loracle.records.trial import Trial
 
@@ -16,6 +17,13 @@ class PhaseStarted:
 
     text: str
     number: int | None = None
+
+
+@dataclass(frozen=True)
+class PhaseEnded:
+    """The final training `number` has ended."""
+
+    number: int
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,16 @@ class TrialStarted:
 
 @dataclass(frozen=True)
 class Step:
-    """Work went on: `done` of `total` steps or candidates, `loss` while training, of trial `number`."""
+    """Work went on: `done` of `total` steps, examples or candidates, `loss` while training (trial `number`).
+
+    `part` of the trial: as `Progress` has it.
+    """
 
     done: int
     total: int
     loss: float | None = None
     number: int | None = None
+    part: Part = "training"
 
 
 @dataclass(frozen=True)
@@ -66,5 +78,5 @@ class TrialFinished:
     seconds_left: float
 
 
-Event = PhaseStarted | Noticed | TrialStarted | Step | TrialFinished
+Event = PhaseStarted | PhaseEnded | Noticed | TrialStarted | Step | TrialFinished
 Listener = Callable[[Event], None]

@@ -6,10 +6,10 @@ undisturbed one would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from loracle.errors import SpaceError
 from loracle.records.notices import Notice
@@ -17,8 +17,17 @@ from loracle.records.sizes import Sizes
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import Failure, Outcome
 
-# Step from 1, number of steps (0: not known), loss where there is one. Any call is a sign of life.
-Progress = Callable[[int, int, float | None], None]
+Part = Literal["training", "scoring", "writing"]
+
+
+class Progress(Protocol):
+    """Takes how far a part of a trial is. Any call is a sign of life.
+
+    `step` of `total` (0: not known) optimizer steps while training, with the `loss` where there is one;
+    examples that are read while scoring, and then those for which the model has written its answer.
+    """
+
+    def __call__(self, step: int, total: int, loss: float | None, part: Part = "training", /) -> None: ...
 
 
 @dataclass(frozen=True)

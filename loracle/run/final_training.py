@@ -9,7 +9,7 @@ from loracle.config.settings import RunConfig
 from loracle.config.training.plan import plan_training
 from loracle.execution.executor import Executor, Job, next_done
 from loracle.execution.retry_policy import POLICY
-from loracle.records.events import Listener, PhaseStarted, Step
+from loracle.records.events import Listener, PhaseEnded, PhaseStarted, Step
 from loracle.records.sizes import Sizes
 from loracle.records.space import Config, with_alpha
 from loracle.records.trial import Outcome
@@ -130,10 +130,11 @@ def _train(
         for done in next_done(
             executor,
             _SECONDS_BETWEEN_LOOKS,
-            lambda number, step, total, loss: listen(Step(step, total, loss, number)),
+            lambda number, step, total, loss, part="training": listen(Step(step, total, loss, number, part)),
         ):
             name = running.pop(done.job.number)
             outcomes[name] = done.outcome
+            listen(PhaseEnded(done.job.number))
             keep_result(config, name, done.outcome)
     return outcomes
 

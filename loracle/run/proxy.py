@@ -196,7 +196,7 @@ def _train(
         seed=seed,
         folder=place,
         fraction=fraction,
-        progress=lambda step, total, loss: listen(Step(step, total, loss)),
+        progress=lambda step, total, loss, part="training": listen(Step(step, total, loss, None, part)),
     )
     write_outcome(place, config, outcome)
     return outcome

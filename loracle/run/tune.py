@@ -22,6 +22,7 @@ from loracle.records.events import Listener, Noticed, PhaseStarted, Step, TrialF
 from loracle.records.notices import FILE as NOTICES
 from loracle.records.notices import Notice, gathered
 from loracle.records.notices import as_json as notices_as_json
+from loracle.records.objective import Part
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.report.best_folder import write_best
@@ -177,8 +178,8 @@ def run_search(
     recent: deque[tuple[int, Outcome]] = deque(maxlen=_BROKEN_IN_A_ROW)
     forecast = Forecast(ends)
 
-    def progress(number: int, step: int, total: int, loss: float | None) -> None:
-        listen(Step(step, total, loss, number))
+    def progress(number: int, step: int, total: int, loss: float | None, part: Part = "training") -> None:
+        listen(Step(step, total, loss, number, part))
 
     try:
         while True:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import log_softmax
 
+from loracle.records.objective import Progress
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.model.base_model import Base, batches
 from loracle.training.model.continuation import ReadPrompts, read_prompts
@@ -48,7 +49,13 @@ def can_be_continued(base: Base, choices: Encoded, shared: Indices) -> bool:
 
 
 def continued_losses(
-    base: Base, choices: Encoded, owner: Indices, shared: Indices, wanted: Indices, batch_size: int
+    base: Base,
+    choices: Encoded,
+    owner: Indices,
+    shared: Indices,
+    wanted: Indices,
+    batch_size: int,
+    progress: Progress | None = None,
 ) -> Floats:
     """Summed loss of the tokens of each choice that count, behind what all share; (number of choices,).
 
@@ -60,10 +67,11 @@ def continued_losses(
         shared: (number of examples,) see `shared_lengths`.
         wanted: choices whose loss is asked for.
         batch_size: how many prompts, and how many endings, are read at a time.
+        progress: told of prompts.
     """
     assert base.continuing is not None
     losses = np.full(len(choices), np.inf)
-    groups = np.split(np.arange(len(owner)), _bounds(owner))
+    groups, done = np.split(np.arange(len(owner)), _bounds(owner)), 0
     for chosen in batches(shared, batch_size, base.continuing):
         read = read_prompts(base, [_tokens(choices, int(groups[i][0]), 0, int(shared[i])) for i in chosen])
         some = np.concatenate([groups[i] for i in chosen])
@@ -80,6 +88,9 @@ def continued_losses(
             losses[some[own]] = first[own] + ends
             least = np.minimum.reduceat(losses[some], np.append(0, _bounds(behind)))
             asked = first <= least[behind]
+        done += len(chosen)
+        if progress is not None:
+            progress(done, len(groups), None, "scoring")
     return losses
 
 

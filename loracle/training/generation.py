@@ -9,24 +9,31 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from loracle.config.settings import ScoringConfig
+from loracle.records.objective import Progress
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.model.base_model import Base, batches, filled_left
 from loracle.training.model.positions import length_breaks
 
 
 def generate(
-    base: Base, encoded: Encoded, settings: ScoringConfig, wanted: Sequence[str] | None = None
+    base: Base,
+    encoded: Encoded,
+    settings: ScoringConfig,
+    wanted: Sequence[str] | None = None,
+    progress: Progress | None = None,
 ) -> list[str]:
     """What the model writes after each prompt, greedily, until a stop token or `max_new_tokens`.
 
     With the texts that are `wanted`, (n,), a text also ends once it has as many tokens as the reference and
-    cannot become the one that is wanted, white space around it aside.
+    cannot become the one that is wanted, white space around it aside. `progress` is told of examples, also
+    within a batch: of as many of it as there is of the longest that its texts may get.
     """
     texts = [""] * len(encoded)
     longest = int(encoded.prompt_lengths.max(initial=0)) + settings.max_new_tokens
     how = base.writing
     if how == "padded" and any(b < longest for b in length_breaks(base.model)):
         how = "equal"  # each would reach the break at the step of the longest
+    done = 0
     for chosen in batches(encoded.prompt_lengths, settings.batch_size, how):
         starts, lengths = encoded.starts[chosen], encoded.prompt_lengths[chosen]
         prompts = [encoded.tokens[a : a + n] for a, n in zip(starts, lengths, strict=True)]
@@ -36,6 +43,8 @@ def generate(
         if wanted is not None:
             least = (encoded.lengths - encoded.prompt_lengths)[chosen].tolist()
             ends.append(_Departed(base, width, [wanted[i] for i in chosen], least))
+        if progress is not None:
+            ends.append(_Told(progress, done, len(chosen), len(encoded), width, settings.max_new_tokens))
         with base.precision():
             written = base.model.generate(
                 input_ids=ids,
@@ -46,6 +55,9 @@ def generate(
             )[:, width:].tolist()
         for i, tokens in zip(chosen, written, strict=True):
             texts[i] = written_text(base, tokens)
+        done += len(chosen)
+        if progress is not None:
+            progress(done, len(encoded), None, "writing")
     return texts
 
 
@@ -70,6 +82,20 @@ class _Departed(StoppingCriteria):  # type: ignore[misc]
         # away before what comes next, say nothing.
         text = "".join(written_text(self._base, tokens).rstrip("\N{REPLACEMENT CHARACTER}").split())
         return not wanted.startswith(text)
+
+
+class _Told(StoppingCriteria):  # type: ignore[misc]
+    """Tells how much of a batch is written, and ends nothing."""
+
+    def __init__(self, progress: Progress, before: int, size: int, total: int, width: int, most: int) -> None:
+        self._progress, self._before, self._size, self._total = progress, before, size, total
+        self._width, self._most = width, most
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """No row of (b, width + written) ends, (b,)."""
+        written = self._size * (input_ids.shape[1] - self._width) // self._most
+        self._progress(self._before + written, self._total, None, "writing")
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def written_text(base: Base, tokens: Sequence[int]) -> str:

@@ -19,6 +19,7 @@ import torch
 from loracle.config.metrics import METRICS, Metric, Needs
 from loracle.config.settings import ScoringConfig
 from loracle.errors import ConfigError, DataError
+from loracle.records.objective import Progress
 from loracle.text.patterns import Pattern
 from loracle.training.choices import can_be_continued, continued_losses, shared_lengths
 from loracle.training.dataset.shapes import Example
@@ -229,14 +230,16 @@ def _with_reference(example: Example, reference: str) -> Example:
 # -- scoring ----------------------------------------------------------------------------------------
 
 
-def score(base: Base, questions: Questions, settings: ScoringConfig) -> Score:
+def score(
+    base: Base, questions: Questions, settings: ScoringConfig, progress: Progress | None = None
+) -> Score:
     """Scores the model as it is, adapter included, by the metric of the settings.
 
-    `loss` is the mean over all tokens that count.
+    `loss` is the mean over all tokens that count. `progress` is told of examples, batch by batch.
     """
     metric = METRICS[settings.metric]
     with torch.inference_mode():
-        losses, predictions = _predict(base, questions, settings, metric.needs)
+        losses, predictions = _predict(base, questions, settings, metric.needs, progress)
     verdicts = _judge(metric, questions, settings, predictions)
     tokens = questions.encoded.counts
     loss = float(losses.sum() / tokens.sum())
@@ -254,13 +257,13 @@ def score(base: Base, questions: Questions, settings: ScoringConfig) -> Score:
 
 
 def _predict(
-    base: Base, questions: Questions, settings: ScoringConfig, needs: Needs
+    base: Base, questions: Questions, settings: ScoringConfig, needs: Needs, progress: Progress | None
 ) -> tuple[Floats, list[str] | None]:
     """Summed loss of each reference, (n,); and what the model writes, or which choice it takes, for each
     example, None where nothing is judged."""
     if needs == "choices":
-        return _choose(base, questions, settings.batch_size)
-    losses, matched = _reference_pass(base, questions.encoded, settings.batch_size)
+        return _choose(base, questions, settings.batch_size, progress)
+    losses, matched = _reference_pass(base, questions.encoded, settings.batch_size, progress)
     if needs != "writing":
         return losses, None
     predictions = list(questions.references)
@@ -268,7 +271,7 @@ def _predict(
     wanted = None
     if METRICS[settings.metric].whole and settings.answer_pattern is None:
         wanted = [questions.references[i] for i in open_ones]
-    written = generate(base, questions.encoded.select(open_ones), settings, wanted)
+    written = generate(base, questions.encoded.select(open_ones), settings, wanted, progress)
     for i, text in zip(open_ones, written, strict=True):
         predictions[i] = text
     return losses, predictions
@@ -289,11 +292,13 @@ def _judge(
     ]
 
 
-def _reference_pass(base: Base, encoded: Encoded, batch_size: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
+def _reference_pass(
+    base: Base, encoded: Encoded, batch_size: int, progress: Progress | None
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Summed loss of each example, and whether its last completion is the greedy one; both (n,)."""
     losses = np.zeros(len(encoded))
     matched = np.ones(len(encoded), dtype=np.bool_)
-    breaks = length_breaks(base.model)
+    breaks, done = length_breaks(base.model), 0
     for chosen in batches(encoded.lengths - 1, batch_size, base.reading, breaks):
         batch = collate(encoded, chosen, base)
         of_positions, greedy = counted_losses(base, batch)
@@ -304,10 +309,15 @@ def _reference_pass(base: Base, encoded: Encoded, batch_size: int) -> tuple[Floa
         wrong = ~greedy.cpu().numpy()
         wrong &= columns >= encoded.prompt_lengths[chosen][rows]  # earlier turns are given, not written
         matched[chosen[rows[wrong]]] = False
+        done += len(chosen)
+        if progress is not None:
+            progress(done, len(encoded), None, "scoring")
     return losses, matched
 
 
-def _choose(base: Base, questions: Questions, batch_size: int) -> tuple[Floats, list[str]]:
+def _choose(
+    base: Base, questions: Questions, batch_size: int, progress: Progress | None
+) -> tuple[Floats, list[str]]:
     """Summed loss of each reference, and the most likely choice of each example; ties go to the first."""
     choices, owner, shared = questions.choices, questions.owner, questions.shared
     if choices is None or owner is None or shared is None:
@@ -315,14 +325,14 @@ def _choose(base: Base, questions: Questions, batch_size: int) -> tuple[Floats, 
     right = np.zeros(0, dtype=np.int64) if questions.right is None else questions.right
     # What all choices share, such as earlier turns of a chat, is the same for all, so it cancels.
     if can_be_continued(base, choices, shared):
-        of_choices = continued_losses(base, choices, owner, shared, right, batch_size)
+        of_choices = continued_losses(base, choices, owner, shared, right, batch_size, progress)
     else:
-        of_choices, _ = _reference_pass(base, choices, batch_size)
+        of_choices, _ = _reference_pass(base, choices, batch_size, progress)
     best: dict[int, int] = {}
     for i, example in enumerate(owner.tolist()):
         if example not in best or of_choices[i] < of_choices[best[example]]:
             best[example] = i
     losses: Floats = of_choices[right]
     if questions.right is None:
-        losses, _ = _reference_pass(base, questions.encoded, batch_size)
+        losses, _ = _reference_pass(base, questions.encoded, batch_size, progress)
     return losses, [questions.options[best[i]] for i in range(len(questions))]

@@ -49,7 +49,7 @@ class TrialPlan:
         watched: what early stopping goes by; None: nothing ends a training early.
         memory: what trainings of this run take.
         micro_batch: the largest that fits, in sequences.
-        progress: called after each step.
+        progress: called after each step, and while scoring.
         adapter: where the adapter is saved; None: nowhere.
     """
 
@@ -179,7 +179,7 @@ def _score(plan: TrialPlan) -> Score:
     for batch_size in halvings(plan.scoring.batch_size):
         settings = plan.scoring.model_copy(update={"batch_size": batch_size})
         try:
-            return score(plan.base, plan.questions, settings)
+            return score(plan.base, plan.questions, settings, plan.progress)
         except (RuntimeError, MemoryError) as error:
             shortage = out_of_memory(error)
             if shortage is None:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, DataError, ModelError, SpaceError
 from loracle.records.codec import json_text
-from loracle.records.objective import Objective, TableObjective
+from loracle.records.objective import Objective, Part, Progress, TableObjective
 from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, Outcome
 from loracle.records.trial_files import read_items, read_outcome, write_outcome
@@ -69,9 +69,10 @@ def test_sizes_and_attributes(make: Make) -> None:
 
 def test_a_trial_writes_everything_that_explains_it(make: Make, tmp_path: Path) -> None:
     objective: Objective = make(scoring=EXACT)
-    seen: list[tuple[int, int, float]] = []
+    told: list[Any] = []
     folder = tmp_path / "trials" / "0"
-    outcome = objective.run(CONFIG, seed=3, folder=folder, progress=lambda *step: seen.append(step))
+    outcome = objective.run(CONFIG, seed=3, folder=folder, progress=lambda *step: told.append(step))
+    seen = [step for step in told if "scoring" not in step and "writing" not in step]
     assert outcome.failure is None
     assert sorted(path.name for path in folder.iterdir()) == [
         "items.jsonl",
@@ -211,6 +212,31 @@ def test_what_goes_wrong_is_typed(
     assert weights_fingerprint(objective.base.model) == objective.base.fingerprint
 
 
+def test_scoring_tells_how_far_it_is(make: Make, tmp_path: Path) -> None:
+    told: list[Any] = []
+    objective = make(scoring=EXACT | {"batch_size": 4})
+    outcome = objective.run(CONFIG, seed=3, folder=tmp_path / "a", progress=lambda *step: told.append(step))
+    assert [step for step in told if step[3:] == ("scoring",)] == [
+        (done, 10, None, "scoring") for done in (4, 8, 10)
+    ]
+    written = [step[0] for step in told if step[3:] == ("writing",)]
+    total = {step[1] for step in told if step[3:] == ("writing",)}.pop()
+    assert written == sorted(written)  # also within a batch, with every token
+    assert written[-1] == total <= 10
+    quiet = objective.run(CONFIG, seed=3, folder=tmp_path / "b")
+    assert quality(quiet) == quality(outcome)
+
+
+def trained(steps: list[int]) -> Progress:
+    """Takes the steps of trainings alone."""
+
+    def progress(step: int, total: int, loss: float | None, part: Part = "training", /) -> None:
+        if part == "training":
+            steps.append(step)
+
+    return progress
+
+
 # -- out of memory ----------------------------------------------------------------------------------
 
 
@@ -296,9 +322,7 @@ def test_scoring_goes_on_in_smaller_batches_without_training_again(
     expected = objective.run(CONFIG, seed=0, folder=tmp_path / "a")
     tried = limited(monkeypatch, 3, "scoring")
     steps: list[int] = []
-    outcome = objective.run(
-        CONFIG, seed=0, folder=tmp_path / "b", progress=lambda step, *_: steps.append(step)
-    )
+    outcome = objective.run(CONFIG, seed=0, folder=tmp_path / "b", progress=trained(steps))
     assert [size for size, _ in tried] == [10, 10, 10, 8, 4, 2, 2, 2, 2, 2]
     assert steps == [1, 2]
     assert outcome.value == pytest.approx(expected.value, rel=1e-5)
@@ -310,7 +334,7 @@ def test_no_training_is_repeated_because_scoring_had_no_memory(
     objective = make(training={"micro_batch": 8})
     limited(monkeypatch, 0, "scoring")
     steps: list[int] = []
-    outcome = objective.run(CONFIG, seed=0, folder=tmp_path, progress=lambda step, *_: steps.append(step))
+    outcome = objective.run(CONFIG, seed=0, folder=tmp_path, progress=trained(steps))
     assert steps == [1, 2]
     assert outcome.failure is not None
     assert outcome.failure.kind is FailureKind.OUT_OF_MEMORY

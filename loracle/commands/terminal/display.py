@@ -6,18 +6,28 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from types import TracebackType
 
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
 from loracle.commands.terminal.console import console as plain_console
 from loracle.commands.terminal.console import say, say_notices
 from loracle.config.metrics import show_loss
 from loracle.config.settings import RunConfig
-from loracle.records.events import Event, Listener, Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
+from loracle.records.events import (
+    Event,
+    Listener,
+    Noticed,
+    PhaseEnded,
+    PhaseStarted,
+    Step,
+    TrialFinished,
+    TrialStarted,
+)
 from loracle.records.trial import Trial
 from loracle.report.wording import show_config, show_duration, show_score
 from loracle.search.presets import PRESETS
@@ -25,6 +35,9 @@ from loracle.text import escape
 
 _ROOM_FOR_CONFIGS = 120  # columns of a terminal that shows the config beside the bar
 _LONGEST_TITLE = 34  # characters
+_STARTING = "starting"  # a trial that has not told of any step
+_NARROW = 100  # columns of a terminal below which titles and bars are shorter
+_TITLE_WHEN_NARROW, _BAR_WHEN_NARROW, _BAR = 25, 10, 20
 
 
 @contextmanager
@@ -63,7 +76,7 @@ def quiet(*, models: bool) -> None:
 class Display:
     """Shows events. Use as a context manager; `show` takes them one by one.
 
-    On a terminal there is a bar for each trial that is running, or for the phase.
+    On a terminal there is a bar for each trial that is running, and there for its part, or for the phase.
     """
 
     def __init__(self, metric: str, console: Console | None = None) -> None:
@@ -71,11 +84,11 @@ class Display:
         self._console = console or plain_console(errors=True)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[loss]}", markup=False),
+            BarColumn(_BAR_WHEN_NARROW if self._console.width < _NARROW else _BAR),
+            _Count(),
+            TextColumn("{task.fields[state]}", markup=False),
             TextColumn("{task.fields[note]}", style="dim", markup=False),
-            TimeElapsedColumn(),
+            _Elapsed(),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,
@@ -104,33 +117,36 @@ class Display:
                 say(self._console, text, "bold")
                 for old in [bar for bar in self._bars if number is None or bar is None or bar >= 0]:
                     self._remove(old)
-                for old in [bar for bar in self._bars if self._is_full(bar)]:  # its training has ended
-                    self._remove(old)
-                self._add(number, text, visible=False)
+                self._add(number, text)
+            case PhaseEnded(number=number):
+                self._remove(number)
             case Noticed(notice=notice):
                 say_notices(self._console, [notice])
             case TrialStarted(done=done, budget=budget, config=config, number=number):
                 self._remove(None)
                 note = [show_config(config)] if self._console.width >= _ROOM_FOR_CONFIGS else []
-                self._add(number, f"trial {done + 1}/{budget}", ", ".join([*note, *self._left]))
-            case Step(done=done, total=total, loss=loss, number=number) if number in self._bars:
-                bar = self._bars[number]
-                self._progress.update(bar, completed=done, total=total or None, visible=True)
-                if loss is not None:
-                    self._progress.update(bar, loss=f"loss {show_loss(loss, 3)}")
+                self._add(number, f"trial {done + 1}/{budget}", ", ".join([*note, *self._left]), _STARTING)
+            case Step(number=number) if number in self._bars:
+                self._step(self._bars[number], event)
             case TrialFinished():
                 self._remove(event.trial.number)
                 self._finished(event)
 
-    def _add(self, number: int | None, text: str, note: str = "", *, visible: bool = True) -> None:
+    def _add(self, number: int | None, text: str, note: str = "", state: str = "") -> None:
         self._remove(number)
-        title = escape.printable(text, _LONGEST_TITLE)
+        narrow = self._console.width < _NARROW
+        title = escape.printable(text, _TITLE_WHEN_NARROW if narrow else _LONGEST_TITLE)
         note = escape.printable(note)
-        self._bars[number] = self._progress.add_task(title, total=None, loss="", note=note, visible=visible)
+        self._bars[number] = self._progress.add_task(title, total=None, state=state, note=note)
 
-    def _is_full(self, number: int | None) -> bool:
-        task = next(task for task in self._progress.tasks if task.id == self._bars[number])
-        return task.finished
+    def _step(self, bar: TaskID, step: Step) -> None:
+        (before,) = (task.fields["state"] for task in self._progress.tasks if task.id == bar)
+        state = "" if before == _STARTING else before
+        if step.loss is not None:
+            state = f"loss {show_loss(step.loss, 3)}"
+        elif step.part != "training":
+            state = step.part
+        self._progress.update(bar, completed=step.done, total=step.total or None, state=state)
 
     def _remove(self, number: int | None) -> None:
         if number in self._bars:
@@ -151,6 +167,21 @@ class Display:
         if self._console.is_terminal and width > self._console.width:
             config = f"\n{'':>{len(head) - 2}}{config}"
         self._console.print(line.append(escape.lines(config)), soft_wrap=True)
+
+
+class _Count(ProgressColumn):
+    """How many of how many, as far as that is known."""
+
+    def render(self, task: Task) -> Text:
+        done, total = int(task.completed), "" if task.total is None else f"/{int(task.total)}"
+        return Text(f"{done}{total}" if done or total else "", "progress.download")
+
+
+class _Elapsed(ProgressColumn):
+    """Time since a bar began: also where its part has ended and the next has not begun."""
+
+    def render(self, task: Task) -> Text:
+        return Text(str(timedelta(seconds=int(task.elapsed or 0))), "progress.elapsed")
 
 
 def _score(trial: Trial | None, metric: str) -> str:

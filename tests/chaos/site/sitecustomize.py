@@ -65,8 +65,8 @@ def _install(module: Any) -> None:
             kinds = ["memory"]
         fault = FAULTS[kinds[min(attempt, len(kinds) - 1)]]
 
-        def strike(step: int, total: int, loss: float | None) -> None:
-            progress(step, total, loss)
+        def strike(step: int, total: int, loss: float | None, *part: Any) -> None:
+            progress(step, total, loss, *part)
             if step == 3:
                 fault(self)
 

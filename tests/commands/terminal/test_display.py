@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from loracle.commands.terminal.display import Display
-from loracle.records.events import Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
+from loracle.records.events import Noticed, PhaseEnded, PhaseStarted, Step, TrialFinished, TrialStarted
 from loracle.records.notices import Notice
 from loracle.records.trial import Failure, FailureKind, Outcome, Trial
 
@@ -69,6 +69,49 @@ def test_trials_that_run_at_the_same_time_have_a_bar_each() -> None:
     assert "trial" not in shown.split("training", 1)[1]
     assert "training the winner" in shown
     assert "training the standard settings" in shown
+
+
+def bars_of(display: Display, width: int) -> list[str]:
+    text = Console(file=io.StringIO(), record=True, width=width)
+    text.print(display.bars)
+    return text.export_text().splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_every_part_has_a_bar_that_fits(width: int) -> None:
+    out = io.StringIO()
+    with Display("loss", Console(file=out, force_terminal=True, width=width, color_system=None)) as display:
+        display.show(PhaseStarted("reading data and model"))
+        (loading,) = bars_of(display, width)
+        assert loading.startswith("reading data and model")
+        assert loading.rstrip().endswith("0:00:00")
+        display.show(TrialStarted(29, 30, CONFIG, 0))
+        (line,) = bars_of(display, width)
+        assert "trial 30/30" in line
+        assert "starting" in line
+        display.show(Step(3, 10, 1.25, 0))
+        (line,) = bars_of(display, width)
+        assert "3/10 loss 1.250" in line
+        display.show(Step(120, 5000, None, 0, "scoring"))
+        (line,) = bars_of(display, width)
+        assert "120/5000 scoring" in line
+        display.show(Step(12, 5000, None, 0, "writing"))
+        assert "12/5000 writing" in bars_of(display, width)[0]
+        titles = (
+            "training the winner on all 2,000,000 examples",
+            "training the standard settings on all 2,000",
+        )
+        for number, title in zip((-1, -2), titles, strict=True):
+            display.show(PhaseStarted(title, number))
+            display.show(Step(12345, 123456, 12345.678, number))
+        lines = bars_of(display, width)
+        assert ["12345/123456" in line for line in lines] == [True, True]
+        assert ["loss 12345.678" in line for line in lines] == [True, True]
+        assert max(map(len, lines)) <= width
+        assert not any("\N{HORIZONTAL ELLIPSIS}" in line[30:] for line in lines)  # no number is cut
+        display.show(PhaseEnded(-1))
+        (line,) = bars_of(display, width)
+        assert "training the standard" in line
 
 
 @pytest.mark.parametrize("width", [80, 140])
