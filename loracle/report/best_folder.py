@@ -39,7 +39,8 @@ def write_best(config: RunConfig, comparison: Comparison, sizes: Sizes | None) -
     shutil.copytree(final_adapter(config.output, comparison.best), partial)
     saved = json.loads((partial / "adapter_config.json").read_text(encoding="utf-8"))
     weights = saved.get("target_parameters") or []
-    content = recipe(config, chosen, sizes.train, outcome.metrics, weights)
+    modules = saved.get("target_modules") or []
+    content = recipe(config, chosen, sizes.train, outcome.metrics, weights, modules)
     write_atomically(partial / "recipe.yaml", recipe_text(content))
     write_atomically(partial / "README.md", model_card(config, comparison, sizes, content))
     move_files(partial, folder)

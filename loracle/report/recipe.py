@@ -37,6 +37,7 @@ def recipe(
     n_train: int,
     metrics: Mapping[str, float] | None = None,
     weights: Sequence[str] = (),
+    modules: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What was trained, by the names of the libraries that would train it again.
 
@@ -50,6 +51,7 @@ def recipe(
         n_train: training examples.
         metrics: of its training: the micro-batch that was used.
         weights: those of the targets that are weights and no modules, as the saved adapter says.
+        modules: the others, as it says them: targets that are a pattern or a group are none that PEFT knows.
     """
     plan = plan_training(chosen, config.training, n_train)
     training = plan.settings
@@ -58,7 +60,7 @@ def recipe(
     return {
         "loracle": __version__,
         "base_model": config.model,
-        "lora": _lora(plan, weights),
+        "lora": _lora(plan, weights, modules),
         "training": {
             "learning_rate": plan.learning_rate,
             "per_device_train_batch_size": micro,
@@ -133,10 +135,12 @@ def _checkpointing_name() -> str:
     return new if f"    {new}: " in source else "gradient_checkpointing"
 
 
-def _lora(plan: Plan, weights: Sequence[str]) -> dict[str, Any]:
+def _lora(plan: Plan, weights: Sequence[str], saved: Sequence[str]) -> dict[str, Any]:
     settings = plan.settings
     modules: str | list[str] = settings.targets
-    if modules != "all-linear":
+    if not settings.targets_are_names and saved:
+        modules = sorted(saved)
+    elif modules != "all-linear":
         modules = [target for target in settings.targets if target not in weights]
     return {
         "r": plan.rank,
@@ -144,6 +148,7 @@ def _lora(plan: Plan, weights: Sequence[str]) -> dict[str, Any]:
         "lora_dropout": plan.dropout,
         "target_modules": modules,
         **({"target_parameters": list(weights)} if weights else {}),
+        **({"modules_to_save": list(settings.modules_to_save)} if settings.modules_to_save else {}),
         **VARIANTS[settings.variant].peft_arguments,
         "bias": "none",
         "task_type": "CAUSAL_LM",

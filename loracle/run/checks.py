@@ -26,6 +26,7 @@ from loracle.run.search_notices import search_notices
 from loracle.search.presets import get_preset
 from loracle.training.memory.plan import allowed, describe
 from loracle.training.model.base_model import Base
+from loracle.training.model.probe_notices import patterns
 from loracle.training.objective import TrainingObjective
 
 _FEW_STEPS = 20  # below this many optimizer steps a trial says little (fact 29: 100 and more are better)
@@ -58,6 +59,7 @@ def examine(config: RunConfig) -> Iterator[Check]:
         yield from _data(objective)
         yield from _noticed(objective.notices, "data")
         yield Check("model", "ok", _model(objective.base))
+        yield Check("targets", "ok", _targets(objective))
         yield from _noticed(objective.notices, "model")
         space = search_space(config, objective.n_proxy)
         yield from _space(config, objective, space)
@@ -126,6 +128,13 @@ def _model(base: Base) -> str:
     return (
         f"{base.name}: {_count(count)} parameters, {str(base.dtype).removeprefix('torch.')} on {base.device}"
     )
+
+
+def _targets(objective: TrainingObjective) -> str:
+    names = objective.adapted
+    text = f"{len(names):,} modules get an adapter: {patterns(names, shown=12)}"
+    whole = objective.config.training.modules_to_save
+    return f"{text}; trained whole: {', '.join(whole)}" if whole else text
 
 
 def _space(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -> Iterator[Check]:

@@ -26,7 +26,7 @@ from loracle.records.trial import Failure, FailureKind
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.early_stopping import Best, Watched, evaluated_steps
 from loracle.training.memory.measurement import meter_of, out_of_memory
-from loracle.training.model.adapter import adapter_start, attach, restored
+from loracle.training.model.adapter import adapter_start, attach, restored, start_from_data
 from loracle.training.model.base_model import Base, batches, collate
 from loracle.training.model.dropout import Masks, key_dropout, training_mode
 from loracle.training.model.output.loss import add_gradient
@@ -116,6 +116,9 @@ def train_adapter(
             failure = None
             try:
                 model = attach(base, plan)
+                start_from_data(
+                    base, model, plan, encoded, example_order(plan.n_examples, plan.n_examples, seed)
+                )
                 start = adapter_start(model, plan.settings)
                 trained = replace(_fit(base, model, encoded, plan, seed, progress, watched), start=start)
             except RuntimeError as error:

@@ -43,10 +43,10 @@ from loracle.training.dataset.tokens import Encoded, encode
 from loracle.training.early_stopping import Watched
 from loracle.training.memory.counting import build_memory_model
 from loracle.training.memory.plan import MemoryModel, Observation, observed
-from loracle.training.model.adapter import check_targets
 from loracle.training.model.base_model import Base, load_base
 from loracle.training.model.dropout import about_own_dropout
 from loracle.training.model.probe import probe
+from loracle.training.model.targets import resolved_targets
 from loracle.training.optimizer import check_optimizer
 from loracle.training.scoring import Questions, check_scoring, prepare
 from loracle.training.trial import TrialPlan, run_trial
@@ -64,6 +64,7 @@ class TrainingObjective:
         sizes: all of these numbers, for people.
         questions: what trainings are scored on, by split.
         data_fingerprint: sha256 of all splits.
+        adapted: names of the modules and weights that have an adapter.
         notices: what the user must see about data and model.
     """
 
@@ -72,7 +73,7 @@ class TrainingObjective:
         self.base = base
         self.splits = splits
         self.data_fingerprint = splits.fingerprint
-        check_targets(base, config.training)
+        training = resolved_targets(base, config.training)
         check_optimizer(config.training)
         encoded = {name: self._encode(name, part) for name, part in splits.parts.items()}
         self._train = encoded["train"]
@@ -101,13 +102,14 @@ class TrainingObjective:
         self._observed: list[Observation] = []
         found = probe(
             base,
-            config.training,
+            training,
             self._train.tokens,
             dropout=_largest_dropout(config),
             writes=METRICS[config.scoring.metric].needs == "writing",
             chooses=METRICS[config.scoring.metric].needs == "choices",
         )
         self.base, self._training, self._with_dropout = found.base, found.settings, found.dropout
+        self.adapted = found.adapted
         self.notices: tuple[Notice, ...] = gathered(
             splits.notices, self._about_data(encoded), about_own_dropout(base.model), found.notices
         )

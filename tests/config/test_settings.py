@@ -40,7 +40,7 @@ MINIMAL = "model: some/model\ndata: {train: train.jsonl}\n"
         ("training: {lora_plus_ratio: 0.5}", ":3: training.lora_plus_ratio: input should be greater"),
         ("training: {epochs: many}", ":3: training.epochs: input should be a valid number"),
         (
-            "training: {targets: q_proj}",
+            "training: {targets: 5}",
             ":3: training.targets: input should be 'all-linear' or input should be a valid list; got",
         ),
         ("scoring:\n  choices:\n    - a\n    - 7", ":6: scoring.choices.1: input should be a valid string"),

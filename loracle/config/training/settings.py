@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -10,6 +11,8 @@ from loracle.config.section import Count, Section, Share, one_of
 from loracle.config.training.optimizers import ADAMW, OPTIMIZERS
 from loracle.config.training.schedules import BY_MEASUREMENTS, SCHEDULES, arguments_problem
 from loracle.config.training.variants import PLAIN, VARIANTS
+
+TARGET_GROUPS = ("all-linear", "attention", "mlp")  # words for modules that the model itself has
 
 
 class EarlyStoppingConfig(Section):
@@ -35,7 +38,9 @@ class TrainingConfig(Section):
     schedule_arguments: dict[str, int | float | str] = Field(default_factory=dict, validate_default=True)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
+    # Each entry is a name, a regular expression of whole names, all-linear, attention or mlp.
     targets: Literal["all-linear"] | list[str] = "all-linear"
+    modules_to_save: list[str] = Field(default_factory=list)  # trained whole, beside the adapter
     variant: Annotated[str, one_of(VARIANTS)] = PLAIN
     gradient_checkpointing: bool = False
     divergence_factor: Annotated[float, Field(gt=1)] = 3.0  # x the first loss
@@ -85,12 +90,24 @@ class TrainingConfig(Section):
             raise ValueError(problem)
         return value
 
-    @field_validator("targets")
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _one_target(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) and value != "all-linear" else value
+
+    @field_validator("targets", "modules_to_save")
     @classmethod
     def _names_are_words(cls, value: str | list[str]) -> str | list[str]:
         if any(not name.strip() for name in ([value] if isinstance(value, str) else value)):
             raise ValueError("the name of a module is no empty text")
         return value
+
+    @property
+    def targets_are_names(self) -> bool:
+        """Whether PEFT takes the targets as they are written: names, or all linear modules."""
+        return self.targets == "all-linear" or not any(
+            target in TARGET_GROUPS or not re.fullmatch(r"[\w.]+", target) for target in self.targets
+        )
 
     @property
     def largest_micro_batch(self) -> int:

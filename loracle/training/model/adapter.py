@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    initialize_lora_eva_weights,
+)
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import save_file
 
 from loracle.config.training.plan import Plan
@@ -21,27 +27,15 @@ from loracle.config.training.settings import TrainingConfig
 from loracle.config.training.variants import VARIANTS
 from loracle.errors import ConfigError, ModelError
 from loracle.records.failures import one_line, says_no_memory
+from loracle.training.dataset.tokens import Encoded
 from loracle.training.memory.measurement import release
-from loracle.training.model.base_model import Base
+from loracle.training.model.base_model import Base, collate
 from loracle.training.model.checksum import weights_checksum
 from loracle.training.model.module_tree import ModuleTree
 from loracle.training.model.positions import codes_restored
+from loracle.training.model.targets import linear_modules
 
-
-def check_targets(base: Base, settings: TrainingConfig) -> None:
-    """Checks that there are targets, and that each names a module or a weight. Raises ConfigError."""
-    if settings.targets == "all-linear":
-        return
-    if not settings.targets:
-        raise ConfigError("training.targets: the list is empty; name modules, or set all-linear")
-    names = [f".{name}" for name, _ in base.model.named_modules() if name]
-    known = {name.rpartition(".")[2] for name in names}
-    names += [f".{name}" for name, _ in base.model.named_parameters()]
-    for target in settings.targets:
-        if not any(name.endswith(f".{target}") for name in names):
-            close = difflib.get_close_matches(target, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(known))}"
-            raise ConfigError(f"training.targets: the model has no module {target!r}; {hint}")
+_EVA_TOKENS = 512  # in a batch
 
 
 class AdapterRefused(ConfigError):
@@ -93,7 +87,13 @@ def attach(base: Base, plan: Plan) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `probe.py` finds out what PEFT warns about
         try:
-            return get_peft_model(base.model, _lora_config(base, plan))
+            if VARIANTS[plan.settings.variant].writes_into_weights:
+                _renew_weights(base)
+            model = get_peft_model(base.model, _lora_config(base, plan))
+            for wrapper in model.modules():
+                if isinstance(wrapper, ModulesToSaveWrapper):
+                    wrapper.modules_to_save.float()  # as PEFT has adapters: small steps would be lost
+            return model
         except Exception as error:  # of any kind: what PEFT and torch raise here is about the settings
             if says_no_memory(error):
                 raise
@@ -164,6 +164,45 @@ def adapter_start(model: Any, settings: TrainingConfig) -> dict[str, torch.Tenso
     return adapter_state(model) if VARIANTS[settings.variant].start_from_weights else {}
 
 
+def _renew_weights(base: Base) -> None:
+    """Copies of what a variant writes into; `ModuleTree.restore` brings the old ones back."""
+    for name in linear_modules(base.model):
+        weight = base.model.get_submodule(name).weight
+        weight.data = weight.data.clone()
+
+
+def start_from_data(base: Base, model: Any, plan: Plan, encoded: Encoded, order: Iterable[int]) -> None:
+    """Gives a new adapter the start that its variant computes from examples, in this order.
+
+    EVA (Paischer et al. 2024, arXiv 2410.07170), by PEFT: A is made of the main directions of what each
+    module sees of the tokens of the examples, found batch by batch until they stay the same.
+
+    Raises:
+        AdapterRefused: there are fewer tokens than the rank has directions.
+    """
+    if not VARIANTS[plan.settings.variant].start_from_data:
+        return
+    needed, parts, part = max(_EVA_TOKENS, 2 * plan.rank), list[list[int]](), list[int]()
+    for i in order:
+        part.append(int(i))
+        if encoded.lengths[part].sum() - len(part) >= needed:
+            parts, part = [*parts, part], []
+    if part and (not parts or encoded.lengths[part].sum() - len(part) > plan.rank):
+        parts.append(part)
+    tokens = int(encoded.lengths[parts[0]].sum()) - len(parts[0])
+    if tokens < plan.rank:
+        what = f"training: variant {plan.settings.variant} at rank {plan.rank} needs as many tokens"
+        raise AdapterRefused(what, f"the training data of a trial have {tokens}; raise data.proxy")
+    batches = []
+    for chosen in parts:
+        width = int(encoded.lengths[chosen].max())
+        mask = torch.arange(width - 1) < torch.from_numpy(encoded.lengths[chosen] - 1)[:, None]
+        batches.append({"input_ids": collate(encoded, chosen, base).inputs, "attention_mask": mask.long()})
+    with base.precision(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        initialize_lora_eva_weights(model, batches, show_progress_bar=False)
+
+
 def _checkpointing(base: Base) -> Callable[..., None]:
     """The method that switches recomputation of activations on; transformers is renaming it."""
     names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
@@ -191,6 +230,7 @@ def _lora_config(base: Base, plan: Plan) -> LoraConfig:
         lora_dropout=plan.dropout,
         target_modules=modules,
         target_parameters=weights or None,
+        modules_to_save=settings.modules_to_save or None,
         **VARIANTS[settings.variant].peft_arguments,
     )
 
@@ -221,6 +261,9 @@ def save_adapter(model: Any, start: Mapping[str, torch.Tensor], folder: Path) ->
     config.inference_mode = True
     merged = {}
     for name, tensor in state.items():
+        if not {"lora_A", "lora_B"} & set(name.split(".")):  # of a module that is trained whole
+            merged[name] = tensor.detach().cpu().contiguous()
+            continue
         now, before = tensor.detach().cpu(), start[name]
         is_a = "lora_A" in name
         both = torch.cat([now, before if is_a else -before], dim=0 if is_a else 1)

@@ -11,12 +11,9 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
-from transformers.pytorch_utils import Conv1D
 
 from loracle.config.training.plan import Plan, plan_training
 from loracle.config.training.settings import TrainingConfig
@@ -42,8 +39,8 @@ from loracle.training.model.module_tree import ModuleTree
 from loracle.training.model.output.loss import add_gradient
 from loracle.training.model.probe_notices import patterns, probe_notices
 from loracle.training.model.saved_adapter import SavedCheck, two_sequences
+from loracle.training.model.targets import linear_modules
 
-_LINEAR = (nn.Linear, Conv1D)
 _SPREAD = 0.05  # of the random weights that make an untrained adapter act
 
 
@@ -56,12 +53,14 @@ class Probed:
         settings: with `targets` as they are adapted, where some had to be left out.
         dropout: whether the adapters can have dropout; those of weights that belong to no module cannot.
         notices: what the user must see.
+        adapted: names of what has an adapter.
     """
 
     base: Base
     settings: TrainingConfig
     dropout: bool
     notices: tuple[Notice, ...]
+    adapted: tuple[str, ...]
 
 
 def probe(
@@ -103,14 +102,9 @@ def probe(
         settings, unread = _readable(base, settings, tokens, tree, whole)
         left_out |= unread
     unseen = [name for name in found.unseen if name not in unused]
-    notices = probe_notices(base, left_out, unseen, found.layers, found.ran)
-    return Probed(base, settings, not any(layer.is_weight for layer in found.layers), notices)
-
-
-def linear_modules(model: Any) -> list[str]:
-    """What `all-linear` stands for: every linear module but the output layer, as PEFT has it."""
-    output = model.get_output_embeddings()
-    return [name for name, m in model.named_modules() if isinstance(m, _LINEAR) and m is not output]
+    notices = probe_notices(base, left_out, unseen, found.layers, found.ran, settings.modules_to_save)
+    adapted = tuple(layer.name for layer in found.layers if layer.name not in left_out)
+    return Probed(base, settings, not any(layer.is_weight for layer in found.layers), notices, adapted)
 
 
 # -- which modules ----------------------------------------------------------------------------------
@@ -333,8 +327,8 @@ def _check_saving(base: Base, settings: TrainingConfig, tokens: Tokens, tree: Mo
     model = attach(base, _plan(plain))
     start = adapter_start(model, settings)
     with torch.no_grad():
-        for layer in layers_of(model):
-            for parameter in layer.trained():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
                 parameter.add_(_SPREAD * torch.randn_like(parameter))
     check.trained()
     with tempfile.TemporaryDirectory(prefix="loracle-") as folder:

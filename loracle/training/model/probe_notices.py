@@ -20,7 +20,12 @@ _SHOWN = 4  # names in a notice
 
 
 def probe_notices(
-    base: Base, left_out: Mapping[str, str], unseen: list[str], layers: list[Layer], ran: Collection[int]
+    base: Base,
+    left_out: Mapping[str, str],
+    unseen: list[str],
+    layers: list[Layer],
+    ran: Collection[int],
+    whole: Collection[str] = (),
 ) -> tuple[Notice, ...]:
     """All of them.
 
@@ -30,6 +35,7 @@ def probe_notices(
         unseen: names of adapted modules without a gradient.
         layers: the adapted places.
         ran: ids of the modules that computed something.
+        whole: names of the modules that are trained whole.
     """
     return (
         *_batching_notices(base),
@@ -37,15 +43,16 @@ def probe_notices(
         *_unseen_notices(unseen),
         *_frozen_notices(base, layers, ran),
         *_shared_notices(base, layers),
+        *_tied_notices(base, whole),
     )
 
 
-def patterns(names: Iterable[str]) -> str:
+def patterns(names: Iterable[str], shown: int = _SHOWN) -> str:
     """Names with their numbers replaced, each with its count: `layers.*.mlp.gate (24)`."""
     counts = Counter(map(_pattern, names))
-    shown = [f"{name} ({n:,})" if n > 1 else name for name, n in counts.most_common(_SHOWN)]
-    more = [f"{len(counts) - _SHOWN} more"] if len(counts) > _SHOWN else []
-    return printable(", ".join([*shown, *more]))
+    parts = [f"{name} ({n:,})" if n > 1 else name for name, n in counts.most_common(shown)]
+    more = [f"{len(counts) - shown} more"] if len(counts) > shown else []
+    return printable(", ".join([*parts, *more]))
 
 
 def _pattern(name: str) -> str:
@@ -130,4 +137,22 @@ def _shared_notices(base: Base, layers: list[Layer]) -> Iterable[Notice]:
             f"{len(names):,} adapted weights are used in several places of the model ({patterns(names)}); "
             "the adapter works, but merging it into the weights does not",
             len(names),
+        )
+
+
+def _tied_notices(base: Base, whole: Collection[str]) -> Iterable[Notice]:
+    """Modules trained whole that share their weights with another one, which keeps the old ones."""
+    owners: dict[int, list[str]] = {}
+    for name, module in base.model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name)
+    named = {name for names in owners.values() if len(names) > 1 for name in names}
+    tied = sorted(name for name in named if any(f".{name}".endswith(f".{own}") for own in whole))
+    if tied:
+        yield Notice(
+            "model",
+            "saved_apart",
+            f"{', '.join(tied)} shares its weights with another module of the model; what is trained whole "
+            "is a copy of its own, so the two part, and merging into the model's files needs them untied",
+            len(tied),
         )

@@ -33,7 +33,8 @@ def test_a_variant_is_one_row(gaussian: str) -> None:
 
 def test_a_variant_that_is_not_there_is_refused_with_those_that_are() -> None:
     text = "model: m\ndata: {train: t.jsonl}\ntraining: {variant: LoRA}\n"
-    said = "config:3: training.variant: input should be 'lora', 'rslora', 'dora' or 'pissa'; got 'LoRA'"
+    said = "config:3: training.variant: input should be 'lora', 'rslora', 'dora', 'pissa', "
+    said += "'pissa_fast', 'olora' or 'eva'; got 'LoRA'"
     with pytest.raises(ConfigError) as caught:
         parse_config(text)
     assert str(caught.value) == said
