@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, str] = {
     "own_trainer": "errors text records config execution",
     "search": "errors text records language",
     "report": "errors text records config search.presets",
-    "export": "errors text records config",
+    "export": "errors text records config training",
     "run": "errors text records config language training execution own_trainer search report",
     "commands": "errors text records config language search report export run",
     "cli": "errors commands",

@@ -118,6 +118,8 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_cli::test_tune_show_export",
         "test_cli::test_proxy",
         "test_export::test_copies_adapter_and_recipe",
+        "test_trl::test_trl_parses_the_yaml_and_every_setting_arrives",
+        "test_vllm::test_the_command_parses_and_finds_its_adapter",
     ),
     "`--json` prints one JSON object": ("test_cli::test_tune_json_is_one_object",),
     # -- use the search alone

@@ -1,7 +1,7 @@
 """The winner for other tools. Each other module of this folder is a dialect, found by its name.
 
-A dialect has `write(run, folder)`: it writes the winner of a run folder into a folder that is new and empty,
-and raises StudyError where the run lacks what it needs.
+A dialect has `write(winner, folder)`: it writes the winner of a run into a folder that is new and empty,
+returns in words what its files cannot say, and raises LoracleError where it cannot hold the winner at all.
 """
 
 from __future__ import annotations
@@ -10,38 +10,56 @@ import os
 import pkgutil
 import shutil
 import tempfile
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from loracle.errors import StudyError
+from loracle.errors import StudyError, suggest
+from loracle.export.winner.reading import Winner, require_winner
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Files that were written, and in words what they cannot say, or what was found while they were made."""
+
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
 
 
 def dialects() -> tuple[str, ...]:
     """Names of the dialects that there are; none is loaded."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg))
 
 
-def export(run: Path, destination: Path, dialect: str) -> list[Path]:
-    """Writes the winner of a run in a dialect: whole, or not at all; returns the files written.
+def export(
+    run: Path, destination: Path, dialect: str, *, devices: int = 1, micro_batch: int | None = None
+) -> Exported:
+    """Writes the winner of a run in a dialect: whole, or not at all.
 
     Args:
         run: a finished run folder.
         destination: a folder that is new or empty.
         dialect: one of `dialects`.
+        devices: that shall train together, where the dialect is that of a trainer.
+        micro_batch: sequences on each of them at once; None: as many as are known to fit.
 
     Raises:
-        StudyError: there is no such dialect, the run lacks what it needs, or the destination is in use.
+        LoracleError: there is no such dialect, it cannot hold the winner, the run lacks what it needs, the
+            effective batch cannot be split so, or the destination is in use.
     """
     if dialect not in dialects():
-        raise StudyError(f"there is no format {dialect!r} to export to; there are: {', '.join(dialects())}")
+        close = suggest(dialect, dialects()).replace("it has", "there are:")
+        raise StudyError(f"there is no format {dialect!r} to export to{close}")
     write = import_module(f"{__name__}.{dialect}").write
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise StudyError(f"{destination} is not an empty folder; name another")
+    require_winner(run)
+    winner = Winner(run, devices, micro_batch)
     try:
         near = next(folder for folder in destination.absolute().parents if folder.exists())
         partial = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=near))
         try:
-            write(run, partial)
+            notes = write(winner, partial)
             partial.chmod(0o755)
             destination.parent.mkdir(parents=True, exist_ok=True)
             _put(partial, destination)
@@ -49,7 +67,8 @@ def export(run: Path, destination: Path, dialect: str) -> list[Path]:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise StudyError(f"{destination} cannot be written: {error.strerror or error}") from None
-    return sorted(path for path in destination.rglob("*") if path.is_file())
+    files = sorted(path for path in destination.rglob("*") if path.is_file())
+    return Exported(tuple(files), tuple(notes))
 
 
 def _put(made: Path, destination: Path) -> None:

@@ -1,4 +1,4 @@
-"""PEFT's own layout: the adapter with its tokenizer, and the recipe.
+"""PEFT's own layout: the adapter with its tokenizer, chat template and model card, and the recipe.
 
 `PeftModel.from_pretrained(base, folder)` loads it.
 """
@@ -8,17 +8,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from loracle.errors import StudyError
-
-_FILES = ("adapter_config.json", "adapter_model.safetensors")
+from loracle.export.winner.reading import Winner
 
 
-def write(run: Path, folder: Path) -> None:
-    """Copies `best/` of a run. Raises StudyError: there is no adapter yet."""
-    source = run / "best"
-    missing = [name for name in _FILES if not (source / name).exists()]
-    if missing:
-        raise StudyError(
-            f"{run}: there is no trained adapter yet (no best/{missing[0]}); run loracle tune first"
-        )
-    shutil.copytree(source, folder, dirs_exist_ok=True)
+def write(winner: Winner, folder: Path) -> list[str]:
+    """Copies `best/` of a run."""
+    shutil.copytree(winner.adapter, folder, dirs_exist_ok=True)
+    if winner.devices != 1 or winner.micro_batch is not None:
+        return [
+            "--devices and --micro-batch change nothing here: an adapter is trained, and its recipe says how"
+        ]
+    return []

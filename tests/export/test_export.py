@@ -21,7 +21,8 @@ def finished_run(folder: Path) -> Path:
 def test_copies_adapter_and_recipe(tmp_path: Path) -> None:
     written = export(finished_run(tmp_path / "run"), tmp_path / "out", "peft")
     names = ["adapter_config.json", "adapter_model.safetensors", "recipe.yaml"]
-    assert [path.name for path in written] == names
+    assert [path.name for path in written.files] == names
+    assert written.notes == ()
     assert (tmp_path / "out" / "recipe.yaml").read_text() == "recipe.yaml"
 
 
@@ -59,19 +60,25 @@ def test_a_new_dialect_is_a_file_and_nothing_else(
     (more / "plain_list.py").write_text(
         '''"""What is in best/, as a list."""
 
-def write(run, folder):
-    names = sorted(path.name for path in (run / "best").iterdir())
+def write(winner, folder):
+    names = sorted(path.name for path in winner.adapter.iterdir())
     (folder / "list.txt").write_text(" ".join(names))
+    return ["a list has no weights"]
 '''
     )
     path = run_config()
     finished_run(tmp_path / "run")
     code, _, errors = loracle("export", path, tmp_path / "out", "--to", "plain_list")
-    assert (code, "no format 'plain_list'" in errors, "there are: peft" in errors) == (2, True, True)
+    assert (code, "no format 'plain_list'" in errors, "there are: " in errors, "peft" in errors) == (
+        2,
+        True,
+        True,
+        True,
+    )
     monkeypatch.setattr("loracle.export.__path__", [*loracle_folder(), str(more)])
-    assert dialects() == ("peft", "plain_list")
-    code, out, _ = loracle("export", path, tmp_path / "out", "--to", "plain_list")
-    assert (code, "list.txt" in out) == (0, True)
+    assert "plain_list" in dialects()
+    code, out, errors = loracle("export", path, tmp_path / "out", "--to", "plain_list")
+    assert (code, "list.txt" in out, "note a list has no weights" in errors) == (0, True, True)
     text = (tmp_path / "out" / "list.txt").read_text()
     assert text == "adapter_config.json adapter_model.safetensors recipe.yaml"
 

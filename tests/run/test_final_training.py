@@ -118,7 +118,7 @@ def test_best_is_complete_and_reads_as_the_hub_reads_it(
     assert "[More Information Needed]" not in card.text
     assert Path(PeftConfig.from_pretrained(best).base_model_name_or_path).is_dir()
     exported = export(config.output, tmp_path / "elsewhere", "peft")
-    assert {path.name for path in exported} >= {"README.md", "recipe.yaml", "tokenizer.json", ADAPTER}
+    assert {path.name for path in exported.files} >= {"README.md", "recipe.yaml", "tokenizer.json", ADAPTER}
     AutoPeftModelForCausalLM.from_pretrained(tmp_path / "elsewhere")
 
 

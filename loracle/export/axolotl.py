@@ -1,0 +1,142 @@
+"""axolotl: `config.yaml` for `axolotl train`, and the rows that were trained on. Names as in axolotl 0.19."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loracle.errors import StudyError
+from loracle.export.winner.files import header, write_rows, write_yaml
+from loracle.export.winner.reading import Winner
+from loracle.export.winner.rows import require_plain_turns, skips_turns, training_rows
+
+if TYPE_CHECKING:
+    from loracle.training.dataset.shapes import Example
+
+_ROWS = "train.jsonl"
+# transformers.TrainingArguments, and what axolotl/utils/schemas/training.py calls the same.
+_TRAINING = {
+    "per_device_train_batch_size": "micro_batch_size",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "num_train_epochs": "num_epochs",
+    "max_steps": "max_steps",
+    "learning_rate": "learning_rate",
+    "lr_scheduler_type": "lr_scheduler",
+    "lr_scheduler_kwargs": "lr_scheduler_kwargs",
+    "warmup_steps": "warmup_steps",
+    "weight_decay": "weight_decay",
+    "max_grad_norm": "max_grad_norm",
+    "optim": "optimizer",
+    "gradient_checkpointing": "gradient_checkpointing",
+    "activation_checkpointing": "gradient_checkpointing",
+    "seed": "seed",
+}
+_LORA = {
+    "r": "lora_r",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "target_parameters": "lora_target_parameters",
+    "modules_to_save": "lora_modules_to_save",
+    "use_rslora": "peft_use_rslora",
+    "use_dora": "peft_use_dora",
+    "init_lora_weights": "peft_init_lora_weights",
+}
+_IMPLIED = {"bias": "none", "task_type": "CAUSAL_LM", "target_modules": None}
+
+
+def write(winner: Winner, folder: Path) -> list[str]:
+    """Writes `config.yaml` and `train.jsonl`. Raises LoracleError: axolotl has no place for something."""
+    if not isinstance(winner.lora["lora_alpha"], int):
+        raise StudyError(
+            f"axolotl takes whole numbers for lora_alpha, and the winner's is {winner.lora['lora_alpha']}; "
+            "export --to trl, whose script takes it"
+        )
+    rows = training_rows(winner)
+    require_plain_turns(rows, "axolotl")
+    notes = [
+        *winner.beyond_trainer(lora_plus=True),
+        *_about_rows(rows),
+        *winner.unsaid(_TRAINING, _LORA, _IMPLIED),
+    ]
+    write_rows(folder / _ROWS, [_row(row) for row in rows])
+    lines = header(winner, f"For `{_command(winner)}`, from this folder.", notes)
+    write_yaml(folder / "config.yaml", lines, _config(winner, rows[0].form))
+    return notes
+
+
+def _command(winner: Winner) -> str:
+    devices = winner.split.devices
+    return "axolotl train config.yaml" + f" --launcher accelerate -- --num_processes {devices}" * (
+        devices > 1
+    )
+
+
+def _config(winner: Winner, form: str) -> dict[str, Any]:
+    lora, training = winner.lora, winner.training
+    targets = lora["target_modules"]
+    linear = targets == "all-linear"
+    return {
+        "base_model": winner.model,
+        "trust_remote_code": winner.config.trust_remote_code,
+        "datasets": [_dataset(form)],
+        "train_on_inputs": False,
+        **({"chat_template": "tokenizer_default"} if form == "messages" else {}),
+        "sequence_len": winner.max_length,
+        "sample_packing": False,
+        "pad_to_sequence_len": False,
+        "adapter": "lora",
+        **{_LORA[name]: lora[name] for name in _LORA if name in lora},
+        **({"lora_target_linear": True} if linear else {"lora_target_modules": targets}),
+        **{_TRAINING[name]: training[name] for name in _TRAINING if name in training},
+        **_lora_plus(winner),
+        "bf16": winner.dtype == "bfloat16",
+        "fp16": winner.dtype == "float16",
+        "tf32": False,
+        "val_set_size": 0,
+        "logging_steps": 1,
+        "output_dir": "adapter",
+    }
+
+
+def _lora_plus(winner: Winner) -> dict[str, Any]:
+    ratio = winner.lora_plus_ratio
+    return {} if ratio is None else {"optimizer": "adamw_torch_fused", "loraplus_lr_ratio": ratio}
+
+
+def _dataset(form: str) -> dict[str, Any]:
+    place = {"path": _ROWS, "ds_type": "json"}
+    if form == "text":
+        return {**place, "type": "completion", "field": "text"}
+    if form == "messages":
+        return {
+            **place,
+            "type": "chat_template",
+            "field_messages": "messages",
+            "roles_to_train": ["assistant"],
+        }
+    plain = {"format": "{instruction}", "no_input_format": "{instruction}"}
+    return {**place, "type": {"field_instruction": "prompt", "field_output": "completion", **plain}}
+
+
+def _row(row: Example) -> dict[str, Any]:
+    if row.form == "text":
+        return {"text": row.text}
+    if row.form != "messages":
+        return {"prompt": row.prompt, "completion": row.completion}
+    return {"messages": [{"role": turn.role, "content": turn.content} for turn in row.messages]}
+
+
+def _about_rows(rows: Sequence[Example]) -> Iterator[str]:
+    if rows[0].form == "messages":
+        yield (
+            "loss mask: axolotl finds the tokens of every turn of the assistant by itself, with the template "
+            "of the tokenizer; look at a batch with `axolotl preprocess config.yaml --debug`"
+        )
+    if skips_turns(rows):
+        yield "turns of weight 0: axolotl learns them, Loracle read them only"
+    if rows[0].form == "prompt and completion":
+        yield (
+            "tokens: axolotl tokenises prompt and completion apart; where a word would merge over the "
+            "boundary, or the tokenizer puts a space before every text, its tokens differ from Loracle's"
+        )

@@ -1,0 +1,144 @@
+"""TRL: `sft.yaml` for `trl sft`, the same as a script, and the rows that were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loracle.export.winner.files import header, python_literal, write_rows, write_yaml
+from loracle.export.winner.reading import Winner
+from loracle.export.winner.rows import single_answers, skips_turns, training_rows
+
+if TYPE_CHECKING:
+    from loracle.training.dataset.shapes import Example
+
+_ROWS = "train.jsonl"
+# trl.ModelConfig, TRL 1.16 (trl/trainer/model_config.py): what has another name there than in PEFT.
+_NAMES = {
+    "r": "lora_r",
+    "target_modules": "lora_target_modules",
+    "target_parameters": "lora_target_parameters",
+    "modules_to_save": "lora_modules_to_save",
+    "task_type": "lora_task_type",
+}
+_SAME = ("lora_alpha", "lora_dropout", "use_rslora", "use_dora")
+_STATED = {"bias": "none", "init_lora_weights": True}  # ModelConfig has no word for them; these are its own
+
+_SCRIPT = """\
+{head}
+from pathlib import Path
+
+from datasets import load_dataset
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
+
+HERE = Path(__file__).parent
+
+lora = LoraConfig(
+{lora})
+
+settings = SFTConfig(
+    output_dir=str(HERE / "adapter"),
+{settings})
+
+if __name__ == "__main__":
+    rows = load_dataset("json", data_files=str(HERE / "{rows}"), split="train")
+    trainer = SFTTrainer(model={model!r}, args=settings, train_dataset=rows, peft_config=lora)
+    trainer.train()
+    trainer.save_model()
+"""
+
+
+def write(winner: Winner, folder: Path) -> list[str]:
+    """Writes `sft.yaml`, `train.py` and `train.jsonl`. Raises LoracleError: see `training_rows`."""
+    rows = training_rows(winner)
+    notes = list(winner.beyond_trainer()) + list(_about_rows(rows))
+    settings = sft_settings(winner, rows)
+    write_rows(folder / _ROWS, [_row(row, single=single_answers(rows)) for row in rows])
+    beyond_yaml = [
+        f"{name}: {value!r} is in train.py alone; trl sft takes its default"
+        for name, value in winner.lora.items()
+        if name not in _NAMES and name not in _SAME and value != _STATED.get(name)
+    ]
+    launch = f"accelerate launch --num_processes {winner.split.devices} " if winner.split.devices > 1 else ""
+    command = f"trl sft --config sft.yaml{f' --num_processes {winner.split.devices}' * bool(launch)}"
+    lines = header(winner, f"For `{command}`, from this folder.", [*beyond_yaml, *notes])
+    write_yaml(folder / "sft.yaml", lines, _yaml(winner, settings))
+    lines = header(winner, f"Run with `{launch or 'python '}train.py`.", notes)
+    options = {"dtype": winner.dtype, **_trust(winner)}
+    script = _SCRIPT.format(
+        head="".join(f"# {line}".rstrip() + "\n" for line in lines),
+        lora=python_literal(winner.lora),
+        settings=python_literal(settings | {"model_init_kwargs": options}),
+        rows=_ROWS,
+        model=winner.model,
+    )
+    (folder / "train.py").write_text(script, encoding="utf-8")
+    return [*beyond_yaml, *notes]
+
+
+def sft_settings(winner: Winner, rows: Sequence[Example]) -> dict[str, Any]:
+    """Arguments of `trl.SFTConfig`, without the folder: loss mask, precision, schedule, batch, seeds."""
+    masked: dict[str, Any] = {"completion_only_loss": True}
+    if rows[0].form == "messages" and not single_answers(rows):
+        masked = {"assistant_only_loss": True}
+    elif rows[0].form == "text":
+        masked = {"completion_only_loss": False}
+    return {
+        **winner.training,
+        "data_seed": winner.training["seed"],
+        "bf16": winner.dtype == "bfloat16",
+        "max_length": winner.max_length,
+        "packing": False,
+        **masked,
+        "logging_steps": 1,
+        "report_to": "none",
+    }
+
+
+def _yaml(winner: Winner, settings: Mapping[str, Any]) -> dict[str, Any]:
+    lora = winner.lora
+    named = {_NAMES[name]: lora[name] for name in _NAMES if name in lora}
+    if isinstance(named["lora_target_modules"], str):  # a list of one word is that word to TRL
+        named["lora_target_modules"] = [named["lora_target_modules"]]
+    return {
+        "model_name_or_path": winner.model,
+        "dtype": winner.dtype,
+        **_trust(winner),
+        "output_dir": "adapter",
+        "datasets": [{"path": "json", "data_files": _ROWS}],
+        "use_peft": True,
+        **named,
+        **{name: lora[name] for name in _SAME if name in lora},
+        **settings,
+    }
+
+
+def _trust(winner: Winner) -> dict[str, Any]:
+    return {"trust_remote_code": True} if winner.config.trust_remote_code else {}
+
+
+def _about_rows(rows: Sequence[Example]) -> Iterator[str]:
+    if rows[0].form == "messages":
+        yield (
+            "loss mask: what the chat template writes behind the end of an answer (a line break, in many) "
+            "counts in TRL; Loracle leaves it out"
+        )
+    if rows[0].form == "messages" and not single_answers(rows):
+        yield (
+            "loss mask: every turn of the assistant, by `assistant_only_loss`; TRL needs a chat template "
+            "with {% generation %} for it, and swaps one in for the model families that it knows"
+        )
+    if skips_turns(rows):
+        yield "turns of weight 0: TRL learns them, Loracle read them only"
+
+
+def _row(row: Example, *, single: bool) -> dict[str, Any]:
+    if row.form == "text":
+        return {"text": row.text}
+    if row.form != "messages":
+        return {"prompt": row.prompt, "completion": row.completion}
+    turns = [turn.as_turn for turn in row.messages]
+    chat: dict[str, Any] = {"prompt": turns[:-1], "completion": turns[-1:]} if single else {"messages": turns}
+    return chat | dict(row.for_template)

@@ -1,0 +1,186 @@
+"""The winner of a finished run, read from its folder: the adapter, the recipe, and what was recorded."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from loracle.config.loading import load_config
+from loracle.config.settings import RunConfig
+from loracle.config.yaml_file import YamlError, parse, read_text
+from loracle.errors import StudyError
+from loracle.export.winner.split import Split, split_batch
+
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class Winner:
+    """What a run found, as dialects read it; each part is read when it is first asked for.
+
+    Attributes:
+        output: the run's folder.
+        devices: that shall train together.
+        micro_batch: sequences on each of them at once; None: the largest that is known to fit.
+    """
+
+    output: Path
+    devices: int = 1
+    micro_batch: int | None = None
+
+    @property
+    def adapter(self) -> Path:
+        """`best/` of the run: adapter, tokenizer and model card."""
+        return self.output / "best"
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """Of the run. Raises ConfigError."""
+        return load_config(self.output / "config.yaml").model_copy(update={"output": self.output})
+
+    @cached_property
+    def recipe(self) -> Mapping[str, Any]:
+        """Its `best/recipe.yaml`: see `report/recipe.py`. Raises StudyError: it cannot be read."""
+        path = self.adapter / "recipe.yaml"
+        try:
+            content, _ = parse(read_text(path))
+        except YamlError as error:
+            raise StudyError(f"{error.place(path)}: {error}; loracle tune makes it again") from None
+        sections = ("lora", "training", "sft", "trained")
+        if not isinstance(content, dict) or not all(isinstance(content.get(name), dict) for name in sections):
+            raise StudyError(f"{path} is no recipe of Loracle; loracle tune makes it again")
+        return content
+
+    @cached_property
+    def split(self) -> Split:
+        """How the effective batch is split. Raises StudyError: it cannot be split as asked."""
+        return split_batch(
+            int(self.trained["effective_batch"]),
+            self.devices,
+            largest=int(self.recipe["training"]["per_device_train_batch_size"]),
+            micro=self.micro_batch,
+        )
+
+    @property
+    def model(self) -> str:
+        """Hub id, or folder, of the base model."""
+        return str(self.recipe["base_model"])
+
+    @property
+    def lora(self) -> dict[str, Any]:
+        """Arguments of `peft.LoraConfig`."""
+        return dict(self.recipe["lora"])
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Arguments of `transformers.TrainingArguments`, with the batch split as asked."""
+        split = {
+            "per_device_train_batch_size": self.split.micro,
+            "gradient_accumulation_steps": self.split.accumulation,
+        }
+        return dict(self.recipe["training"]) | split
+
+    @property
+    def trained(self) -> Mapping[str, Any]:
+        """What was trained, in numbers and words."""
+        return dict(self.recipe["trained"])
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest row."""
+        return int(self.recipe["sft"]["max_length"])
+
+    @cached_property
+    def saved(self) -> Mapping[str, Any]:
+        """What the saved adapter says of itself; its rank may be twice the winner's (PiSSA)."""
+        content: dict[str, Any] = json.loads((self.adapter / _ADAPTER[0]).read_text(encoding="utf-8"))
+        return content
+
+    @cached_property
+    def provenance(self) -> Mapping[str, Any]:
+        """What was recorded of the final training; empty where nothing is left of it."""
+        for name in ("winner", "standard"):
+            path = self.output / "final" / name / "provenance.json"
+            if path.exists():
+                content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                return content
+        return {}
+
+    @property
+    def dtype(self) -> str:
+        """Of the base model in training: `bfloat16`, `float32`, ...; `auto` where nobody knows."""
+        return str(self.provenance.get("dtype", self.config.dtype))
+
+    @property
+    def lora_plus_ratio(self) -> float | None:
+        """How much faster B learns than A; None: as fast."""
+        ratio = self.trained.get("optimizer", {}).get("loraplus_lr_ratio")
+        return None if ratio is None else float(ratio)
+
+    def beyond_trainer(self, *, lora_plus: bool = False) -> Iterator[str]:
+        """In words, what a trainer built on transformers' does otherwise than Loracle's.
+
+        `lora_plus`: whether it has a word for it.
+        """
+        trained, training = self.trained, self.training
+        yield (
+            "rows: its own shuffle; the same seed gives another order than Loracle's, and other dropout masks"
+        )
+        if (warm := int(training.get("warmup_steps", 0))) > 0:
+            yield (
+                f"warm-up of {warm}: its first step has a learning rate of 0, Loracle's has 1/{warm + 1} of "
+                "the full one"
+            )
+        epochs = training.get("num_train_epochs")
+        if epochs is not None:
+            steps = math.ceil(
+                float(epochs) * math.ceil(int(trained["examples"]) / int(trained["effective_batch"]))
+            )
+            if steps != int(trained["steps"]):
+                yield (
+                    f"steps: about {steps}, where Loracle took {trained['steps']}: an epoch here ends with a "
+                    "short batch, Loracle's batches go on over its end"
+                )
+        for name in ("optimizer", "early_stopping"):
+            said = name == "optimizer" and lora_plus and self.lora_plus_ratio is not None
+            if name in trained and not said:
+                yield f"{name.replace('_', ' ')}: no argument says it; trained with {_words(trained[name])}"
+
+    def unsaid(
+        self, training: Container[str], lora: Container[str], implied: Mapping[str, Any]
+    ) -> Iterator[str]:
+        """In words, settings that a dialect has no name for.
+
+        Args:
+            training: names of `transformers.TrainingArguments` that it has.
+            lora: names of `peft.LoraConfig` that it has.
+            implied: what it does anyway; None: said in another way.
+        """
+        for section, known, content in (
+            ("transformers.TrainingArguments", training, self.training),
+            ("peft.LoraConfig", lora, self.lora),
+        ):
+            for name, value in content.items():
+                if name in known or (name in implied and implied[name] in (None, value)):
+                    continue
+                yield f"{name}: trained with {value!r} ({section}), which has no name here"
+
+
+def require_winner(output: Path) -> None:
+    """Raises StudyError: the run in this folder has left no adapter."""
+    for name in _ADAPTER:
+        if not (output / "best" / name).exists():
+            raise StudyError(
+                f"{output}: there is no trained adapter yet (no best/{name}); run loracle tune first"
+            )
+
+
+def _words(content: Any) -> str:
+    if isinstance(content, Mapping):
+        return ", ".join(f"{name} {_words(value)}" for name, value in content.items())
+    return str(content)

@@ -1,0 +1,75 @@
+"""The rows that the winner was trained on, for trainers that read files of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from loracle.errors import LoracleError, StudyError
+from loracle.export.winner.reading import Winner
+
+if TYPE_CHECKING:
+    from loracle.training.dataset.shapes import Example
+
+
+def training_rows(winner: Winner) -> tuple[Example, ...]:
+    """The examples of the final training, in the order of the data; checked against what was recorded.
+
+    Raises:
+        LoracleError: the data cannot be read, or is not what was trained on.
+    """
+    from loracle.training.dataset.splits import load_splits
+
+    config = winner.config
+    splits = load_splits(config.data, config.search.seed)
+    recorded = winner.provenance.get("data", {})
+    rows = splits.train
+    if recorded.get("dropped", {}).get("train"):
+        rows = _short_enough(winner, rows)
+    known = recorded.get("fingerprint", splits.fingerprint)
+    if known != splits.fingerprint or len(rows) != winner.trained["examples"]:
+        raise StudyError(
+            f"{config.data.train}: the rows are no longer those that were trained on ({len(rows):,} now, "
+            f"{winner.trained['examples']:,} then, contents compared); put the file back as it was"
+        )
+    return rows
+
+
+def _short_enough(winner: Winner, rows: Sequence[Example]) -> tuple[Example, ...]:
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    from loracle.training.dataset.tokens import encode
+
+    tokenizer = AutoTokenizer.from_pretrained(winner.adapter)
+    trust = {"trust_remote_code": winner.config.trust_remote_code}
+    try:
+        ends: Any = GenerationConfig.from_pretrained(winner.model).eos_token_id
+    except OSError:  # a model that ships none
+        ends = None
+    settings = AutoConfig.from_pretrained(winner.model, **trust).get_text_config(decoder=True)
+    longest = getattr(settings, "max_position_embeddings", None) or winner.max_length
+    others = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    stops = tuple(dict.fromkeys([int(tokenizer.eos_token_id), *map(int, others)]))
+    encoded = encode(rows, tokenizer, min(winner.max_length, longest), "drop", stop_ids=stops)
+    return tuple(rows[i] for i in encoded.positions)
+
+
+def skips_turns(rows: Sequence[Example]) -> bool:
+    """Whether some turn of an assistant is read and not learnt (`weight: 0`)."""
+    return any(not turn.learnt for row in rows for turn in row.messages)
+
+
+def single_answers(rows: Sequence[Example]) -> bool:
+    """Whether every chat has one answer, which is its last turn."""
+    return all(sum(turn.role == "assistant" for turn in row.messages) == 1 for row in rows)
+
+
+def require_plain_turns(rows: Sequence[Example], dialect: str) -> None:
+    """Raises LoracleError: a turn or row holds more than texts, and the dialect has no place for it."""
+    for row in rows:
+        more = {name for turn in row.messages for name in turn.more} | set(row.for_template)
+        if more:
+            raise LoracleError(
+                f"{row.source}: {', '.join(sorted(more))} has no place in the data of {dialect}; "
+                "export --to trl, which takes chats whole"
+            )
