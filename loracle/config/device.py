@@ -32,9 +32,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`float32` or `bfloat16`; `auto` takes bfloat16 on a CUDA device that has it."""
+    """`float32`, `bfloat16` or `float16`; `auto` takes bfloat16 on a CUDA device that has it."""
     import torch
 
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+    found: torch.dtype = getattr(torch, name)
+    return found

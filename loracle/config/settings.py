@@ -16,6 +16,7 @@ from loracle.config.metrics import METRICS
 from loracle.config.placeholders import check_environment, check_names, check_placeholders, split_command
 from loracle.config.section import Count, Fraction, Number, Section, Share, one_of
 from loracle.config.training.settings import TrainingConfig
+from loracle.config.training.variants import VARIANTS
 from loracle.errors import ConfigError, SpaceError
 from loracle.records.space import Knob, Scale, SearchSpace, Value, default_space, paper_space
 from loracle.records.standard_settings import STANDARD, PresetName
@@ -209,7 +210,9 @@ class RunConfig(Section):
     data: DataConfig
     output: Path = Path("run")
     device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["4bit", "8bit"] | None = None  # of the frozen weights, by bitsandbytes
+    attention: Annotated[str, Field(min_length=1)] | None = None  # as transformers' attn_implementation
     trust_remote_code: bool = False
     threads: Annotated[int, Field(gt=0, le=_MANY)] | None = None  # CPU threads; None: all
     space: SpaceConfig = SpaceConfig()
@@ -237,6 +240,28 @@ class RunConfig(Section):
         if self.objective is None:
             return self.scoring.metric
         return "cost" if self.objective.direction == "minimize" else "value"
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _dtype_by_short_name(cls, value: Any) -> Any:
+        short = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32"}
+        return short.get(value, value) if isinstance(value, str) else value
+
+    @field_validator("quantization", mode="before")
+    @classmethod
+    def _quantization_by_bits(cls, value: Any) -> Any:
+        return f"{value}bit" if type(value) is int else value
+
+    @field_validator("training")
+    @classmethod
+    def _start_needs_whole_weights(cls, value: TrainingConfig, info: ValidationInfo) -> TrainingConfig:
+        if info.data.get("quantization") and VARIANTS[value.variant].start_from_weights:
+            raise ValueError(
+                f"variant {value.variant} begins with a part of the base model's weights and takes it off "
+                f"them, which {info.data['quantization']} weights cannot give; choose lora, dora or eva, or "
+                "leave quantization out"
+            )
+        return value
 
     @field_validator("space", mode="before")
     @classmethod

@@ -60,6 +60,7 @@ def recipe(
     return {
         "loracle": __version__,
         "base_model": config.model,
+        **_loading(config),
         "lora": _lora(plan, weights, modules),
         "training": {
             "learning_rate": plan.learning_rate,
@@ -84,6 +85,23 @@ def recipe(
             **_beyond(plan, metrics or {}),
         },
     }
+
+
+def _loading(config: RunConfig) -> dict[str, Any]:
+    """What `from_pretrained` was told of the base model, where it was told anything."""
+    told: dict[str, Any] = {} if config.dtype == "auto" else {"dtype": config.dtype}
+    if config.attention is not None:
+        told["attn_implementation"] = config.attention
+    if config.quantization == "4bit":
+        told["quantization_config"] = {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            **({} if config.dtype == "auto" else {"bnb_4bit_compute_dtype": config.dtype}),
+        }
+    elif config.quantization == "8bit":
+        told["quantization_config"] = {"load_in_8bit": True}
+    return {"model": told} if told else {}
 
 
 def _length(plan: Plan) -> dict[str, Any]:

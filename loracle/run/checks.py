@@ -24,6 +24,7 @@ from loracle.run.reading import run_prompt
 from loracle.run.search import search_space
 from loracle.run.search_notices import search_notices
 from loracle.search.presets import get_preset
+from loracle.text.escape import printable
 from loracle.training.memory.plan import allowed, describe
 from loracle.training.model.base_model import Base
 from loracle.training.model.probe_notices import patterns
@@ -58,7 +59,7 @@ def examine(config: RunConfig) -> Iterator[Check]:
         objective = TrainingObjective.from_config(config)
         yield from _data(objective)
         yield from _noticed(objective.notices, "data")
-        yield Check("model", "ok", _model(objective.base))
+        yield Check("model", "ok", _model(objective.base, config.quantization))
         yield Check("targets", "ok", _targets(objective))
         yield from _noticed(objective.notices, "model")
         space = search_space(config, objective.n_proxy)
@@ -123,10 +124,13 @@ def _data(objective: TrainingObjective) -> Iterator[Check]:
     )
 
 
-def _model(base: Base) -> str:
-    count = sum(parameter.numel() for parameter in base.model.parameters())
+def _model(base: Base, quantization: str | None) -> str:
+    dtype = str(base.dtype).removeprefix("torch.")
+    quantized = f", weights in {quantization}" if quantization else ""
+    attention = getattr(base.model.config, "_attn_implementation", None)
     return (
-        f"{base.name}: {_count(count)} parameters, {str(base.dtype).removeprefix('torch.')} on {base.device}"
+        f"{base.name}: {_count(base.model.num_parameters())} parameters, {dtype}{quantized} on {base.device}"
+        + (f", attention {printable(attention)}" if attention else "")
     )
 
 

@@ -316,6 +316,8 @@ class TrainingObjective:
             "language": {"model": self.config.language.model, "prompt": self.config.language.prompt},
             "device": str(self.base.device),
             "dtype": str(self.base.dtype).removeprefix("torch."),
+            "quantization": self.config.quantization,
+            "attention": getattr(self.base.model.config, "_attn_implementation", None),
             "threads": torch.get_num_threads(),
             "training": self._training.model_dump(mode="json"),
             "scoring": self.config.scoring.model_dump(mode="json"),

@@ -18,7 +18,7 @@ from loracle.training.dataset.tokens import Encoded
 from loracle.training.memory.equations import Floats, Footprint, Logits, Sizes
 from loracle.training.memory.measurement import meter_of, out_of_memory, release
 from loracle.training.memory.plan import MemoryModel
-from loracle.training.model.adapter import adapted, layers_of
+from loracle.training.model.adapter import Layer, adapted, layers_of
 from loracle.training.model.base_model import Base, Batch
 from loracle.training.model.dropout import Masks, key_dropout, training_mode
 from loracle.training.model.output.blocks import block_limits
@@ -106,7 +106,7 @@ def count_footprint(base: Base, settings: TrainingConfig, *, dropout: bool = Tru
         layers=int(config.num_hidden_layers),
         hidden=int(config.hidden_size),
         vocabulary=int(base.model.get_input_embeddings().num_embeddings),
-        widest=max(max(weight.shape) for weight in weights),
+        widest=max(map(_width, layers)),
         itemsize=base.dtype.itemsize,
         cached=2 * base.dtype.itemsize * int(config.num_hidden_layers) * _key_width(config),
         copied=int(VARIANTS[settings.variant].weight_copies * sum(w.nbytes for w in weights)),
@@ -124,6 +124,12 @@ def _heap(base: Base, settings: TrainingConfig) -> float:
     if base.device.type != "cpu":
         return 1.0
     return (_HEAP_RECOMPUTED if settings.gradient_checkpointing else _HEAP)[base.dtype.itemsize]
+
+
+def _width(layer: Layer) -> int:
+    """Features of an adapted place; quantised weights are packed, so their own shape does not tell."""
+    sizes = (getattr(layer.module, name, 0) for name in ("in_features", "out_features"))
+    return max(0, *sizes) or max(layer.weight.shape)
 
 
 def _kept(base: Base, settings: TrainingConfig) -> float:

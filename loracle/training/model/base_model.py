@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from huggingface_hub import constants, get_session, is_offline_mode
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+)
 
 from loracle.config.device import pick_device, pick_dtype
 from loracle.config.settings import RunConfig
-from loracle.errors import LoracleError, ModelError
+from loracle.errors import ConfigError, LoracleError, ModelError
 from loracle.records.failures import one_line, refuse_no_memory
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.model.checksum import weights_checksum, weights_fingerprint
@@ -25,6 +32,8 @@ from loracle.training.model.positions import alike
 
 # How sequences are put into one batch: filled up to one length, of equal length alone, or one by one.
 Batching = Literal["padded", "equal", "single"]
+
+QUANTIZED_ON = ("cuda",)  # kinds of devices; bitsandbytes has others, which are slow or were not tried
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,9 @@ class Base:
         return self.masked_logits or self.output is not None
 
     def precision(self) -> AbstractContextManager[Any]:
-        """The context in which the model computes: bfloat16 autocast for a bfloat16 base."""
-        if self.dtype == torch.bfloat16:
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        """The context in which the model computes: autocast for a base in bfloat16 or float16."""
+        if self.dtype != torch.float32:
+            return torch.autocast(self.device.type, dtype=self.dtype)
         return nullcontext()
 
 
@@ -77,10 +86,11 @@ def load_base(config: RunConfig) -> Base:
     """Loads and freezes a model, safetensors only; sets the process's CPU threads if the config does.
 
     Raises:
-        ConfigError: the device does not exist here.
+        ConfigError: the device does not exist here, or is none for quantised weights.
         ModelError: the model is unknown, incomplete, or cannot be used to train and generate.
     """
     device = pick_device(config.device)
+    check_quantization(config, device)
     dtype = pick_dtype(config.dtype, device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -92,12 +102,15 @@ def load_base(config: RunConfig) -> Base:
     try:
         _check_kind(name, options)
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        asked = _asked_of_the_model(config, device, dtype)
         model, report = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+            name, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **asked
         )
         _check_loaded(name, model, tokenizer, report)
         model.requires_grad_(False)
-        model.eval().to(device)
+        model.eval()
+        if config.quantization is None:  # else it is there already, and cannot be moved
+            model.to(device)
         return _base(name, model, tokenizer, device, dtype)
     except LoracleError:
         raise
@@ -108,6 +121,42 @@ def load_base(config: RunConfig) -> Base:
             f"model: {name!r} cannot be loaded; give a folder, or the id of a model on the hub.{silence} "
             f"{one_line(error)}"
         ) from None
+
+
+def check_quantization(config: RunConfig, device: torch.device) -> None:
+    """Raises ConfigError where weights cannot be quantised: without a GPU, or without bitsandbytes."""
+    if config.quantization is None:
+        return
+    if device.type not in QUANTIZED_ON:
+        raise ConfigError(
+            f"quantization: {config.quantization} needs a CUDA device, and trials run on {device} here; "
+            "leave quantization out, or run where there is one"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"quantization: {config.quantization} needs the package bitsandbytes, which is not installed; "
+            "pip install bitsandbytes, or leave quantization out"
+        )
+
+
+def _asked_of_the_model(config: RunConfig, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What `from_pretrained` is told of attention and weights: in 4 bits as QLoRA has them (Dettmers et al.
+    2023, arXiv 2305.14314), normal floats whose scales are quantised, too."""
+    asked: dict[str, Any] = {}
+    if config.attention is not None:
+        asked["attn_implementation"] = config.attention
+    if config.quantization == "4bit":
+        asked["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    elif config.quantization == "8bit":
+        asked["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    if config.quantization is not None:
+        asked["device_map"] = {"": device}
+    return asked
 
 
 def _base(name: str, model: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype) -> Base:
