@@ -30,10 +30,11 @@ slow: $(STAMP)
 chaos: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests/chaos
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt tests/export/other-trainers.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/other-trainers --requirement tests/export/other-trainers.txt
 	touch $@
 
 clean:

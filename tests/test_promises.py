@@ -120,6 +120,11 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_export::test_copies_adapter_and_recipe",
         "test_trl::test_trl_parses_the_yaml_and_every_setting_arrives",
         "test_vllm::test_the_command_parses_and_finds_its_adapter",
+        "test_other_trainers::test_axolotl_reads_its_config",
+        "test_other_trainers::test_llama_factory_reads_its_settings_and_makes_our_tokens",
+        "test_other_trainers::test_the_script_for_unsloth_calls_what_there_is",
+        "test_other_trainers::test_ollama_reads_the_modelfile",
+        "test_merged::test_predictions_are_those_of_the_adapter",
     ),
     "`--json` prints one JSON object": ("test_cli::test_tune_json_is_one_object",),
     # -- use the search alone

@@ -53,9 +53,9 @@ if __name__ == "__main__":
 def write(winner: Winner, folder: Path) -> list[str]:
     """Writes `sft.yaml`, `train.py` and `train.jsonl`. Raises LoracleError: see `training_rows`."""
     rows = training_rows(winner)
-    notes = list(winner.beyond_trainer()) + list(_about_rows(rows))
+    notes = list(winner.beyond_trainer()) + list(trl_notes(rows))
     settings = sft_settings(winner, rows)
-    write_rows(folder / _ROWS, [_row(row, single=single_answers(rows)) for row in rows])
+    write_trl_rows(folder, rows)
     beyond_yaml = [
         f"{name}: {value!r} is in train.py alone; trl sft takes its default"
         for name, value in winner.lora.items()
@@ -119,7 +119,13 @@ def _trust(winner: Winner) -> dict[str, Any]:
     return {"trust_remote_code": True} if winner.config.trust_remote_code else {}
 
 
-def _about_rows(rows: Sequence[Example]) -> Iterator[str]:
+def write_trl_rows(folder: Path, rows: Sequence[Example]) -> None:
+    """Writes `train.jsonl` in the shapes that TRL reads."""
+    write_rows(folder / _ROWS, [_row(row, single=single_answers(rows)) for row in rows])
+
+
+def trl_notes(rows: Sequence[Example]) -> Iterator[str]:
+    """In words, what TRL counts of these rows and Loracle does not."""
     if rows[0].form == "messages":
         yield (
             "loss mask: what the chat template writes behind the end of an answer (a line break, in many) "

@@ -10,6 +10,7 @@ from loracle.export.winner.reading import Winner
 
 if TYPE_CHECKING:
     from loracle.training.dataset.shapes import Example
+    from loracle.training.dataset.tokens import Encoded
 
 
 def training_rows(winner: Winner) -> tuple[Example, ...]:
@@ -36,6 +37,12 @@ def training_rows(winner: Winner) -> tuple[Example, ...]:
 
 
 def _short_enough(winner: Winner, rows: Sequence[Example]) -> tuple[Example, ...]:
+    encoded = encoded_rows(winner, rows)
+    return tuple(rows[i] for i in encoded.positions)
+
+
+def encoded_rows(winner: Winner, rows: Sequence[Example]) -> Encoded:
+    """Rows as the final training read them; those that are too long are left out."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     from loracle.training.dataset.tokens import encode
@@ -50,8 +57,18 @@ def _short_enough(winner: Winner, rows: Sequence[Example]) -> tuple[Example, ...
     longest = getattr(settings, "max_position_embeddings", None) or winner.max_length
     others = ends if isinstance(ends, list) else [] if ends is None else [ends]
     stops = tuple(dict.fromkeys([int(tokenizer.eos_token_id), *map(int, others)]))
-    encoded = encode(rows, tokenizer, min(winner.max_length, longest), "drop", stop_ids=stops)
-    return tuple(rows[i] for i in encoded.positions)
+    return encode(rows, tokenizer, min(winner.max_length, longest), "drop", stop_ids=stops)
+
+
+def ends_of_rows(winner: Winner) -> tuple[str, str]:
+    """Special tokens that the tokenizer puts before a text, and the one that ends a completion, as text."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(winner.adapter)
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    before = len(whole) - len(plain) if whole[-len(plain) :] == plain else 0
+    return tokenizer.decode(whole[:before]) if before else "", str(tokenizer.eos_token)
 
 
 def skips_turns(rows: Sequence[Example]) -> bool:

@@ -1,0 +1,141 @@
+"""LLaMA-Factory: `sft.yaml` for `llamafactory-cli train`, `dataset_info.json`, and the rows.
+
+Names as in LLaMA-Factory 0.9.5.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loracle.errors import StudyError
+from loracle.export.winner.files import header, write_rows, write_yaml
+from loracle.export.winner.reading import Winner
+from loracle.export.winner.rows import ends_of_rows, require_plain_turns, skips_turns, training_rows
+
+if TYPE_CHECKING:
+    from loracle.training.dataset.shapes import Example
+
+_ROWS, _NAME = "train.jsonl", "loracle_train"
+# llamafactory/hparams/finetuning_args.py, LoraArguments: what has another name there than in PEFT.
+_LORA = {
+    "r": "lora_rank",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "use_rslora": "use_rslora",
+    "use_dora": "use_dora",
+}
+_SAID = ("target_modules", "modules_to_save", "init_lora_weights")
+_STARTS: dict[bool | str, dict[str, Any]] = {
+    True: {"pissa_init": False},
+    "pissa": {"pissa_init": True, "pissa_iter": -1},
+    "pissa_niter_16": {"pissa_init": True, "pissa_iter": 16},
+}
+_IMPLIED = {"bias": "none", "task_type": "CAUSAL_LM"}
+_ROLES = {
+    "role_tag": "role",
+    "content_tag": "content",
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "system_tag": "system",
+}
+
+
+def write(winner: Winner, folder: Path) -> list[str]:
+    """Writes `sft.yaml`, `dataset_info.json` and `train.jsonl`. Raises LoracleError: there is no place for
+    something."""
+    lora = winner.lora
+    if not isinstance(lora["lora_alpha"], int):
+        raise StudyError(
+            f"LLaMA-Factory takes whole numbers for lora_alpha, and the winner's is {lora['lora_alpha']}; "
+            "export --to trl, whose script takes it"
+        )
+    if lora["init_lora_weights"] not in _STARTS:
+        raise StudyError(
+            f"LLaMA-Factory begins with LoRA or PiSSA, not with {lora['init_lora_weights']}; export --to trl"
+        )
+    rows = training_rows(winner)
+    require_plain_turns(rows, "LLaMA-Factory")
+    notes = [*winner.beyond_trainer(lora_plus=True), *_about_rows(rows)]
+    notes += winner.unsaid(winner.training, (*_LORA, *_SAID), _IMPLIED)
+    opening, ending = ends_of_rows(winner)
+    write_rows(folder / _ROWS, [_row(row, opening, ending) for row in rows])
+    info = json.dumps({_NAME: _described(rows[0].form)}, indent=2)
+    (folder / "dataset_info.json").write_text(info + "\n", encoding="utf-8")
+    launch = f"FORCE_TORCHRUN=1 NPROC_PER_NODE={winner.split.devices} " * (winner.split.devices > 1)
+    lines = header(winner, f"For `{launch}llamafactory-cli train sft.yaml`, from this folder.", notes)
+    write_yaml(folder / "sft.yaml", lines, _config(winner, rows[0].form))
+    return notes
+
+
+def _config(winner: Winner, form: str) -> dict[str, Any]:
+    lora, targets = winner.lora, winner.lora["target_modules"]
+    ratio = winner.lora_plus_ratio
+    return {
+        "model_name_or_path": winner.model,
+        "trust_remote_code": winner.config.trust_remote_code,
+        "stage": "pt" if form == "text" else "sft",
+        "do_train": True,
+        "finetuning_type": "lora",
+        **{_LORA[name]: lora[name] for name in _LORA if name in lora},
+        "lora_target": "all" if targets == "all-linear" else ",".join(targets),
+        **({"additional_target": ",".join(lora["modules_to_save"])} if lora.get("modules_to_save") else {}),
+        **_STARTS[lora["init_lora_weights"]],
+        **({} if ratio is None else {"loraplus_lr_ratio": ratio, "optim": "adamw_torch_fused"}),
+        "dataset_dir": ".",
+        "dataset": _NAME,
+        **({"template": "empty"} if form == "prompt and completion" else {}),
+        "cutoff_len": winner.max_length,
+        "packing": False,
+        "train_on_prompt": False,
+        "mask_history": False,
+        **winner.training,
+        "data_seed": winner.training["seed"],
+        "bf16": winner.dtype == "bfloat16",
+        "fp16": winner.dtype == "float16",
+        "logging_steps": 1,
+        "report_to": "none",
+        "output_dir": "adapter",
+    }
+
+
+def _described(form: str) -> dict[str, Any]:
+    if form == "messages":
+        return {
+            "file_name": _ROWS,
+            "formatting": "sharegpt",
+            "columns": {"messages": "messages"},
+            "tags": _ROLES,
+        }
+    columns = {"prompt": "text"} if form == "text" else {"prompt": "prompt", "response": "completion"}
+    return {"file_name": _ROWS, "columns": columns}
+
+
+def _row(row: Example, opening: str, ending: str) -> Mapping[str, Any]:
+    """Its template `empty` adds no token of its own, so rows bring those that open and end them."""
+    if row.form == "text":
+        return {"text": row.text}
+    if row.form == "messages":
+        return {"messages": [{"role": turn.role, "content": turn.content} for turn in row.messages]}
+    prompt, completion = str(row.prompt), str(row.completion)
+    return {
+        "prompt": prompt if prompt.startswith(opening) else opening + prompt,
+        "completion": completion if completion.endswith(ending) else completion + ending,
+    }
+
+
+def _about_rows(rows: Sequence[Example]) -> Iterator[str]:
+    if rows[0].form == "messages":
+        yield (
+            "chat template: none is named, so LLaMA-Factory makes one of the tokenizer's by taking it apart, "
+            "which many templates do not allow exactly; where it has one for your model, put `template: NAME`"
+        )
+    if rows[0].form == "prompt and completion":
+        yield (
+            "tokens: prompt and completion are tokenised apart (template `empty`); the rows bring the "
+            "special tokens that open and end them, because that template adds none"
+        )
+    if skips_turns(rows):
+        yield "turns of weight 0: LLaMA-Factory learns them, Loracle read them only"

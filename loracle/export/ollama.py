@@ -1,0 +1,44 @@
+"""Ollama: a Modelfile over the merged model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from loracle.errors import StudyError
+from loracle.export import gguf
+from loracle.export.winner.files import header
+from loracle.export.winner.reading import Winner
+from loracle.export.winner.rows import ends_of_rows, training_rows
+
+
+def write(winner: Winner, folder: Path) -> list[str]:
+    """Writes `Modelfile` beside what `gguf` writes.
+
+    Raises:
+        LoracleError: see there; or a token that no Modelfile can hold.
+    """
+    form = training_rows(winner)[0].form
+    _, ending = ends_of_rows(winner)
+    if '"' in ending or "\n" in ending:
+        raise StudyError(f"a Modelfile cannot hold the end-of-sequence token {ending!r}; export --to gguf")
+    notes = gguf.write(winner, folder)
+    made = (folder / gguf.FILE).exists()
+    lines = [f"FROM ./{gguf.FILE if made else 'model'}"]
+    if form == "messages":
+        notes.append(
+            "chat template: Ollama's templates are Go's, not Jinja's; it puts one of its own in the place of "
+            "those that it knows. Compare `ollama show --template` with chat_template.jinja"
+        )
+    else:
+        lines.append('TEMPLATE """{{ .Prompt }}"""')
+    context = winner.max_length + winner.config.scoring.max_new_tokens
+    lines += [f"PARAMETER stop {json.dumps(ending, ensure_ascii=False)}", "PARAMETER temperature 0"]
+    lines += [f"PARAMETER num_ctx {context}"]
+    notes.append("temperature 0: as scores were measured; num_ctx: what the run trained and wrote at most")
+    if not made:
+        notes.append("FROM ./model: Ollama converts the model families that it knows; others need model.gguf")
+    head = header(winner, "For `ollama create tuned -f Modelfile`, from this folder.", notes)
+    text = "".join(f"# {line}".rstrip() + "\n" for line in head) + "\n".join(lines) + "\n"
+    (folder / "Modelfile").write_text(text, encoding="utf-8")
+    return notes
