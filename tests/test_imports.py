@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, str] = {
     "training": "errors text records config",
     "execution": "errors text records config",
     "own_trainer": "errors text records config execution",
-    "search": "errors text records language",
+    "search": "errors text records language config.spellings",
     "report": "errors text records config search.presets",
     "export": "errors text records config training",
     "run": "errors text records config language training execution own_trainer search report",

@@ -132,16 +132,30 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_readme::test_python_blocks_run",
         "test_sampler::test_ten_lines_of_an_optuna_user",
     ),
-    "Parameters with the names of the space are searched": (
+    "Usual names are understood": (
+        "test_spellings::test_usual_spellings_are_understood",
+        "test_scripts::test_own_names",
+        "test_scripts::test_two_knobs_give_thirty_different_trials",
         "test_suggestions::test_two_of_five_knobs_are_searched_and_no_others",
     ),
-    "Their ranges may be narrower or wider": (
+    "Its ranges are the space": (
+        "test_scripts::test_float_ranges_are_searched_more_finely_than_a_grid",
+        "test_scripts::test_ranges_beyond_any_grid",
+    ),
+    "Any other parameter is searched beside them": (
+        "test_scripts::test_other_parameters_and_branches_are_searched_too",
+        "test_suggestions::test_other_parameters_are_searched_by_numbers_with_a_warning_each_once",
+    ),
+    "Give a space of your own": (
         "test_suggestions::test_ranges_beside_the_grid_are_met_in_every_trial",
         "test_suggestions::test_a_range_beyond_the_grid_is_refused_before_anything_is_trained",
     ),
-    "A knob by another name": (
-        "test_suggestions::test_other_spellings_of_knobs_are_refused_before_anything_is_trained",
-        "test_suggestions::test_other_parameters_are_drawn_at_random_with_a_warning_each_once",
+    "Several objectives, constraints, pruning": (
+        "test_scripts::test_several_objectives_give_a_pareto_front",
+        "test_scripts::test_constraints_are_kept_to",
+        "test_scripts::test_pruning",
+        "test_scripts::test_several_jobs",
+        "test_scripts::test_storage_and_a_resumed_study",
     ),
     "In your own loop": ("test_readme::test_python_blocks_run",),
     # -- runs that nothing breaks

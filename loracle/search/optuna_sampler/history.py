@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -12,7 +13,12 @@ from loracle.errors import SpaceError
 from loracle.records.space import SearchSpace
 from loracle.records.trial import FAILURE_KEY, Failure, FailureKind, History, Outcome, Trial
 from loracle.search.optuna_sampler import suggestions
-from loracle.search.optuna_sampler.suggestions import REFUSED_KEY, Asked
+from loracle.search.optuna_sampler.parameters import REFUSED_KEY
+from loracle.search.optuna_sampler.question import scene_of
+from loracle.search.optuna_sampler.suggestions import Asked
+
+_CONSTRAINTS = "constraints"  # where Optuna keeps what `constraints_func` and `trial.set_constraint` gave
+_AUGMENTED = 0.05  # share of the plain sum of several objectives
 
 
 def history_of(study: Study, space: SearchSpace, *, before: int | None = None) -> History:
@@ -22,24 +28,31 @@ def history_of(study: Study, space: SearchSpace, *, before: int | None = None) -
     usual settings. Trials whose parameters do not say which config they trained are left out.
 
     Args:
-        study: a single-objective study.
+        study: a study.
         space: the candidates.
         before: leave out the trial with this number, the one that is being chosen.
     """
-    trials = trials_of(study, before=before)
-    asked = suggestions.learn(trials, space)
-    return history_at(study, space, asked, suggestions.rows_of(trials, space, asked))
+    scene = scene_of(trials_of(study, before=before), space, {}, own=False)
+    rows = suggestions.rows_of(scene.trials, space, scene.asked)
+    return history_at(study, space, scene.asked, rows)
 
 
-def history_at(study: Study, space: SearchSpace, asked: Asked, rows: Mapping[int, int]) -> History:
-    """The trials of a study, or of a bracket of it, that count for a row."""
-    sign = -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
+def history_at(
+    study: Study, space: SearchSpace, asked: Asked, rows: Mapping[int, int], seed: int = 0
+) -> History:
+    """The trials of a study, or of a bracket of it, that count for a row.
+
+    Several objectives count as one, weighed anew for every trial: the augmented Chebyshev distance from the
+    best in each, as ParEGO does (Knowles 2006, IEEE TEC 10(1)), of ranks instead of values. `seed` is that of
+    the weights.
+    """
     standing = suggestions.representatives(space, asked.names)
+    everything = [t for t in study.get_trials(deepcopy=False) if t.number in rows]
+    values = _values(study.directions, everything, seed)
     found = []
-    for frozen in study.get_trials(deepcopy=False):
-        if frozen.number in rows:
-            index = int(space.candidates[standing[rows[frozen.number]]])
-            found.append(Trial(frozen.number, index, _outcome(frozen, sign)))
+    for frozen in everything:
+        index = int(space.candidates[standing[rows[frozen.number]]])
+        found.append(Trial(frozen.number, index, _outcome(frozen, values.get(frozen.number))))
     return History(tuple(found))
 
 
@@ -49,24 +62,52 @@ def trials_of(study: Study, before: int | None = None) -> list[FrozenTrial]:
     return [frozen for frozen in everything if not says_nothing(frozen, before)]
 
 
-def was_interrupted(frozen: FrozenTrial) -> bool:
-    """Whether a trial was cut short from outside, so that its config is to be tried again."""
-    return bool(frozen.user_attrs.get(FAILURE_KEY) == FailureKind.INTERRUPTED)
-
-
 def says_nothing(frozen: FrozenTrial, before: int | None) -> bool:
     """Whether a trial has not begun, was refused, or is `before`, the one that is being chosen."""
     waiting = frozen.state == TrialState.WAITING
     return waiting or frozen.number == before or REFUSED_KEY in frozen.system_attrs
 
 
-def _outcome(frozen: FrozenTrial, sign: float) -> Outcome | None:
+def infeasible(frozen: FrozenTrial) -> bool:
+    """Whether a trial violates a constraint, as Optuna counts: any value above 0."""
+    found = list(frozen.system_attrs.get(_CONSTRAINTS) or ())
+    found += [value for key, value in frozen.system_attrs.items() if key.startswith(f"{_CONSTRAINTS}:")]
+    return any(value > 0 for value in found)
+
+
+def _values(
+    directions: Sequence[StudyDirection], trials: Sequence[FrozenTrial], seed: int
+) -> dict[int, float]:
+    """By number, the value of each trial that has one; larger is better, and NaN or infinite is no good."""
+    signs = np.array([-1.0 if direction == StudyDirection.MINIMIZE else 1.0 for direction in directions])
+    ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and t.values]
+    if len(signs) == 1:
+        return {t.number: float(signs[0]) * t.values[0] for t in ended}
+    told = {t.number: signs * t.values for t in ended}
+    good = {number: values for number, values in told.items() if np.isfinite(values).all()}
+    if not good:
+        return dict.fromkeys(told, math.nan)
+    weights = np.random.default_rng([seed, len(trials)]).dirichlet(np.ones(len(signs)))
+    short = _shares(np.array(list(good.values()))) - 1.0  # (n, objectives), 0 where the best is
+    scores = (weights * short).min(axis=1) + _AUGMENTED * (weights * short).sum(axis=1)
+    return {**dict.fromkeys(told, math.nan), **dict(zip(good, scores.tolist(), strict=True))}
+
+
+def _shares(values: np.typing.NDArray[np.float64]) -> np.typing.NDArray[np.float64]:
+    """In each column, the share of the others that a value is not worse than; (n, objectives), 1 the best."""
+    worse = (values[None, :, :] <= values[:, None, :]).sum(axis=1) - 1
+    return np.asarray(worse / max(len(values) - 1, 1))
+
+
+def _outcome(frozen: FrozenTrial, value: float | None) -> Outcome | None:
     if frozen.state == TrialState.RUNNING:
         return None
-    if frozen.state in (TrialState.COMPLETE, TrialState.PRUNED) and frozen.value is not None:
-        if math.isfinite(frozen.value):
-            return Outcome(sign * frozen.value)
-        return Outcome(None, failure=Failure(FailureKind.DIVERGED, f"value {frozen.value}"))
+    if value is not None and infeasible(frozen):
+        return Outcome(None, failure=Failure(FailureKind.DIVERGED, "violates a constraint"))
+    if value is not None:
+        if math.isfinite(value):
+            return Outcome(value)
+        return Outcome(None, failure=Failure(FailureKind.DIVERGED, f"value {value}"))
     kind = str(frozen.user_attrs.get(FAILURE_KEY, FailureKind.DIVERGED))
     if kind not in set(FailureKind):
         raise SpaceError(

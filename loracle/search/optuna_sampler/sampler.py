@@ -1,9 +1,7 @@
 """`LoracleSampler`: the search as an Optuna sampler.
 
-Each trial gets one config of the search space when its first knob is asked for; every later `suggest_*` of
-a knob's name returns that config's value. Which kind of distribution the objective uses does not matter, as
-long as it contains some of the knob's values: others are not chosen. Knobs that the objective does not ask
-for are not searched. Parameters that are no knobs go to an independent sampler, and that is said.
+Each trial gets a config when its first parameter is asked for; every later `suggest_*` returns that config's
+value. What the trials before were asked for says what is searched: parameters, ranges, and nothing else.
 """
 
 from __future__ import annotations
@@ -12,32 +10,39 @@ import secrets
 import sys
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
+from optuna.exceptions import TrialPruned
+from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
+from optuna.samplers._base import _process_constraints_after_trial
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from loracle.config.spellings import SPELLINGS, meant_by
 from loracle.errors import SpaceError
-from loracle.records.space import Config, SearchSpace
-from loracle.records.trial import INDEX_KEY
+from loracle.records.space import Config, SearchSpace, Value, with_alpha
+from loracle.search.observations import Mask
 from loracle.search.optuna_sampler import suggestions
-from loracle.search.optuna_sampler.history import (
-    history_at,
-    history_of,
-    says_nothing,
-    trials_of,
+from loracle.search.optuna_sampler.history import history_at, says_nothing, trials_of
+from loracle.search.optuna_sampler.parameters import (
+    CONFIG_KEY,
+    REFUSED_KEY,
+    contains,
+    is_own,
+    spelled,
     was_interrupted,
 )
-from loracle.search.optuna_sampler.suggestions import REFUSED_KEY, Asked
+from loracle.search.optuna_sampler.question import Question, Scene, question_of, scene_of
+from loracle.search.optuna_sampler.ranges import USUAL
 from loracle.search.presets import Preset, get_preset
 from loracle.search.propose import propose, recommend, seed_indices
+from loracle.text.escape import printable
 
 if TYPE_CHECKING:
     from loracle.language.features import Features
@@ -46,73 +51,78 @@ _ROUNDS = 6  # of choosing, if other processes choose the same
 _FEW = 1000  # candidates: more than trials run at a time
 
 
-@dataclass(frozen=True)
-class _Question:
-    """What is to be searched.
-
-    Attributes:
-        asked: what the trials were asked for.
-        rows: the candidate that each trial counts for, by the trial's number.
-        searched: (N,) which candidates, one for each set of values that can be asked for.
-        left: (N,) which of them have not been tried, in whatever bracket of a Hyperband pruner.
-    """
-
-    asked: Asked
-    rows: Mapping[int, int]
-    searched: npt.NDArray[np.bool_]
-    left: npt.NDArray[np.bool_]
-
-
 class LoracleSampler(BaseSampler):
-    """Chooses configs of `space` with Loracle's search.
+    """Chooses configs with Loracle's search.
 
-    The objective asks for some or all of the knobs by their names. The first trial may be asked for any;
-    from the second on, only knobs that were asked for are searched, within the ranges they were asked for.
-    A parameter with a usual but other spelling of a knob (`lr`, `lora_alpha`) is refused, any other parameter
-    that is no knob is drawn by the independent sampler, with a warning unless one was named.
+    The objective asks for parameters as ever. Knobs of LoRA training are known by their usual names (`lr`,
+    `r`, `lora_alpha`, ...: `loracle.config.spellings`), with all that is known of LoRA landscapes; any other
+    parameter is searched beside them by numbers alone, and that is said once. The first trial gets the usual
+    settings, or what is closest to them in the ranges; from the second on, only what was asked for is
+    searched, within the ranges that it was asked for.
+
+    Without a space, the ranges are the space: choices as they are, ranks, alphas and batch sizes at powers of
+    two, everything else at 17 values of its range or more (`ranges.py`). A space is kept to: its values
+    within the ranges, and no others.
 
     A failed trial counts as diverged, the usual reason for a NaN loss, unless the objective says otherwise
     with `trial.set_user_attr("loracle:failure", "out_of_memory")` (or `timeout`, `crashed`, `lost`). A pruned
-    trial counts with its last reported value, and as diverged if it reported none.
+    trial counts with its last reported value, and as diverged if it reported none; one that violates a
+    constraint counts as diverged. Several objectives are weighed anew in every trial, so that the study's
+    `best_trials` spread over the Pareto front.
 
     Args:
-        space: the candidates.
+        space: the candidates; None: what the objective asks for.
         preset: a preset's name or a `Preset`.
         features: language features of the candidates (`loracle.build_features`), for presets that read
-            prompts.
+            prompts; they need a space, and then parameters that it lacks go to the independent sampler.
         seed: makes the search repeatable; None draws one.
-        independent_sampler: for parameters that are not knobs of the space, whatever their names; None:
-            random, and names that look like knobs are refused.
+        independent_sampler: for all parameters that are no knobs, instead of searching them; None: Optuna's
+            TPE, for those alone for which the search has no room.
+        constraints_func: as in Optuna's own samplers: a trial is feasible where all of its values are at most
+            0. `trial.set_constraint` is heeded without it.
 
     Example:
-        study = optuna.create_study(direction="maximize", sampler=LoracleSampler(paper_space()))
+        study = optuna.create_study(direction="maximize", sampler=LoracleSampler())
         study.optimize(objective, n_trials=30)
+
+    Raises:
+        ConfigError: there is no such preset, or it reads prompts and there are no features.
+        SpaceError: features without a space.
     """
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: SearchSpace | None = None,
         *,
         preset: str | Preset = "default",
         features: Features | None = None,
         seed: int | None = None,
         independent_sampler: BaseSampler | None = None,
+        constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
     ) -> None:
         if isinstance(preset, str):
             preset = get_preset(preset, language=features is not None)
+        if space is not None and not isinstance(space, SearchSpace):
+            raise SpaceError(
+                "space is a SearchSpace, such as default_space(), or left out; got "
+                f"{printable(repr(space), 60)}"
+            )
+        if features is not None and space is None:
+            raise SpaceError("features are of a space's candidates: name the space, too")
         self._space = space
         self._preset = preset
         self._features = features
         self._seed = secrets.randbits(31) if seed is None else seed
-        self._draws_strangers = independent_sampler is not None
-        self._independent = independent_sampler or RandomSampler(seed=seed)
+        self._searches_own = independent_sampler is None and features is None
+        self._speaks = independent_sampler is None
+        self._independent = independent_sampler or TPESampler(seed=seed)
+        self._constraints = constraints_func
         self._told: set[tuple[str, str]] = set()  # study, and what was said of it
         self._few_left = True  # it is worth a look whether anything is left
         self._lock = threading.Lock()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Nothing: the objective's own distributions are met in `sample_independent`."""
-        self._raise_error_if_multi_objective(study)
         return {}
 
     def sample_relative(
@@ -124,33 +134,40 @@ class LoracleSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """The value of a knob in the trial's config; other parameters from the independent sampler.
+        """The value of a parameter in the trial's config, or from the independent sampler.
 
         Raises:
-            SpaceError: the objective asks for nothing that the space holds, or for a knob by another name.
+            SpaceError: a range without any of the values of the space.
         """
-        self._raise_error_if_multi_objective(study)
         try:
-            if param_name not in suggestions.names_of(self._space):
-                self._say_strange(study, trial, param_name)
-                return self._independent.sample_independent(study, trial, param_name, param_distribution)
             with self._lock:  # threads of one study (n_jobs) must see each other's choices
-                return self._value(study, trial, param_name, param_distribution)
+                scene = self._scene(study, trial, {**trial.distributions, param_name: param_distribution})
+                knob = scene.knobs.get(param_name)
+                if knob is None or is_own(knob):
+                    self._say_strange(study, scene, param_name, param_distribution)
+                number = None if knob is None else self._number(study, trial, scene, knob, param_distribution)
         except SpaceError:  # the objective has trained nothing: this trial says nothing
             study._storage.set_trial_system_attr(trial._trial_id, REFUSED_KEY, True)
             raise
+        if knob is None or number is None:
+            return self._independent.sample_independent(study, trial, param_name, param_distribution)
+        return spelled(knob, number, param_distribution)
 
-    def recommend(self, study: Study) -> Config:
-        """The config to use, by the preset's rule (posterior mean in `default`): what the objective asks for.
+    def recommend(self, study: Study) -> dict[str, Any]:
+        """Of the parameters that were tried, those to use, by the preset's rule (`default`: posterior mean).
 
         Raises:
-            SpaceError: no trial has succeeded.
+            SpaceError: no trial has succeeded, or the study has several objectives.
         """
-        history = history_of(study, self._space)
-        index = recommend(self._space, history, self._preset, features=self._features, seed=self._seed)
-        held = suggestions.with_derived(suggestions.learn(trials_of(study), self._space).names)
-        config = self._space.config(index)
-        return {name: value for name, value in config.items() if name in held or not held}
+        if len(study.directions) > 1:
+            raise SpaceError("of several objectives no config is the best; see study.best_trials")
+        scene = scene_of(trials_of(study), self._space, {}, own=self._searches_own)
+        rows = suggestions.rows_of(scene.trials, scene.space, scene.asked)
+        history = history_at(study, scene.space, scene.asked, rows)
+        index = recommend(scene.space, history, self._preset, features=self._features, seed=self._seed)
+        value = {t.number: t.outcome.value for t in history.succeeded if t.index == index and t.outcome}
+        best = max(value, key=lambda number: (value[number], -number))
+        return dict(study.trials[best].params)
 
     def reseed_rng(self) -> None:
         """Reseeds the independent sampler; the search itself depends on history and seed alone."""
@@ -164,6 +181,8 @@ class LoracleSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         """Passes on to the independent sampler; ends `study.optimize`, with a warning, if nothing is left."""
+        if self._constraints is not None:
+            _process_constraints_after_trial(self._constraints, study, trial, state)
         self._independent.after_trial(study, trial, state, values)
         waiting = self._few_left and study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if not self._few_left or waiting or says_nothing(trial, None):
@@ -171,74 +190,103 @@ class LoracleSampler(BaseSampler):
         if study._thread_local.in_optimize_loop:
             ended = copy(trial)
             ended.state = state
-            question = self._question([*trials_of(study, before=trial.number), ended], {})
-            if not question.left.any():
+            trials = [*trials_of(study, before=trial.number), ended]
+            scene = scene_of(trials, self._space, {}, own=self._searches_own)
+            question = question_of(scene, {})
+            if question.asked.names and not question.left.any():
                 warnings.warn(
-                    f"{_exhausted(question)}; the search ends here{self._beyond(question)}",
+                    f"{_exhausted(question)}; the search ends here{_beyond(question)}",
                     stacklevel=_levels(),
                 )
                 study.stop()
 
     # -- a knob -------------------------------------------------------------------------------------
 
-    def _value(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
-        """The value of a name of the space; chooses the trial's config if this is the first one asked for."""
-        space, storage = self._space, study._storage
-        column = suggestions.columns(space)[name]
-        values = suggestions.admissible(space, name, [distribution])
+    def _scene(self, study: Study, trial: FrozenTrial, now: Mapping[str, BaseDistribution]) -> Scene:
+        trials = trials_of(study, before=trial.number)
+        return scene_of(trials, self._space, now, own=self._searches_own)
+
+    def _number(
+        self, study: Study, trial: FrozenTrial, scene: Scene, knob: str, distribution: BaseDistribution
+    ) -> Value | None:
+        """The value of a knob; chooses the trial's config if this is the first one that is asked for.
+
+        None: the search has no value for it.
+        """
+        space, storage = scene.space, study._storage
+        column = suggestions.columns(space)[knob]
+        values = suggestions.admissible(space, knob, [distribution])
+        if not values and (self._space is None or is_own(knob)):
+            return None
         if not values:
             raise SpaceError(
-                f"the objective asks for {name} from {distribution}, which contains no value that the search "
-                f"space holds ({min(column):g} to {max(column):g}); change the range or the space"
+                f"the objective asks for {knob} from {distribution}, which contains no value that the search "
+                f"space holds ({min(column):g} to {max(column):g}); change the range or the space, or leave "
+                "out the space: then the ranges are the space"
             )
-        index = storage.get_trial_system_attrs(trial._trial_id).get(INDEX_KEY)
-        if index is None:
-            index = self._claim(study, trial, name, distribution)
-        row = int(np.searchsorted(space.candidates, index))
-        value = suggestions.spelled(column[row], distribution)
-        if value is not None:
-            return value
-        moved = self._move(study, trial, row, name, distribution)
+        config = storage.get_trial_system_attrs(trial._trial_id).get(CONFIG_KEY)
+        if config is None:
+            config = self._claim(study, trial, scene, knob, distribution)
+        number = config.get(knob)
+        if number is None:
+            return self._late(trial, scene, knob, values)
+        if contains(knob, number, distribution):
+            return float(number)
+        moved = self._move(trial, scene, config, knob, distribution)
         if moved is None:  # constraints: no config has one of these values and those given before
-            return suggestions.spelled(min(values, key=lambda v: abs(v - column[row])), distribution)
-        storage.set_trial_system_attr(trial._trial_id, INDEX_KEY, int(space.candidates[moved]))
-        return suggestions.spelled(column[moved], distribution)
+            return min(values, key=lambda value: abs(value - number))
+        storage.set_trial_system_attr(trial._trial_id, CONFIG_KEY, {**config, **_config_at(space, moved)})
+        return float(column[moved])
 
-    def _claim(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> int:
-        """Chooses a config that no other trial has, and notes it with the trial; its index.
+    def _claim(
+        self, study: Study, trial: FrozenTrial, scene: Scene, knob: str, distribution: BaseDistribution
+    ) -> Config:
+        """Chooses a config that no other trial has, and notes it with the trial.
 
         Other processes may choose at the same time: who sees that makes way, each to another config.
         """
         place = 0
+        (name,) = (name for name, meant in scene.knobs.items() if meant == knob)
         for _ in range(_ROUNDS):
-            index = self._choose(study, trial, name, distribution, place)
-            study._storage.set_trial_system_attr(trial._trial_id, INDEX_KEY, index)
+            row = self._choose(study, trial, scene, knob, distribution, place)
+            config = _config_at(scene.space, row)
+            study._storage.set_trial_system_attr(trial._trial_id, CONFIG_KEY, config)
             others = trials_of(study, before=trial.number)
-            rivals = [t for t in others if t.system_attrs.get(INDEX_KEY) == index and not was_interrupted(t)]
+            rivals = [t for t in others if t.system_attrs.get(CONFIG_KEY) == config]
+            rivals = [rival for rival in rivals if not was_interrupted(rival)]
             if not rivals or "fixed_params" in trial.system_attrs:  # enqueued: it may be a repetition
                 break
             place = sum(rival.number < trial.number for rival in rivals)
-        return index
+            seen_now = self._scene(study, trial, {**trial.distributions, name: distribution})
+            if seen_now.knobs.get(name) != knob:
+                break
+            scene = seen_now
+        return config
 
     def _choose(
-        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution, place: int = 0
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        scene: Scene,
+        knob: str,
+        distribution: BaseDistribution,
+        place: int = 0,
     ) -> int:
-        """The index of the config for a trial whose first knob is asked for, after `place` better ones."""
-        space, trials = self._space, trials_of(study, before=trial.number)
-        question = self._question(trials, {name: (distribution,)}, _fixed_by_others(study, trial))
+        """The row of the config for a trial whose first knob is asked for, after `place` better ones."""
+        space = scene.space
+        question = question_of(scene, {knob: (distribution,)}, scene.numbers(_fixed_by_others(study, trial)))
         asked, mine, left = question.asked, question.searched, question.left
         self._few_left = not asked.names or int(left.sum()) <= _FEW
         if not asked.names:
-            left = self._apart(left, question, name)
+            left = _apart(left, question, knob)
         seeds = [space.config(index) for index in seed_indices(space, self._preset.seed_configs)]
         rows = [suggestions.nearest_row(space, seed, mine) for seed in seeds]
         preset = replace(
             self._preset, seed_configs=tuple(space.config(int(space.candidates[row])) for row in rows)
         )
-        history = history_at(study, space, asked, question.rows)
         chosen = propose(
             space,
-            history,
+            history_at(study, space, asked, question.rows, self._seed),
             preset,
             features=self._features,
             n=place + 1,
@@ -247,133 +295,87 @@ class LoracleSampler(BaseSampler):
             strict=False,
         )
         if chosen:
-            return chosen[-1]
+            return int(np.searchsorted(space.candidates, chosen[-1]))
         if trial.system_attrs.get("fixed_params"):  # enqueued, and tried before: a repetition is wanted
-            return int(space.candidates[np.flatnonzero(mine)[0]])
-        raise SpaceError(f"{_exhausted(question)}; stop here, or widen the space or the ranges")
+            return int(np.flatnonzero(mine)[0])
+        if not asked.names and self._space is None:  # the objective may yet ask for more
+            return int(np.random.default_rng([self._seed, trial.number]).choice(np.flatnonzero(mine)))
+        said = f"{_exhausted(question)}; stop here, or widen the space or the ranges"
+        if study._thread_local.in_optimize_loop:  # other jobs have begun the last ones: nothing is wrong
+            study._storage.set_trial_system_attr(trial._trial_id, REFUSED_KEY, True)
+            study.stop()
+            raise TrialPruned(said)
+        raise SpaceError(said)
 
-    def _question(
-        self,
-        trials: Sequence[FrozenTrial],
-        now: Mapping[str, Sequence[BaseDistribution]],
-        fixed: Mapping[str, Any] | None = None,
-    ) -> _Question:
-        """What is to be searched, by what some trials were asked for and what is asked for `now`."""
-        space, fixed = self._space, dict(fixed or {})
-        asked = suggestions.learn(trials, space)
-        ranges: dict[str, Sequence[BaseDistribution]] = {}
-        for name, distributions in {**asked.ranges, **now}.items():
-            if name not in now and (only := suggestions.only_value(distributions)) is not None:
-                fixed.setdefault(name, only)
-            elif name in now or suggestions.admissible(space, name, distributions):
-                ranges[name] = distributions
-        if asked.names:
-            held = (ranges.keys() | fixed.keys()) & suggestions.names_of(space)
-            asked = replace(asked, names=asked.names | held)
-        rows = suggestions.rows_of(trials, space, asked)
-        inside = suggestions.within(space, ranges) & ~suggestions.unreachable(trials, rows, space, asked)
-        if not inside.any():  # ranges of earlier trials: what this one is asked for is met as it comes
-            inside = suggestions.within(space, now)
-        inside = suggestions.agreeing(space, fixed, inside)
-        standing = suggestions.representatives(space, asked.names)
-        searched = np.asarray(inside & (standing == np.arange(len(standing))))
-        ended = {frozen.number for frozen in trials if was_interrupted(frozen)}
-        over = [row for number, row in rows.items() if number not in ended]
-        tried = suggestions.tried(over, space, asked) | suggestions.repeats(trials, rows, space, asked)
-        return _Question(asked, rows, searched, searched & ~tried)
+    def _late(self, trial: FrozenTrial, scene: Scene, knob: str, values: Sequence[float]) -> float:
+        """The value of a knob that was not known of when the trial's config was chosen.
 
-    def _beyond(self, question: _Question) -> str:
-        """What to do if the objective is about to ask for more than it has: that cannot be known here."""
-        columns, asked = suggestions.columns(self._space), question.asked
-        narrow = [
-            f"{name} from {min(values):g} to {max(values):g}"
-            for name in sorted(asked.names)
-            if (values := suggestions.admissible(self._space, name, asked.ranges.get(name, ())))
-            and len(values) < len(np.unique(columns[name]))
-        ]
-        if not narrow:
-            return ""
-        return (
-            f". So far it asked for {', '.join(narrow)}, and the space holds more: if the range of its "
-            "first parameter widens from now on, call optimize again; if another does, begin a new study"
-        )
-
-    def _apart(self, left: npt.NDArray[np.bool_], question: _Question, name: str) -> npt.NDArray[np.bool_]:
-        """Which of the candidates that are left differ from all trials in the first knob that is asked for.
-
-        Until a trial has finished, the other knobs may not be asked for at all, and then trials that differ
-        in them only would be the same.
+        The usual one in the first trial, or the middle one; any one later.
         """
-        column = suggestions.columns(self._space)[name]
-        apart = left & ~np.isin(column, column[list(question.rows.values())])
-        return apart if apart.any() else left
+        if not scene.trials:
+            usual = USUAL.get(knob, values[len(values) // 2])
+            return min(values, key=lambda value: abs(value - usual))
+        drawn = np.random.default_rng([self._seed, trial.number, zlib.crc32(knob.encode())])
+        return values[int(drawn.integers(len(values)))]
 
     def _move(
-        self, study: Study, trial: FrozenTrial, row: int, name: str, distribution: BaseDistribution
+        self,
+        trial: FrozenTrial,
+        scene: Scene,
+        config: Config,
+        knob: str,
+        distribution: BaseDistribution,
     ) -> int | None:
-        """The row nearest to `row` that has a value of the distribution and all values given before.
+        """The row nearest to a config that has a value of the distribution and all values given before.
 
         One that was not tried, if there is one; None if none has them all.
 
         Raises:
             SpaceError: no config has values of all ranges that the trial was asked for.
         """
-        space = self._space
-        here = suggestions.within(space, {name: (distribution,)})
-        given = {n: value for n, value in trial.params.items() if n in suggestions.names_of(space)}
+        space = scene.space
+        here = suggestions.within(space, {knob: (distribution,)})
+        given = scene.numbers(trial.params)
         pool = here & suggestions.holding(space, given)
         if not pool.any():
-            ranges = {n: (d,) for n, d in trial.distributions.items() if n in given and not d.single()}
+            met = {scene.knobs[n]: d for n, d in trial.distributions.items() if n in scene.knobs}
+            ranges = {n: (d,) for n, d in met.items() if n in given and not d.single()}
             if not (here & suggestions.within(space, ranges)).any():
                 raise SpaceError(
-                    f"no config of the search space has {name} in {distribution} and what the objective asks "
+                    f"no config of the search space has {knob} in {distribution} and what the objective asks "
                     f"for of {', '.join(ranges)}; change a range or the space's constraints"
                 )
             return None
-        trials = trials_of(study, before=trial.number)
-        asked = suggestions.learn(trials, space)
-        rows = suggestions.rows_of(trials, space, asked).values()
-        untried = pool & ~suggestions.tried(rows, space, asked)
+        rows = suggestions.rows_of(scene.trials, space, scene.asked).values()
+        untried = pool & ~suggestions.tried(rows, space, scene.asked)
         pool = untried if untried.any() else pool
-        return suggestions.nearest_row(space, space.config(int(space.candidates[row])), pool)
+        nearest = {name: config.get(name, value) for name, value in suggestions.middle(space).items()}
+        return suggestions.nearest_row(space, nearest, pool)
 
     # -- other parameters ---------------------------------------------------------------------------
 
-    def _say_strange(self, study: Study, trial: FrozenTrial, name: str) -> None:
-        """Warns, once a study, that a parameter is no knob.
-
-        Raises:
-            SpaceError: it is the usual spelling of a knob that is not asked for, or nothing that is asked for
-                is a knob; unless an independent sampler was named.
-        """
-        names = suggestions.names_of(self._space)
-        asked = suggestions.learn(trials_of(study, before=trial.number), self._space)
-        given = asked.names | (trial.params.keys() & names)
-        meant, usual = suggestions.meant_by(name, names - suggestions.with_derived(given))
-        knobs = ", ".join(self._space.names)
-        if not self._draws_strangers:
-            if usual:
-                raise SpaceError(
-                    f"the objective asks for {name!r}, which the search space calls {meant!r}: it would be "
-                    f"drawn at random and not searched. Call it {meant!r} in the objective (or, if it is "
-                    "something else, pass an independent_sampler)"
-                )
-            if asked.strange and not given:
-                raise SpaceError(
-                    f"nothing that the objective asks for ({', '.join(sorted(asked.strange))}) is a knob of "
-                    f"the search space ({knobs}), so there is nothing to search; call parameters as the "
-                    "space does, or search a space of your own"
-                )
+    def _say_strange(self, study: Study, scene: Scene, name: str, distribution: BaseDistribution) -> None:
+        """Warns, once a study, that a parameter is no knob."""
+        known = SPELLINGS.keys() if self._space is None else suggestions.names_of(self._space)
+        meant, usual = meant_by(name, set(known) - set(scene.knobs.values()))
         key = (study.study_name, name)
-        if key in self._told or (self._draws_strangers and not usual):
+        if key in self._told or not self._speaks:
             return
         self._told.add(key)
-        hint = f"; if {meant!r} is meant, call it so" if meant else ""
-        warnings.warn(
-            f"{name!r} is no knob of the search space ({knobs}): it is drawn by "
-            f"{type(self._independent).__name__} in every trial and not searched{hint}",
-            stacklevel=_levels(),
-        )
+        if name in scene.knobs:
+            how = "searched by numbers alone, without what is known of LoRA"
+        else:
+            how = (
+                f"drawn by {type(self._independent).__name__} in every trial and not searched with the others"
+            )
+        if self._space is not None:
+            what = f"is no knob of the search space ({', '.join(self._space.names)})"
+        elif usual:
+            what = f"is no {meant}, as {distribution} has other values than that"
+        else:
+            what = "is no hyperparameter that Loracle knows"
+        hint = f"; if {meant!r} is meant, call it so" if meant and not (usual and self._space is None) else ""
+        warnings.warn(f"{name!r} {what}: it is {how}{hint}", stacklevel=_levels())
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -391,9 +393,45 @@ def _levels() -> int:
     return level
 
 
-def _exhausted(question: _Question) -> str:
-    names, number = ", ".join(sorted(question.asked.names)), int(question.searched.sum())
+def _config_at(space: SearchSpace, row: int) -> Config:
+    """The config at a row, with both alpha and alpha_ratio where there is a rank."""
+    return with_alpha(space.config(int(space.candidates[row])))
+
+
+def _apart(left: Mask, question: Question, knob: str) -> Mask:
+    """Which of the candidates that are left differ from all trials in the first knob that is asked for.
+
+    Until a trial has finished, the other knobs may not be asked for at all, and then trials that differ
+    in them only would be the same.
+    """
+    column = suggestions.columns(question.scene.space)[knob]
+    apart = left & ~np.isin(column, column[list(question.rows.values())])
+    return apart if apart.any() else left
+
+
+def _exhausted(question: Question) -> str:
+    parameters = {knob: name for name, knob in question.scene.knobs.items()}
+    names = ", ".join(parameters.get(name, name) for name in sorted(question.asked.names))
+    number = int(question.searched.sum())
     return f"all {number:,} configs that the objective asks for ({names}) have been tried or are running"
+
+
+def _beyond(question: Question) -> str:
+    """What to do if the objective is about to ask for more than it has: that cannot be known here."""
+    space, asked = question.scene.space, question.asked
+    columns = suggestions.columns(space)
+    narrow = [
+        f"{name} from {min(values):g} to {max(values):g}"
+        for name in sorted(asked.names)
+        if (values := suggestions.admissible(space, name, asked.ranges.get(name, ())))
+        and len(values) < len(np.unique(columns[name]))
+    ]
+    if not narrow:
+        return ""
+    return (
+        f". So far it asked for {', '.join(narrow)}, and the space holds more: if the range of its "
+        "first parameter widens from now on, call optimize again; if another does, begin a new study"
+    )
 
 
 def _fixed_by_others(study: Study, trial: FrozenTrial) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 Optuna learns of a parameter when the objective suggests it. What earlier trials suggested says which knobs a
 study is about: only these are searched, the others stay at one value. Their distributions say which values
-can be given. A knob of a usual but other spelling (`lr`) is recognised, so that it is not drawn at random
-without a word.
+can be given.
 
 A *name* here is a knob's name or that of a derived value (`alpha` where rank and alpha_ratio are searched).
 Notation: N candidates; a *row* is a candidate's position in everything that is listed by candidate.
@@ -11,48 +10,22 @@ Notation: N candidates; a *row* is a candidate's position in everything that is 
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Real
-from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from loracle.records.constraints import Floats
 from loracle.records.space import Config, Indices, SearchSpace, Value
-from loracle.records.trial import INDEX_KEY
+from loracle.search.optuna_sampler.parameters import Seen, contains, number_of
 from loracle.search.presets import GOOD_PRACTICE
 from loracle.search.propose import seed_indices
 
-REFUSED_KEY = "loracle:refused"
-
-# How other libraries spell the knobs: PEFT, transformers, axolotl, LLaMA-Factory, Unsloth, torchtune.
-SPELLINGS: Mapping[str, tuple[str, ...]] = {
-    "rank": ("r", "lora_r", "lora_rank", "lora_dim", "peft_r", "adapter_rank"),
-    "alpha": ("lora_alpha", "peft_alpha", "adapter_alpha"),
-    "alpha_ratio": (
-        "alpha_over_rank",
-        "alpha_over_r",
-        "lora_alpha_ratio",
-        "alpha_rank_ratio",
-        "alpha_multiplier",
-    ),
-    "learning_rate": ("lr", "eta", "step_size", "base_lr", "peak_lr", "max_lr", "lora_lr", "init_lr"),
-    "batch_size": (
-        *("bs", "batch", "bsz", "train_batch_size", "per_device_train_batch_size"),
-        *("global_batch_size", "effective_batch_size", "total_batch_size"),
-    ),
-    "dropout": ("lora_dropout", "dropout_rate", "dropout_p", "drop", "p_dropout", "peft_dropout"),
-}
-
 _RECENT = 10  # trials whose distributions count: ranges may differ from trial to trial
-_CLOSE = 0.75  # similarity from which a name may be meant for another
 
 
 @dataclass(frozen=True)
@@ -64,44 +37,38 @@ class Asked:
             be asked for.
         ranges: the latest distributions of each name, different ones only.
         varying: names whose distribution was not the same in all trials.
-        strange: names that finished trials suggested and that are none of the space.
         since: number of the first trial that suggested each name.
     """
 
     names: frozenset[str]
     ranges: Mapping[str, tuple[BaseDistribution, ...]]
     varying: frozenset[str]
-    strange: frozenset[str]
     since: Mapping[str, int]
 
 
-def learn(trials: Iterable[FrozenTrial], space: SearchSpace) -> Asked:
+def learn(trials: Iterable[Seen]) -> Asked:
     """What some trials were asked for; running ones may not have been asked for everything yet."""
-    known = names_of(space)
-    names: set[str] = set()
-    strange: set[str] = set()
+    names: dict[str, None] = {}
     ranges: dict[str, dict[object, BaseDistribution]] = {}  # in the order in which they were last met
     latest: dict[str, list[object]] = {}
     since: dict[str, int] = {}
-    for frozen in trials:
-        if frozen.state.is_finished():
-            names |= frozen.params.keys() & known
-            strange |= frozen.params.keys() - known
-        for name, distribution in frozen.distributions.items():
-            if name in known:
-                since.setdefault(name, frozen.number)
-                key = _identity(distribution)
-                ranges.setdefault(name, {})[key] = distribution
-                latest.setdefault(name, []).append(key)
+    for trial in trials:
+        if trial.over:
+            names.update(dict.fromkeys(trial.given))
+        for name, distribution in trial.distributions.items():
+            since.setdefault(name, trial.number)
+            key = identity(distribution)
+            ranges.setdefault(name, {})[key] = distribution
+            latest.setdefault(name, []).append(key)
     recent = {
         name: tuple(ranges[name][key] for key in dict.fromkeys(keys[-_RECENT:]))
         for name, keys in latest.items()
     }
     varying = frozenset(name for name, found in ranges.items() if len(found) > 1)
-    return Asked(frozenset(names), recent, varying, frozenset(strange), since)
+    return Asked(frozenset(names), recent, varying, since)
 
 
-def _identity(distribution: BaseDistribution) -> object:
+def identity(distribution: BaseDistribution) -> object:
     """What two equal distributions have in common; their own comparison takes ten times as long."""
     if isinstance(distribution, CategoricalDistribution):
         return repr(distribution.choices)
@@ -114,45 +81,10 @@ def names_of(space: SearchSpace) -> frozenset[str]:
     return frozenset(space.names) | (follows if follows & set(space.names) else set())
 
 
-# -- spelling ---------------------------------------------------------------------------------------
-
-
-def meant_by(name: str, names: Collection[str]) -> tuple[str | None, bool]:
-    """The name that was probably meant by another one, and whether that is a usual spelling of it."""
-    plain = _plain(name)
-    for known in sorted(names):
-        if plain == _plain(known) or plain in map(_plain, SPELLINGS.get(known, ())):
-            return known, True
-    close = difflib.get_close_matches(name.lower(), sorted(names), n=1, cutoff=_CLOSE)
-    inside = [
-        known for known in sorted(names, key=len, reverse=True) if len(known) > 3 and known in name.lower()
-    ]
-    found = [*close, *inside]
-    return (found[0] if found else None), False
-
-
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
-def spelled(value: Value, distribution: BaseDistribution) -> Any:
-    """`value` as a distribution spells it; None if the distribution does not contain it."""
-    if isinstance(distribution, CategoricalDistribution):
-        for choice in distribution.choices:
-            if _is_number(choice) and math.isclose(choice, value):
-                return choice
-        return None
-    whole = isinstance(distribution, IntDistribution)
-    if whole and not float(value).is_integer():
-        return None
-    typed = int(value) if whole else float(value)
-    return typed if distribution._contains(distribution.to_internal_repr(typed)) else None
-
-
 def admissible(space: SearchSpace, name: str, distributions: Sequence[BaseDistribution]) -> list[float]:
     """Values of a name among the candidates that one of the distributions contains."""
     values = np.unique(columns(space)[name]).tolist()
-    return [value for value in values if any(spelled(value, each) is not None for each in distributions)]
+    return [value for value in values if any(contains(name, value, each) for each in distributions)]
 
 
 # -- candidates -------------------------------------------------------------------------------------
@@ -194,12 +126,18 @@ def usual(space: SearchSpace) -> int:
     return seed_indices(space, GOOD_PRACTICE[:1])[0]
 
 
-def only_value(distributions: Sequence[BaseDistribution]) -> Any:
-    """The value of distributions that hold one value alone, which Optuna gives without asking; else None."""
+def middle(space: SearchSpace) -> Config:
+    """The candidate closest to the usual settings, as a config."""
+    return space.config(usual(space))
+
+
+def only_value(name: str, distributions: Sequence[BaseDistribution]) -> Value | None:
+    """The number of distributions that hold one value alone, which Optuna gives without asking; else None."""
     last = distributions[-1]
     if not last.single():
         return None
-    return last.choices[0] if isinstance(last, CategoricalDistribution) else last.to_external_repr(last.low)  # type: ignore[attr-defined]
+    only = last.choices[0] if isinstance(last, CategoricalDistribution) else last.low  # type: ignore[attr-defined]
+    return number_of(name, only, last)
 
 
 def within(space: SearchSpace, ranges: Mapping[str, Sequence[BaseDistribution]]) -> npt.NDArray[np.bool_]:
@@ -211,21 +149,21 @@ def within(space: SearchSpace, ranges: Mapping[str, Sequence[BaseDistribution]])
 
 
 def agreeing(
-    space: SearchSpace, fixed: Mapping[str, Any], inside: npt.NDArray[np.bool_]
+    space: SearchSpace, fixed: Mapping[str, Value], inside: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:
     """Which of the candidates `inside`, (N,), have the values that others fixed, or are nearest to them."""
-    for name, value in numbers(space, fixed).items():
+    for name, value in fixed.items():
         if inside.any():
             distance = _distance(space, name, value)
             inside = inside & (distance <= distance[inside].min() + 1e-9)
     return inside
 
 
-def holding(space: SearchSpace, given: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+def holding(space: SearchSpace, given: Mapping[str, Value]) -> npt.NDArray[np.bool_]:
     """Which candidates have all of the values that a trial was given, (N,); of a value that none has, the
     nearest counts."""
     inside = np.ones(len(space.candidates), dtype=bool)
-    for name, value in numbers(space, given).items():
+    for name, value in given.items():
         distance = _distance(space, name, value)
         inside &= distance <= distance.min() + 1e-9
     return inside
@@ -240,7 +178,7 @@ def nearest_row(space: SearchSpace, config: Config, allowed: npt.NDArray[np.bool
 # -- trials -----------------------------------------------------------------------------------------
 
 
-def rows_of(trials: Iterable[FrozenTrial], space: SearchSpace, asked: Asked) -> dict[int, int]:
+def rows_of(trials: Iterable[Seen], space: SearchSpace, asked: Asked) -> dict[int, int]:
     """By number, the candidate nearest to what each trial trained: its parameters, and for knobs that were
     not suggested the config that was chosen for it. Trials of which that says too little are left out.
 
@@ -248,40 +186,32 @@ def rows_of(trials: Iterable[FrozenTrial], space: SearchSpace, asked: Asked) -> 
     """
     known, memory = names_of(space), _memory(space)
     logarithmic = {name for name in known if _logarithmic(space, name)}
+    usually = middle(space)
     found = {}
-    for frozen in trials:
-        given = _numbers(known, frozen.params)
-        chosen = int(frozen.system_attrs.get(INDEX_KEY, -1))
-        if not 0 <= chosen < space.size:
-            if not given or _missing(given, frozen.number, asked):
-                continue
-            chosen = usual(space)
+    for trial in trials:
+        given = {name: value for name, value in trial.numbers.items() if name in known}
         if any(value <= 0 and name in logarithmic for name, value in given.items()):
             continue
-        key = (tuple(given.items()), chosen)
+        chosen = {name: value for name, value in trial.config.items() if name in space.names}
+        if not chosen and 0 <= trial.index < space.size:
+            chosen = space.config(trial.index)
+        if not chosen and (not given or _missing(given, trial.number, asked)):
+            continue
+        key = (tuple(given.items()), tuple(chosen.items()))
         if key not in memory:
-            memory[key] = _nearest(space, given, chosen)
-        found[frozen.number] = memory[key]
+            memory[key] = _nearest(space, given, {**usually, **_possible(chosen, logarithmic)})
+        found[trial.number] = memory[key]
     return found
 
 
+def _possible(chosen: Config, logarithmic: Collection[str]) -> Config:
+    return {name: value for name, value in chosen.items() if value > 0 or name not in logarithmic}
+
+
 @lru_cache(maxsize=4)
-def _memory(space: SearchSpace) -> dict[tuple[tuple[tuple[str, Value], ...], int], int]:
+def _memory(space: SearchSpace) -> dict[tuple[tuple[tuple[str, Value], ...], ...], int]:
     """Rows that `_nearest` has found, by its arguments."""
     return {}
-
-
-def numbers(space: SearchSpace, params: Mapping[str, Any]) -> Config:
-    """Those parameters that have a name of the space and a number for a value."""
-    return _numbers(names_of(space), params)
-
-
-def _numbers(known: Collection[str], params: Mapping[str, Any]) -> Config:
-    return {name: value for name, value in params.items() if name in known and _is_number(value)}
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def with_derived(names: Collection[str]) -> frozenset[str]:
@@ -295,13 +225,8 @@ def _missing(given: Collection[str], number: int, asked: Asked) -> set[str]:
     return {name for name in asked.names - with_derived(given) if asked.since.get(name, number) < number}
 
 
-def _nearest(space: SearchSpace, given: Config, base: int) -> int:
-    """Row of the candidate closest to `given`, and to the config `base` in what is not given."""
-    config = space.config(base)
-    if all(name in config and math.isclose(config[name], value) for name, value in given.items()):
-        row = int(np.searchsorted(space.candidates, base))
-        if row < len(space.candidates) and space.candidates[row] == base:
-            return row
+def _nearest(space: SearchSpace, given: Config, config: Config) -> int:
+    """Row of the candidate closest to `given`, and to `config` in what is not given."""
     distance = np.zeros(len(space.candidates))
     for name, value in given.items():
         distance += _distance(space, name, value)
@@ -346,7 +271,7 @@ def tried(rows: Collection[int], space: SearchSpace, asked: Asked) -> npt.NDArra
 
 
 def repeats(
-    trials: Iterable[FrozenTrial], rows: Mapping[int, int], space: SearchSpace, asked: Asked
+    trials: Iterable[Seen], rows: Mapping[int, int], space: SearchSpace, asked: Asked
 ) -> npt.NDArray[np.bool_]:
     """Which candidates would only repeat a trial that did not ask for every name, (N,).
 
@@ -356,15 +281,14 @@ def repeats(
     """
     known = names_of(space)
     partly: dict[frozenset[str], list[int]] = {}
-    for frozen in trials:
-        given = frozen.params.keys()
+    for trial in trials:
+        given = known & set(trial.given)
         missing = asked.names - given
-        finished = frozen.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        if not missing or not finished or not given or not given <= known or frozen.number not in rows:
+        if not missing or not trial.scored or not given or trial.foreign or trial.number not in rows:
             continue
         missing -= with_derived(given)
-        if missing and missing == _missing(given, frozen.number, asked):
-            partly.setdefault(frozenset(given), []).append(rows[frozen.number])
+        if missing and missing == _missing(given, trial.number, asked):
+            partly.setdefault(given, []).append(rows[trial.number])
     found = np.zeros(len(space.candidates), dtype=bool)
     for names, alike in partly.items():
         standing = representatives(space, names)
@@ -373,7 +297,7 @@ def repeats(
 
 
 def unreachable(
-    trials: Iterable[FrozenTrial], rows: Mapping[int, int], space: SearchSpace, asked: Asked
+    trials: Iterable[Seen], rows: Mapping[int, int], space: SearchSpace, asked: Asked
 ) -> npt.NDArray[np.bool_]:
     """Which candidates the objective would not ask for, as its ranges depend on values it got before, (N,).
 
@@ -385,18 +309,20 @@ def unreachable(
         return found
     known = names_of(space)
     latest: dict[tuple[frozenset[str], str, int], BaseDistribution] = {}
-    for frozen in trials:
+    for trial in trials:
         before: frozenset[str] = frozenset()
-        for name, distribution in frozen.distributions.items() if frozen.number in rows else ():
+        if trial.number not in rows or trial.foreign:  # it may depend on what is foreign
+            continue
+        for name, distribution in trial.distributions.items():
             if name not in known:
-                break  # it may depend on that
+                continue
             if name in asked.varying and not distribution.single():
-                group = int(representatives(space, before)[rows[frozen.number]]) if before else 0
+                group = int(representatives(space, before)[rows[trial.number]]) if before else 0
                 latest[before, name, group] = distribution
             before |= {name}
     cases: dict[tuple[frozenset[str], str, object], tuple[BaseDistribution, list[int]]] = {}
     for (before, name, group), distribution in latest.items():
-        cases.setdefault((before, name, _identity(distribution)), (distribution, []))[1].append(group)
+        cases.setdefault((before, name, identity(distribution)), (distribution, []))[1].append(group)
     for (before, name, _), (distribution, groups) in cases.items():
         concerned = np.isin(representatives(space, before), groups) if before else True
         found |= concerned & ~within(space, {name: (distribution,)})

@@ -1,0 +1,211 @@
+"""An objective's parameters in the words of the search: which knob each is, and which number its values are.
+
+A knob's own name, or a usual spelling of it (`lr`, `lora_r`), is that knob. Any other parameter is a knob of
+the study's own, named `own_...`: a number stands for itself, a choice that is none for its position.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, TypeGuard
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from loracle.config.spellings import meant_by
+from loracle.records.space import Value
+from loracle.records.trial import FAILURE_KEY, INDEX_KEY, FailureKind
+
+CONFIG_KEY = "loracle:config"  # what was chosen for a trial: numbers by knob
+REFUSED_KEY = "loracle:refused"
+_OWN = "own_"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A trial in the words of the search.
+
+    Attributes:
+        number: of the trial.
+        over: whether it has ended, in whatever way.
+        scored: whether it has ended with a value.
+        interrupted: whether it was cut short from outside, so that its config is to be tried again.
+        given: knobs that were suggested, in order.
+        numbers: their values, where these are numbers.
+        distributions: that they were suggested from.
+        foreign: parameters that are not searched.
+        config: what was chosen for it, by knob.
+        index: the same where a run wrote it down, as an index of the run's space; -1: it did not.
+    """
+
+    number: int
+    over: bool
+    scored: bool
+    interrupted: bool
+    given: tuple[str, ...]
+    numbers: Mapping[str, Value]
+    distributions: Mapping[str, BaseDistribution]
+    foreign: frozenset[str]
+    config: Mapping[str, Value]
+    index: int
+
+
+def knobs_of(
+    distributions: Mapping[str, BaseDistribution], known: Collection[str], *, lenient: bool, own: bool
+) -> dict[str, str]:
+    """By parameter, the knob that it is; those that are none are left out.
+
+    A usual spelling counts unless the knob's own name is a parameter too, or another spelling came first.
+
+    Args:
+        distributions: of all parameters, in the order in which they were first suggested.
+        known: names of knobs.
+        lenient: whether a knob takes any distribution that has some number; else all of its choices must be
+            values that it can have, and a parameter of the same name is something else.
+        own: whether parameters that are no knob get one of their own.
+    """
+    found = {
+        name: name
+        for name in distributions
+        if name in known and (lenient or _fits(name, distributions[name]))
+    }
+    for name, distribution in distributions.items():
+        if name in found:
+            continue
+        meant, usual = meant_by(name, set(known) - set(found.values()))
+        if meant and usual and name not in known and (lenient or _fits(meant, distribution)):
+            found[name] = meant
+    for name in distributions if own else ():
+        if name not in found:
+            knob = _OWN + re.sub(r"\W", "_", name)
+            while knob in found.values():
+                knob += "_"
+            found[name] = knob
+    return {name: found[name] for name in distributions if name in found}
+
+
+def is_own(knob: str) -> bool:
+    """Whether a knob is a parameter that only this study has."""
+    return knob.startswith(_OWN)
+
+
+def distributions_of(trials: Iterable[FrozenTrial]) -> dict[str, BaseDistribution]:
+    """The latest distribution of every parameter, in the order in which they were first suggested."""
+    found: dict[str, BaseDistribution] = {}
+    for frozen in trials:
+        found.update(frozen.distributions)
+    return found
+
+
+def seen(frozen: FrozenTrial, knobs: Mapping[str, str]) -> Seen:
+    """A trial in the words of the search."""
+    numbers: dict[str, Value] = {}
+    for name, value in frozen.params.items():
+        if name in knobs:
+            number = number_of(knobs[name], value, frozen.distributions.get(name))
+            if number is not None:
+                numbers[knobs[name]] = number
+    return Seen(
+        number=frozen.number,
+        over=frozen.state.is_finished(),
+        scored=frozen.state in (TrialState.COMPLETE, TrialState.PRUNED),
+        interrupted=was_interrupted(frozen),
+        given=tuple(knobs[name] for name in frozen.params if name in knobs),
+        numbers=numbers,
+        distributions={knobs[name]: d for name, d in frozen.distributions.items() if name in knobs},
+        foreign=frozenset(frozen.params.keys() - knobs.keys()),
+        config=frozen.system_attrs.get(CONFIG_KEY, {}),
+        index=int(frozen.system_attrs.get(INDEX_KEY, -1)),
+    )
+
+
+def was_interrupted(frozen: FrozenTrial) -> bool:
+    """Whether a trial was cut short from outside, so that its config is to be tried again."""
+    return bool(frozen.user_attrs.get(FAILURE_KEY) == FailureKind.INTERRUPTED)
+
+
+# -- values and numbers -----------------------------------------------------------------------------
+
+
+def number_of(knob: str, value: object, distribution: BaseDistribution | None) -> Value | None:
+    """A parameter's value as a number; None: it is none."""
+    if is_own(knob) and isinstance(distribution, CategoricalDistribution) and not _all_numbers(distribution):
+        return float(distribution.to_internal_repr(value))  # type: ignore[arg-type]
+    return _number(value)
+
+
+def contains(knob: str, number: Value, distribution: BaseDistribution) -> bool:
+    """Whether a distribution holds a number."""
+    if isinstance(distribution, CategoricalDistribution):
+        return any(math.isclose(number, each) for each in numbers_in(knob, distribution))
+    if isinstance(distribution, IntDistribution) and not float(number).is_integer():
+        return False
+    return distribution._contains(distribution.to_internal_repr(number))
+
+
+def spelled(knob: str, number: Value, distribution: BaseDistribution) -> Any:
+    """A number that a distribution contains, as it spells it."""
+    if isinstance(distribution, CategoricalDistribution):
+        return _choice(knob, number, distribution)
+    return int(number) if isinstance(distribution, IntDistribution) else float(number)
+
+
+def numbers_in(knob: str, distribution: CategoricalDistribution) -> list[Value]:
+    """The numbers that the choices of a parameter stand for; those that are none are left out."""
+    found = (number_of(knob, choice, distribution) for choice in distribution.choices)
+    return [number for number in found if number is not None]
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite number, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _choice(knob: str, number: Value, distribution: CategoricalDistribution) -> Any:
+    """The choice that stands for a number: a number itself rather than a text of it."""
+    choices = [
+        choice
+        for choice in distribution.choices
+        if (own := number_of(knob, choice, distribution)) is not None and math.isclose(own, number)
+    ]
+    return min(choices, key=lambda choice: isinstance(choice, str), default=None)
+
+
+def _number(value: object) -> Value | None:
+    if is_number(value):
+        return value
+    try:
+        found = float(value) if isinstance(value, str) else math.nan
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _all_numbers(distribution: CategoricalDistribution) -> bool:
+    numbers = [_number(choice) for choice in distribution.choices]
+    return None not in numbers and len(set(numbers)) == len(numbers)
+
+
+def can_have(knob: str, number: Value) -> bool:
+    """Whether a knob of the trainer can have a value; knobs of the study's own have any."""
+    if is_own(knob):
+        return True
+    if knob in ("dropout", "warmup_fraction"):
+        return 0 <= number < 1
+    if knob in ("rank", "batch_size"):
+        return number >= 1 and float(number).is_integer()
+    return number >= 0 if knob == "weight_decay" else number > 0
+
+
+def _fits(knob: str, distribution: BaseDistribution) -> bool:
+    """Whether a distribution is one of values that a knob of the trainer can have."""
+    if isinstance(distribution, CategoricalDistribution):
+        return _all_numbers(distribution) and all(can_have(knob, n) for n in numbers_in(knob, distribution))
+    low, high = float(distribution.low), float(distribution.high)  # type: ignore[attr-defined]
+    if knob in ("dropout", "warmup_fraction"):
+        return low >= 0 and high <= 1
+    return low >= 0 and high >= (1 if knob in ("rank", "batch_size") else 0)

@@ -1,0 +1,145 @@
+"""What a study asks, as far as its trials say: which parameters are knobs, and which candidates are left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+
+from loracle.config.spellings import SPELLINGS, meant_by
+from loracle.records.space import SearchSpace, Value
+from loracle.search.optuna_sampler import suggestions
+from loracle.search.optuna_sampler.parameters import Seen, distributions_of, is_own, knobs_of, number_of, seen
+from loracle.search.optuna_sampler.ranges import space_on
+from loracle.search.optuna_sampler.suggestions import Asked
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A study's trials in the words of one space.
+
+    Attributes:
+        space: the candidates.
+        knobs: by parameter, the knob of the space that it is.
+        trials: that have begun.
+        asked: what they were asked for.
+    """
+
+    space: SearchSpace
+    knobs: Mapping[str, str]
+    trials: tuple[Seen, ...]
+    asked: Asked
+
+    def numbers(self, params: Mapping[str, object]) -> dict[str, Value]:
+        """Those of some parameters that are numbers of a knob, by knob."""
+        found = {}
+        for name, value in params.items():
+            knob = self.knobs.get(name)
+            if knob is None:  # it has not been suggested yet
+                free = suggestions.names_of(self.space) - set(self.knobs.values())
+                meant, usual = meant_by(name, free)
+                knob = meant if usual else None
+            if knob is not None:
+                distribution = self.asked.ranges.get(knob, (None,))[-1]
+                number = number_of(knob, value, distribution) if distribution or not is_own(knob) else None
+                if number is not None:
+                    found[knob] = number
+        return found
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be searched.
+
+    Attributes:
+        scene: the study.
+        asked: what the trials were asked for, and what is asked for now.
+        rows: the candidate that each trial counts for, by the trial's number.
+        searched: (N,) which candidates, one for each set of values that can be asked for.
+        left: (N,) which of them have not been tried, in whatever bracket of a Hyperband pruner.
+    """
+
+    scene: Scene
+    asked: Asked
+    rows: Mapping[int, int]
+    searched: npt.NDArray[np.bool_]
+    left: npt.NDArray[np.bool_]
+
+
+def scene_of(
+    trials: Sequence[FrozenTrial],
+    base: SearchSpace | None,
+    now: Mapping[str, BaseDistribution],
+    *,
+    own: bool,
+) -> Scene:
+    """A study, by its trials and the distributions of the parameters that are asked for `now`.
+
+    Args:
+        trials: that have begun, without the one that is being chosen.
+        base: the user's own space; None: the ranges are the space.
+        now: by parameter.
+        own: whether parameters that are no knobs are searched too.
+    """
+    met = {**distributions_of(trials), **now}
+    known = SPELLINGS.keys() if base is None else suggestions.names_of(base)
+    knobs = knobs_of(met, known, lenient=base is not None, own=own)
+    asked = suggestions.learn(seen(frozen, knobs) for frozen in trials)
+    ranges = dict(asked.ranges)
+    for name, distribution in now.items():
+        if name in knobs:
+            knob = knobs[name]
+            others = (
+                d
+                for d in ranges.get(knob, ())
+                if suggestions.identity(d) != suggestions.identity(distribution)
+            )
+            ranges[knob] = (*others, distribution)
+    told = {name: ds for name, ds in ranges.items() if not is_own(name) or not all(d.single() for d in ds)}
+    space = space_on(told, base=base, begun=bool(asked.names), trials=len(trials))
+    names = suggestions.names_of(space)
+    knobs = {name: knob for name, knob in knobs.items() if knob in names or ranges[knob][-1].single()}
+    asked = replace(
+        asked,
+        names=asked.names & names,
+        ranges={name: found for name, found in ranges.items() if name in names},
+        varying=asked.varying & names,
+    )
+    return Scene(space, knobs, tuple(seen(frozen, knobs) for frozen in trials), asked)
+
+
+def question_of(
+    scene: Scene, now: Mapping[str, Sequence[BaseDistribution]], fixed: Mapping[str, Value] | None = None
+) -> Question:
+    """What is to be searched, by what a study's trials were asked for and what is asked for `now`, by knob.
+
+    Args:
+        scene: the study.
+        now: distributions of what is asked for now.
+        fixed: values that others have given to knobs already.
+    """
+    space, trials, asked, fixed = scene.space, scene.trials, scene.asked, dict(fixed or {})
+    ranges: dict[str, Sequence[BaseDistribution]] = {}
+    for name, distributions in {**asked.ranges, **now}.items():
+        if name not in now and (only := suggestions.only_value(name, distributions)) is not None:
+            fixed.setdefault(name, only)
+        elif name in now or suggestions.admissible(space, name, distributions):
+            ranges[name] = distributions
+    if asked.names:
+        held = (ranges.keys() | fixed.keys()) & suggestions.names_of(space)
+        asked = replace(asked, names=asked.names | held)
+    rows = suggestions.rows_of(trials, space, asked)
+    inside = suggestions.within(space, ranges) & ~suggestions.unreachable(trials, rows, space, asked)
+    if not inside.any():  # ranges of earlier trials: what this one is asked for is met as it comes
+        inside = suggestions.within(space, now)
+    inside = suggestions.agreeing(space, fixed, inside)
+    standing = suggestions.representatives(space, asked.names)
+    searched = np.asarray(inside & (standing == np.arange(len(standing))))
+    ended = {trial.number for trial in trials if trial.interrupted}
+    over = [row for number, row in rows.items() if number not in ended]
+    tried = suggestions.tried(over, space, asked) | suggestions.repeats(trials, rows, space, asked)
+    return Question(scene, asked, rows, searched, searched & ~tried)

@@ -1,0 +1,260 @@
+"""The candidates of a study: a grid of values laid on the ranges that its objective asks for.
+
+A space of the user's own is taken as it is, its values and no others. Without one, the ranges are the space.
+Choices and short ranges of whole numbers are taken whole. Ranks, alphas and batch sizes stand at powers of
+two, dropouts at multiples of 0.05, if the range holds three of them; everything else at 17 values, evenly
+spaced on its own scale and with both ends. The grid is made finer where few knobs leave room for it or where
+trials have used it up, and coarser where it would have too many candidates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    IntDistribution,
+)
+
+from loracle.errors import SpaceError
+from loracle.records.space import Knob, Scale, SearchSpace, Value, default_space
+from loracle.records.standard_settings import STANDARD
+from loracle.search.optuna_sampler.parameters import can_have, contains, is_own, numbers_in
+
+MOST = 150_000  # candidates: a proposal among them takes 0.4 s
+_ROOMY = 20_000  # candidates up to which a grid is made finer
+_VALUES = 17  # of a range at the first level; twice as many, less one, at each further one
+_FINE, _FINEST = 3, 9  # levels: where there is room, and where the trials have used up what there is
+_FEWEST = 3  # values that a range is thinned to
+_ENOUGH = 4  # candidates a trial
+_LEAST_SHARE = 1e-4  # of the upper end: where a range of a knob with a logarithmic scale begins at 0
+
+_LOGARITHMIC: Mapping[str, Scale] = {
+    **dict.fromkeys(("rank", "alpha", "alpha_ratio", "batch_size"), "log2"),
+    "learning_rate": "log10",
+}
+USUAL: Mapping[str, Value] = {**STANDARD, "alpha_ratio": STANDARD["alpha"] / STANDARD["rank"]}
+
+Ranges = Mapping[str, Sequence[BaseDistribution]]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A knob of the grid: with the values that it has, or with those of the distributions."""
+
+    name: str
+    scale: Scale
+    fixed: tuple[Value, ...] = ()
+    distributions: tuple[BaseDistribution, ...] = ()
+
+    def values(self, level: int, marks: int, most: int | None = None) -> tuple[Value, ...]:
+        """Of a grid of this level; ranges, but no choices, are thinned to at most so many values."""
+        if self.fixed:
+            return self.fixed
+        found: list[Value] = []
+        for distribution in self.distributions:
+            found += values_on(self.name, distribution, level, marks)
+        values = _apart(found)
+        if most and len(values) > most and self.thins:
+            values = [values[i] for i in np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))]
+        usual = USUAL.get(self.name)
+        if (
+            usual is not None
+            and self.thins
+            and any(contains(self.name, usual, d) for d in self.distributions)
+        ):
+            values = _apart([usual, *values])
+        return tuple(values)
+
+    @property
+    def thins(self) -> bool:
+        """Whether values may be left out or put between."""
+        return any(not isinstance(d, CategoricalDistribution) and not d.single() for d in self.distributions)
+
+
+def space_on(ranges: Ranges, *, base: SearchSpace | None, begun: bool, trials: int) -> SearchSpace:
+    """The candidates of a study.
+
+    A pure function of what was asked for, so that a study that is loaded again goes on as it would have.
+    Knobs of the study's own for which there is no room are left out.
+
+    Args:
+        ranges: distributions of each knob that is asked for, in order.
+        base: the user's own space.
+        begun: whether a trial has ended, so that what is missing in `ranges` is not asked for and stands at
+            the usual settings. Before, it may yet be.
+        trials: how many there are.
+    """
+    own = {name: found for name, found in ranges.items() if is_own(name)}
+    if base is None:
+        return _grid(_standing(ranges, begun) + [_axis(name, ranges[name]) for name in own], (), trials)
+    if not own:
+        return base
+    narrow = [_at_usual(knob) if begun and knob.name not in ranges else _as_it_is(knob) for knob in base]
+    if begun and {"alpha", "alpha_ratio"} & ranges.keys():  # one of them is the other, given the rank
+        narrow = [
+            _as_it_is(base[axis.name]) if axis.name in ("rank", "alpha", "alpha_ratio") else axis
+            for axis in narrow
+        ]
+    strangers = [_axis(name, ranges[name]) for name in own]
+    for axes in (narrow, [_as_it_is(knob) for knob in base]):
+        try:
+            space = _grid(axes + strangers, base.constraints, trials, base.batch_limit)
+            assert len(space.candidates)
+            return space
+        except SpaceError:  # the constraints leave nothing at the usual settings
+            continue
+    return base
+
+
+def values_on(knob: str, distribution: BaseDistribution, level: int = 0, marks: int = 0) -> list[Value]:
+    """The values of a grid on a distribution, increasing; none if it holds nothing that the knob can have."""
+    if isinstance(distribution, CategoricalDistribution):
+        found = sorted(set(numbers_in(knob, distribution)))
+    elif distribution.single():
+        found = [distribution.low]  # type: ignore[attr-defined]
+    else:
+        found = _marked(knob, distribution, marks)
+        if len(found) < _FEWEST:
+            found = _evenly(knob, distribution, (_VALUES - 1) * 2**level + 1)
+    return [value for value in found if can_have(knob, value) and contains(knob, value, distribution)]
+
+
+# -- axes -------------------------------------------------------------------------------------------
+
+
+def _standing(ranges: Ranges, begun: bool) -> list[_Axis]:
+    """The knobs that the trainer knows: on their ranges, or at the usual settings."""
+    alpha = "alpha" if "alpha" in ranges and "alpha_ratio" not in ranges else "alpha_ratio"
+    five = ("rank", alpha, "dropout", "batch_size", "learning_rate")
+    own_alone = all(map(is_own, ranges))  # the others, if they come, have no part in the choice
+    axes = []
+    for name in (*five, *(name for name in ranges if not is_own(name) and name not in (*five, "alpha"))):
+        if name in ranges:
+            axes.append(_axis(name, ranges[name]))
+        elif not begun and own_alone:
+            continue
+        elif begun:
+            axes.append(_Axis(name, _LOGARITHMIC.get(name, "linear"), (USUAL[name],)))
+        else:
+            axes.append(_as_it_is(default_space()[name]))
+    return axes
+
+
+def _axis(name: str, distributions: Sequence[BaseDistribution]) -> _Axis:
+    scale = _LOGARITHMIC.get(name)
+    if scale is None:
+        scale = "log10" if all(map(partial(_is_logarithmic, name), distributions)) else "linear"
+    return _Axis(name, scale, (), tuple(distributions))
+
+
+def _as_it_is(knob: Knob) -> _Axis:
+    return _Axis(knob.name, knob.scale, knob.values)
+
+
+def _at_usual(knob: Knob) -> _Axis:
+    """A knob at its usual value alone, or at the middle one."""
+    middle = knob.values[len(knob.values) // 2]
+    usual = min(knob.values, key=lambda value: abs(value - USUAL.get(knob.name, middle)))
+    return _Axis(knob.name, knob.scale, (usual,))
+
+
+def _is_logarithmic(knob: str, distribution: BaseDistribution) -> bool:
+    """Whether a parameter's values lie evenly by their logarithms rather than as they are."""
+    if not isinstance(distribution, CategoricalDistribution):
+        return bool(distribution.log)  # type: ignore[attr-defined]
+    numbers = np.array(sorted(set(numbers_in(knob, distribution))), dtype=np.float64)
+    if len(numbers) < 3 or numbers[0] <= 0:
+        return False
+    plain, logarithmic = np.diff(numbers), np.diff(np.log(numbers))
+    return bool(logarithmic.std() / logarithmic.mean() < plain.std() / plain.mean())
+
+
+# -- the grid ---------------------------------------------------------------------------------------
+
+
+def _grid(
+    axes: Sequence[_Axis], constraints: tuple[str, ...], trials: int, batch_limit: int | None = None
+) -> SearchSpace:
+    """The space on some axes, fine enough for so many trials and no larger than can be searched."""
+    level, marks = 0, 0
+    while level < _FINE and _size(axes, level + 1, marks) <= _ROOMY:
+        level += 1
+    while level < _FINEST and _size(axes, level, marks) < _ENOUGH * trials:
+        level, marks = level + 1, marks + 1
+    kept = [axis for axis in axes if axis.values(level, marks)]
+    counts = {axis.name: len(axis.values(level, marks)) for axis in kept}
+    while math.prod(counts.values()) > MOST:
+        thinned = [axis.name for axis in kept if axis.thins and counts[axis.name] > _FEWEST]
+        if thinned:
+            name = max(thinned, key=lambda name: counts[name])
+            counts[name] = max(_FEWEST, (counts[name] + 1) // 2)
+        elif is_own(kept[-1].name):
+            del counts[kept.pop().name]
+        else:
+            break
+    knobs = (Knob(a.name, a.values(level, marks, counts[a.name]), a.scale) for a in kept)
+    return _space(tuple(knobs), constraints, batch_limit)
+
+
+@lru_cache(maxsize=8)
+def _space(knobs: tuple[Knob, ...], constraints: tuple[str, ...], batch_limit: int | None) -> SearchSpace:
+    """One object for equal spaces: what is worked out of it is kept with it."""
+    return SearchSpace(knobs, constraints, batch_limit)
+
+
+def _size(axes: Sequence[_Axis], level: int, marks: int) -> int:
+    return math.prod(len(axis.values(level, marks)) or 1 for axis in axes)
+
+
+def _marked(knob: str, distribution: BaseDistribution, level: int) -> list[Value]:
+    """Values that people use: powers of two, multiples of 0.05; between them at higher levels."""
+    low, high = float(distribution.low), float(distribution.high)  # type: ignore[attr-defined]
+    if _LOGARITHMIC.get(knob) == "log2":
+        low, steps = max(low, high * _LEAST_SHARE), 2**level
+        ends = math.floor(steps * math.log2(low)), math.ceil(steps * math.log2(high))
+        found = [2 ** (place / steps) for place in range(ends[0], ends[1] + 1)]
+        if knob in ("rank", "batch_size") or isinstance(distribution, IntDistribution):
+            found = [float(round(value)) for value in found]
+    elif knob == "dropout":
+        step = 0.05 / 2**level
+        found = [
+            round(step * place, 6) for place in range(math.floor(low / step), math.ceil(high / step) + 1)
+        ]
+    else:
+        return []
+    whole = [int(value) if value.is_integer() else value for value in found]
+    return _apart([value for value in whole if contains(knob, value, distribution)])
+
+
+def _evenly(knob: str, distribution: BaseDistribution, n: int) -> list[Value]:
+    """At most n values of a range, evenly spaced on its scale, with both ends, as its step allows."""
+    low, high = float(distribution.low), float(distribution.high)  # type: ignore[attr-defined]
+    step = distribution.step  # type: ignore[attr-defined]
+    logarithmic = knob in _LOGARITHMIC or bool(distribution.log)  # type: ignore[attr-defined]
+    if logarithmic:
+        places = np.geomspace(max(low, high * _LEAST_SHARE), high, n)
+    else:
+        places = np.linspace(low, high, n)
+    if not step:
+        return [float(f"{place:.12g}") for place in places[:-1]] + [high]
+    if (high - low) / step < n:
+        places = low + step * np.arange(round((high - low) / step) + 1)
+    lattice = (low + step * np.round((places - low) / step)).clip(low, high)
+    if isinstance(distribution, IntDistribution):
+        return _apart([int(value) for value in lattice])
+    return _apart([float(f"{value:.12g}") for value in lattice])
+
+
+def _apart(values: Iterable[Value]) -> list[Value]:
+    """Values in increasing order; of those that are the same up to rounding, the first that was given."""
+    found: list[Value] = []
+    for value in sorted(values, key=float):
+        if not found or not math.isclose(value, found[-1], rel_tol=1e-9, abs_tol=1e-15):
+            found.append(value)
+    return found
