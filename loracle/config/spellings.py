@@ -33,6 +33,7 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "epochs": ("num_train_epochs", "num_epochs", "n_epochs", "epoch", "train_epochs", "max_epochs"),
     "warmup_fraction": ("warmup_ratio", "warmup_proportion", "warmup", "lr_warmup_ratio", "warmup_pct"),
     "weight_decay": ("wd", "l2", "decay", "adam_weight_decay", "weightdecay"),
+    "lora_plus_ratio": ("loraplus_lr_ratio", "loraplus_ratio", "lora_plus_lr_ratio"),
     "max_gradient_norm": (
         *("max_grad_norm", "grad_clip", "gradient_clip_val", "gradient_clipping", "clip_grad_norm"),
         *("max_norm", "clip_norm", "gradient_clip", "grad_norm_clip", "clip_grad"),
