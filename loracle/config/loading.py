@@ -154,7 +154,8 @@ def _line(node: yaml.Node | None, location: list[int | str]) -> int:
                     line, node = key.start_mark.line + 1, value
                     break
             else:
-                return line
+                if part != "knobs":  # knobs may stand without it
+                    return line
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
             line = node.start_mark.line + 1

@@ -15,10 +15,12 @@ from loracle.config.knobs import complete_problem
 from loracle.config.metrics import METRICS
 from loracle.config.placeholders import check_environment, check_names, check_placeholders, split_command
 from loracle.config.section import Count, Fraction, Number, Section, Share, one_of
+from loracle.config.space import KnobConfig as KnobConfig
+from loracle.config.space import SpaceConfig as SpaceConfig
 from loracle.config.training.settings import TrainingConfig
 from loracle.config.training.variants import VARIANTS
 from loracle.errors import ConfigError, SpaceError
-from loracle.records.space import Knob, Scale, SearchSpace, Value, default_space, paper_space
+from loracle.records.space import Knob, SearchSpace, Value, default_space, paper_space
 from loracle.records.standard_settings import STANDARD, PresetName
 from loracle.text.patterns import Pattern
 
@@ -184,23 +186,6 @@ class SearchConfig(Section):
     trials: Count = 30
     seed: Annotated[int, Field(ge=0)] = 0
     seed_configs: list[dict[str, Number]] | None = None  # None: as the preset says
-
-
-class KnobConfig(Section):
-    """A knob as written in a file."""
-
-    values: list[Number]
-    scale: Scale = "linear"
-    explanation: str = ""
-
-
-class SpaceConfig(Section):
-    """A search space as written in a file: knobs replace or extend those of `base`."""
-
-    base: Literal["default", "paper", "empty"] = "default"
-    knobs: dict[str, KnobConfig] = Field(default_factory=dict)
-    remove: list[str] = Field(default_factory=list)
-    constraints: list[str] | None = None  # None: those of `base`
 
 
 class RunConfig(Section):

@@ -21,7 +21,7 @@ from loracle.records.notices import About, Notice
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.run.folder import require_recorded
 from loracle.run.reading import run_prompt
-from loracle.run.search import search_space
+from loracle.run.search import check_values, search_space
 from loracle.run.search_notices import search_notices
 from loracle.search.presets import get_preset
 from loracle.text.escape import printable
@@ -56,6 +56,7 @@ def examine(config: RunConfig) -> Iterator[Check]:
         return
     yield Check("device", "ok", _device(config))
     try:
+        check_values(config)
         objective = TrainingObjective.from_config(config)
         yield from _data(objective)
         yield from _noticed(objective.notices, "data")

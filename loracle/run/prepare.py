@@ -16,7 +16,7 @@ from loracle.records.notices import Notice, gathered
 from loracle.records.objective import Report
 from loracle.records.sizes import Sizes
 from loracle.run.identity import Identity, common_settings
-from loracle.run.search import Search, prior_contents, reads_in_worker, run_preset, search_space
+from loracle.run.search import Search, check_values, prior_contents, reads_in_worker, run_preset, search_space
 from loracle.run.search_notices import search_notices
 from loracle.run.worker import PROGRAM, load_objective
 from loracle.training.memory.plan import MemoryModel
@@ -48,6 +48,7 @@ def prepare(config: RunConfig, listen: Listener) -> Prepared:
 
     The model is loaded where the trials run, which stays for them; here it is only known what was found.
     """
+    check_values(config)
     executor = make_executor(config)
     try:
         return _prepare(config, executor, listen)

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from loracle.config.knobs import check_knobs
+from loracle.config.knobs import KNOBS, check_knobs
 from loracle.config.settings import RunConfig, build_space
 from loracle.config.training.plan import plan_training
 from loracle.errors import ConfigError
 from loracle.records.contents import file_hash
 from loracle.records.notices import Notice
 from loracle.records.space import SearchSpace, with_alpha
+from loracle.records.standard_settings import STANDARD
 from loracle.records.trial import History
 from loracle.search.presets import EnsembleSettings, Preset, get_preset, with_standard
 from loracle.search.prior import SHIPPED
@@ -72,7 +73,7 @@ def search_space(config: RunConfig, n_examples: int | None) -> SearchSpace:
     """
     space = build_space(config.space, batch_limit=n_examples)
     if config.objective is None:
-        check_knobs(space.names)
+        check_values(config, space)
         try:
             plan_training(with_alpha(config.standard or {}), config.training, n_examples or 1)
         except ConfigError as error:  # here, and not when the search is over
@@ -80,6 +81,25 @@ def search_space(config: RunConfig, n_examples: int | None) -> SearchSpace:
     for seed_config in config.search.seed_configs or []:
         space.nearest(seed_config)
     return space
+
+
+def check_values(config: RunConfig, space: SearchSpace | None = None) -> None:
+    """Checks the knobs of a run with the built-in trainer and their values, before anything is loaded.
+
+    Raises:
+        ConfigError: a knob that is missing or unknown, or a value that no training takes.
+    """
+    if config.objective is not None:
+        return
+    space = build_space(config.space) if space is None else space
+    check_knobs(space.names)
+    for knob in space:
+        row = KNOBS[knob.name]
+        for value in knob.values:
+            if problem := row.problem(value):
+                raise ConfigError(f"space: knob {knob.name}: values are {problem}; got {value}")
+            if row.is_setting:
+                plan_training(with_alpha(STANDARD) | {knob.name: value}, config.training, 1)
 
 
 def run_preset(config: RunConfig) -> Preset:
