@@ -14,6 +14,7 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
     from loracle.commands.terminal.console import console, say_json, say_parts
     from loracle.commands.terminal.display import quiet
     from loracle.config.loading import load_config
+    from loracle.records.codec import to_plain
     from loracle.records.notices import as_json as notices_as_json
     from loracle.run.checks import examine
 
@@ -28,6 +29,7 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
     if as_json:
         found = [{"name": c.name, "state": c.state, "text": c.text} for c in checks]
         notices = notices_as_json(c.notice for c in checks if c.notice is not None)
-        say_json({"checks": found, "notices": notices})
+        expected = [to_plain(c.expected) for c in checks if c.expected is not None]
+        say_json({"checks": found, "time": expected[0] if expected else None, "notices": notices})
     if any(check.state == "bad" for check in checks):
         raise typer.Exit(2)

@@ -34,6 +34,39 @@ class Noticed:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Seconds that something will take: likely, and from `low` to `high`."""
+
+    low: float
+    likely: float
+    high: float
+
+    def times(self, factor: float) -> Span:
+        """So many of it, one after the other."""
+        return Span(factor * self.low, factor * self.likely, factor * self.high)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How long the rest of a run takes; told before its first trial.
+
+    Attributes:
+        trials, budget: to come, and in all.
+        at_a_time: how many run at the same time.
+        finals: final trainings to come.
+        trial, final, whole: seconds of one trial, of one final training, and of everything; None: not known.
+    """
+
+    trials: int
+    budget: int
+    at_a_time: int
+    finals: int
+    trial: Span | None = None
+    final: Span | None = None
+    whole: Span | None = None
+
+
+@dataclass(frozen=True)
 class TrialStarted:
     """A trial begins: how many have finished, the budget, its config, and its own number."""
 
@@ -67,7 +100,7 @@ class TrialFinished:
         best: the best success so far.
         done: trials that count towards the budget.
         budget: how many there will be.
-        seconds_left: estimate for the rest of the search, in seconds.
+        left: estimate for the rest of the run, final trainings included; None: not known.
     """
 
     trial: Trial
@@ -75,8 +108,8 @@ class TrialFinished:
     best: Trial | None
     done: int
     budget: int
-    seconds_left: float
+    left: Span | None
 
 
-Event = PhaseStarted | PhaseEnded | Noticed | TrialStarted | Step | TrialFinished
+Event = PhaseStarted | PhaseEnded | Noticed | Expected | TrialStarted | Step | TrialFinished
 Listener = Callable[[Event], None]

@@ -31,6 +31,24 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How fast trainings go on a machine, in seconds.
+
+    Attributes:
+        step: of an optimizer step, whatever is in its batch.
+        example: of a training example, each time that it is seen.
+        item_least, item_most: of a scored example.
+        other: of a training, for what is neither: the adapter is put on and taken off.
+    """
+
+    step: float
+    example: float
+    item_least: float
+    item_most: float
+    other: float
+
+
+@dataclass(frozen=True)
 class Report:
     """What an objective says of itself once it is loaded: plain data, as it may be in another process.
 
@@ -43,6 +61,7 @@ class Report:
             None: not known.
         features: where the candidates' language features are, and what they are made of, as `run/reading.py`
             writes and reads it; None: they were not read here.
+        pace: how fast trainings go; None: not known, as no trial need tell it, or trials have told already.
     """
 
     has_final: bool = True
@@ -51,6 +70,7 @@ class Report:
     sizes: Sizes | None = None
     memory: Mapping[str, Any] | None = None
     features: Mapping[str, Any] | None = None
+    pace: Pace | None = None
 
     @property
     def n_examples(self) -> int | None:

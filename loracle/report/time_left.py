@@ -1,4 +1,4 @@
-"""How long a run will still take, from what its trials took: the search, and the trainings at its end."""
+"""How long a run takes, with a range: before its first trial from the measured pace, then from its trials."""
 
 from __future__ import annotations
 
@@ -6,8 +6,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from loracle.config.training.plan import count_seen, steps_of
+from loracle.config.training.settings import TrainingConfig
+from loracle.records.events import Expected, Span
+from loracle.records.objective import Pace
 from loracle.records.sizes import Sizes
+from loracle.records.space import SearchSpace
 from loracle.records.trial import Outcome, Trial
+from loracle.report.wording import show_span
+
+# A first estimate rests on a few seconds; by how much runs differ from it: `benchmarks/first_estimate.py`.
+_MARGIN = 1.5
+# Ranges are meant to hold in four of five runs.
+_DEVIATIONS = 1.28
+# How much trials differ: known before there are many, with the weight of so many trials.
+_SPREAD, _WEIGHT = 0.35, 2
+_LEAST = 0.1  # of the time left: the range is never narrower to each side
 
 
 @dataclass(frozen=True)
@@ -41,26 +57,87 @@ def finals(count: int, sizes: Sizes | None, fraction: float) -> Finals:
     return Finals(count, sizes.train / sizes.proxy, sizes.test / sizes.scored)
 
 
+@dataclass(frozen=True)
+class Guess:
+    """What one trial and one final training take, before there was any."""
+
+    trial: Span
+    final: Span
+
+
+def guess(
+    pace: Pace | None,
+    sizes: Sizes | None,
+    space: SearchSpace,
+    settings: TrainingConfig,
+) -> Guess | None:
+    """From the measured pace: trainings of all lengths that the space has; None where none was measured."""
+    if pace is None or sizes is None:
+        return None
+    knobs = space.values(space.candidates)
+    epochs = knobs.get("epochs", np.full(len(space.candidates), math.nan))
+    pairs, counts = np.unique(np.stack([knobs["batch_size"], epochs]), axis=1, return_counts=True)
+
+    def span(n: int, share: float, scored: int) -> Span:
+        each = [_training(pace, settings, n, share, *pair) for pair in pairs.T.tolist()]
+        least, most = (scored * item for item in (pace.item_least, pace.item_most))
+        mean = float(np.average(each, weights=counts))
+        middle = pace.other + mean + (least + most) / 2
+        return Span(pace.other + min(each) + least, middle, pace.other + max(each) + most)
+
+    trial = span(sizes.proxy, sizes.proxy / sizes.train, sizes.scored)
+    return Guess(trial, span(sizes.train, 1.0, sizes.test))
+
+
+def _training(
+    pace: Pace, settings: TrainingConfig, n: int, share: float, batch_size: float, epochs: float
+) -> float:
+    """Seconds of a training on n examples."""
+    of_knob = None if math.isnan(epochs) else epochs
+    steps = steps_of(settings, n, batch_size, share, of_knob)
+    passes = settings.epochs if of_knob is None else of_knob
+    seen = steps * min(batch_size, n) if passes is None else count_seen(n, passes)
+    return steps * pace.step + seen * pace.example
+
+
 class Forecast:
-    """Estimates from the finished trials, which say what took how long."""
+    """Estimates: from the finished trials, which say what took how long; before, from what was measured."""
 
-    def __init__(self, ends: Finals) -> None:
+    def __init__(self, ends: Finals = NO_FINALS, first: Guess | None = None) -> None:
         self._ends = ends
+        self._first = first
 
-    def seconds_left(self, done: Sequence[Trial], budget: int, capacity: int) -> float:
-        """Seconds until the run ends, when `done` of `budget` trials have finished, `capacity` at a time.
+    def expected(self, done: Sequence[Trial], budget: int, capacity: int) -> Expected:
+        """What is to come when `done` of `budget` trials have finished, `capacity` at a time.
 
         Trials that are to come take as long as those before. A final training takes as much longer than a
         successful trial as it has more examples to train and to score on.
         """
-        seconds = [trial.outcome.seconds for trial in done if trial.outcome]
-        if not seconds:
-            return math.nan
-        search = sum(seconds) / len(seconds) * max(0, budget - len(done)) / capacity
-        succeeded = [trial for trial in done if trial.outcome and trial.outcome.value is not None]
-        each = [self._final(trial.outcome) for trial in succeeded or done if trial.outcome]
-        rounds = math.ceil(self._ends.count / capacity)
-        return search + rounds * sum(each) / len(each)
+        coming, ends = max(0, budget - len(done)), self._ends
+        at_a_time = max(1, min(capacity, coming))
+        rounds = math.ceil(ends.count / capacity)
+        numbers = (coming, budget, at_a_time, ends.count)
+        outcomes = [trial.outcome for trial in done if trial.outcome]
+        if not outcomes:
+            if self._first is None:
+                return Expected(*numbers)
+            trial, final = self._first.trial, self._first.final
+            ends_low, ends_high = rounds * final.low, rounds * final.high
+            # A search tries many lengths: its mean trial is between the mean of all and their ends.
+            low, high = ((end + trial.likely) / 2 * coming / at_a_time for end in (trial.low, trial.high))
+            likely = trial.likely * coming / at_a_time + rounds * final.likely
+            whole = Span((low + ends_low) / _MARGIN, likely, (high + ends_high) * _MARGIN)
+            return Expected(*numbers, trial, final, whole)
+        seconds = [outcome.seconds for outcome in outcomes]
+        succeeded = [outcome for outcome in outcomes if outcome.value is not None]
+        each, n = [self._final(outcome) for outcome in succeeded or outcomes], len(seconds)
+        trial, final = _span(seconds, 1, n), _span(each, 1, len(each))
+        search = _span(seconds, coming, n).times(1 / at_a_time)
+        ending = final.times(rounds)
+        likely = search.likely + ending.likely
+        low, high = search.low + ending.low, search.high + ending.high
+        whole = Span(min(low, (1 - _LEAST) * likely), likely, max(high, (1 + _LEAST) * likely))
+        return Expected(*numbers, trial, final, whole)
 
     def _final(self, outcome: Outcome) -> float:
         whole, parts = outcome.seconds, outcome.seconds_by_part
@@ -69,3 +146,38 @@ class Forecast:
         training, scoring = parts["training"], parts.get("scoring", 0.0)
         other = max(0.0, whole - training - scoring)
         return training * self._ends.training + scoring * self._ends.scoring + other
+
+
+def _span(seen: Sequence[float], coming: int, n: int) -> Span:
+    """The sum of `coming` more like those that were seen: its mean, and as far from it as a normal
+    distribution lets four of five be, with a deviation that starts from the usual one."""
+    mean = sum(seen) / len(seen)
+    squares = sum((x - mean) ** 2 for x in seen) + _WEIGHT * (_SPREAD * mean) ** 2
+    deviation = math.sqrt(squares / (len(seen) - 1 + _WEIGHT))
+    half = _DEVIATIONS * deviation * math.sqrt(coming + coming**2 / n)
+    return Span(max(0.0, coming * mean - half), coming * mean, coming * mean + half)
+
+
+def in_words(expected: Expected) -> str:
+    """One sentence without a full stop."""
+    e = expected
+    parts = []
+    if e.trials:
+        trials = _plural(e.trials, "trial") if e.trials == e.budget else f"{e.trials} of {e.budget} trials"
+        parts.append(trials + _of_about(e.trial))
+        if e.at_a_time > 1:
+            parts[-1] += f", {e.at_a_time} at a time"
+    if e.finals:
+        then = "then " if parts else ""
+        parts.append(then + _plural(e.finals, "final training") + _of_about(e.final))
+    if e.whole is None:
+        return f"{', '.join(parts)}: how long they take is known after the first trial"
+    return f"{', '.join(parts)}: {show_span(e.whole.low, e.whole.high)} in all"
+
+
+def _of_about(one: Span | None) -> str:
+    return "" if one is None else f" of about {show_span(one.likely, one.likely)}"
+
+
+def _plural(n: int, name: str) -> str:
+    return f"{n} {name}{'' if n == 1 else 's'}"

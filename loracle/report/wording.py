@@ -65,6 +65,15 @@ def show_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def show_span(low: float, high: float) -> str:
+    """`20 to 45 s`, `12 to 18 min`, `3.5 to 5.0 h`; `12 min` where both ends are the same."""
+    for unit, seconds, digits in (("s", 1, 0), ("min", 60, 0), ("h", 3600, 1)):
+        if high < 90 * seconds or unit == "h":
+            ends = [f"{end / seconds:.{digits}f}" for end in (low, high)]
+            break
+    return f"{' to '.join(dict.fromkeys(ends))} {unit}"
+
+
 def round_up(number: float) -> int:
     """The next larger whole number with two digits that count: 1234 gives 1300."""
     if number <= 10:

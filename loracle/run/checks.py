@@ -1,4 +1,5 @@
-"""Checks of everything a run needs, before anything costs money. Nothing is trained, nothing is written."""
+"""Checks of everything a run needs, before anything costs money. Nothing is written, and nothing is trained
+but for a few steps that tell how long a run takes."""
 
 from __future__ import annotations
 
@@ -15,10 +16,15 @@ from loracle.config.placeholders import split_command
 from loracle.config.settings import NO_DATA, RunConfig
 from loracle.config.training.plan import steps_of
 from loracle.errors import LoracleError, StudyError
+from loracle.execution.devices import threads_each
 from loracle.language.reader import load_language_model
 from loracle.own_trainer.objective import ExternalObjective
+from loracle.records.events import Expected
 from loracle.records.notices import About, Notice
 from loracle.records.space import SearchSpace, with_alpha
+from loracle.records.trial import Trial
+from loracle.records.trial_files import stored_outcomes
+from loracle.report.time_left import Forecast, finals, guess, in_words
 from loracle.run.folder import require_recorded
 from loracle.run.reading import run_prompt
 from loracle.run.search import check_values, search_space
@@ -37,17 +43,19 @@ _FEW_STEPS = 20  # below this many optimizer steps a trial says little (fact 29:
 class Check:
     """One finding: `ok`, `note` (worth reading) or `bad` (the run would fail).
 
-    `notice`: where the finding is one that `tune` and the report show, too.
+    `notice`: where the finding is one that `tune` and the report show, too. `expected`: how long the run
+    takes, in numbers.
     """
 
     name: str
     state: Literal["ok", "note", "bad"]
     text: str
     notice: Notice | None = None
+    expected: Expected | None = None
 
 
 def examine(config: RunConfig) -> Iterator[Check]:
-    """Checks device, data, model, space, prompts, memory and output, in that order.
+    """Checks device, data, model, space, prompts, memory, time and output, in that order.
 
     What cannot be used ends the examination with a `bad` check; no exception is raised for bad input.
     """
@@ -67,6 +75,7 @@ def examine(config: RunConfig) -> Iterator[Check]:
         yield from _space(config, objective, space)
         yield _prompts(config, objective, space)
         yield from _memory(config, objective, space)
+        yield from _time(config, objective, space)
     except LoracleError as error:
         yield Check("input", "bad", str(error))
         return
@@ -102,6 +111,8 @@ def _own_trainer(config: RunConfig) -> Iterator[Check]:
         yield Check("unused", "note", f"{' and '.join(given)}: a trainer of your own has its own")
     yield Check("space", "ok", f"{len(space.candidates):,} candidates of {space.size:,} configs")
     yield from _noticed(search_notices(config, space, None), "search")
+    count = trainer.has_final + (config.standard is not None)
+    yield from _expected(config, Forecast(finals(count, None, objective.fraction)))
     yield _output(config)
 
 
@@ -197,6 +208,26 @@ def _memory(config: RunConfig, objective: TrainingObjective, space: SearchSpace)
     fits = model.limit is None or model.peak(standard) <= model.limit
     yield Check("memory", "ok" if fits else "note", peaks)
     yield from _noticed(search_notices(config, space, model), "search")
+
+
+def _time(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -> Iterator[Check]:
+    """How long the run takes, final trainings included, with as many threads as a worker has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads_each(config.threads, max(1, config.execution.workers)) or threads)
+    try:
+        first = guess(objective.pace(), objective.sizes, space, config.training)
+    finally:
+        torch.set_num_threads(threads)
+    count = 1 + (config.standard is not None)
+    yield from _expected(config, Forecast(finals(count, objective.sizes, 1.0), first))
+
+
+def _expected(config: RunConfig, forecast: Forecast) -> Iterator[Check]:
+    stored = stored_outcomes(config.output / "trials")
+    done = [Trial(number, 0, outcome) for number, outcome in enumerate(stored)]
+    if len(done) < config.search.trials:
+        expected = forecast.expected(done, config.search.trials, max(1, config.execution.workers))
+        yield Check("time", "ok", in_words(expected), expected=expected)
 
 
 def _output(config: RunConfig) -> Check:

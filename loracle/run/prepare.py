@@ -13,7 +13,7 @@ from loracle.execution.executor import Executor, InProcess, check_in_process
 from loracle.execution.local import LocalWorkers
 from loracle.records.events import Listener, PhaseStarted
 from loracle.records.notices import Notice, gathered
-from loracle.records.objective import Report
+from loracle.records.objective import Pace, Report
 from loracle.records.sizes import Sizes
 from loracle.run.identity import Identity, common_settings
 from loracle.run.search import Search, check_values, prior_contents, reads_in_worker, run_preset, search_space
@@ -33,6 +33,7 @@ class Prepared:
         identity: what makes it the same run when it goes on.
         notices: what the user must see before anything is trained.
         sizes: how many examples are used; None: the trainer is the user's own.
+        pace: how fast trainings go, where that was measured.
     """
 
     search: Search
@@ -41,6 +42,7 @@ class Prepared:
     identity: Identity
     notices: tuple[Notice, ...]
     sizes: Sizes | None = None
+    pace: Pace | None = None
 
 
 def prepare(config: RunConfig, listen: Listener) -> Prepared:
@@ -90,7 +92,7 @@ def _prepare(config: RunConfig, executor: Executor, listen: Listener) -> Prepare
         platform.node(),
     )
     notices = gathered(report.notices, search.notices)
-    return Prepared(search, executor, _final_training(report), identity, notices, report.sizes)
+    return Prepared(search, executor, _final_training(report), identity, notices, report.sizes, report.pace)
 
 
 def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Search:

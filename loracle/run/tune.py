@@ -28,7 +28,7 @@ from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.report.best_folder import write_best
 from loracle.report.folders import trial_folder
 from loracle.report.markdown import write_report
-from loracle.report.time_left import NO_FINALS, Finals, Forecast, finals
+from loracle.report.time_left import NO_FINALS, Finals, Forecast, finals, guess
 from loracle.report.verdict import Comparison, result_notices
 from loracle.run.final_training import compare, compare_trial
 from loracle.run.folder import hold, own_folder, record_config, require_recorded
@@ -148,7 +148,9 @@ def _as_recorded(run: Prepared, study: Study) -> Prepared:
 
 def _search(config: RunConfig, run: Prepared, study: Study, listen: Listener, ends: Finals) -> str:
     """The whole search; returns why it stopped."""
-    return run_search(run.search, study, run.executor, config.output, config.search.trials, listen, ends)
+    first = guess(run.pace, run.sizes, run.search.space, config.training)
+    forecast = Forecast(ends, first)
+    return run_search(run.search, study, run.executor, config.output, config.search.trials, listen, forecast)
 
 
 def _finals(config: RunConfig, run: Prepared) -> Finals:
@@ -164,19 +166,22 @@ def run_search(
     folder: Path,
     budget: int,
     listen: Listener,
-    ends: Finals = NO_FINALS,
+    forecast: Forecast | None = None,
 ) -> str:
     """Keeps the executor busy until `budget` trials have finished; returns why it stopped.
 
     Whenever there is room, a new config is chosen with all that still run accounted for. Outcomes are
-    recorded in the order in which they come, and the choice depends on the recorded history alone. `ends` are
-    the trainings that follow, for the estimate of the time left.
+    recorded in the order in which they come, and the choice depends on the recorded history alone. `forecast`
+    tells how long it takes, with the trainings that follow.
     """
     listen(PhaseStarted("searching"))
     running: dict[int, int] = {}  # trial number: index
     again = study.take_over()
     recent: deque[tuple[int, Outcome]] = deque(maxlen=_BROKEN_IN_A_ROW)
-    forecast = Forecast(ends)
+    forecast = forecast or Forecast()
+    before = counted(study.history())
+    if len(before) < budget and not study.shared:  # what others do is not known
+        listen(forecast.expected(before, budget, executor.capacity))
 
     def progress(number: int, step: int, total: int, loss: float | None, part: Part = "training") -> None:
         listen(Step(step, total, loss, number, part))
@@ -197,7 +202,7 @@ def run_search(
                 if counts:
                     trial, history = Trial(number, index, done.outcome), study.history()
                     ended = counted(history)
-                    left = forecast.seconds_left(ended, budget, executor.capacity)
+                    left = forecast.expected(ended, budget, executor.capacity).whole
                     best = leader(search, history)
                     listen(TrialFinished(trial, done.job.config, best, len(ended), budget, left))
                 _refuse_hopeless(recent, study)

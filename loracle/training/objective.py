@@ -23,9 +23,9 @@ from loracle.config.metrics import METRICS
 from loracle.config.settings import RunConfig, build_space
 from loracle.errors import ModelError
 from loracle.records.notices import Notice, gathered
-from loracle.records.objective import Progress, Report
+from loracle.records.objective import Pace, Progress, Report
 from loracle.records.sizes import Sizes
-from loracle.records.space import Config
+from loracle.records.space import Config, with_alpha
 from loracle.records.trial import Outcome
 from loracle.records.trial_files import stored_outcomes
 from loracle.training.contents import training_contents
@@ -48,6 +48,7 @@ from loracle.training.model.dropout import about_own_dropout
 from loracle.training.model.probe import probe
 from loracle.training.model.targets import resolved_targets
 from loracle.training.optimizer import check_optimizer
+from loracle.training.pace import Sample, measure_pace
 from loracle.training.scoring import Questions, check_scoring, prepare
 from loracle.training.trial import TrialPlan, run_trial
 
@@ -134,7 +135,29 @@ class TrainingObjective:
             notices=self.notices,
             sizes=self.sizes,
             memory=self.memory.as_json(),
+            pace=self.pace(),
         )
+
+    def pace(self) -> Pace | None:
+        """How fast trials go, measured; None where trials of this run tell it, or it cannot be measured."""
+        standard = self.config.standard
+        if standard is None or stored_outcomes(self.config.output / "trials"):
+            return None
+        config, data, questions = with_alpha(standard), self.config.data, self.questions["validation"]
+        chosen = proxy_positions(self.n_train, data.proxy, data.proxy_minimum, self.config.search.seed)
+        memory = self.memory
+        micro_batch = memory.micro_batch(config)
+        sample = Sample(
+            base=self.base,
+            config=config,
+            training=self._training.model_copy(update={"micro_batch": micro_batch}),
+            scoring=self.config.scoring.model_copy(
+                update={"batch_size": self._scoring_batch(memory, questions, config)}
+            ),
+            train=self._train.select(chosen),
+            questions=questions,
+        )
+        return measure_pace(sample)
 
     def run(
         self,
@@ -207,13 +230,7 @@ class TrainingObjective:
         questions = self.questions[split]
         train = self._train.select(chosen)
         memory = self.memory.on(train).learn(self._observed)
-        scoring_batch = memory.scoring_batch(
-            questions.choices or questions.encoded,
-            config,
-            self.config.scoring.batch_size,
-            written=self._written,
-            continued=questions.choices is not None and self.base.continuing is not None,
-        )
+        scoring_batch = self._scoring_batch(memory, questions, config)
         plan = TrialPlan(
             base=self.base,
             training=self._training,
@@ -234,6 +251,16 @@ class TrainingObjective:
         outcome = run_trial(plan, self._provenance(plan))
         self._observed += observed([outcome])
         return outcome
+
+    def _scoring_batch(self, memory: MemoryModel, questions: Questions, config: Config) -> int:
+        """Examples that are scored at a time."""
+        return memory.scoring_batch(
+            questions.choices or questions.encoded,
+            config,
+            self.config.scoring.batch_size,
+            written=self._written,
+            continued=questions.choices is not None and self.base.continuing is not None,
+        )
 
     def _watched(self, memory: MemoryModel, config: Config) -> Watched | None:
         """Validation examples that early stopping goes by, in final trainings too: the test split says what

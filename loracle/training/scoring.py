@@ -75,6 +75,29 @@ class Questions:
     def __len__(self) -> int:
         return len(self.encoded)
 
+    def select(self, chosen: npt.NDArray[np.int64]) -> Questions:
+        """Some of the examples, in the given order."""
+        some = replace(
+            self,
+            encoded=self.encoded.select(chosen),
+            references=tuple(self.references[i] for i in chosen),
+        )
+        if self.choices is None or self.owner is None or self.shared is None:
+            return some
+        groups = [np.flatnonzero(self.owner == i) for i in chosen]
+        kept = np.concatenate(groups)
+        first = np.cumsum([0, *map(len, groups)])[:-1]
+        return replace(
+            some,
+            choices=self.choices.select(kept),
+            owner=np.repeat(np.arange(len(chosen)), [len(group) for group in groups]),
+            options=tuple(self.options[i] for i in kept),
+            shared=self.shared[chosen],
+            right=None
+            if self.right is None
+            else first + self.right[chosen] - np.array([group[0] for group in groups]),
+        )
+
 
 # -- preparation ------------------------------------------------------------------------------------
 

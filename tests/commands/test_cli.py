@@ -223,12 +223,16 @@ def test_doctor(loracle: Loracle, run_config: Callable[..., Path]) -> None:
     path = run_config(language={"model": "same", "prompt": "plain-v1"})
     code, out, err = loracle("doctor", path)
     assert (code, err) == (0, "")
-    for name in ("device", "data", "model", "space", "prompts", "memory", "output"):
+    for name in ("device", "data", "model", "space", "prompts", "memory", "time", "output"):
         assert name in out
+    told = json.loads(loracle("doctor", path, "--json")[1])["time"]
+    assert (told["trials"], told["finals"]) == (5, 2)
+    assert told["whole"]["low"] < told["whole"]["likely"] < told["whole"]["high"]
     assert not (path.parent / "run").exists()
     code, out, _ = loracle("doctor", change(path, model="/no/such/folder"), "--json")
     assert code == 2
     assert json.loads(out)["checks"][-1]["state"] == "bad"
+    assert json.loads(out)["time"] is None
 
 
 def test_cache_is_shown_and_cleared(

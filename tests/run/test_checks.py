@@ -31,6 +31,30 @@ def test_a_good_config_has_nothing_bad(run_config: Callable[..., Path]) -> None:
     assert "of 128 tokens" in text["prompts"]
 
 
+def test_how_long_a_run_takes_is_told(run_config: Callable[..., Path]) -> None:
+    path = run_config(search={"trials": 4})
+    config = load_config(path)
+    (told,) = [check for check in examine(config) if check.name == "time"]
+    assert told.expected is not None
+    assert (told.expected.trials, told.expected.finals, told.expected.at_a_time) == (4, 2, 1)
+    assert told.text.startswith("4 trials of about ")
+    assert ", then 2 final trainings of about " in told.text
+    assert not config.output.exists()
+    tune(config)
+    assert "time" not in states(list(examine(config)))  # nothing is to come
+    (more,) = [check for check in examine(load_config(run_config(search={"trials": 6}))) if check.expected]
+    assert more.text.startswith("2 of 6 trials of about ")
+
+
+def test_what_a_trainer_of_your_own_takes_is_not_known(run_config: Callable[..., Path]) -> None:
+    own = {
+        "command": "true {rank} {alpha_ratio} {dropout} {batch_size} {learning_rate} {fraction}",
+        "direction": "maximize",
+    }
+    (told,) = [check for check in examine(load_config(run_config(objective=own))) if check.name == "time"]
+    assert told.text == ("5 trials, then 1 final training: how long they take is known after the first trial")
+
+
 def test_few_steps_and_a_run_that_exists_are_noted(run_config: Callable[..., Path]) -> None:
     path = run_config()
     (path.parent / "run").mkdir()

@@ -115,6 +115,17 @@ def test_a_prompt_is_read_once(base: Base) -> None:
     assert sum(read) > 2 * tokens
 
 
+def test_some_of_the_questions_are_judged_as_among_all(base: Base) -> None:
+    base = observed(base, questions_of(base, examples_of()).encoded.tokens, writes=False, chooses=True)
+    questions = questions_of(base, examples_of())
+    items = score(base, questions, CHOICE).items
+    chosen = np.array([4, 0, 3])
+    some = score(base, questions.select(chosen), CHOICE).items
+    for item, i in zip(some, chosen, strict=True):
+        assert (item["index"], item["prediction"]) == (items[i]["index"], items[i]["prediction"])
+        assert item["loss"] == pytest.approx(items[i]["loss"], rel=1e-4)
+
+
 def test_choices_of_chats_follow_turns_that_count(base: Base) -> None:
     base = observed(base, [5, 6, 7, 8], writes=False, chooses=True)
     turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "cab"))

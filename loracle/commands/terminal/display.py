@@ -20,16 +20,19 @@ from loracle.config.metrics import show_loss
 from loracle.config.settings import RunConfig
 from loracle.records.events import (
     Event,
+    Expected,
     Listener,
     Noticed,
     PhaseEnded,
     PhaseStarted,
+    Span,
     Step,
     TrialFinished,
     TrialStarted,
 )
 from loracle.records.trial import Trial
-from loracle.report.wording import show_config, show_duration, show_score
+from loracle.report.time_left import in_words
+from loracle.report.wording import show_config, show_score, show_span
 from loracle.search.presets import PRESETS
 from loracle.text import escape
 
@@ -122,6 +125,9 @@ class Display:
                 self._remove(number)
             case Noticed(notice=notice):
                 say_notices(self._console, [notice])
+            case Expected():
+                say(self._console, in_words(event))
+                self._tell_left(event.whole)
             case TrialStarted(done=done, budget=budget, config=config, number=number):
                 self._remove(None)
                 note = [show_config(config)] if self._console.width >= _ROOM_FOR_CONFIGS else []
@@ -152,8 +158,11 @@ class Display:
         if number in self._bars:
             self._progress.remove_task(self._bars.pop(number))
 
+    def _tell_left(self, left: Span | None) -> None:
+        self._left = [] if left is None else [f"{show_span(left.low, left.high)} left"]
+
     def _finished(self, event: TrialFinished) -> None:
-        self._left = [f"about {show_duration(event.seconds_left)} left"]
+        self._tell_left(event.left)
         outcome = event.trial.outcome
         assert outcome is not None
         is_best = event.best is not None and event.best.index == event.trial.index

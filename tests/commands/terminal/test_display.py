@@ -7,7 +7,16 @@ import pytest
 from rich.console import Console
 
 from loracle.commands.terminal.display import Display
-from loracle.records.events import Noticed, PhaseEnded, PhaseStarted, Step, TrialFinished, TrialStarted
+from loracle.records.events import (
+    Expected,
+    Noticed,
+    PhaseEnded,
+    PhaseStarted,
+    Span,
+    Step,
+    TrialFinished,
+    TrialStarted,
+)
 from loracle.records.notices import Notice
 from loracle.records.trial import Failure, FailureKind, Outcome, Trial
 
@@ -22,9 +31,9 @@ def shown(terminal: bool) -> str:
         display.show(PhaseStarted("searching"))
         display.show(TrialStarted(0, 30, CONFIG, 0))
         display.show(Step(3, 10, 1.25, 0))
-        display.show(TrialFinished(first, CONFIG, first, 1, 30, 87.0))
+        display.show(TrialFinished(first, CONFIG, first, 1, 30, Span(70.0, 80.0, 87.0)))
         display.show(TrialStarted(1, 30, CONFIG, 1))
-        display.show(TrialFinished(failed, CONFIG, first, 2, 30, 6000.0))
+        display.show(TrialFinished(failed, CONFIG, first, 2, 30, Span(4000.0, 6000.0, 8000.0)))
         display.show(TrialStarted(2, 30, CONFIG, 2))
     return out.getvalue()
 
@@ -40,10 +49,23 @@ def test_plain_output_is_one_line_a_trial() -> None:
     assert len(lines) == 3
 
 
+def test_how_long_a_run_takes_is_said_before_its_first_trial() -> None:
+    out = io.StringIO()
+    with Display("loss", Console(file=out, force_terminal=True, width=80, color_system=None)) as display:
+        minutes = Span(1300.0, 1500.0, 2100.0)
+        display.show(Expected(30, 30, 1, 2, Span(30.0, 40.0, 50.0), Span(90.0, 120.0, 150.0), minutes))
+        display.show(TrialStarted(0, 30, CONFIG, 0))
+        display.show(Step(1234, 5678, 1.25, 0))
+        (line,) = bars_of(display, 80)
+        assert "loss 1.250 22 to 35 min left" in line
+    said = "30 trials of about 40 s, then 2 final trainings of about 2 min: 22 to 35 min in all"
+    assert said in out.getvalue()
+
+
 def test_a_terminal_shows_a_bar_with_the_time_left() -> None:
     text = shown(terminal=True)
     assert "trial 3/30" in text
-    assert "about 1.7 h left" in text
+    assert "1.1 to 2.2 h left" in text
 
 
 def test_trials_that_run_at_the_same_time_have_a_bar_each() -> None:
@@ -122,7 +144,7 @@ def test_lines_fit_the_terminal(width: int) -> None:
     with Display(
         "exact_match", Console(file=out, force_terminal=True, width=width, color_system=None)
     ) as display:
-        display.show(TrialFinished(trial, config, trial, 1, 30, 87.0))
+        display.show(TrialFinished(trial, config, trial, 1, 30, Span(70.0, 80.0, 87.0)))
         display.show(TrialStarted(1, 30, config, 1))
         display.show(Step(3, 10, 1.25, 1))
         bars = Console(file=io.StringIO(), record=True, width=width)
@@ -133,7 +155,7 @@ def test_lines_fit_the_terminal(width: int) -> None:
     assert max(map(len, lines + shown)) <= width
     assert "trial 2/30" in shown[0]
     assert "loss 1.250" in shown[0]
-    assert "about 87 s left" in shown[0]
+    assert "70 to 87 s left" in shown[0]
 
 
 def test_hostile_names_are_text() -> None:
