@@ -16,6 +16,7 @@ from loracle.commands.cache import cache
 from loracle.commands.demo import demo
 from loracle.commands.doctor import doctor
 from loracle.commands.export import export
+from loracle.commands.importing import import_settings
 from loracle.commands.init import init
 from loracle.commands.proxy import proxy
 from loracle.commands.show import show
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for command in (init, tune, worker, demo, show, proxy, export, cache, doctor):  # as help lists them
     app.command()(command)
+app.command("import")(import_settings)
 
 
 def main() -> None:

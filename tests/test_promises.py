@@ -125,6 +125,10 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_other_trainers::test_the_script_for_unsloth_calls_what_there_is",
         "test_other_trainers::test_ollama_reads_the_modelfile",
         "test_merged::test_predictions_are_those_of_the_adapter",
+        "test_import::test_axolotl",
+        "test_import::test_llama_factory",
+        "test_import::test_oumi_tune",
+        "test_import::test_trl_with_data_beside_it",
     ),
     "`--json` prints one JSON object": ("test_cli::test_tune_json_is_one_object",),
     # -- use the search alone

@@ -145,7 +145,7 @@ def test_an_output_that_no_config_can_name_is_refused_in_one_harmless_line(
 def test_version_and_help(loracle: Loracle) -> None:
     assert loracle("--version")[1].strip() == __version__
     text = loracle("--help")[1]
-    for command in ("init", "tune", "demo", "proxy", "show", "export", "doctor", "cache"):
+    for command in ("init", "tune", "demo", "proxy", "show", "export", "import", "doctor", "cache"):
         assert command in text
 
 

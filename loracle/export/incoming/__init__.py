@@ -1,0 +1,1 @@
+"""Settings of other trainers as a config of ours: what each key means, what a sweep tries, the file."""

@@ -1,0 +1,215 @@
+"""Settings of other trainers, as their examples have them, become a config of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loracle.config.loading import load_config
+from loracle.config.settings import RunConfig, build_space
+
+# As examples/llama-3/lora-1b.yml of axolotl, in part.
+AXOLOTL = """
+base_model: NousResearch/Llama-3.2-1B
+load_in_4bit: false
+datasets: [{path: teknium/GPT4-LLM-Cleaned, type: alpaca}]
+val_set_size: 0.1
+adapter: lora
+lora_model_dir:
+sequence_len: 2048
+sample_packing: true
+lora_r: 16
+lora_alpha: 32
+lora_dropout: 0.05
+lora_target_modules: [gate_proj, down_proj]
+gradient_accumulation_steps: 2
+micro_batch_size: 2
+num_epochs: 1
+optimizer: adamw_8bit
+lr_scheduler: cosine
+learning_rate: 0.0002
+train_on_inputs: false
+bf16: auto
+gradient_checkpointing: true
+warmup_steps: 10
+special_tokens: {pad_token: "<|end_of_text|>"}
+"""
+# As in axolotl's guide to sweeps.
+SWEEP = """
+_:
+  - {lora_r: 16, lora_alpha: 32}
+  - {lora_r: 32, lora_alpha: 16}
+learning_rate: [0.0003, 0.0006]
+"""
+# As examples/train_lora/llama3_lora_sft.yaml of LLaMA-Factory, in part.
+LLAMA_FACTORY = """
+model_name_or_path: meta-llama/Meta-Llama-3-8B-Instruct
+trust_remote_code: true
+stage: sft
+finetuning_type: lora
+lora_rank: 8
+lora_target: all
+dataset: identity,alpaca_en_demo
+template: llama3
+cutoff_len: 2048
+max_samples: 1000
+per_device_train_batch_size: 1
+gradient_accumulation_steps: 8
+learning_rate: 1.0e-4
+num_train_epochs: 3.0
+lr_scheduler_type: cosine
+warmup_ratio: 0.1
+bf16: true
+ddp_timeout: 180000000
+"""
+# As in oumi's guide to `oumi tune`.
+OUMI = """
+model: {model_name: HuggingFaceTB/SmolLM2-135M-Instruct, model_max_length: 2048, torch_dtype_str: bfloat16}
+data:
+  train: {datasets: [{dataset_name: yahma/alpaca-cleaned, split: "train[90%:]"}]}
+tuning:
+  n_trials: 10
+  tunable_training_params:
+    optimizer: {type: categorical, choices: [adamw_torch, sgd]}
+    learning_rate: {type: loguniform, low: 1e-5, high: 1e-2}
+    gradient_accumulation_steps: {type: int, low: 1, high: 8}
+  tunable_peft_params:
+    lora_r: {type: int, low: 4, high: 64}
+  fixed_training_params: {trainer_type: TRL_SFT, per_device_train_batch_size: 2, max_steps: 1000}
+"""
+TRL = """
+model_name_or_path: org/base
+use_peft: true
+lora_r: 32
+lora_alpha: 0.5
+lora_target_modules: [all-linear]
+use_rslora: true
+learning_rate: 3.0e-4
+per_device_train_batch_size: 4
+gradient_accumulation_steps: 4
+warmup_steps: 0.05
+datasets: [{path: json, data_files: train.jsonl}]
+packing: false
+completion_only_loss: true
+"""
+
+Imported = Callable[..., tuple[RunConfig, str]]
+
+
+@pytest.fixture
+def imported(tmp_path: Path, loracle: Callable[..., Any]) -> Imported:
+    """The config that files become, and what is said of it on the screen."""
+
+    def run(*texts: str) -> tuple[RunConfig, str]:
+        paths = [tmp_path / f"theirs-{i}.yaml" for i in range(len(texts))]
+        for path, text in zip(paths, texts, strict=True):
+            path.write_text(text)
+        code, _, notes = loracle("import", *paths, "-o", tmp_path / "ours.yaml")
+        assert code == 0, notes
+        written = (tmp_path / "ours.yaml").read_text()
+        plain = " ".join(line.removeprefix("#").strip() for line in written.splitlines() if line[:1] == "#")
+        for note in notes.splitlines():
+            assert note.removeprefix("note ") in plain  # the file says what the screen says
+        return load_config(tmp_path / "ours.yaml"), notes
+
+    return run
+
+
+def test_axolotl(imported: Imported) -> None:
+    config, notes = imported(AXOLOTL)
+    assert config.model == "NousResearch/Llama-3.2-1B"
+    standard = {"rank": 16, "alpha": 32, "dropout": 0.05, "learning_rate": 2e-4, "batch_size": 4}
+    assert config.standard == standard
+    training = config.training
+    assert (training.epochs, training.optimizer, training.schedule) == (1.0, "adamw_8bit", "cosine")
+    assert training.targets == ["gate_proj", "down_proj"]
+    assert training.gradient_checkpointing
+    assert (config.data.max_length, config.data.validation_fraction) == (2048, 0.1)
+    for said in ("sample_packing: True", "warmup_steps: 10 is", "special_tokens", "GPT4-LLM-Cleaned"):
+        assert said in notes
+
+
+def test_a_sweep_of_axolotl_becomes_the_space(imported: Imported) -> None:
+    config, _ = imported(AXOLOTL, SWEEP)
+    space = build_space(config.space)
+    assert space["learning_rate"].values == (3e-4, 6e-4)
+    assert (space["rank"].values, space["alpha"].values) == ((16, 32), (16, 32))
+    assert "alpha_ratio" not in space.names
+
+
+def test_llama_factory(imported: Imported) -> None:
+    config, notes = imported(LLAMA_FACTORY)
+    standard = {"rank": 8, "alpha": 16, "dropout": 0.0, "learning_rate": 1e-4, "batch_size": 8}
+    assert config.standard == standard
+    training = config.training
+    assert (training.epochs, training.warmup_fraction, training.targets) == (3.0, 0.1, "all-linear")
+    assert (config.dtype, config.trust_remote_code) == ("bfloat16", True)
+    for said in ("max_samples: 1000", "template: llama3", "2 datasets", "alpha: not in the file; 16 is"):
+        assert said in notes
+
+
+def test_oumi_tune(imported: Imported) -> None:
+    config, notes = imported(OUMI)
+    space = build_space(config.space)
+    assert space["rank"].values == (4, 8, 16, 32, 64)
+    assert space["batch_size"].values == (2, 4, 8, 16)
+    rates = space["learning_rate"].values
+    assert (rates[0], rates[-1], len(rates)) == (1e-5, 1e-2, 8)
+    assert (config.search.trials, config.training.max_steps, config.training.epochs) == (10, 1000, None)
+    assert "optimizer: it is not searched here" in notes
+
+
+def test_trl_with_data_beside_it(imported: Imported, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text("")
+    config, notes = imported(TRL)
+    assert config.standard is not None
+    assert (config.standard["rank"], config.standard["alpha"]) == (32, 0.5)
+    assert (config.standard["batch_size"], config.standard["dropout"]) == (16, 0.05)
+    assert (config.training.variant, config.training.warmup_fraction) == ("rslora", 0.05)
+    assert str(config.data.train) == str(tmp_path / "train.jsonl")
+    assert "completion_only_loss" not in notes
+
+
+def test_our_own_recipe_comes_back(imported: Imported) -> None:
+    from loracle.report.recipe import recipe, recipe_text
+
+    config = RunConfig.model_validate({"model": "org/base", "data": {"train": "train.jsonl"}})
+    knobs = {"rank": 8, "alpha": 16, "dropout": 0.05, "batch_size": 20, "learning_rate": 1e-4}
+    found, _ = imported(recipe_text(recipe(config, knobs, 1000)))
+    assert found.standard == knobs
+    assert (found.model, found.training.schedule, found.training.optimizer) == ("org/base", "cosine", "adamw")
+
+
+@pytest.mark.parametrize(
+    ("text", "said_of_it"),
+    [
+        ("a: 1\nb: 2\n", "of no kind that is read (oumi tune, axolotl"),
+        ("- 1\n", "a mapping of keys to values"),
+        ("a: [\n", "not valid YAML"),
+        (SWEEP, "only sweeps"),
+        (LLAMA_FACTORY.replace("finetuning_type: lora", "finetuning_type: full"), "finetuning_type is full"),
+        (LLAMA_FACTORY.replace("stage: sft", "stage: dpo"), "rewards or preferences"),
+        (TRL.replace("model_name_or_path: org/base", ""), "it names no model"),
+        (TRL.replace("3.0e-4", "-3.0e-4"), "learning_rate is above 0"),
+    ],
+)
+def test_what_cannot_be_imported_is_one_line_and_writes_nothing(
+    tmp_path: Path, said: Callable[..., str], text: str, said_of_it: str
+) -> None:
+    (tmp_path / "theirs.yaml").write_text(text)
+    errors = said("import", tmp_path / "theirs.yaml", "-o", tmp_path / "ours.yaml", refused=True)
+    assert said_of_it in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert not (tmp_path / "ours.yaml").exists()
+
+
+def test_a_file_that_is_there_and_one_that_is_not(tmp_path: Path, said: Callable[..., str]) -> None:
+    assert "cannot be read" in said("import", tmp_path / "none.yaml", "-o", tmp_path / "o.yaml", refused=True)
+    (tmp_path / "o.yaml").write_text("mine")
+    (tmp_path / "theirs.yaml").write_text(TRL)
+    errors = said("import", tmp_path / "theirs.yaml", "-o", tmp_path / "o.yaml", refused=True)
+    assert "exists already" in errors
+    assert (tmp_path / "o.yaml").read_text() == "mine"
