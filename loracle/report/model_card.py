@@ -37,12 +37,21 @@ def model_card(config: RunConfig, comparison: Comparison, sizes: Sizes, recipe: 
     lines += ["## Settings", ""]
     lines += [f"- {_code(knob)}: {show_value(value)}" for knob, value in shown_knobs(chosen).items()]
     steps = recipe["trained"]["steps"]
-    lines += [f"- optimizer steps: {steps:,}; all others are in `recipe.yaml`", ""]
+    training = recipe["training"]
+    lines += [f"- optimizer steps: {steps:,}, of which {training['warmup_steps']:,} warm up"]
+    lines += [f"- optimizer, schedule: {_code(_optimizer(recipe))}, {_code(training['lr_scheduler_type'])}"]
+    lines += [f"- seed: {training['seed']}; loss: {recipe['trained']['loss']}"]
+    lines += ["- all others are in `recipe.yaml`", ""]
     lines += ["## Use", "", "```python", _use(config), "```", ""]
     lines += ["## Versions", "", f"- loracle {__version__}"]
     lines += [f"- {package} {version(package)}" for package in _PACKAGES]
     header = _data(config, name, outcome).to_yaml()
     return f"---\n{header}\n---\n\n" + "\n".join(lines) + "\n"
+
+
+def _optimizer(recipe: Mapping[str, Any]) -> str:
+    named = recipe["training"].get("optim")
+    return str(named or recipe["trained"].get("optimizer", {}).get("function", "adamw"))
 
 
 def _whose(comparison: Comparison) -> str:

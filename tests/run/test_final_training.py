@@ -111,6 +111,9 @@ def test_best_is_complete_and_reads_as_the_hub_reads_it(
         "95 % interval",
         "rank",
         "learning_rate",
+        "adamw_torch_fused",
+        "cosine",
+        "seed: 3; loss: mean over the tokens that count",
         "torch",
         "AutoPeftModelForCausalLM",
     ):
