@@ -55,6 +55,7 @@ class Expected:
         at_a_time: how many run at the same time.
         finals: final trainings to come.
         trial, final, whole: seconds of one trial, of one final training, and of everything; None: not known.
+        cost_per_hour: what an hour costs; None: nobody has said.
     """
 
     trials: int
@@ -64,6 +65,7 @@ class Expected:
     trial: Span | None = None
     final: Span | None = None
     whole: Span | None = None
+    cost_per_hour: float | None = None
 
 
 @dataclass(frozen=True)

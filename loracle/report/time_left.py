@@ -15,7 +15,7 @@ from loracle.records.objective import Pace
 from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace
 from loracle.records.trial import Outcome, Trial
-from loracle.report.wording import show_span
+from loracle.report.wording import show_span, show_value
 
 # A first estimate rests on a few seconds; by how much runs differ from it: `benchmarks/first_estimate.py`.
 _MARGIN = 1.5
@@ -103,9 +103,12 @@ def _training(
 class Forecast:
     """Estimates: from the finished trials, which say what took how long; before, from what was measured."""
 
-    def __init__(self, ends: Finals = NO_FINALS, first: Guess | None = None) -> None:
+    def __init__(
+        self, ends: Finals = NO_FINALS, first: Guess | None = None, cost_per_hour: float | None = None
+    ) -> None:
         self._ends = ends
         self._first = first
+        self._cost = cost_per_hour
 
     def expected(self, done: Sequence[Trial], budget: int, capacity: int) -> Expected:
         """What is to come when `done` of `budget` trials have finished, `capacity` at a time.
@@ -120,14 +123,14 @@ class Forecast:
         outcomes = [trial.outcome for trial in done if trial.outcome]
         if not outcomes:
             if self._first is None:
-                return Expected(*numbers)
+                return Expected(*numbers, cost_per_hour=self._cost)
             trial, final = self._first.trial, self._first.final
             ends_low, ends_high = rounds * final.low, rounds * final.high
             # A search tries many lengths: its mean trial is between the mean of all and their ends.
             low, high = ((end + trial.likely) / 2 * coming / at_a_time for end in (trial.low, trial.high))
             likely = trial.likely * coming / at_a_time + rounds * final.likely
             whole = Span((low + ends_low) / _MARGIN, likely, (high + ends_high) * _MARGIN)
-            return Expected(*numbers, trial, final, whole)
+            return Expected(*numbers, trial, final, whole, self._cost)
         seconds = [outcome.seconds for outcome in outcomes]
         succeeded = [outcome for outcome in outcomes if outcome.value is not None]
         each, n = [self._final(outcome) for outcome in succeeded or outcomes], len(seconds)
@@ -137,7 +140,7 @@ class Forecast:
         likely = search.likely + ending.likely
         low, high = search.low + ending.low, search.high + ending.high
         whole = Span(min(low, (1 - _LEAST) * likely), likely, max(high, (1 + _LEAST) * likely))
-        return Expected(*numbers, trial, final, whole)
+        return Expected(*numbers, trial, final, whole, self._cost)
 
     def _final(self, outcome: Outcome) -> float:
         whole, parts = outcome.seconds, outcome.seconds_by_part
@@ -172,11 +175,19 @@ def in_words(expected: Expected) -> str:
         parts.append(then + _plural(e.finals, "final training") + _of_about(e.final))
     if e.whole is None:
         return f"{', '.join(parts)}: how long they take is known after the first trial"
-    return f"{', '.join(parts)}: {show_span(e.whole.low, e.whole.high)} in all"
+    cost = ""
+    if e.cost_per_hour is not None:
+        ends = [_money(end * e.cost_per_hour / 3600) for end in (e.whole.low, e.whole.high)]
+        cost = f", at {show_value(e.cost_per_hour)} an hour {' to '.join(dict.fromkeys(ends))}"
+    return f"{', '.join(parts)}: {show_span(e.whole.low, e.whole.high)} in all{cost}"
 
 
 def _of_about(one: Span | None) -> str:
     return "" if one is None else f" of about {show_span(one.likely, one.likely)}"
+
+
+def _money(amount: float) -> str:
+    return f"{amount:.2f}" if amount < 100 else f"{amount:,.0f}"
 
 
 def _plural(n: int, name: str) -> str:

@@ -112,7 +112,9 @@ def _own_trainer(config: RunConfig) -> Iterator[Check]:
     yield Check("space", "ok", f"{len(space.candidates):,} candidates of {space.size:,} configs")
     yield from _noticed(search_notices(config, space, None), "search")
     count = trainer.has_final + (config.standard is not None)
-    yield from _expected(config, Forecast(finals(count, None, objective.fraction)))
+    yield from _expected(
+        config, Forecast(finals(count, None, objective.fraction), None, config.execution.cost_per_hour)
+    )
     yield _output(config)
 
 
@@ -219,7 +221,8 @@ def _time(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -
     finally:
         torch.set_num_threads(threads)
     count = 1 + (config.standard is not None)
-    yield from _expected(config, Forecast(finals(count, objective.sizes, 1.0), first))
+    ends = finals(count, objective.sizes, 1.0)
+    yield from _expected(config, Forecast(ends, first, config.execution.cost_per_hour))
 
 
 def _expected(config: RunConfig, forecast: Forecast) -> Iterator[Check]:

@@ -149,7 +149,7 @@ def _as_recorded(run: Prepared, study: Study) -> Prepared:
 def _search(config: RunConfig, run: Prepared, study: Study, listen: Listener, ends: Finals) -> str:
     """The whole search; returns why it stopped."""
     first = guess(run.pace, run.sizes, run.search.space, config.training)
-    forecast = Forecast(ends, first)
+    forecast = Forecast(ends, first, config.execution.cost_per_hour)
     return run_search(run.search, study, run.executor, config.output, config.search.trials, listen, forecast)
 
 

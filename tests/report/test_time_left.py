@@ -116,6 +116,8 @@ def test_what_is_to_come_in_words() -> None:
     trial, final, whole = Span(30, 40, 50), Span(90, 120, 150), Span(5000, 6000, 9000)
     several = "18 of 30 trials of about 40 s, 4 at a time, then 1 final training of about 2 min"
     assert in_words(Expected(18, 30, 4, 1, trial, final, whole)) == f"{several}: 1.4 to 2.5 h in all"
+    priced = Expected(18, 30, 4, 1, trial, final, whole, cost_per_hour=2.5)
+    assert in_words(priced) == f"{several}: 1.4 to 2.5 h in all, at 2.5 an hour 3.47 to 6.25"
     assert in_words(Expected(1, 1, 1, 0, trial, final, Span(35, 40, 44))) == (
         "1 trial of about 40 s: 35 to 44 s in all"
     )
