@@ -22,6 +22,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Part of a statement: tests, as file::function.
 PROMISES: dict[str, tuple[str, ...]] = {
+    "The score is one of some fifteen metrics": (
+        "test_several_metrics::test_all_that_are_named_are_recorded_and_one_is_the_value",
+        "test_several_metrics::test_intervals_of_any_metric_cover_the_truth",
+        "test_several_metrics::test_a_run_records_all_and_its_report_reads_right",
+        "test_own_metric::test_what_it_gives_an_item_has_an_interval_and_a_name",
+        "test_harness::test_base_and_tuned_model_score_as_by_hand_and_random_states_stay",
+        "test_metrics::test_packages_bring_metrics_by_entry_points",
+    ),
     # -- the start of the page
     "The same on a pretrained model and real text": (
         "test_real_model::test_a_file_that_is_not_the_published_one_is_refused",

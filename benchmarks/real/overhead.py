@@ -125,7 +125,7 @@ def questions(base: Any, words: int, n: int, choices: int, settings: Any) -> Any
 
 def compare_choices(base: Any, words: int, n: int, choices: int) -> dict[str, Any]:
     """Every choice read with its prompt, and prompts read once; twice each, in turns."""
-    from loracle.config.settings import ScoringConfig
+    from loracle.config.metrics.settings import ScoringConfig
     from loracle.training.scoring import score
 
     settings = ScoringConfig(metric="choice_accuracy", choices=SECTIONS[:choices])
@@ -155,7 +155,7 @@ def compare_writing(base: Any) -> dict[str, Any]:
     """A model that writes on and on: to 64 tokens, and until nothing can become the reference any more."""
     import torch
 
-    from loracle.config.settings import ScoringConfig
+    from loracle.config.metrics.settings import ScoringConfig
     from loracle.training.generation import generate
 
     settings = ScoringConfig(metric="exact_match")

@@ -59,6 +59,12 @@ def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
         changes["data"] = config.data.model_copy(update=found)
     if config.model and _exists(folder / config.model, folder=True):
         changes["model"] = str((folder / config.model).resolve())
+    where = (folder / config.scoring.working_folder).resolve()
+    scoring: dict[str, Any] = {"working_folder": where}
+    if (tasks := config.scoring.lm_eval.folder) is not None:
+        harness = config.scoring.lm_eval.model_copy(update={"folder": (folder / tasks).resolve()})
+        scoring["lm_eval"] = harness
+    changes["scoring"] = config.scoring.model_copy(update=scoring)
     if config.objective is not None:
         where = (folder / config.objective.working_folder).resolve()
         changes["objective"] = config.objective.model_copy(update={"working_folder": where})

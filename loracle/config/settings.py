@@ -12,17 +12,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from loracle.config.knobs import complete_problem
-from loracle.config.metrics import METRICS
+from loracle.config.metrics.settings import ScoringConfig as ScoringConfig
+from loracle.config.metrics.settings import check_pattern
 from loracle.config.placeholders import check_environment, check_names, check_placeholders, split_command
-from loracle.config.section import Count, Fraction, Number, Section, Share, one_of
+from loracle.config.section import Count, Fraction, Number, Section, Share
 from loracle.config.space import KnobConfig as KnobConfig
 from loracle.config.space import SpaceConfig as SpaceConfig
 from loracle.config.training.settings import TrainingConfig
 from loracle.config.training.variants import VARIANTS
+from loracle.config.user_function import is_function_name
 from loracle.errors import ConfigError, SpaceError
 from loracle.records.space import Knob, SearchSpace, Value, default_space, paper_space
 from loracle.records.standard_settings import STANDARD, PresetName
-from loracle.text.patterns import Pattern
 
 _MANY = 1000  # processes, GPUs or threads: beyond it is a slip
 
@@ -47,25 +48,6 @@ class DataConfig(Section):
 _OURS = re.compile(r"((outcome|provenance|attempt-\d+)\.json(\.partial)?|log(-\d+)?\.txt)(/|$)")
 
 NO_DATA = DataConfig(train=Path())  # of a run whose trainer has its own
-
-
-class ScoringConfig(Section):
-    """How a trained model is scored on validation and test examples."""
-
-    metric: Annotated[str, one_of(METRICS)] = "loss"
-    answer_pattern: str | None = None  # regex; its first group (or whole match) is the answer
-    choices: list[str] | None = (
-        None  # for a metric that needs them, where examples have no `choices` of their own
-    )
-    max_new_tokens: Count = 64
-    batch_size: Count = 64  # sequences
-
-    @field_validator("answer_pattern")
-    @classmethod
-    def _pattern_is_valid(cls, value: str | None) -> str | None:
-        if value is not None:
-            _compile(value)
-        return value
 
 
 class LanguageConfig(Section):
@@ -109,15 +91,8 @@ class ResultConfig(Section):
             if _OURS.match(str(path)):
                 raise ValueError(f"json: Loracle itself writes {path} there; let the command write another")
         if self.regex is not None:
-            _compile(self.regex)
+            check_pattern(self.regex)
         return self
-
-
-def _compile(pattern: str) -> None:
-    try:
-        Pattern(pattern, "not a regular expression")
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
 
 
 class ObjectiveConfig(Section):
@@ -146,8 +121,7 @@ class ObjectiveConfig(Section):
         if (self.command is None) == (self.function is None):
             raise ValueError("needs either command or function")
         if self.function is not None:
-            source, _, name = self.function.rpartition(":")
-            if not name.isidentifier() or not source or "\0" in source:
+            if not is_function_name(self.function):
                 raise ValueError(f"function is package.module:name or file.py:name; got {self.function!r}")
             for setting in ("result", "time_limit", "environment"):
                 if getattr(self, setting):

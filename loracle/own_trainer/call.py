@@ -8,10 +8,10 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loracle.own_trainer.numbers import NotANumber, as_number
 from loracle.records.space import Config
 from loracle.records.trial import Failure
 from loracle.text.escape import printable
+from loracle.text.numbers import NotANumber, as_number
 
 if TYPE_CHECKING:
     from loracle.records.objective import Progress

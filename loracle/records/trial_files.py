@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,15 @@ def write_attempt(folder: Path, attempt: int, config: Config, outcome: Outcome) 
     _write(folder / f"attempt-{attempt}.json", config, outcome)
 
 
-def read_items(folder: Path) -> list[dict[str, Any]]:
+def items_file(folder: Path, table: str = "") -> Path:
+    """Where per-item results are: of the rows of the data or, by its name, of the documents of a task."""
+    safe = re.sub(r"[^-.\w]", "_", table)
+    return folder / (f"items-{safe}.jsonl" if table else "items.jsonl")
+
+
+def read_items(folder: Path, table: str = "") -> list[dict[str, Any]]:
     """The per-item results of a finished training."""
-    lines = (folder / "items.jsonl").read_text(encoding="utf-8").split("\n")
+    lines = items_file(folder, table).read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines if line]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from loracle.config.metrics import OWN_METRICS, metric_of, show_loss
@@ -12,6 +13,7 @@ from loracle.records.trial import History, Trial
 from loracle.report.verdict import Comparison
 from loracle.report.wording import (
     knob_titles,
+    show_beside,
     show_score,
     show_test,
     show_value,
@@ -65,8 +67,11 @@ def _result(trial: Trial, metric: str) -> str:
     return show_score(outcome.value, metric)
 
 
-def comparison_rows(comparison: Comparison, metric: str) -> list[tuple[str, ...]]:
-    """Knobs and final scores: name, winner, and standard settings where there are some; first the names."""
+def comparison_rows(comparison: Comparison, metric: str, beside: Sequence[str] = ()) -> list[tuple[str, ...]]:
+    """Knobs and final scores: name, winner, and standard settings where there are some; first the names.
+
+    `beside`: metrics that are recorded beside the one that is optimised.
+    """
     sides = comparison.sides
     columns = [shown_knobs(config) for config, _ in sides.values()]
     label = metric if metric in OWN_METRICS else f"test {metric_of(metric).title}"
@@ -77,8 +82,12 @@ def comparison_rows(comparison: Comparison, metric: str) -> list[tuple[str, ...]
         cells = (show_value(column[name]) if name in column else "" for column in columns)
         rows.append((titles[name], *cells))
     rows.append((label, *(show_test(outcome, metric) for _, outcome in sides.values())))
+    for name in dict.fromkeys(beside):
+        if name not in (metric, "loss"):
+            cells = (show_beside(outcome, name) for _, outcome in sides.values())
+            rows.append((f"test {metric_of(name).title}", *cells))
     losses = [outcome.metrics.get("test_loss", math.nan) for _, outcome in sides.values()]
-    if metric_of(metric).judges and any(map(math.isfinite, losses)):
+    if metric != "loss" and any(map(math.isfinite, losses)):
         rows.append(("test loss", *(show_loss(x) if math.isfinite(x) else "" for x in losses)))
     return rows
 

@@ -149,7 +149,7 @@ def _result(comparison: Comparison, metric: str) -> str:
     if comparison.same:
         return f"The winner is the standard settings: no others are trusted more. They reach {shown}."
     against = f"{shown} against {show_score(standard.value, metric)}"
-    if metric in OWN_METRICS:
+    if metric in OWN_METRICS or comparison.difference is None:
         against += " (one run each, so chance plays a part)"
     match comparison.standing:
         case "better":
@@ -199,10 +199,10 @@ def paired(comparison: Comparison, metric: str) -> str:
         how = "better"
     plural = "" if comparison.items == 1 else "s"
     text = f"On the same {comparison.items:,} test item{plural} the winner is {how} by {mean:.3g} {unit}"
-    text += f" (95 % interval {low:.3g} to {high:.3g})."
+    text = f"{text.rstrip()} (95 % interval {low:.3g} to {high:.3g})."
     if mean == 0:
         text = f"On the same {comparison.items:,} test items the two score the same"
-        text += f" (95 % interval of the difference {low:.3g} to {high:.3g} {unit})."
+        text = f"{text} (95 % interval of the difference {low:.3g} to {high:.3g} {unit}".rstrip() + ")."
     return f"{text} {_why_not_told(comparison)}".strip()
 
 
@@ -267,7 +267,7 @@ _CHECKS = {
 
 def _what_to_check(value: float, metric: str) -> str:
     if metric_of(metric).judges:
-        return f"Check {_CHECKS['high' if value > 0 else 'none']}."
+        return f"Check {_CHECKS['high' if value else 'none']}."
     kind = "own" if metric in OWN_METRICS else "loss"
     return f"Check {_CHECKS[kind]}."
 
@@ -277,7 +277,7 @@ def result_notices(
 ) -> tuple[Notice, ...]:
     """What the user must see about the result beside the verdict."""
     at_edge = edges(space, comparison.winner)
-    perfect = metric_of(metric).judges and comparison.winner_outcome.value == 1.0
+    perfect = metric_of(metric).proportion and comparison.winner_outcome.value == 1.0
     if not at_edge or perfect or nothing_learnt(history, metric):  # then where the winner lies means nothing
         return ()
     which = " and ".join(f"{name} {show_value(value)} (the {end})" for name, value, end in at_edge)

@@ -54,8 +54,21 @@ def show_test(outcome: Outcome, metric: str) -> str:
     ends = [outcome.metrics.get(name, math.nan) for name in ("low", "high")]
     if metric in OWN_METRICS or not all(map(math.isfinite, ends)):
         return show_score(outcome.value, metric)
-    low, high = (metric_of(metric).number(end) for end in sorted(abs(end) for end in ends))
+    low, high = map(metric_of(metric).number, sorted(map(metric_of(metric).read, ends)))
     return f"{show_score(outcome.value, metric)} ({low} to {high})"
+
+
+def show_beside(outcome: Outcome, metric: str) -> str:
+    """A test score by a metric that is recorded beside the one that is optimised, with its 95 % interval."""
+    if metric not in outcome.metrics:
+        return ""
+    found = metric_of(metric)
+    score = found.show(found.read(outcome.metrics[metric]))  # it stands there as it reads
+    ends = [outcome.metrics.get(f"{metric}_{name}", math.nan) for name in ("low", "high")]
+    if not all(map(math.isfinite, ends)):
+        return score
+    low, high = map(found.number, ends)
+    return f"{score} ({low} to {high})"
 
 
 def show_duration(seconds: float) -> str:

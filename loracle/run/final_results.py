@@ -84,7 +84,11 @@ def _checksums(config: RunConfig, name: str) -> dict[str, str]:
     """sha256 of the files of a final training, by name."""
     folder, adapter = final_folder(config.output, name), final_adapter(config.output, name)
     found = {}
-    for path in [folder / _ITEMS, *(path for path in sorted(adapter.rglob("*")) if path.is_file())]:
+    tables = sorted(folder.glob("items*.jsonl"))
+    for path in [
+        *(tables or [folder / _ITEMS]),
+        *(path for path in sorted(adapter.rglob("*")) if path.is_file()),
+    ]:
         with path.open("rb") as file:
             found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
     return found

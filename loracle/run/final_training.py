@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from loracle.config.metrics import metric_of
 from loracle.config.settings import RunConfig
 from loracle.config.training.plan import plan_training
 from loracle.execution.executor import Executor, Job, next_done
@@ -17,7 +18,7 @@ from loracle.records.trial_files import read_items
 from loracle.report.folders import final_adapter, final_folder
 from loracle.report.verdict import Comparison
 from loracle.run.final_results import keep_result, set_aside, stored_result
-from loracle.training.intervals import paired_difference
+from loracle.training.intervals import count_differing, paired_difference
 
 _RUNNERS_UP = 2  # tried on all data, one after the other, should the winner fail there
 _NUMBERS = {"winner": -1, "standard": -2}  # final trainings are no trials
@@ -83,11 +84,15 @@ def train_alike(config: RunConfig, one: Config, other: Config, sizes: Sizes | No
 
 
 def _paired(config: RunConfig, comparison: Comparison) -> Comparison:
-    winner, standard = (read_items(final_folder(config.output, name)) for name in ("winner", "standard"))
-    difference, low, high = paired_difference(winner, standard)
-    judged = "correct" if "correct" in winner[0] else "loss"
-    scores = {item["index"]: item[judged] for item in standard}
-    differing = sum(item[judged] != scores[item["index"]] for item in winner)
+    folders = [final_folder(config.output, name) for name in ("winner", "standard")]
+    winner, standard = (read_items(folder, metric_of(config.metric).table) for folder in folders)
+    if not winner or not standard:  # a score that is made in another way than of items
+        return comparison
+    found = paired_difference(winner, standard, config.metric)
+    if found is None:
+        return comparison
+    difference, low, high = found
+    differing = count_differing(winner, standard, config.metric)
     return replace(
         comparison, difference=difference, low=low, high=high, items=len(winner), differing=differing
     )

@@ -36,6 +36,8 @@ _MAY_CHANGE = (
     "language.memory_gb",
     "training.micro_batch",
     "scoring.batch_size",
+    "scoring.metrics",
+    "scoring.allow_code_execution",
     "execution.",
     "objective.time_limit",
 )
@@ -43,7 +45,8 @@ _MAY_CHANGE = (
 # contents are compared.
 _PLACES = {
     *("data.train", "data.validation", "data.test"),
-    *("model", "language.model", "language.prompt", "objective.working_folder"),
+    *("model", "language.model", "language.prompt"),
+    *("objective.working_folder", "scoring.working_folder", "scoring.lm_eval.folder"),
     *("device", "dtype"),
 }
 # What contents say in words, and the hashes that follow from it.

@@ -12,7 +12,11 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from loracle.records.contents import MODEL_SETTINGS, PRECISION, text_hash
+from loracle.config.metrics import metric_of
+from loracle.config.metrics.elsewhere import OwnFunction
+from loracle.config.metrics.settings import ScoringConfig
+from loracle.config.user_function import source_of
+from loracle.records.contents import MODEL_SETTINGS, PRECISION, file_hash, text_hash
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import Splits
 from loracle.training.model.base_model import Base
@@ -27,6 +31,22 @@ def training_contents(splits: Splits, base: Base) -> dict[str, str]:
     """Hashes by name, of data and model."""
     parts = {"training": splits.train, "validation": splits.validation, "test": splits.test}
     return {f"{name} rows": _rows(rows) for name, rows in parts.items()} | _model(base)
+
+
+def scoring_contents(settings: ScoringConfig) -> dict[str, str]:
+    """Hashes by name, of what a metric is besides Loracle: the source of a function, documents of tasks."""
+    found = {}
+    for name in settings.all_metrics:
+        metric = metric_of(name)
+        if isinstance(metric, OwnFunction):
+            source = source_of(metric.source, settings.working_folder)
+            if source is not None:
+                found[f"source of {metric.source}"] = file_hash(source)
+    if "harness" in {metric_of(name).needs for name in settings.all_metrics}:
+        from loracle.training.judging.harness import task_contents  # loads lm-eval
+
+        found |= task_contents(settings)
+    return found
 
 
 def _rows(rows: tuple[Example, ...]) -> str:

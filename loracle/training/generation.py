@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from loracle.config.settings import ScoringConfig
+from loracle.config.metrics.settings import ScoringConfig
 from loracle.records.objective import Progress
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.model.base_model import Base, batches, filled_left

@@ -1,86 +1,130 @@
-"""How sure scores are: intervals of a value, and of the difference of two, from results of their items."""
+"""How sure scores are: intervals of a value, and of the difference of two, from results of their items.
+
+A score is made of sums over items (`Metric.statistics`, `Metric.combine`). So items are drawn anew, and the
+score is made of what was drawn, whether it is a mean or not: BLEU and macro F1 get valid intervals, too.
+B. Efron, R. Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; for paired differences of BLEU
+P. Koehn, Statistical significance tests for machine translation evaluation (2004).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from loracle.config.metrics import Item, Metric, metric_of
+
 Floats = npt.NDArray[np.float64]
-Item = Mapping[str, Any]
+Indices = npt.NDArray[np.int64]
 
 _RESAMPLES = 2000
 _AT_ONCE = 50_000  # items drawn at once: measured to be fastest, and as fast as a loop of our own
 
 
-def confidence_interval(items: Sequence[Item], *, seed: int = 0) -> tuple[float, float]:
+def confidence_interval(
+    items: Sequence[Item], metric: str | None = None, *, seed: int = 0
+) -> tuple[float, float] | None:
     """95 % interval of the value (larger is better) over items drawn like these.
 
-    Wilson's score interval for a share of correct items; for the loss, and where an item may be correct in
-    part, the percentile bootstrap over items of the mean (of the loss: per token).
+    Wilson's score interval for a share of correct items; else the percentile bootstrap over items. None where
+    a score is no matter of items.
+
+    Args:
+        items: records of `scoring.score`.
+        metric: the one by which they are scored; None: the share that is correct or, where nothing is, the
+            loss.
 
     Raises:
         ValueError: no items.
     """
     if not items:
         raise ValueError("an interval needs at least one item")
-    numerator, weight = _terms(items)
-    if "correct" in items[0] and set(numerator) <= {0.0, 1.0}:
+    found = _metric(items, metric)
+    statistics = found.statistics(items)
+    if statistics is None:
+        return None
+    if found.proportion and _is_count(statistics):
         from scipy.stats import binomtest  # takes a third of a second, which no run's beginning waits for
 
-        found = binomtest(int(numerator.sum()), len(items)).proportion_ci(0.95, method="wilson")
-        return float(found.low), float(found.high)
-    return _bootstrapped(numerator, weight, seed)
+        exact = binomtest(int(statistics[:, 0].sum()), len(items)).proportion_ci(0.95, method="wilson")
+        return float(exact.low), float(exact.high)
+    return _bootstrapped(lambda drawn: found.combine(statistics[drawn].sum(axis=-2)), statistics, seed)
 
 
 def paired_difference(
-    items_a: Sequence[Item], items_b: Sequence[Item], *, seed: int = 0
-) -> tuple[float, float, float]:
+    items_a: Sequence[Item], items_b: Sequence[Item], metric: str | None = None, *, seed: int = 0
+) -> tuple[float, float, float] | None:
     """Value of a minus value of b on the same items, with its 95 % bootstrap interval over items.
+
+    Both sides are drawn alike. None where a score is no matter of items.
 
     Raises:
         ValueError: the two are not about the same items.
     """
+    ordered = _same_items(items_a, items_b)
+    found = _metric(items_a, metric)
+    if found.name != _metric(items_b, metric).name:
+        raise ValueError("a paired difference needs one metric on both sides")
+    a, b = found.statistics(items_a), found.statistics(ordered)
+    if a is None or b is None:
+        return None
+
+    def difference(drawn: Indices) -> Floats:
+        return found.combine(a[drawn].sum(axis=-2)) - found.combine(b[drawn].sum(axis=-2))
+
+    return float(difference(np.arange(len(a)))), *_bootstrapped(difference, a, seed)
+
+
+def count_differing(items_a: Sequence[Item], items_b: Sequence[Item], metric: str) -> int:
+    """Items that got another result on one side than on the other. Raises like `paired_difference`."""
+    found = metric_of(metric)
+    a, b = found.statistics(items_a), found.statistics(_same_items(items_a, items_b))
+    return 0 if a is None or b is None else int((a != b).any(axis=-1).sum())
+
+
+def _same_items(items_a: Sequence[Item], items_b: Sequence[Item]) -> list[Item]:
+    """Those of b in the order of a."""
     by_index = {item["index"]: item for item in items_b}
     if not items_a or len(items_a) != len(items_b) or {i["index"] for i in items_a} != set(by_index):
         raise ValueError("a paired difference needs the same items on both sides")
-    numerator_a, weight = _terms(items_a)
-    numerator_b, weight_b = _terms([by_index[item["index"]] for item in items_a])
-    if not np.array_equal(weight, weight_b):
-        raise ValueError("a paired difference needs one metric on both sides")
-    difference = numerator_a - numerator_b
-    return float(_ratio(difference, weight)), *_bootstrapped(difference, weight, seed)
+    return [by_index[item["index"]] for item in items_a]
 
 
-def _terms(items: Sequence[Item]) -> tuple[Floats, Floats]:
-    """Numerator and weight of each item; the value is the ratio of their sums."""
-    if "correct" in items[0]:
-        return np.array([float(item["correct"]) for item in items]), np.ones(len(items))
-    weight = np.array([float(item["tokens"]) for item in items])
-    return -np.array([float(item["loss"]) for item in items]) * weight, weight
+def _metric(items: Sequence[Item], name: str | None) -> Metric:
+    if name is not None:
+        return metric_of(name)
+    return metric_of("exact_match" if "correct" in items[0] else "loss")
 
 
-def _bootstrapped(numerator: Floats, weight: Floats, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the ratio of sums, over items."""
+def _is_count(statistics: Floats) -> bool:
+    """Whether each item is one right or wrong answer."""
+    return (
+        statistics.shape[1] == 2
+        and bool((statistics[:, 1] == 1).all())
+        and set(statistics[:, 0]) <= {0.0, 1.0}
+    )
+
+
+def _bootstrapped(value: Callable[[Indices], Floats], statistics: Floats, seed: int) -> tuple[float, float]:
+    """95 % percentile interval over items of the `value` of those that are drawn, (..., n) to (...)."""
     from scipy.stats import bootstrap
 
-    if len(weight) == 1:  # which scipy refuses
-        return (value := float(_ratio(numerator, weight))), value
+    n, k = statistics.shape
+    if n == 1:  # which scipy refuses
+        return (only := float(value(np.zeros(1, dtype=np.int64)))), only
+
+    def of_drawn(drawn: Any, axis: int = -1) -> Floats:
+        return value(np.asarray(drawn))
+
     found = bootstrap(
-        (numerator, weight),
-        _ratio,
-        paired=True,
+        (np.arange(n),),
+        of_drawn,
         vectorized=True,
         n_resamples=_RESAMPLES,
-        batch=max(10, _AT_ONCE // len(weight)),
+        batch=max(10, 2 * _AT_ONCE // (n * k)),
         method="percentile",
         random_state=np.random.default_rng(seed),
     ).confidence_interval
     return float(found.low), float(found.high)
-
-
-def _ratio(numerator: Floats, weight: Floats, axis: int = -1) -> Any:
-    """Values of samples along an axis, which goes."""
-    return numerator.sum(axis=axis) / weight.sum(axis=axis)

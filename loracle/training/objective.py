@@ -19,7 +19,7 @@ import torch
 
 from loracle import __version__
 from loracle.config.knobs import check_knobs
-from loracle.config.metrics import METRICS
+from loracle.config.metrics import metric_of
 from loracle.config.settings import RunConfig, build_space
 from loracle.errors import ModelError
 from loracle.records.notices import Notice, gathered
@@ -28,7 +28,7 @@ from loracle.records.sizes import Sizes
 from loracle.records.space import Config, with_alpha
 from loracle.records.trial import Outcome
 from loracle.records.trial_files import stored_outcomes
-from loracle.training.contents import training_contents
+from loracle.training.contents import scoring_contents, training_contents
 from loracle.training.dataset.notices import (
     about_lengths,
     about_limit,
@@ -49,7 +49,7 @@ from loracle.training.model.probe import probe
 from loracle.training.model.targets import resolved_targets
 from loracle.training.optimizer import check_optimizer
 from loracle.training.pace import Sample, measure_pace
-from loracle.training.scoring import Questions, check_scoring, prepare
+from loracle.training.scoring import Questions, check_scoring, needs_of, prepare
 from loracle.training.trial import TrialPlan, run_trial
 
 
@@ -76,6 +76,7 @@ class TrainingObjective:
         self.data_fingerprint = splits.fingerprint
         training = resolved_targets(base, config.training)
         check_optimizer(config.training)
+        self._needs = needs_of(config.scoring)
         encoded = {name: self._encode(name, part) for name, part in splits.parts.items()}
         self._train = encoded["train"]
         self.n_train = len(self._train)
@@ -106,8 +107,8 @@ class TrainingObjective:
             training,
             self._train.tokens,
             dropout=_largest_dropout(config),
-            writes=METRICS[config.scoring.metric].needs == "writing",
-            chooses=METRICS[config.scoring.metric].needs == "choices",
+            writes="writing" in self._needs,
+            chooses="choices" in self._needs,
         )
         self.base, self._training, self._with_dropout = found.base, found.settings, found.dropout
         self.adapted = found.adapted
@@ -131,7 +132,7 @@ class TrainingObjective:
     def report(self) -> Report:
         """Hashes of data and model, what the user must see, counts, and the memory of this machine."""
         return Report(
-            contents=training_contents(self.splits, self.base),
+            contents=training_contents(self.splits, self.base) | scoring_contents(self.config.scoring),
             notices=self.notices,
             sizes=self.sizes,
             memory=self.memory.as_json(),
@@ -252,16 +253,6 @@ class TrainingObjective:
         self._observed += observed([outcome])
         return outcome
 
-    def _scoring_batch(self, memory: MemoryModel, questions: Questions, config: Config) -> int:
-        """Examples that are scored at a time."""
-        return memory.scoring_batch(
-            questions.choices or questions.encoded,
-            config,
-            self.config.scoring.batch_size,
-            written=self._written,
-            continued=questions.choices is not None and self.base.continuing is not None,
-        )
-
     def _watched(self, memory: MemoryModel, config: Config) -> Watched | None:
         """Validation examples that early stopping goes by, in final trainings too: the test split says what
         came of a training, and nothing before that."""
@@ -270,6 +261,16 @@ class TrainingObjective:
         encoded = self.questions["validation"].encoded
         batch_size = memory.scoring_batch(encoded, config, self.config.scoring.batch_size, written=0)
         return Watched(encoded, batch_size)
+
+    def _scoring_batch(self, memory: MemoryModel, questions: Questions, config: Config) -> int:
+        """How many examples are scored at a time, in whatever way the metrics need."""
+        largest = self.config.scoring.batch_size
+        if questions.choices is not None:
+            continued = self.base.continuing is not None
+            largest = memory.scoring_batch(questions.choices, config, largest, written=0, continued=continued)
+            if "writing" not in self._needs:
+                return largest
+        return memory.scoring_batch(questions.encoded, config, largest, written=self._written)
 
     def _encode(self, name: str, examples: Sequence[Example]) -> Encoded:
         data, base = self.config.data, self.base
@@ -295,11 +296,11 @@ class TrainingObjective:
         return encoded
 
     def _about_data(self, encoded: Mapping[str, Encoded]) -> Iterator[Notice]:
-        parts, metric = self.splits.parts, METRICS[self.config.scoring.metric]
+        parts, metric = self.splits.parts, metric_of(self.config.scoring.metric)
         scored = {name: len(questions) for name, questions in self.questions.items()}
         yield from about_lengths(self.dropped, parts, self._max_length, self._remedy)
         yield from about_tokens({name: part.remarks for name, part in encoded.items()}, parts)
-        if metric.needs == "writing":
+        if "writing" in self._needs:
             going_on = {name: int(encoded[name].goes_on.sum()) for name in scored}
             yield from about_references(going_on, parts)
         yield from about_sizes(self.n_train, scored, metric)
@@ -311,8 +312,7 @@ class TrainingObjective:
     @property
     def _written(self) -> int:
         """Tokens that scoring generates for an example, at most."""
-        scoring = self.config.scoring
-        return scoring.max_new_tokens if METRICS[scoring.metric].needs == "writing" else 0
+        return self.config.scoring.max_new_tokens if "writing" in self._needs else 0
 
     @property
     def _remedy(self) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loracle.config.metrics import METRICS
-from loracle.config.settings import ScoringConfig
+from loracle.config.metrics import Needs
+from loracle.config.metrics.settings import ScoringConfig
 from loracle.config.training.settings import TrainingConfig
 from loracle.records.objective import Pace
 from loracle.records.space import Config
@@ -20,11 +20,12 @@ from loracle.training.dataset.tokens import Encoded
 from loracle.training.loop import TrainingFailed, train_adapter
 from loracle.training.memory.measurement import out_of_memory, release
 from loracle.training.model.base_model import Base
-from loracle.training.scoring import Questions, score
+from loracle.training.scoring import Questions, ends_with_reference, needs_of, score
 
 _SECONDS = 1.0  # that each of the two measurements is meant to take
 _STEPS_ALONE = 3  # of one example; the first is not counted
 _STEPS = 4  # of a batch, at most
+_ASKING: dict[Needs, str] = {"writing": "json_valid", "choices": "choice_accuracy", "loss": "loss"}
 _WRITTEN = 16  # tokens of an answer, at most; longer ones are reckoned from these
 
 
@@ -113,19 +114,21 @@ def _train(
 def _item_seconds(sample: Sample) -> tuple[float, float]:
     """Seconds that an example takes to be scored, at least and at most: where the model writes, an answer
     that it is sure to give need not be written, and others may be as long as is allowed."""
-    settings = sample.scoring
-    metric = METRICS[settings.metric]
+    needs = needs_of(sample.scoring)
+    # What a metric makes of answers is another matter: of a harness, or of a program, that would cost more.
+    asking = [name for need, name in _ASKING.items() if need in needs] or ["loss"]
+    settings = sample.scoring.model_copy(update={"metric": asking[0], "metrics": asking[1:]})
     few = _seconds(sample, settings, 2)
     n = int(np.clip(_SECONDS / max(few / 2, 1e-9), 2, settings.batch_size))
-    if metric.needs != "writing":
+    if "writing" not in needs:
         each = _seconds(sample, settings, n) / min(n, len(sample.questions))
         return each, each
     encoded = sample.questions.encoded
     written = min(settings.max_new_tokens, _WRITTEN)
     longest = settings.max_new_tokens
-    if metric.whole and settings.answer_pattern is None:  # an answer ends with the longest reference
+    if ends_with_reference(sample.scoring):  # an answer ends with the longest reference
         longest = int((encoded.lengths - encoded.prompt_lengths).max())
-    read = _seconds(sample, settings.model_copy(update={"metric": "loss"}), n)
+    read = _seconds(sample, settings.model_copy(update={"metric": "loss", "metrics": []}), n)
     whole = _seconds(sample, settings, n)
     n = min(n, len(sample.questions))
     return read / n, (read + max(0.0, whole - read) * max(1.0, longest / written)) / n

@@ -11,7 +11,8 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from loracle.config.settings import ScoringConfig
+from loracle.config.metrics import metric_of
+from loracle.config.metrics.settings import ScoringConfig
 from loracle.config.training.settings import TrainingConfig
 from loracle.errors import LoracleError
 from loracle.records.codec import json_text
@@ -19,7 +20,7 @@ from loracle.records.failures import DISK_ERRORS, crash, no_room
 from loracle.records.objective import Progress
 from loracle.records.space import Config
 from loracle.records.trial import Failure, FailureKind, Outcome
-from loracle.records.trial_files import write_attempt
+from loracle.records.trial_files import items_file, write_attempt
 from loracle.text.files import write_atomically
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.early_stopping import Watched
@@ -103,8 +104,9 @@ def run_trial(plan: TrialPlan, provenance: Mapping[str, Any]) -> Outcome:
     if isinstance(result, _Result):
         measured = metrics | dict(result.metrics)
         outcome = Outcome(result.value, measured, seconds, seconds_by_part=parts)
-        items = "".join(json_text(item, None) for item in result.items)
-        write_atomically(plan.folder / "items.jsonl", items)
+        for table, records in result.items.items():
+            text = "".join(json_text(item, None) for item in records)
+            write_atomically(items_file(plan.folder, table), text)
     else:
         if _is_out_of_memory(result):
             result = replace(result, message=f"{result.message}; {_sizes_tried(plan, tried)}")
@@ -118,7 +120,7 @@ def run_trial(plan: TrialPlan, provenance: Mapping[str, Any]) -> Outcome:
 class _Result:
     value: float
     metrics: Mapping[str, float]
-    items: Sequence[Mapping[str, Any]]
+    items: Mapping[str, Sequence[Mapping[str, Any]]]
     seconds: Mapping[str, float]
 
 
@@ -171,7 +173,8 @@ def _train_and_score(plan: TrialPlan) -> _Result:
         if saved is not None:
             saved.finish()
     seconds = {"training": trained.seconds, "scoring": scoring_seconds}
-    return _Result(scored.value, _metrics(plan, trained, scored), scored.items, seconds)
+    items = {"": scored.items, **scored.documents}
+    return _Result(scored.value, _metrics(plan, trained, scored), items, seconds)
 
 
 def _score(plan: TrialPlan) -> Score:
@@ -179,7 +182,7 @@ def _score(plan: TrialPlan) -> Score:
     for batch_size in halvings(plan.scoring.batch_size):
         settings = plan.scoring.model_copy(update={"batch_size": batch_size})
         try:
-            return score(plan.base, plan.questions, settings, plan.progress)
+            return score(plan.base, plan.questions, settings, plan.split, plan.progress)
         except (RuntimeError, MemoryError) as error:
             shortage = out_of_memory(error)
             if shortage is None:
@@ -207,8 +210,22 @@ def _metrics(plan: TrialPlan, trained: Trained, scored: Score) -> dict[str, floa
         metrics["peak_memory_bytes"] = float(trained.peak_memory)
         metrics["memory_growth_bytes"] = float(trained.peak_memory - plan.memory.loaded)
         metrics["predicted_growth_bytes"] = plan.memory.predict(plan.config, plan.micro_batch)
-    low, high = confidence_interval(scored.items)
-    return metrics | {f"{plan.split}_value": scored.value, "low": low, "high": high}
+    return metrics | {f"{plan.split}_value": scored.value} | _intervals(plan, scored)
+
+
+def _intervals(plan: TrialPlan, scored: Score) -> dict[str, float]:
+    """`low` and `high` of the value; on test data of all other metrics too, as they read."""
+    names = plan.scoring.all_metrics if plan.split == "test" else [plan.scoring.metric]
+    found: dict[str, float] = {}
+    for name in names:
+        items = scored.items_of(name)
+        ends = confidence_interval(items, name) if items else None
+        if ends is not None and name == plan.scoring.metric:
+            found |= dict(zip(("low", "high"), ends, strict=True))
+        elif ends is not None:
+            read = sorted(map(metric_of(name).read, ends))
+            found |= dict(zip((f"{name}_low", f"{name}_high"), read, strict=True))
+    return found
 
 
 def _require_finite(scored: Score, split: str) -> None:

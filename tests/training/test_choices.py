@@ -12,7 +12,8 @@ import torch
 from architectures import KINDS, Kind, save_kind
 from conftest import save_tiny_model
 
-from loracle.config.settings import RunConfig, ScoringConfig
+from loracle.config.metrics.settings import ScoringConfig
+from loracle.config.settings import RunConfig
 from loracle.training.choices import can_be_continued, continued_losses, shared_lengths
 from loracle.training.dataset.shapes import Example, Message
 from loracle.training.dataset.tokens import Encoded, encode

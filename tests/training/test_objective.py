@@ -24,12 +24,12 @@ from loracle.records.trial import Failure, FailureKind, Outcome
 from loracle.records.trial_files import read_items, read_outcome, write_outcome
 from loracle.text.files import write_atomically
 from loracle.training import loop as training
-from loracle.training import scoring
 from loracle.training import trial as work
 from loracle.training.model.base_model import Base, Batch
 from loracle.training.model.checksum import weights_fingerprint
 from loracle.training.model.output.loss import add_gradient, counted_losses
 from loracle.training.objective import TrainingObjective
+from loracle.training.scoring import measuring as scoring
 from loracle.training.scoring import score
 
 Write = Callable[[str, list[dict[str, Any]]], Path]

@@ -20,13 +20,13 @@ from loracle.config.loading import parse_config
 from loracle.execution.messages import Finished, line_of, message_of
 from loracle.own_trainer.call import numbers_beside
 from loracle.own_trainer.command import Command
-from loracle.own_trainer.numbers import NotANumber, as_count, as_number, shown
 from loracle.own_trainer.objective import ExternalObjective
 from loracle.records.codec import from_plain
 from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, Outcome
 from loracle.records.trial_files import read_outcome, write_outcome
 from loracle.run.storage.opening import open_study, read_history
+from loracle.text.numbers import NotANumber, as_count, as_number, shown
 
 SPACE = SearchSpace((Knob("rank", (1, 2, 4)),))
 

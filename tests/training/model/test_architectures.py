@@ -14,7 +14,8 @@ from conftest import copy_rows
 from peft import AutoPeftModelForCausalLM
 from places import ROOT
 
-from loracle.config.settings import RunConfig, ScoringConfig, TrainingConfig
+from loracle.config.metrics.settings import ScoringConfig
+from loracle.config.settings import RunConfig, TrainingConfig
 from loracle.config.training.plan import plan_training
 from loracle.errors import LoracleError
 from loracle.training.dataset.shapes import Example

@@ -14,12 +14,12 @@ from conftest import copy_rows, save_tiny_model
 from places import PACKAGE
 
 from loracle.config.metrics import METRICS, Metric
-from loracle.config.settings import RunConfig, ScoringConfig, TrainingConfig
+from loracle.config.metrics.settings import ScoringConfig
+from loracle.config.settings import RunConfig, TrainingConfig
 from loracle.errors import ConfigError, DataError
 from loracle.records.trial import Outcome
 from loracle.report.verdict import Comparison, verdict
 from loracle.text.patterns import Pattern
-from loracle.training import scoring
 from loracle.training.dataset.shapes import Example, Message
 from loracle.training.dataset.tokens import encode
 from loracle.training.generation import generate
@@ -33,6 +33,7 @@ from loracle.training.scoring import (
     answer_pattern,
     check_scoring,
     prepare,
+    questions,
     score,
 )
 
@@ -177,14 +178,17 @@ def test_the_pattern_that_init_prints_ends_with_its_line() -> None:
     template = (PACKAGE / "config" / "template.yaml").read_text()
     (printed,) = re.findall(r'# answer_pattern: "(.*?)"', template)
     pattern = answer_pattern(ScoringConfig(answer_pattern=printed))
-    assert answer("4 + 8 = 12\n#### 12\nHope it helps", pattern) == "12"
+    (at,) = re.findall(r"# answer_at: (first|last)", template)
+    for going_on in ("\nHope it helps", " because 4 + 8 is 12.", ".", "\n\nQuestion: 3 + 4?\n#### 7"):
+        assert answer(f"4 + 8 = 12\n#### 12{going_on}", pattern, at) == "12"
+    assert answer("4 + 8 = 12\n#### 12\n#### 7", pattern) == "7"
 
 
 def test_a_pattern_that_never_ends_is_refused_where_it_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = EXACT.model_copy(update={"answer_pattern": "([a-z]+)+$"})
     short = Pattern("([a-z]+)+$", "scoring.answer_pattern", seconds=0.2)
     assert answer_pattern(settings).seconds < 60  # type: ignore[union-attr]
-    monkeypatch.setattr(scoring, "answer_pattern", lambda _: short)
+    monkeypatch.setattr(questions, "answer_pattern", lambda _: short)
     examples = examples_of([{"prompt": "p", "completion": "a" * 5000 + "!"}])
     with pytest.raises(ConfigError, match=r"scoring.answer_pattern: .* took more than 0.2 s on a text"):
         check_scoring(examples, settings)

@@ -1,0 +1,123 @@
+"""A Python function of the user's own, found by its name: `module:function` or `path/to/file.py:function`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from loracle.errors import ConfigError
+from loracle.text.escape import printable
+
+_OWN: set[str] = set()  # names of modules that were made here
+
+
+def is_function_name(name: str) -> bool:
+    """Whether a text is spelt as such a name."""
+    source, _, function = name.rpartition(":")
+    return function.isidentifier() and bool(source) and "\0" not in name
+
+
+def load_function(name: str, folder: Path, setting: str) -> Callable[..., Any]:
+    """The function `module:function`, or `path/to/file.py:function` as seen from `folder`.
+
+    `setting`: where the user names it, for errors.
+
+    Raises:
+        ConfigError: it cannot be imported, or nothing would come of calling it.
+    """
+    source, _, attribute = name.rpartition(":")
+    path = folder / source
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout may be for results, as with --json
+            module = _from_file(path, setting) if source.endswith(".py") else _from_folder(source, folder)
+        if not hasattr(module, attribute):
+            file = getattr(module, "__file__", None) or "built in"
+            raise AttributeError(f"module {module.__name__!r} has no attribute {attribute!r} ({file})")
+        function = getattr(module, attribute)
+    except (Exception, SystemExit) as error:  # the user's code: whatever keeps it from loading is told
+        raise ConfigError(f"{setting}: {name!r} cannot be loaded: {_reason(error)}") from None
+    if not callable(function):
+        raise ConfigError(f"{setting}: {name!r} is not a function")
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError(f"{setting}: {name!r} is async, so nothing would wait for it; write `def`")
+    loaded: Callable[..., Any] = function
+    return loaded
+
+
+def source_of(name: str, folder: Path) -> Path | None:
+    """The file that a function comes from; None: it cannot be told without importing anything."""
+    module = name.rpartition(":")[0]
+    if module.endswith(".py"):
+        return folder / module
+    nested = folder.joinpath(*module.split("."))
+    for path in (nested.with_suffix(".py"), nested / "__init__.py"):
+        if path.is_file():
+            return path
+    known = getattr(sys.modules.get(module), "__file__", None)
+    if known is None:
+        try:
+            spec = importlib.util.find_spec(module.partition(".")[0])
+        except (ImportError, ValueError):
+            return None
+        known = spec.origin if spec is not None and "." not in module else None
+    return None if known is None or not Path(known).is_file() else Path(known)
+
+
+def _from_file(path: Path, setting: str) -> Any:
+    # Under its own name, so that dataclasses and pickles find it; never in the place of another module.
+    name = (
+        path.stem
+        if path.stem in _OWN or not _is_taken(path.stem, path)
+        else f"{path.stem}_of_{setting.partition('.')[0]}"
+    )
+    _OWN.add(name)
+    _add_home(path.parent)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _is_taken(name: str, path: Path) -> bool:
+    """Whether another module has that name, loaded or not."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return name in sys.modules
+    return spec is not None and spec.origin != str(path)
+
+
+def _from_folder(source: str, folder: Path) -> Any:
+    _add_home(folder)
+    return importlib.import_module(source)
+
+
+def _add_home(folder: Path) -> None:
+    """Lets what lies in a folder be imported, as in a script that lies there."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _reason(error: BaseException) -> str:
+    """What kept a module from loading, and the line of the user's code where it happened."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return printable(f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})", 400)
+    text = printable(f"{type(error).__name__}: {' '.join(str(error).split())}", 300)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<frozen")
+    ]
+    own = [frame for frame in own if Path(frame.filename).parent != Path(str(importlib.__file__)).parent]
+    if not own:
+        return text
+    return f"{text} ({printable(own[-1].filename, 300)}, line {own[-1].lineno})"

@@ -1,0 +1,28 @@
+"""How a trained model is scored: questions made ready, and answered."""
+
+from __future__ import annotations
+
+from loracle.training.scoring.measuring import Score, score
+from loracle.training.scoring.questions import (
+    Questions,
+    answer,
+    answer_pattern,
+    check_scoring,
+    comparable,
+    ends_with_reference,
+    needs_of,
+    prepare,
+)
+
+__all__ = [
+    "Questions",
+    "Score",
+    "answer",
+    "answer_pattern",
+    "check_scoring",
+    "comparable",
+    "ends_with_reference",
+    "needs_of",
+    "prepare",
+    "score",
+]

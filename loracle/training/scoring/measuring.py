@@ -1,0 +1,239 @@
+"""Scores of a trained model, with the result of every item, and how sure one can be of them.
+
+One forward pass over the references gives the loss and tells which of them greedy generation would write
+token by token: where the reference is the most likely token everywhere, generation gives the reference.
+Only the other items are generated. Where the model chooses (`choices.py`), the right choice has the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from loracle.config.metrics import Item, Metric, metric_of
+from loracle.config.metrics.settings import ScoringConfig
+from loracle.records.objective import Progress
+from loracle.training.choices import can_be_continued, continued_losses
+from loracle.training.dataset.tokens import Encoded
+from loracle.training.generation import generate
+from loracle.training.judging.judge import asked, judge_of
+from loracle.training.judging.random_state import kept_random_state
+from loracle.training.model.base_model import Base, batches, collate
+from loracle.training.model.output.loss import counted_losses
+from loracle.training.model.positions import length_breaks
+from loracle.training.scoring.questions import (
+    Questions,
+    comparable,
+    ends_with_reference,
+    metrics_of,
+    needs_of,
+)
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model scores on a set of examples.
+
+    Attributes:
+        metric, value: the one that is optimised, and the score by it; larger is better.
+        metrics: `loss` (nats per completion token) and every metric asked for, by name, as it reads.
+        items: one record an example: `index` (its position in the split), `loss`, `tokens`; `prediction`
+            where the model writes, or chooses (`choice` where it does both); `correct`, what that gets by the
+            metric that is optimised, where that is one number; and `scores`, what it gets by all others.
+        documents: the same of the documents of each task of lm-evaluation-harness, by its name.
+    """
+
+    metric: str
+    value: float
+    metrics: Mapping[str, float]
+    items: tuple[Item, ...]
+    documents: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
+
+    def items_of(self, metric: str) -> tuple[Item, ...]:
+        """The records that a metric's score is made of; empty where it is made in another way."""
+        found = metric_of(metric)
+        items = self.documents.get(found.table, ()) if found.table else self.items
+        if found.needs == "loss":
+            return items
+        here = items and (
+            metric in items[0].get("scores", {}) or (metric == self.metric and "correct" in items[0])
+        )
+        return items if here else ()
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What a model gives: the summed loss of each reference, (n,), what it writes, and what it chooses."""
+
+    losses: Floats
+    written: Sequence[str] | None = None
+    chosen: Sequence[str] | None = None
+
+
+def score(
+    base: Base,
+    questions: Questions,
+    settings: ScoringConfig,
+    split: str = "validation",
+    progress: Progress | None = None,
+) -> Score:
+    """Scores the model as it is, adapter included, by all metrics of the settings.
+
+    `loss` is the mean over all tokens that count. `split` says which documents of a task are meant.
+    `progress` is told of examples, batch by batch.
+    """
+    metrics = metrics_of(settings)
+    with torch.inference_mode():
+        answers = _ask(base, questions, settings, progress)
+    items = _items(questions, answers)
+    tokens = questions.encoded.counts
+    found = {"loss": float(answers.losses.sum() / tokens.sum())}
+    for metric in metrics:
+        if metric.judges:
+            ratings = _rate(metric, questions, settings, answers)
+            if isinstance(ratings, list):
+                _note(items, metric, ratings, optimised=metric is metrics[0])
+            else:
+                found[metric.name] = ratings
+    documents: dict[str, tuple[Item, ...]] = {}
+    if "harness" in needs_of(settings):
+        from loracle.training.judging.harness import run_tasks
+
+        for task, ran in run_tasks(base, settings, split).items():
+            documents[task] = ran.items
+            found |= ran.scores
+    for metric in metrics:
+        if metric.name not in found and (value := metric.score(items)) is not None:
+            found[metric.name] = metric.read(value)
+    name = settings.metric
+    return Score(name, metrics[0].read(found[name]), found, tuple(items), documents)
+
+
+def _ask(base: Base, questions: Questions, settings: ScoringConfig, progress: Progress | None) -> _Answers:
+    """Everything that the metrics need of the model, each once."""
+    needs = needs_of(settings)
+    losses = chosen = None
+    if "choices" in needs:
+        losses, chosen = _choose(base, questions, settings.batch_size, progress)
+    if "writing" not in needs and losses is not None:
+        return _Answers(losses, None, chosen)
+    losses, matched = _reference_pass(base, questions.encoded, settings.batch_size, progress)
+    if "writing" not in needs:
+        return _Answers(losses)
+    return _Answers(losses, _write(base, questions, settings, matched, progress), chosen)
+
+
+def _write(
+    base: Base,
+    questions: Questions,
+    settings: ScoringConfig,
+    matched: npt.NDArray[np.bool_],
+    progress: Progress | None,
+) -> list[str]:
+    """What the model writes for each example; where the reference is what it would write, it is not asked."""
+    predictions = list(questions.references)
+    open_ones = np.flatnonzero(~matched | questions.encoded.goes_on)  # generation ends at the first stop
+    wanted = None
+    if ends_with_reference(settings):
+        wanted = [questions.references[i] for i in open_ones]
+    written = generate(base, questions.encoded.select(open_ones), settings, wanted, progress)
+    for i, text in zip(open_ones, written, strict=True):
+        predictions[i] = text
+    return predictions
+
+
+def _items(questions: Questions, answers: _Answers) -> list[dict[str, Any]]:
+    """The records of all examples, before anything is judged."""
+    items: list[dict[str, Any]] = []
+    tokens = questions.encoded.counts
+    for i, position in enumerate(questions.encoded.positions.tolist()):
+        item: dict[str, Any] = {"index": position, "loss": float(answers.losses[i] / tokens[i])}
+        item["tokens"] = int(tokens[i])
+        if questions.n_bytes is not None:
+            item["bytes"] = int(questions.n_bytes[i])
+        if answers.written is not None:
+            item["prediction"] = answers.written[i]
+        if answers.chosen is not None:
+            item["choice" if answers.written is not None else "prediction"] = answers.chosen[i]
+        items.append(item)
+    return items
+
+
+def _rate(
+    metric: Metric, questions: Questions, settings: ScoringConfig, answers: _Answers
+) -> list[Any] | float:
+    """What each answer gets by a metric; or one number, as it reads, where they are judged together."""
+    if metric.needs == "choices":
+        assert answers.chosen is not None
+        references = [example.reference or "" for example in questions.examples]
+        return metric.rate(answers.chosen, references)
+    assert answers.written is not None
+    if metric.judge_module:
+        positions = questions.encoded.positions.tolist()
+        told = [asked(e, i) for e, i in zip(questions.examples, positions, strict=True)]
+        with kept_random_state():
+            return judge_of(metric, settings).rate(answers.written, questions.references, told)
+    find = comparable(metric, settings)
+    references = [find(reference) or "" for reference in questions.references]
+    return metric.rate([find(text) for text in answers.written], references, questions.labels)
+
+
+def _note(items: list[dict[str, Any]], metric: Metric, ratings: Sequence[Any], *, optimised: bool) -> None:
+    for item, rating in zip(items, ratings, strict=True):
+        if optimised and isinstance(rating, bool | int | float):
+            item["correct"] = rating
+        else:
+            item.setdefault("scores", {})[metric.name] = rating
+
+
+def _reference_pass(
+    base: Base, encoded: Encoded, batch_size: int, progress: Progress | None
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Summed loss of each example, and whether its last completion is the greedy one; both (n,)."""
+    losses = np.zeros(len(encoded))
+    matched = np.ones(len(encoded), dtype=np.bool_)
+    breaks, done = length_breaks(base.model), 0
+    for chosen in batches(encoded.lengths - 1, batch_size, base.reading, breaks):
+        batch = collate(encoded, chosen, base)
+        of_positions, greedy = counted_losses(base, batch)
+        own = torch.zeros(len(chosen), dtype=torch.float32, device=base.device)
+        own.index_add_(0, batch.rows, of_positions)
+        losses[chosen] = own.double().cpu().numpy()
+        rows, columns = batch.rows.cpu().numpy(), batch.columns.cpu().numpy()
+        wrong = ~greedy.cpu().numpy()
+        wrong &= columns >= encoded.prompt_lengths[chosen][rows]  # earlier turns are given, not written
+        matched[chosen[rows[wrong]]] = False
+        done += len(chosen)
+        if progress is not None:
+            progress(done, len(encoded), None, "scoring")
+    return losses, matched
+
+
+def _choose(
+    base: Base, questions: Questions, batch_size: int, progress: Progress | None
+) -> tuple[Floats, list[str]]:
+    """Summed loss of each reference, and the most likely choice of each example; ties go to the first."""
+    choices, owner, shared = questions.choices, questions.owner, questions.shared
+    if choices is None or owner is None or shared is None:
+        raise ValueError("these questions were prepared for another metric")
+    right = np.zeros(0, dtype=np.int64) if questions.right is None else questions.right
+    # What all choices share, such as earlier turns of a chat, is the same for all, so it cancels.
+    if can_be_continued(base, choices, shared):
+        of_choices = continued_losses(base, choices, owner, shared, right, batch_size, progress)
+    else:
+        of_choices, _ = _reference_pass(base, choices, batch_size, progress)
+    best: dict[int, int] = {}
+    for i, example in enumerate(owner.tolist()):
+        if example not in best or of_choices[i] < of_choices[best[example]]:
+            best[example] = i
+    losses: Floats = of_choices[right]
+    if questions.right is None:
+        losses, _ = _reference_pass(base, questions.encoded, batch_size, progress)
+    return losses, [questions.options[best[i]] for i in range(len(questions))]
