@@ -9,12 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 
 from loracle.config.placeholders import split_command
 from loracle.config.settings import NO_DATA, RunConfig
-from loracle.config.training.plan import steps_of
 from loracle.errors import LoracleError, StudyError
 from loracle.execution.devices import threads_each
 from loracle.language.reader import load_language_model
@@ -35,8 +33,6 @@ from loracle.training.memory.plan import allowed, describe
 from loracle.training.model.base_model import Base
 from loracle.training.model.probe_notices import patterns
 from loracle.training.objective import TrainingObjective
-
-_FEW_STEPS = 20  # below this many optimizer steps a trial says little (fact 29: 100 and more are better)
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ def examine(config: RunConfig) -> Iterator[Check]:
         yield Check("targets", "ok", _targets(objective))
         yield from _noticed(objective.notices, "model")
         space = search_space(config, objective.n_proxy)
-        yield from _space(config, objective, space)
+        yield from _space(space)
         yield _prompts(config, objective, space)
         yield from _memory(config, objective, space)
         yield from _time(config, objective, space)
@@ -155,23 +151,8 @@ def _targets(objective: TrainingObjective) -> str:
     return f"{text}; trained whole: {', '.join(whole)}" if whole else text
 
 
-def _space(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -> Iterator[Check]:
+def _space(space: SearchSpace) -> Iterator[Check]:
     yield Check("space", "ok", f"{len(space.candidates):,} candidates of {space.size:,} configs")
-    if "batch_size" not in space.names:
-        return
-    values = space.values(space.candidates)
-    batches = values["batch_size"]
-    n, share = objective.n_proxy, objective.n_proxy / objective.n_train
-    epochs = values.get("epochs", np.full(len(batches), config.training.epochs))
-    lengths = set(zip(epochs, batches, strict=True))
-    steps, batch = min((steps_of(config.training, n, b, share, epochs=e), b) for e, b in lengths)
-    if steps < _FEW_STEPS:
-        yield Check(
-            "steps",
-            "note",
-            f"batch_size {int(min(batch, n))} gives only {steps} optimizer steps in a trial; "
-            "raise data.proxy, or leave large batches out of the space",
-        )
 
 
 def _prompts(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -> Check:
@@ -209,7 +190,7 @@ def _memory(config: RunConfig, objective: TrainingObjective, space: SearchSpace)
         peaks += "; the standard config does not fit, so it cannot be compared with"
     fits = model.limit is None or model.peak(standard) <= model.limit
     yield Check("memory", "ok" if fits else "note", peaks)
-    yield from _noticed(search_notices(config, space, model), "search")
+    yield from _noticed(search_notices(config, space, model, objective.sizes), "search")
 
 
 def _time(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -> Iterator[Check]:

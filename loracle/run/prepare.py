@@ -83,7 +83,7 @@ def _prepare(config: RunConfig, executor: Executor, listen: Listener) -> Prepare
     local = config.execution.executor == "local"
     memory = MemoryModel.from_json(report.memory) if report.memory and local else None
     search = prepare_search(config, report, listen)
-    told = search_notices(config, search.space, memory)
+    told = search_notices(config, search.space, memory, report.sizes)
     search = replace(search, memory=memory, notices=(*search.notices, *told))
     identity = Identity(
         {**report.contents, **search.contents},

@@ -91,6 +91,12 @@ def check_values(config: RunConfig, space: SearchSpace | None = None) -> None:
     """
     if config.objective is not None:
         return
+    gpus = config.execution.gpus_per_trial
+    if gpus is not None and gpus > 1:
+        raise ConfigError(
+            f"execution.gpus_per_trial: the built-in trainer trains on one GPU, and {gpus} are asked for; "
+            "set 1, or name a trainer of your own, such as a torchrun, in objective"
+        )
     space = build_space(config.space) if space is None else space
     check_knobs(space.names)
     for knob in space:

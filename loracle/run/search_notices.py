@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 
 from loracle.config.settings import RunConfig
+from loracle.config.training.plan import steps_of
 from loracle.records.notices import Notice
+from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace, Value, with_alpha
 from loracle.report.wording import show_config, show_value
 from loracle.search.presets import get_preset
@@ -16,15 +18,57 @@ from loracle.training.memory.plan import MemoryModel, left_out
 TOO_LARGE = "too_large"
 
 
-def search_notices(config: RunConfig, space: SearchSpace, memory: MemoryModel | None) -> tuple[Notice, ...]:
+_FEW_STEPS = 20  # below this many optimizer steps a trial says little (fact 29: 100 and more are better)
+
+
+def search_notices(
+    config: RunConfig, space: SearchSpace, memory: MemoryModel | None, sizes: Sizes | None = None
+) -> tuple[Notice, ...]:
     """All of them.
 
     Args:
         config: of the run.
         space: that is searched, for trials of the size that they have.
         memory: says what fits; None where that is not known.
+        sizes: how many examples a trial and a final training have; None: the trainer is the user's own.
     """
-    return (*_moved(config, space), *_merged(space), *about_memory(space, memory))
+    return (
+        *_moved(config, space),
+        *_merged(space),
+        *_few_steps(config, space, sizes),
+        *about_memory(space, memory),
+    )
+
+
+def _few_steps(config: RunConfig, space: SearchSpace, sizes: Sizes | None) -> Iterator[Notice]:
+    """Batches that take few steps in a trial: at equal epochs small batches take many more, and look better
+    for it than they are where the final training has steps enough for all."""
+    if sizes is None or "batch_size" not in space.names:
+        return
+    values = space.values(space.candidates)
+    epochs = values.get("epochs", [config.training.epochs] * len(values["batch_size"]))
+    share = sizes.proxy / sizes.train
+    steps = {
+        (min(b, sizes.proxy), e): steps_of(config.training, sizes.proxy, b, share, epochs=e)
+        for b, e in set(zip(values["batch_size"], epochs, strict=True))
+    }
+    few = sorted({b for (b, _), n in steps.items() if n < _FEW_STEPS})
+    if not few:
+        return
+    if config.training.max_steps is not None:
+        text = (
+            f"a trial takes {min(steps.values())} optimizer steps, its share of training.max_steps, which says "
+            "little about longer trainings; raise data.proxy or training.max_steps"
+        )
+        yield Notice("search", "few_steps", text)
+        return
+    least, most = min(steps, key=lambda one: steps[one]), max(steps, key=lambda one: steps[one])
+    text = (
+        f"batch_size {', '.join(f'{b:g}' for b in few)}: fewer than {_FEW_STEPS} optimizer steps in a trial "
+        f"({steps[least]} at {least[0]:g}, {steps[most]} at {most[0]:g}), so trials may rank small batches "
+        "too high; raise data.proxy or data.proxy_minimum, set training.max_steps, or leave large batches out"
+    )
+    yield Notice("search", "few_steps", text, len(few))
 
 
 def _moved(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:

@@ -59,8 +59,10 @@ def test_few_steps_and_a_run_that_exists_are_noted(run_config: Callable[..., Pat
     path = run_config()
     (path.parent / "run").mkdir()
     (path.parent / "run" / "journal.log").write_text("")
-    found = states(list(examine(load_config(path))))
-    assert (found["steps"], found["output"]) == ("note", "note")
+    checks = list(examine(load_config(path)))
+    assert states(checks)["output"] == "note"
+    (steps,) = [check.text for check in checks if check.notice and check.notice.name == "few_steps"]
+    assert "fewer than 20 optimizer steps in a trial (3 at 8, 6 at 4)" in steps
 
 
 def test_what_tune_would_refuse_of_a_run_that_exists_is_bad(run_config: Callable[..., Path]) -> None:
@@ -156,7 +158,7 @@ def test_the_steps_that_are_announced_are_those_that_are_trained(
         knobs = {"rank": {"values": [2]}, "alpha": {"values": [2]}, "learning_rate": {"values": [1e-3]}}
         changes = {"space": {"base": "empty", "knobs": knobs | changes["space"]["knobs"]}}
     config = load_config(run_config(**changes))
-    said = next(check.text for check in examine(config) if check.name == "steps")
+    noticed = [check for check in examine(config) if check.notice and check.notice.name == "few_steps"]
     trainer = objective.TrainingObjective.from_config(config)
     space = search_space(config, trainer.n_proxy)
     fewest = min(
@@ -165,4 +167,11 @@ def test_the_steps_that_are_announced_are_those_that_are_trained(
     )
     outcome = trainer.run(fewest, seed=0, folder=tmp_path / "trial")
     steps = outcome.metrics["steps"]
-    assert said.startswith(f"batch_size {batch} gives only {steps:g} optimizer steps in a trial")
+    assert len(noticed) == 1
+    assert f"fewer than 20 optimizer steps in a trial ({steps:g} at {batch}, " in noticed[0].text
+
+
+def test_steps_that_are_the_same_for_all_batches_flatter_none(run_config: Callable[..., Path]) -> None:
+    checks = list(examine(load_config(run_config(training={"max_steps": 20}))))
+    (text,) = [check.text for check in checks if check.notice and check.notice.name == "few_steps"]
+    assert text.startswith("a trial takes 10 optimizer steps, its share of training.max_steps")
