@@ -57,8 +57,8 @@ def _few_steps(config: RunConfig, space: SearchSpace, sizes: Sizes | None) -> It
         return
     if config.training.max_steps is not None:
         text = (
-            f"a trial takes {min(steps.values())} optimizer steps, its share of training.max_steps, which says "
-            "little about longer trainings; raise data.proxy or training.max_steps"
+            f"a trial takes {min(steps.values())} optimizer steps, its share of training.max_steps, which "
+            "says little about longer trainings; raise data.proxy or training.max_steps"
         )
         yield Notice("search", "few_steps", text)
         return
