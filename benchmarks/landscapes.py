@@ -42,6 +42,7 @@ from transformers import logging as transformers_logging
 
 from loracle.config.settings import RunConfig
 from loracle.records.space import Knob, SearchSpace
+from loracle.records.standard_settings import STANDARD
 from loracle.text.files import write_atomically
 from loracle.training.objective import TrainingObjective
 from loracle.training.scoring import score
@@ -114,7 +115,7 @@ def design(space: SearchSpace, n: int = N_CONFIGS, seed: int = DESIGN_SEED) -> l
 
     The same for every task, so that landscapes can be compared config by config.
     """
-    standard = space.index(RunConfig.model_fields["standard"].default)
+    standard = space.index(STANDARD)
     sobol = qmc.Sobol(len(space.shape), scramble=True, rng=np.random.default_rng(seed))
     points = sobol.random_base2(int(np.ceil(np.log2(4 * n))))  # (4 n or more, knobs), in [0, 1)
     places = np.floor(points * np.array(space.shape)).astype(np.int64)

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from places import BENCHMARKS
 
-from loracle.config.settings import RunConfig
-
 sys.path.insert(0, str(BENCHMARKS))
 
 pytest.importorskip("sklearn", reason="the benchmarks need scikit-learn")
@@ -21,6 +19,8 @@ pytest.importorskip("sklearn", reason="the benchmarks need scikit-learn")
 import landscape_data as data
 import landscape_tasks as made
 import landscapes as program
+
+from loracle.records.standard_settings import STANDARD
 
 PROVENANCE = json.loads((BENCHMARKS / "landscapes" / "provenance.json").read_text(encoding="utf-8"))
 TASKS = list(PROVENANCE["tasks"])
@@ -219,7 +219,7 @@ def test_the_design_is_distinct_and_fills_every_level() -> None:
     space = program.landscape_space()
     indices = program.design(space)
     assert len(set(indices)) == len(indices) == program.N_CONFIGS
-    assert indices[0] == space.index(RunConfig.model_fields["standard"].default)
+    assert indices[0] == space.index(STANDARD)
     assert program.design(space, 1000)[: program.N_CONFIGS] == indices  # a longer plan goes on
     values = space.values(indices)
     for knob in space:
