@@ -28,6 +28,9 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_several_metrics::test_a_run_records_all_and_its_report_reads_right",
         "test_own_metric::test_what_it_gives_an_item_has_an_interval_and_a_name",
         "test_harness::test_base_and_tuned_model_score_as_by_hand_and_random_states_stay",
+        "test_code::test_a_program_passes_where_it_comes_to_its_end_within_its_limits",
+        "test_endpoint::test_a_run_is_judged_and_its_key_stands_nowhere",
+        "test_mathematics::test_answers_are_compared_as_mathematics",
         "test_metrics::test_packages_bring_metrics_by_entry_points",
     ),
     # -- the start of the page

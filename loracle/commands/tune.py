@@ -50,7 +50,7 @@ def tune_and_tell(config: RunConfig, as_json: bool) -> None:
         say_json(comparison_json(found, metric) | content | {"notices": notices_as_json(result.notices)})
         return
     out = console()
-    say_table(out, comparison_rows(found, metric, config.scoring.metrics), left=[0])
+    say_table(out, comparison_rows(found, metric, config.scoring.all_metrics), left=[0])
     for line in said:
         say_parts(out, (line, ""))
     say_notices(out, result.notices)

@@ -64,6 +64,9 @@ def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     if (tasks := config.scoring.lm_eval.folder) is not None:
         harness = config.scoring.lm_eval.model_copy(update={"folder": (folder / tasks).resolve()})
         scoring["lm_eval"] = harness
+    if config.scoring.code is not None:
+        tests = (folder / config.scoring.code.tests).resolve()
+        scoring["code"] = config.scoring.code.model_copy(update={"tests": tests})
     changes["scoring"] = config.scoring.model_copy(update=scoring)
     if config.objective is not None:
         where = (folder / config.objective.working_folder).resolve()

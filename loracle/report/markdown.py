@@ -71,7 +71,7 @@ def report_text(
         lines += [f"{trained_once(comparison)} {sizes.finals()}.", ""]
     if notices:
         lines += ["## Notices", "", *(f"- {n.about}: {escape.markdown(n.text)}." for n in notices), ""]
-    lines += [*_table(comparison_rows(comparison, metric, config.scoring.metrics)), ""]
+    lines += [*_table(comparison_rows(comparison, metric, config.scoring.all_metrics)), ""]
     lines += ["![scores by trial and by knob](progress.png)", "", "## How it was found", ""]
     lines += _how(config, space, history, comparison, stopped, sizes)
     lines += [f"- {line[:1].upper()}{line[1:]}." for line in memory]

@@ -38,6 +38,9 @@ _MAY_CHANGE = (
     "scoring.batch_size",
     "scoring.metrics",
     "scoring.allow_code_execution",
+    "scoring.code.parallel",
+    *("scoring.judge.url", "scoring.judge.key_variable", "scoring.judge.timeout"),
+    *("scoring.judge.retries", "scoring.judge.parallel"),
     "execution.",
     "objective.time_limit",
 )
@@ -46,7 +49,7 @@ _MAY_CHANGE = (
 _PLACES = {
     *("data.train", "data.validation", "data.test"),
     *("model", "language.model", "language.prompt"),
-    *("objective.working_folder", "scoring.working_folder", "scoring.lm_eval.folder"),
+    *("objective.working_folder", "scoring.working_folder", "scoring.lm_eval.folder", "scoring.code.tests"),
     *("device", "dtype"),
 }
 # What contents say in words, and the hashes that follow from it.

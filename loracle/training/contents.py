@@ -42,6 +42,8 @@ def scoring_contents(settings: ScoringConfig) -> dict[str, str]:
             source = source_of(metric.source, settings.working_folder)
             if source is not None:
                 found[f"source of {metric.source}"] = file_hash(source)
+    if settings.code is not None and "pass_at_1" in settings.all_metrics:
+        found["tests of programs"] = file_hash(settings.code.tests)
     if "harness" in {metric_of(name).needs for name in settings.all_metrics}:
         from loracle.training.judging.harness import task_contents  # loads lm-eval
 

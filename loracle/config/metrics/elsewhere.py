@@ -1,4 +1,4 @@
-"""Metrics that are worked out elsewhere: by a function of the user's own, or by lm-evaluation-harness."""
+"""Metrics that are worked out elsewhere: by the user's own function, a harness, other programs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 import numpy as np
 
-from loracle.config.metrics.metric import Floats, Item, Metric, rating_of
+from loracle.config.metrics.metric import Floats, Item, Metric, Share, rating_of
 
 LESS = "minimize "  # before the name of what is better when it is less
 HARNESS = "lm_eval:"
@@ -60,6 +60,36 @@ class HarnessTask(_Elsewhere):
     @property
     def title(self) -> str:
         return f"{self.task} {self.measure}".strip()
+
+
+class JudgeRating(Metric):
+    """The mean of what another model says that answers are worth, on the scale of the settings."""
+
+    name, needs, imitates, unit, judge_module = "judge", "writing", False, "points", "endpoint"
+
+    def number(self, reading: float) -> str:
+        return f"{reading:.2f}"
+
+
+class MathEquivalence(Share):
+    """The share of answers that are, as mathematics, what the reference is, by the package `math-verify`."""
+
+    name, needs, package = "math_equivalence", "writing", ("math_verify", "math")
+    judge_module = "mathematics"
+
+    @property
+    def title(self) -> str:
+        return "equivalence"
+
+
+class PassAt1(Share):
+    """The share of programs, one written a task, that pass the task's tests."""
+
+    name, needs, imitates, judge_module = "pass_at_1", "writing", False, "code"
+
+    @property
+    def title(self) -> str:
+        return "pass@1"
 
 
 def elsewhere(name: str) -> Metric | None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Item = Mapping[str, Any]
-Needs = Literal["loss", "writing", "choices", "harness", "nothing"]
+Needs = Literal["loss", "writing", "choices", "harness", "parts", "nothing"]
 
 _LARGE = 1e6  # from here on, powers of ten
 
@@ -27,7 +27,8 @@ class Metric:
         name: as settings and results spell it.
         needs: of the trained model: `loss`, that of the references alone; `writing`, what it writes in their
             place; `choices`, the likeliest of several; `harness`, answers to the tasks of lm-evaluation-
-            harness; `nothing`, where a trainer of the user's own scores.
+            harness; `parts`, what the metrics need that it is the sum of; `nothing`, where a trainer of the
+            user's own scores.
         less_is_better: whether it reads without the sign of the score.
         whole: whether an answer that departs from the reference gets nothing, so that the rest need not be
             written.

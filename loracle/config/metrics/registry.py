@@ -11,10 +11,11 @@ from importlib.metadata import entry_points
 
 from loracle.config.metrics.answers import ChoiceAccuracy, ExactMatch, JsonFields, JsonValid, RougeL, TokenF1
 from loracle.config.metrics.corpus import Bleu, ChoiceMacroF1, ChrF, LabelAccuracy, MacroF1
-from loracle.config.metrics.elsewhere import elsewhere
+from loracle.config.metrics.elsewhere import JudgeRating, MathEquivalence, PassAt1, elsewhere
 from loracle.config.metrics.metric import Metric
 from loracle.config.metrics.of_loss import BitsPerByte, Loss, Perplexity
 from loracle.config.metrics.trainers import OwnCost, OwnValue
+from loracle.config.metrics.weighted import weighted
 from loracle.errors import ConfigError
 from loracle.text.escape import printable
 
@@ -26,7 +27,7 @@ METRICS: dict[str, Metric] = {
         *(Loss(), Perplexity(), BitsPerByte()),
         *(ExactMatch(), ChoiceAccuracy(), TokenF1(), RougeL(), Bleu(), ChrF()),
         *(LabelAccuracy(), MacroF1(), ChoiceMacroF1()),
-        *(JsonValid(), JsonFields()),
+        *(JsonValid(), JsonFields(), MathEquivalence(), PassAt1(), JudgeRating()),
     )
 }
 OWN_METRICS: dict[str, Metric] = {metric.name: metric for metric in (OwnValue(), OwnCost())}
@@ -34,7 +35,8 @@ OWN_METRICS: dict[str, Metric] = {metric.name: metric for metric in (OwnValue(),
 
 def metric_of(name: str) -> Metric:
     """The metric of a run, see `RunConfig.metric`. Raises KeyError where there is none of that name."""
-    found = METRICS.get(name) or OWN_METRICS.get(name) or elsewhere(name) or _of_package(name)
+    found = METRICS.get(name) or OWN_METRICS.get(name) or weighted(name, metric_of)
+    found = found or elsewhere(name) or _of_package(name)
     if found is None:
         raise KeyError(name)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,10 +12,27 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from loracle.config.metrics import known_metrics, metric_of
 from loracle.config.metrics.normalisation import Rule
+from loracle.config.metrics.weighted import WeightedSum, spelt
 from loracle.config.section import Count, Section
 from loracle.errors import ConfigError
 from loracle.text.escape import printable
 from loracle.text.patterns import Pattern
+
+
+def _optimised(value: Any) -> str:
+    """A metric, or a weighted sum of several, which is kept as one text."""
+    if isinstance(value, list):
+        raise ValueError(
+            "one score is optimised; name a weighted sum, such as {token_f1: 0.7, rouge_l: 0.3}, and what "
+            "else is to be recorded in scoring.metrics"
+        )
+    if isinstance(value, dict) and value:
+        for name, weight in value.items():
+            _metric_name(name)
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+                raise ValueError(f"the weight of {name} is a number above 0; got {weight!r}")
+        return spelt({name: float(weight) for name, weight in value.items()})
+    return _metric_name(value)
 
 
 def _metric_name(value: Any) -> str:
@@ -48,10 +66,69 @@ class HarnessConfig(Section):
     chat_template: bool = False
 
 
+_JUDGING = """Rate the answer to a question from {lowest} (useless) to {highest} (perfect).
+
+Question:
+{prompt}
+
+Reference:
+{reference}
+
+Answer:
+{prediction}
+
+End with a line: Rating: <number>"""
+
+
+class JudgeConfig(Section):
+    """A model behind an endpoint of the kind of OpenAI's, which rates answers."""
+
+    url: str  # up to and without /chat/completions
+    model: str
+    key_variable: str | None = None  # environment variable that holds the key; None: no key is sent
+    prompt: str = _JUDGING
+    pattern: str = r"Rating:\s*\**\s*(-?\d+(?:\.\d+)?)"  # finds the rating in what the judge says
+    lowest: float = 1.0
+    highest: float = 10.0
+    max_tokens: Count = 512
+    timeout: Annotated[float, Field(gt=0)] = 60.0  # seconds an answer
+    retries: Annotated[int, Field(ge=0, le=100)] = 4
+    parallel: Annotated[int, Field(gt=0, le=1000)] = 8
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> JudgeConfig:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url begins with http:// or https://; got {printable(self.url, 100)!r}")
+        if "{prediction}" not in self.prompt:
+            raise ValueError("prompt: has no {prediction}, so the judge would not see the answer")
+        if not self.lowest < self.highest:
+            raise ValueError("lowest has to be below highest")
+        check_pattern(self.pattern)
+        return self
+
+
+class CodeConfig(Section):
+    """How programs that a model writes are run."""
+
+    tests: Path  # JSON Lines of `prompt` and `tests`
+    program: str = "{answer}\n\n{tests}\n"  # of {prompt}, {answer}, {tests}
+    time_limit: Annotated[float, Field(gt=0)] = 10.0  # seconds a program
+    memory_mb: Count = 1024
+    processes: Count = 16
+    file_mb: Count = 10
+    parallel: Annotated[int, Field(gt=0, le=1000)] = 2
+
+    @model_validator(mode="after")
+    def _runs_something(self) -> CodeConfig:
+        if "{answer}" not in self.program or "{tests}" not in self.program:
+            raise ValueError("program: needs {answer} and {tests}")
+        return self
+
+
 class ScoringConfig(Section):
     """How a trained model is scored on validation and test examples."""
 
-    metric: MetricName = "loss"
+    metric: Annotated[str, BeforeValidator(_optimised)] = "loss"  # or {metric: weight, ...}
     metrics: list[MetricName] = Field(default_factory=list)  # recorded beside it
     answer_pattern: str | None = None  # regex; its first group (or whole match) is the answer
     answer_at: Literal["first", "last"] = "last"  # which match
@@ -62,14 +139,18 @@ class ScoringConfig(Section):
     )
     max_new_tokens: Count = 64
     allow_code_execution: bool = False  # of what the model writes
+    judge: JudgeConfig | None = None
+    code: CodeConfig | None = None
     lm_eval: HarnessConfig = HarnessConfig()
     working_folder: Path = Path()  # where a metric's function is found
     batch_size: Count = 64  # sequences
 
     @property
     def all_metrics(self) -> list[str]:
-        """The one that is optimised, and those that are recorded beside it."""
-        return list(dict.fromkeys([self.metric, *self.metrics]))
+        """The one that is optimised, those that it is the sum of, and those that are recorded beside it."""
+        optimised = metric_of(self.metric)
+        parts = [part.name for part in optimised.weights] if isinstance(optimised, WeightedSum) else []
+        return list(dict.fromkeys([self.metric, *parts, *self.metrics]))
 
     @field_validator("answer_pattern")
     @classmethod
@@ -85,6 +166,15 @@ class ScoringConfig(Section):
         return self
 
     def _problems(self) -> Iterator[str]:
+        if "judge" in self.all_metrics and self.judge is None:
+            yield "the metric judge needs scoring.judge with url and model of an endpoint"
+        if "pass_at_1" in self.all_metrics and self.code is None:
+            yield "the metric pass_at_1 needs scoring.code with a file of tests"
+        if "pass_at_1" in self.all_metrics and not self.allow_code_execution:
+            yield (
+                "the metric pass_at_1 runs code that the model writes; set allow_code_execution: true if "
+                "that may happen on this machine"
+            )
         if self.labels is not None and len(set(self.labels)) < max(2, len(self.labels)):
             yield f"labels are two or more different texts; got {printable(str(self.labels), 200)}"
         if self.labels is not None and not any(metric_of(name).labels for name in self.all_metrics):

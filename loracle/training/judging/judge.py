@@ -50,9 +50,15 @@ def asked(example: Example, index: int) -> dict[str, Any]:
     return {
         "index": index,
         "prompt": prompt_text(example),
+        "question": question_text(example),
         "reference": example.reference or "",
         "choices": list(example.choices),
     }
+
+
+def question_text(example: Example) -> str:
+    """The prompt, or the last that is said before the answer in a chat."""
+    return (example.messages[-2].content or "") if example.messages else (example.prompt or "")
 
 
 def prompt_text(example: Example) -> str:

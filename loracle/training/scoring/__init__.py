@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from loracle.training.scoring.answers import answer, answer_pattern, comparable
 from loracle.training.scoring.measuring import Score, score
 from loracle.training.scoring.questions import (
     Questions,
-    answer,
-    answer_pattern,
     check_scoring,
-    comparable,
     ends_with_reference,
     needs_of,
     prepare,

@@ -17,6 +17,7 @@ import torch
 
 from loracle.config.metrics import Item, Metric, metric_of
 from loracle.config.metrics.settings import ScoringConfig
+from loracle.config.metrics.weighted import WeightedSum
 from loracle.records.objective import Progress
 from loracle.training.choices import can_be_continued, continued_losses
 from loracle.training.dataset.tokens import Encoded
@@ -26,13 +27,8 @@ from loracle.training.judging.random_state import kept_random_state
 from loracle.training.model.base_model import Base, batches, collate
 from loracle.training.model.output.loss import counted_losses
 from loracle.training.model.positions import length_breaks
-from loracle.training.scoring.questions import (
-    Questions,
-    comparable,
-    ends_with_reference,
-    metrics_of,
-    needs_of,
-)
+from loracle.training.scoring.answers import comparable
+from loracle.training.scoring.questions import Questions, ends_with_reference, metrics_of, needs_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -62,6 +58,8 @@ class Score:
         items = self.documents.get(found.table, ()) if found.table else self.items
         if found.needs == "loss":
             return items
+        if isinstance(found, WeightedSum):
+            return items if all(self.items_of(part.name) for part in found.weights) else ()
         here = items and (
             metric in items[0].get("scores", {}) or (metric == self.metric and "correct" in items[0])
         )
@@ -110,8 +108,16 @@ def score(
             documents[task] = ran.items
             found |= ran.scores
     for metric in metrics:
-        if metric.name not in found and (value := metric.score(items)) is not None:
+        if (
+            metric.needs != "parts"
+            and metric.name not in found
+            and (value := metric.score(items)) is not None
+        ):
             found[metric.name] = metric.read(value)
+    for metric in metrics:
+        if isinstance(metric, WeightedSum):
+            parts = (w * part.read(found[part.name]) for part, w in metric.weights.items())
+            found[metric.name] = sum(parts)
     name = settings.metric
     return Score(name, metrics[0].read(found[name]), found, tuple(items), documents)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,6 @@ from loracle.config.metrics import Metric, Needs, metric_of
 from loracle.config.metrics.normalisation import normalised
 from loracle.config.metrics.settings import ScoringConfig
 from loracle.errors import ConfigError, DataError
-from loracle.text.patterns import Pattern
 from loracle.training.choices import shared_lengths
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
@@ -22,6 +20,7 @@ from loracle.training.generation import written_text
 from loracle.training.judging.judge import asked, judge_of
 from loracle.training.judging.random_state import kept_random_state
 from loracle.training.model.base_model import Base
+from loracle.training.scoring.answers import answer, answer_pattern, comparable
 
 
 @dataclass(frozen=True)
@@ -287,35 +286,6 @@ def _are_references(encoded: Encoded, right: Encoded, shared: npt.NDArray[np.int
             encoded.starts, encoded.ends, right.starts, right.ends, shared, strict=True
         )
     )
-
-
-def answer_pattern(settings: ScoringConfig) -> Pattern | None:
-    """The compiled answer pattern. Raises ConfigError where it is malformed."""
-    if settings.answer_pattern is None:
-        return None
-    return Pattern(settings.answer_pattern, "scoring.answer_pattern")
-
-
-def answer(text: str, pattern: Pattern | None, at: Literal["first", "last"] = "last") -> str | None:
-    """The answer in a text: the first or last match of the pattern, or of its first group, stripped.
-
-    Raises:
-        ConfigError: the pattern takes too long on this text.
-    """
-    found = text if pattern is None else pattern.first(text) if at == "first" else pattern.last(text)
-    return None if found is None else found.strip()
-
-
-def comparable(metric: Metric, settings: ScoringConfig) -> Callable[[str], str | None]:
-    """Finds in a text what the metric compares: the answer, normalised where the metric has that."""
-    pattern = answer_pattern(settings)
-    rules = settings.normalise if metric.normalises else ()
-
-    def find(text: str) -> str | None:
-        found = answer(text, pattern, settings.answer_at)
-        return None if found is None else normalised(found, rules)
-
-    return find
 
 
 def _written_references(

@@ -189,3 +189,41 @@ def test_a_run_records_all_and_its_report_reads_right(
     item = json.loads((tmp_path / "run/final/winner/items.jsonl").read_text().splitlines()[0])
     assert set(item) == {"index", "loss", "tokens", "prediction", "scores"}
     assert len(item["scores"]["chrf"]) == 18
+
+
+# -- weighted sums ----------------------------------------------------------------------------------
+
+
+def test_a_weighted_sum_is_optimised_and_its_parts_are_recorded(base: Base) -> None:
+    rows = copy_rows(12)
+    settings = ScoringConfig.model_validate(
+        {"metric": {"token_f1": 0.7, "perplexity": 0.001, "chrf": 0.01}, "max_new_tokens": 8}
+    )
+    assert ScoringConfig.model_validate(settings.model_dump(mode="json")) == settings
+    found = scored(base, rows, settings)
+    parts = found.metrics
+    truth = 0.7 * parts["token_f1"] - 0.001 * parts["perplexity"] + 0.01 * parts["chrf"]
+    assert found.value == found.metrics[settings.metric] == pytest.approx(truth)
+    items = found.items_of(settings.metric)
+    assert metric_of(settings.metric).score(items) == pytest.approx(found.value)
+    ends = confidence_interval(items, settings.metric)
+    assert ends is not None
+    assert ends[0] <= found.value <= ends[1]
+    assert paired_difference(items, items, settings.metric) == (0, 0, 0)
+    assert metric_of(settings.metric).title == "0.7 token f1 + 0.001 perplexity + 0.01 chrF"
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        (["loss", "bleu"], "one score is optimised; name a weighted sum"),
+        ({"loss": -1}, "the weight of loss is a number above 0; got -1"),
+        ({"loss": True}, "the weight of loss is a number above 0; got True"),
+        ({"lose": 1}, "there is no such metric; did you mean 'loss'"),
+        ({}, "input should be the name of a metric"),
+        ("0*loss + 1*bleu", "input should be one of"),
+    ],
+)
+def test_what_is_no_sum_is_refused(metric: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ScoringConfig.model_validate({"metric": metric})
