@@ -35,6 +35,9 @@ MAY_IMPORT: dict[str, str] = {
     "run": "errors text records config language training execution own_trainer search report",
     "commands": "errors text records config language search report export run",
     "cli": "errors commands",
+    "hf": "errors text records config search run",
+    "ray_tune": "errors search",
+    "trackers": "errors records",
     "__main__": "cli",
     "__init__": "errors records search",  # for type checkers alone
 }

@@ -172,6 +172,12 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_scripts::test_several_jobs",
         "test_scripts::test_storage_and_a_resumed_study",
     ),
+    "Around a trainer of transformers or TRL": (
+        "test_hf::test_each_trial_is_a_trainer_of_the_users_own",
+        "test_hf::test_the_same_call_goes_on_where_it_was_stopped",
+        "test_readme::test_examples_with_libraries_of_others_run",
+        "test_trackers::test_tensorboard_holds_every_trial",
+    ),
     "In your own loop": ("test_readme::test_python_blocks_run",),
     # -- runs that nothing breaks
     "Trials run in worker processes": (

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import runpy
+import subprocess
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,7 +57,32 @@ def test_example_configs_are_valid(path: Path) -> None:
     assert len(build_space(load_config(path).space).candidates) > 1000
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+WITH_OTHERS = {"hf_trainer": "peft", "trl_trainer": "trl", "ray_tune": "ray.tune.search.optuna"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hf_trainer", "trl_trainer", pytest.param("ray_tune", marks=pytest.mark.xdist_group("ray"))],
+)
+def test_examples_with_libraries_of_others_run(name: str, tmp_path: Path) -> None:
+    """In a process each: these libraries warn, and Ray leaves threads behind."""
+    pytest.importorskip(WITH_OTHERS[name].partition(".")[0])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    found = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / f"{name}.py")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert "rank" in found.stdout
+
+
+ALONE = [path for path in sorted((ROOT / "examples").glob("*.py")) if path.stem not in WITH_OTHERS]
+
+
+@pytest.mark.parametrize("path", ALONE, ids=lambda p: p.name)
 def test_examples_run(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(path), run_name="__main__")
     assert "rank" in capsys.readouterr().out

@@ -1,0 +1,305 @@
+"""`search`: Loracle's search around a trainer of transformers or TRL that is the user's own.
+
+Each trial is one trainer that the user's function makes for a config: it trains, and its `evaluate()` gives
+the value. Trials are kept in a folder, so that the same call goes on where it was stopped.
+
+    result = loracle.hf.search(make_trainer, {"learning_rate": (1e-5, 1e-2), "r": [8, 16, 32]}, trials=20)
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from loracle.config.spellings import SPELLINGS
+from loracle.errors import ConfigError, SpaceError, StudyError
+from loracle.records.events import Listener, TrialFinished, TrialStarted
+from loracle.records.failures import crash, says_no_memory
+from loracle.records.space import SearchSpace, default_space, with_alpha
+from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.run.identity import Identity
+from loracle.run.storage.lock import run_lock
+from loracle.run.storage.opening import open_study
+from loracle.run.storage.study import Study
+from loracle.search.optuna_sampler.parameters import knobs_of, spelled
+from loracle.search.optuna_sampler.ranges import space_on
+from loracle.search.presets import get_preset
+from loracle.search.propose import propose, ranking
+from loracle.text.escape import printable
+
+_CRASHES_IN_A_ROW = 3  # then the cause is not the configs
+_SMALLER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer")
+
+
+class Trainer(Protocol):
+    """What a trainer has to have, as those of transformers and TRL do."""
+
+    def train(self) -> Any: ...
+
+    def evaluate(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search has found.
+
+    Attributes:
+        params: the config to use, in the names that the function was given.
+        value: what its trial scored, as `evaluate()` gave it.
+        trials: all configs and what came of them, in order; values are such that larger is better.
+    """
+
+    params: Mapping[str, Any]
+    value: float
+    trials: tuple[tuple[Mapping[str, Any], Outcome], ...]
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The space of a search, and how the user writes a config of it."""
+
+    space: SearchSpace
+    knobs: Mapping[str, str]
+    distributions: Mapping[str, BaseDistribution]
+
+    def params(self, index: int) -> dict[str, Any]:
+        config = with_alpha(self.space.config(index))
+        if not self.knobs:
+            return dict(config)
+        found = self.knobs.items()
+        return {name: spelled(knob, config[knob], self.distributions[name]) for name, knob in found}
+
+
+def search(
+    make_trainer: Callable[[dict[str, Any]], Trainer],
+    space: SearchSpace | Mapping[str, Any] | None = None,
+    *,
+    trials: int = 30,
+    metric: str = "eval_loss",
+    direction: str | None = None,
+    folder: str | Path | None = None,
+    preset: str = "default",
+    seed: int = 0,
+    listen: Listener = lambda event: None,
+) -> Found:
+    """Searches for the config with which the user's own trainer does best.
+
+    Args:
+        make_trainer: makes a new trainer, its model included, for a config: a dictionary of the names in
+            `space`. Called once a trial.
+        space: by name, a list of choices, a pair (low, high), or an Optuna distribution; or a `SearchSpace`;
+            None: the default space. Usual names of knobs (`lr`, `lora_r`, ...) are known for what they are.
+        trials: how many, those of earlier calls in the same folder included.
+        metric: key of what `evaluate()` returns.
+        direction: `minimize` or `maximize`; None: by the metric's name, losses are minimised.
+        folder: where trials are kept; None: nowhere, and the search cannot be continued.
+        preset: a preset that reads no prompts.
+        seed: makes the search repeatable.
+        listen: told of each trial that begins and ends.
+
+    A trial that raises is a failure of its kind: out of memory, or crashed; a value that is not finite is
+    `diverged`. Failures are learnt from, and three crashes in a row end the search.
+
+    Raises:
+        SpaceError: a space that is none.
+        ConfigError: no such preset or direction, or `evaluate()` gives no such metric.
+        StudyError: the folder belongs to another search, or the trainer crashes for every config.
+    """
+    chosen = get_preset(preset, language=False)
+    sign = _sign(metric, direction)
+    names = _names(space)
+    with ExitStack() as stack:
+        place = (
+            Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        )
+        place.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(run_lock(place))
+        identity = Identity({"metric": f"{metric}, {'larger' if sign > 0 else 'smaller'} is better"})
+        study = stack.enter_context(open_study(place, names.space, identity=identity))
+        train = partial(_run, study, make_trainer=make_trainer, metric=metric, sign=sign)
+        _train_all(
+            study, names, partial(propose, preset=chosen, seed=seed, strict=False), train, trials, listen
+        )
+        history = study.history()
+    best = ranking(names.space, history, chosen, seed=seed)[0]
+    return _found(names, history, best, sign)
+
+
+def _found(names: _Names, history: History, best: int, sign: float) -> Found:
+    values = [t.outcome.value for t in history.succeeded if t.index == best and t.outcome]
+    value = max(value for value in values if value is not None)
+    told = tuple((names.params(t.index), t.outcome) for t in history.finished if t.outcome)
+    return Found(names.params(best), sign * value, told)
+
+
+def _train_all(
+    study: Study,
+    names: _Names,
+    choose: Callable[[SearchSpace, History], list[int]],
+    train: Callable[[int, dict[str, Any]], Outcome],
+    trials: int,
+    listen: Listener,
+) -> None:
+    """Trains until so many trials count; what an earlier call left half done comes first."""
+    again = study.take_over()
+    while (done := _counted(study.history())) < trials:
+        left = again or choose(names.space, study.history())
+        if not left:
+            break
+        index, again = left[0], again[1:]
+        config = names.space.config(index)
+        number = study.start(index)
+        listen(TrialStarted(done, trials, config, number))
+        outcome = train(number, names.params(index))
+        listen(_ended(Trial(number, index, outcome), config, study.history(), trials))
+        _refuse_broken(study)
+
+
+# -- one trial --------------------------------------------------------------------------------------
+
+
+def _run(
+    study: Study,
+    number: int,
+    params: dict[str, Any],
+    *,
+    make_trainer: Callable[[dict[str, Any]], Trainer],
+    metric: str,
+    sign: float,
+) -> Outcome:
+    """Trains one config, and records what it gave."""
+    begun = time.monotonic()
+    try:
+        metrics = _trained(make_trainer, params)
+    except (KeyboardInterrupt, SystemExit):
+        study.finish(number, Outcome(None, failure=Failure(FailureKind.INTERRUPTED, "interrupted")))
+        raise
+    except Exception as error:  # the user's code: whatever it raises is a failed trial
+        failure = crash(error)
+        if says_no_memory(error):
+            failure = replace(failure, kind=FailureKind.OUT_OF_MEMORY)
+        elif isinstance(error, FloatingPointError):
+            failure = replace(failure, kind=FailureKind.DIVERGED)
+        outcome = Outcome(None, seconds=time.monotonic() - begun, failure=failure)
+    else:
+        scored = _scored(metrics, metric, sign, time.monotonic() - begun)
+        if scored is None:
+            study.finish(number, Outcome(None, failure=Failure(FailureKind.INTERRUPTED, "no such metric")))
+            known = ", ".join(printable(str(name), 40) for name in sorted(metrics)) or "nothing"
+            raise ConfigError(f"evaluate() gives no number {metric!r}; it gives {known}")
+        outcome = scored
+    finally:
+        _free()
+    study.finish(number, outcome)
+    return outcome
+
+
+def _trained(make_trainer: Callable[[dict[str, Any]], Trainer], params: dict[str, Any]) -> Mapping[str, Any]:
+    trainer = make_trainer(params)
+    trainer.train()
+    return trainer.evaluate()
+
+
+def _scored(metrics: Mapping[str, Any], metric: str, sign: float, seconds: float) -> Outcome | None:
+    """What `evaluate()` gave as an outcome; None: there is no such number."""
+    numbers = {str(k): float(v) for k, v in metrics.items() if isinstance(v, int | float)}
+    if metric not in numbers:
+        return None
+    value = numbers[metric]
+    finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
+    if not math.isfinite(value):
+        failure = Failure(FailureKind.DIVERGED, f"{metric} is {value}")
+        return Outcome(None, finite, seconds, failure)
+    return Outcome(sign * value, finite, seconds)
+
+
+def _free() -> None:
+    """Gives back what a trainer held: its circles of references, and the device's memory."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _ended(trial: Trial, config: Mapping[str, Any], history: History, budget: int) -> TrialFinished:
+    best = max(history.succeeded, key=lambda t: (t.outcome.value if t.outcome else 0) or 0, default=None)
+    return TrialFinished(trial, dict(config), best, _counted(history), budget, None)
+
+
+def _counted(history: History) -> int:
+    return sum(not trial.interrupted for trial in history.finished)
+
+
+def _refuse_broken(study: Study) -> None:
+    """Raises StudyError where the last trials have crashed; they are taken back and count for nothing."""
+    ended = [trial for trial in study.history().finished if not trial.interrupted]
+    failures = {t.number: t.outcome.failure for t in ended[-_CRASHES_IN_A_ROW:] if t.outcome}
+    crashed = [failure for failure in failures.values() if failure and failure.kind is FailureKind.CRASHED]
+    if len(crashed) == _CRASHES_IN_A_ROW:
+        study.void(failures)
+        raise StudyError(
+            f"the trainer crashed {_CRASHES_IN_A_ROW} times in a row, so the cause is not the configs: "
+            f"{crashed[-1].message}"
+        )
+
+
+# -- arguments --------------------------------------------------------------------------------------
+
+
+def _sign(metric: str, direction: str | None) -> float:
+    if direction is None:
+        return -1.0 if any(word in metric.lower() for word in _SMALLER_IS_BETTER) else 1.0
+    if direction not in ("minimize", "maximize"):
+        raise ConfigError(f"direction is minimize or maximize; got {printable(repr(direction), 40)}")
+    return -1.0 if direction == "minimize" else 1.0
+
+
+def _names(space: SearchSpace | Mapping[str, Any] | None) -> _Names:
+    if space is None or isinstance(space, SearchSpace):
+        return _Names(default_space() if space is None else space, {}, {})
+    if not isinstance(space, Mapping) or not space:
+        raise SpaceError(
+            f"a space maps names to lists of choices or pairs (low, high); got {printable(repr(space), 60)}"
+        )
+    distributions = {name: _distribution(name, given) for name, given in space.items()}
+    knobs = knobs_of(distributions, SPELLINGS.keys(), lenient=False, own=True)
+    ranges = {knobs[name]: (distribution,) for name, distribution in distributions.items()}
+    found = space_on(ranges, base=None, begun=True, trials=100)
+    if not set(ranges) <= set(with_alpha(found.config(0))):
+        raise SpaceError(f"{len(space)} parameters have too many combinations to search; leave some out")
+    return _Names(found, knobs, distributions)
+
+
+def _distribution(name: str, given: Any) -> BaseDistribution:
+    """A list of choices, a pair (low, high), one value, or Optuna's own."""
+    if isinstance(given, BaseDistribution):
+        return given
+    pair = isinstance(given, tuple) and len(given) == 2
+    try:
+        if pair and all(isinstance(end, int) and not isinstance(end, bool) for end in given):
+            return IntDistribution(*given)
+        if pair:
+            return FloatDistribution(float(given[0]), float(given[1]))
+        if isinstance(given, Sequence) and not isinstance(given, str) and len(given):
+            return CategoricalDistribution(list(given))
+        if given is None or isinstance(given, bool | int | float | str):
+            return CategoricalDistribution([given])
+    except (TypeError, ValueError) as error:
+        raise SpaceError(f"{name}: {error}") from None
+    raise SpaceError(f"{name}: a list of choices, or a pair (low, high); got {printable(repr(given), 60)}")

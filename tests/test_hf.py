@@ -1,0 +1,119 @@
+"""`hf.search` around trainers that are a user's own; `examples/` has real ones of transformers and TRL."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loracle import hf
+from loracle.errors import ConfigError, SpaceError, StudyError
+from loracle.records.events import TrialFinished, TrialStarted
+from loracle.records.trial import FailureKind
+
+SPACE = {"lr": (1e-5, 1e-2), "lora_r": [4, 8, 16], "optim": ["sgd", "adamw"]}
+
+
+class Stub:
+    """A trainer whose loss is known; what it was made with is kept."""
+
+    made: list[dict[str, Any]] = []  # noqa: RUF012
+    fails: dict[int, BaseException] = {}  # noqa: RUF012
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        Stub.made.append(config)
+
+    def train(self) -> None:
+        if error := Stub.fails.get(len(Stub.made)):
+            raise error
+
+    def evaluate(self) -> dict[str, Any]:
+        step = math.log10(self.config["lr"]) + 3
+        loss = step**2 + 1 / self.config["lora_r"] + (self.config["optim"] == "sgd")
+        return {"eval_loss": loss, "eval_accuracy": -loss, "eval_note": "text"}
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stub, "made", [])
+    monkeypatch.setattr(Stub, "fails", {})
+
+
+def test_each_trial_is_a_trainer_of_the_users_own() -> None:
+    events: list[object] = []
+    found = hf.search(Stub, SPACE, trials=15, listen=events.append)
+    assert len(Stub.made) == len({tuple(made.items()) for made in Stub.made}) == 15
+    assert Stub.made[0] == {"lr": 2e-4, "lora_r": 16, "optim": "adamw"}  # the usual settings first
+    assert found.params in Stub.made
+    assert found.params["optim"] == "adamw"
+    assert found.value < 0.3
+    assert [type(event) for event in events] == [TrialStarted, TrialFinished] * 15
+    assert [params for params, _ in found.trials] == Stub.made
+
+
+def test_a_larger_metric_is_better_unless_it_is_a_loss() -> None:
+    losses = hf.search(Stub, SPACE, trials=5)
+    scores = hf.search(Stub, SPACE, trials=5, metric="eval_accuracy")
+    assert losses.params == scores.params
+    assert losses.value == -scores.value
+    with pytest.raises(ConfigError, match="direction is minimize or maximize; got 'up'"):
+        hf.search(Stub, SPACE, direction="up")
+
+
+def test_the_same_call_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+    hf.search(Stub, SPACE, trials=6)
+    whole, Stub.made = Stub.made, []
+    Stub.fails = {4: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        hf.search(Stub, SPACE, trials=6, folder=tmp_path)
+    hf.search(Stub, SPACE, trials=6, folder=tmp_path)
+    assert Stub.made == [*whole[:4], *whole[3:]]  # the one that was cut short is trained again
+    hf.search(Stub, SPACE, trials=6, folder=tmp_path)
+    assert len(Stub.made) == 7
+
+
+def test_failures_are_typed_and_learnt_from() -> None:
+    Stub.fails = {
+        1: RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        2: FloatingPointError("loss is NaN"),
+        3: ValueError("odd"),
+    }
+    found = hf.search(Stub, SPACE, trials=6)
+    kinds = [outcome.failure.kind if outcome.failure else None for _, outcome in found.trials]
+    assert kinds == [FailureKind.OUT_OF_MEMORY, FailureKind.DIVERGED, FailureKind.CRASHED, None, None, None]
+    assert all(params["lora_r"] < 16 for params, _ in found.trials[1:])  # nothing as large again
+
+
+def test_a_value_that_is_not_finite_is_diverged() -> None:
+    class Wild(Stub):
+        def evaluate(self) -> dict[str, Any]:
+            return {"eval_loss": math.nan if len(Stub.made) == 2 else super().evaluate()["eval_loss"]}
+
+    found = hf.search(Wild, SPACE, trials=4)
+    assert [outcome.failure is not None for _, outcome in found.trials] == [False, True, False, False]
+
+
+def test_a_trainer_that_always_crashes_ends_the_search(tmp_path: Path) -> None:
+    Stub.fails = {number: TypeError("no such argument") for number in (1, 2, 3)}
+    with pytest.raises(StudyError, match=r"crashed 3 times in a row.*TypeError: no such argument"):
+        hf.search(Stub, SPACE, trials=9, folder=tmp_path)
+    found = hf.search(Stub, SPACE, trials=4, folder=tmp_path)  # mended: those trials count for nothing
+    assert sum(outcome.value is not None for _, outcome in found.trials) == 4
+
+
+def test_what_cannot_be_searched_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"evaluate.. gives no number 'eval_f1'; it gives eval_accuracy, eval_l"
+    ):
+        hf.search(Stub, SPACE, metric="eval_f1", direction="maximize")
+    for space, said in [({"lr": object()}, "lr: a list"), ({"lr": (2, 1)}, "lr: "), ([1], "maps names")]:
+        with pytest.raises(SpaceError, match=said):
+            hf.search(Stub, space)  # type: ignore[arg-type]
+    hf.search(Stub, SPACE, trials=2, folder=tmp_path)
+    with pytest.raises(StudyError, match="metric"):
+        hf.search(Stub, SPACE, trials=2, folder=tmp_path, metric="eval_accuracy")
+    with pytest.raises(StudyError, match="space"):
+        hf.search(Stub, {**SPACE, "lora_r": [4, 8]}, trials=2, folder=tmp_path)
