@@ -110,7 +110,7 @@ def relative_gain(winner: float, standard: float, metric: str) -> float | None:
 
     Accuracies: (winner - standard) / standard. Losses: the share of the loss that is gone.
     """
-    if standard == 0:
+    if standard == 0 or not metric_of(metric).has_zero:
         return None
     gain = (winner - standard) / abs(standard)
     return gain if math.isfinite(gain) else None

@@ -157,6 +157,9 @@ def test_gains_are_relative_to_the_standard_and_never_without_meaning() -> None:
     assert relative_gain(-0.9, -1.2, "loss") == pytest.approx(0.25)
     assert relative_gain(0.5, 0.0, "exact_match") is None
     assert relative_gain(1e308, -1e308, "value") is None
+    for name in ("judge", "mine.py:closeness", "lm_eval:task", "0.5*loss + 0.5*bleu"):  # no zero of their own
+        assert relative_gain(-0.1, -5.0, name) is None
+    assert relative_gain(-10.0, -20.0, "perplexity") == 0.5
 
 
 def scored(*values: float) -> History:

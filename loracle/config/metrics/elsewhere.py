@@ -35,7 +35,7 @@ class OwnFunction(_Elsewhere):
         source: the function, `module:function` or `path/to/file.py:function`.
     """
 
-    needs, imitates, judge_module = "writing", False, "function"
+    needs, imitates, has_zero, judge_module = "writing", False, False, "function"
 
     @property
     def title(self) -> str:
@@ -50,7 +50,7 @@ class HarnessTask(_Elsewhere):
         measure: the task's metric; empty: its first.
     """
 
-    needs, package = "harness", ("lm_eval", "lm-eval")
+    needs, has_zero, package = "harness", False, ("lm_eval", "lm-eval")
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -65,7 +65,8 @@ class HarnessTask(_Elsewhere):
 class JudgeRating(Metric):
     """The mean of what another model says that answers are worth, on the scale of the settings."""
 
-    name, needs, imitates, unit, judge_module = "judge", "writing", False, "points", "endpoint"
+    name, needs, imitates, has_zero, judge_module = "judge", "writing", False, False, "endpoint"
+    unit = "points"
 
     def number(self, reading: float) -> str:
         return f"{reading:.2f}"

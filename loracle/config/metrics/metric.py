@@ -36,6 +36,7 @@ class Metric:
         imitates: whether only what is as long as the reference can be as good.
         labels: whether references are labels, of which there are few.
         proportion: whether a score is a share from 0 to 1.
+        has_zero: whether 0 stands for nothing at all, so that one score can be so many times another.
         package: of Python, that it needs beside Loracle's own, and the extra that brings it.
         judge_module: where its answers are judged, under `loracle.training.judging`; empty: by itself.
         table: whose items it is about; empty: the rows of the data.
@@ -51,6 +52,7 @@ class Metric:
     imitates: ClassVar[bool] = True
     labels: ClassVar[bool] = False
     proportion: ClassVar[bool] = False
+    has_zero: ClassVar[bool] = True
     package: ClassVar[tuple[str, str] | None] = None
     judge_module: ClassVar[str] = ""
     table: str = ""

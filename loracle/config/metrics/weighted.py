@@ -17,7 +17,7 @@ class WeightedSum(Metric):
         weights: by metric.
     """
 
-    needs = "parts"
+    needs, has_zero = "parts", False
 
     def __init__(self, name: str, weights: Mapping[Metric, float]) -> None:
         self.name, self.weights = name, dict(weights)
@@ -27,7 +27,10 @@ class WeightedSum(Metric):
 
     @property
     def title(self) -> str:
-        return " + ".join(f"{weight:g} {metric.title}" for metric, weight in self.weights.items())
+        signs = ("-" if metric.less_is_better else "+" for metric in self.weights)
+        parts = (f"{weight:g} {metric.title}" for metric, weight in self.weights.items())
+        text = " ".join(f"{sign} {part}" for sign, part in zip(signs, parts, strict=True))
+        return text.removeprefix("+ ")
 
     def statistics(self, items: Sequence[Item]) -> Floats | None:
         if len({metric.table for metric in self.weights}) > 1:  # no item has them all

@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +192,14 @@ def _harness() -> tuple[Any, Any, Any]:
     """`evaluate`, `TaskManager` and the class of models, imported once."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with _silence():
+        from lm_eval import utils
         from lm_eval.evaluator import evaluate
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
+
+        # It compiles each of a task's templates anew for each document, which is most of its own time.
+        if not hasattr(utils.env.from_string, "cache_info"):
+            utils.env.from_string = lru_cache(maxsize=1000)(utils.env.from_string)
 
     return evaluate, TaskManager, HFLM
 

@@ -210,7 +210,7 @@ def test_a_weighted_sum_is_optimised_and_its_parts_are_recorded(base: Base) -> N
     assert ends is not None
     assert ends[0] <= found.value <= ends[1]
     assert paired_difference(items, items, settings.metric) == (0, 0, 0)
-    assert metric_of(settings.metric).title == "0.7 token f1 + 0.001 perplexity + 0.01 chrF"
+    assert metric_of(settings.metric).title == "0.7 token f1 - 0.001 perplexity + 0.01 chrF"
 
 
 @pytest.mark.parametrize(
