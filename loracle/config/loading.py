@@ -12,6 +12,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from loracle.config.data.sources import resolved
 from loracle.config.settings import NO_DATA, KnobConfig, RunConfig, SpaceConfig
 from loracle.config.yaml_file import YamlError, dump, parse, read_text
 from loracle.errors import ConfigError
@@ -54,8 +55,8 @@ def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     """`config` with every local path made absolute, seen from `folder`."""
     changes: dict[str, Any] = {"output": (folder / config.output).resolve()}
     if config.data != NO_DATA:
-        paths = {name: getattr(config.data, name) for name in ("train", "validation", "test")}
-        found = {name: (folder / path).resolve() for name, path in paths.items() if path is not None}
+        paths = {name: getattr(config.data, name) for name in ("train", "validation", "test", "template")}
+        found = {name: resolved(source, folder) for name, source in paths.items() if source is not None}
         changes["data"] = config.data.model_copy(update=found)
     if config.model and _exists(folder / config.model, folder=True):
         changes["model"] = str((folder / config.model).resolve())

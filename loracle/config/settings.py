@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from loracle.config.data.settings import NO_DATA as NO_DATA
+from loracle.config.data.settings import DataConfig as DataConfig
 from loracle.config.knobs import complete_problem
 from loracle.config.metrics.settings import ScoringConfig as ScoringConfig
 from loracle.config.metrics.settings import check_pattern
 from loracle.config.placeholders import check_environment, check_names, check_placeholders, split_command
-from loracle.config.section import Count, Fraction, Number, Section, Share
+from loracle.config.section import Count, Fraction, Number, Section
 from loracle.config.space import KnobConfig as KnobConfig
 from loracle.config.space import SpaceConfig as SpaceConfig
 from loracle.config.training.settings import TrainingConfig
@@ -28,26 +30,8 @@ from loracle.records.standard_settings import STANDARD, PresetName
 _MANY = 1000  # processes, GPUs or threads: beyond it is a slip
 
 
-class DataConfig(Section):
-    """Where the examples are, how they are split, and how large the proxy is."""
-
-    train: Path
-    validation: Path | None = None
-    test: Path | None = None
-    format: Literal["auto", "jsonl", "json", "csv", "parquet"] = "auto"
-    validation_fraction: Share = 0.1
-    test_fraction: Share = 0.1
-    proxy: Fraction = 0.1
-    proxy_minimum: Count = 200  # examples
-    validation_limit: Count | None = 500  # examples scored in each trial
-    max_length: Count = 512  # tokens
-    too_long: Literal["drop", "error"] = "drop"
-
-
 # Files that Loracle writes into a trial's folder.
 _OURS = re.compile(r"((outcome|provenance|attempt-\d+)\.json(\.partial)?|log(-\d+)?\.txt)(/|$)")
-
-NO_DATA = DataConfig(train=Path())  # of a run whose trainer has its own
 
 
 class LanguageConfig(Section):

@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from loracle import __version__
+from loracle.config.data.sources import Source, short_name
 from loracle.config.metrics import metric_of
 from loracle.config.settings import RunConfig
 from loracle.records.sizes import Sizes
@@ -69,7 +70,7 @@ def _data(config: RunConfig, name: str, outcome: Outcome) -> ModelCardData:
             EvalResult(
                 task_type="text-generation",
                 dataset_type="text",
-                dataset_name=escape.printable((config.data.test or config.data.train).name),
+                dataset_name=escape.printable(short_name(config.data.test or config.data.train)),
                 dataset_split="test",
                 metric_type=metric,
                 metric_name=f"test {metric_of(metric).title}",
@@ -103,8 +104,8 @@ def _is_folder(model: str) -> bool:
     return Path(model).is_dir()
 
 
-def _source(path: Path) -> str:
-    return _code(path.name)
+def _source(source: Source) -> str:
+    return _code(short_name(source))
 
 
 def _code(text: str) -> str:

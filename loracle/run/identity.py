@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loracle.config.data.sources import HubDataset
 from loracle.config.loading import parse_config
 from loracle.config.placeholders import recorded_command
 from loracle.config.settings import NO_DATA, RunConfig
@@ -47,10 +48,14 @@ _MAY_CHANGE = (
 # Where things are, and what `auto` finds there: the same may be elsewhere or be written out, for their
 # contents are compared.
 _PLACES = {
-    *("data.train", "data.validation", "data.test"),
+    *("data.train", "data.validation", "data.test", "data.template"),
     *("model", "language.model", "language.prompt"),
     *("objective.working_folder", "scoring.working_folder", "scoring.lm_eval.folder", "scoring.code.tests"),
     *("device", "dtype"),
+}
+# A dataset of the hub is a mapping, and so several settings.
+_PLACES |= {
+    f"data.{role}.{name}" for role in ("train", "validation", "test") for name in HubDataset.model_fields
 }
 # What contents say in words, and the hashes that follow from it.
 _IN_WORDS = {PRECISION: "weights of the base model", READING: "model that reads the prompts"}

@@ -281,6 +281,7 @@ class TrainingObjective:
             data.too_long,
             stop_ids=base.stop_ids,
             remedy=self._remedy,
+            learn_all=data.loss_on == "all",
         )
         require_enough(
             name,

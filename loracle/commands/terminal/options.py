@@ -55,10 +55,11 @@ def changed_settings(path: Path, trials: int | None, output: Path | None, **exec
 
 
 def _require_text(config: RunConfig) -> None:
+    from loracle.config.data.sources import described
     from loracle.errors import ConfigError
 
-    data = config.data
-    for key, path in (("output", config.output), ("data.train", data.train), ("model", config.model)):
+    train = described(config.data.train)
+    for key, path in (("output", config.output), ("data.train", train), ("model", config.model)):
         if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in str(path)):
             raise ConfigError(
                 f"{key}: {str(path)!r} holds characters that no file of settings can hold; rename the folder"

@@ -72,9 +72,9 @@ def left_aside(
             )
         answers = key in _ANSWERS or key == "completion" or _of_a_pair(key)
         if answers or key in _QUESTIONS or key in _LEARNT:
-            if _stands_in(row[name], texts, "text" in read):
+            if _stands_in(row[name], texts, _is_free(read)):
                 continue
-            raise DataError(f"{source}: {_unread_content(name, answers, read)}")
+            raise DataError(f"{source}: {_unread_content(name, answers, read)}{_judged(row[name], read)}")
     return tuple(map(str, unread))
 
 
@@ -93,8 +93,8 @@ def instead(row: Mapping[str, Any]) -> str:
     if pair:
         return (
             f"; {' and '.join(pair)} are an answer that was preferred and one that was not: pairs are not "
-            "learnt, so name what the model reads prompt, the answer it shall write completion, and remove "
-            "the other"
+            "learnt, so name what the model reads prompt, the answer it shall write completion "
+            "(data.columns, such as completion: chosen), and remove the other"
         )
     return ""
 
@@ -112,17 +112,38 @@ def _of_a_pair(key: str) -> bool:
     return not _PAIR.isdisjoint(words) and rest in known
 
 
+def preference(row: Mapping[str, Any]) -> str | None:
+    """What is said of a row that holds a preferred answer and another; None: it does not."""
+    pair = {word for name in row for word in _key(name).split("_")}
+    if not pair.issuperset(_PAIR):
+        return None
+    return "holds preference data (as for DPO)"
+
+
+def _judged(value: Any, read: tuple[str, ...]) -> str:
+    """More about a completion that is said to be good or bad."""
+    if not isinstance(value, bool) or "completion" not in read:
+        return ""
+    return "; completions that are judged by true and false are preference data (KTO), which is not learnt"
+
+
 def _unread_content(name: Any, is_answer: bool, read: tuple[str, ...]) -> str:
-    if "text" in read:
+    if _is_free(read):
         return (
             f"field {named(name)} would not be learnt: rows of text are learnt as they are. Name what the "
-            "model reads prompt and what it shall write completion, or remove the field"
+            "model reads prompt and what it shall write completion (data.columns), or remove the field"
         )
     part = "an answer" if is_answer else "a part of the question"
+    chat = " (data.as_chat: true has turns for it)" if _key(name) in ("system", "history") else ""
     return (
         f"field {named(name)} holds {part} that stands in none of {_and(read)}, so it would not be learnt; "
-        "put it there, or remove or rename the field"
+        f"put it there{chat}, or remove or rename the field"
     )
+
+
+def _is_free(read: tuple[str, ...]) -> bool:
+    """Whether the fields that are read are those of free text."""
+    return "text" in read and "label" not in read
 
 
 def _stands_in(value: Any, texts: list[str], is_text: bool) -> bool:

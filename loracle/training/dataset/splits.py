@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loracle.config.settings import DataConfig
+from loracle.config.data.settings import DataConfig
+from loracle.config.data.sources import HubDataset, described
 from loracle.errors import DataError
 from loracle.records.notices import Notice
 from loracle.records.sizes import Overlap
-from loracle.training.dataset.files import read_examples
+from loracle.training.dataset.files.places import files_of
+from loracle.training.dataset.files.reading import read_examples
 from loracle.training.dataset.notices import FEWEST, about_rows, require_enough
 from loracle.training.dataset.shapes import Example
 
@@ -60,11 +62,13 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
     files = {"train": config.train, "validation": config.validation, "test": config.test}
     given = {name: path for name, path in files.items() if path is not None}
     _refuse_shared_files(given)
-    parts = {name: read_examples(path, config.format, f"data.{name}") for name, path in given.items()}
+    told: list[Notice] = []
+    parts = {name: read_examples(source, config, name, told) for name, source in given.items()}
+    named = described(config.train)
     for examples in parts.values():
         if examples[0].form != parts["train"][0].form:
             raise DataError(
-                f"{examples[0].source}: rows are {examples[0].form}, but those of {config.train} are "
+                f"{examples[0].source}: rows are {examples[0].form}, but those of {named} are "
                 f"{parts['train'][0].form}; all files need one form"
             )
     shares = {"test": config.test_fraction, "validation": config.validation_fraction}
@@ -75,18 +79,16 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
     parts |= _carve(parts, wanted, seed)
     asked = " and ".join(f"data.{name}_fraction={shares[name]:g}" for name in wanted)
     elsewhere = " that no other file has" if len(given) > 1 else ""
-    few = (
-        f"{config.train} has too few distinct prompts{elsewhere} for {asked}; rows of one prompt go together"
-    )
+    few = f"{named} has too few distinct prompts{elsewhere} for {asked}; rows of one prompt go together"
     parts = {name: parts[name] for name in ("train", "validation", "test")}
     for name, part in parts.items():
         require_enough(
-            name, len(part), few if wanted and (name in wanted or name == "train") else f"{given[name]}"
+            name, len(part), few if wanted and (name in wanted or name == "train") else described(given[name])
         )
     digest = hashlib.sha256()
     for name, part in parts.items():
         digest.update(json.dumps([name, [e.content for e in part]]).encode())
-    return Splits(**parts, fingerprint=digest.hexdigest(), notices=tuple(about_rows(parts)))
+    return Splits(**parts, fingerprint=digest.hexdigest(), notices=(*told, *about_rows(parts)))
 
 
 def overlap(train: Iterable[Example], validation: Iterable[Example], test: Sequence[Example]) -> Overlap:
@@ -113,15 +115,22 @@ def proxy_positions(n_examples: int, fraction: float, minimum: int, seed: int) -
     return np.sort(order[: proxy_size(n_examples, fraction, minimum)]).astype(np.int64)
 
 
-def _refuse_shared_files(given: Mapping[str, Path]) -> None:
-    roles: dict[Path, str] = {}
-    for name, path in given.items():
-        other = roles.setdefault(path.resolve(), name)
-        if other != name:
-            raise DataError(
-                f"data.{name} and data.{other} are one file ({path}); a model that has seen an example "
-                f"cannot be judged by it. Leave out data.{name} for an automatic split"
-            )
+def _refuse_shared_files(given: Mapping[str, Path | tuple[Path, ...] | HubDataset]) -> None:
+    """Raises DataError where a file, or a split of the hub, has two roles."""
+    roles: dict[Path | HubDataset, str] = {}
+    for name, source in given.items():
+        found: list[Path | HubDataset] = []
+        if isinstance(source, HubDataset):
+            found = [source.model_copy(update={"split": source.split or name})]
+        else:
+            found = [path.resolve() for path in files_of(source, name).paths]
+        for one in found:
+            other = roles.setdefault(one, name)
+            if other != name:
+                raise DataError(
+                    f"data.{name} and data.{other} are one file ({one}); a model that has seen an example "
+                    f"cannot be judged by it. Leave out data.{name} for an automatic split"
+                )
 
 
 def _carve(

@@ -88,13 +88,15 @@ def encode(
     *,
     stop_ids: Collection[int] | None = None,
     remedy: str = "raise data.max_length",
+    learn_all: bool = False,
 ) -> Encoded:
     """Examples as tokens, with the tokens that count in the loss.
 
     The prompt's tokens are those that the prompt has alone, so that generation sees what training saw.
     A completion ends with a token of `stop_ids` (default: the tokenizer's end-of-sequence token), which
     is added where text or chat template bring none. Nothing behind a stop token is cut off but white space.
-    `remedy` is what errors advise against too long ones.
+    `remedy` is what errors advise against too long ones. `learn_all`: every token counts that has one before
+    it, prompts included.
 
     Raises:
         DataError: an example of more than `max_length` tokens where `too_long` is `error`; more than half
@@ -105,7 +107,7 @@ def encode(
     if tokenizer.eos_token_id is None:
         raise ModelError("the tokenizer has no end-of-sequence token, so no completion could end")
     stops = set(stop_ids) if stop_ids is not None else {int(tokenizer.eos_token_id)}
-    maker = _Maker(tokenizer, stops)
+    maker = _Maker(tokenizer, stops, learn_all)
     rows: list[_Row] = []
     positions: list[int] = []
     for start in range(0, len(examples), _ROWS_AT_ONCE):
@@ -152,8 +154,9 @@ def _flat(rows: list[_Row], positions: list[int]) -> Encoded:
 class _Maker:
     """Makes rows of tokens, and keeps what is worth remarking."""
 
-    def __init__(self, tokenizer: Any, stops: set[int]) -> None:
+    def __init__(self, tokenizer: Any, stops: set[int], learn_all: bool = False) -> None:
         self.tokenizer = tokenizer
+        self.learn_all = learn_all
         self.stops = stops
         self._chats = Chats(tokenizer)
         self.remarks = self._chats.remarks
@@ -192,8 +195,8 @@ class _Maker:
             return [(example.prompt or "", False), (example.completion or "", True)]
         if self.tokenizer.chat_template is None:
             raise DataError(
-                f"{example.source}: rows are messages, but the tokenizer has no chat template; use a chat "
-                "model or rows of prompt and completion"
+                f"{example.source}: rows are messages, but the tokenizer has no chat template; name a file "
+                "with one in data.template, or use a chat model or rows of prompt and completion"
             )
         return self._chats.pieces(example)
 
@@ -257,6 +260,8 @@ class _Maker:
         last = parts[-1][:end] if end else [*parts[-1], self._last_stop([*tokens, *parts[-1]])]
         tokens += last
         counted += [flags[-1]] * len(last)
+        if self.learn_all:
+            counted = [True] * len(tokens)
         counted[0] = False  # nothing stands before it to predict it from
         self.remarks.unknown += self._unknown in tokens
         return _Row(tokens, counted, prompt_length, self._goes_on(last))

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from huggingface_hub import constants, get_session, is_offline_mode
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,7 +24,9 @@ from loracle.config.device import pick_device, pick_dtype
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, LoracleError, ModelError
 from loracle.records.failures import one_line, refuse_no_memory
+from loracle.training.dataset.template import give_template
 from loracle.training.dataset.tokens import Encoded
+from loracle.training.hub import hub_silence
 from loracle.training.model.checksum import weights_checksum, weights_fingerprint
 from loracle.training.model.output.layer import OutputLayer, observed_output
 from loracle.training.model.positions import alike
@@ -103,6 +104,7 @@ def load_base(config: RunConfig) -> Base:
         _check_kind(name, options)
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         asked = _asked_of_the_model(config, device, dtype)
+        give_template(tokenizer, config.data.template)
         model, report = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **asked
         )
@@ -193,24 +195,6 @@ def _contiguous(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) ->
     bfloat16 hundreds of times as slowly: 21 s against 0.06 s for 16 rows and 262,144 words.
     """
     return tuple(argument.contiguous() for argument in arguments)
-
-
-def hub_silence() -> str | None:
-    """Why the hub is not to be asked; None if it answers.
-
-    One short question, with the certificates and proxies that downloads have. Without it, transformers
-    retries for a minute before it looks into the cache.
-    """
-    if is_offline_mode():
-        return "HF_HUB_OFFLINE is set"
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5)  # the hub's own client
-    except Exception as error:  # of its own kinds: httpx or another, by the version of huggingface_hub
-        reason = one_line(error)
-        if "certificate" in reason.lower():
-            reason += " (name your own certificates in SSL_CERT_FILE)"
-        return f"{constants.ENDPOINT} does not answer, {reason}"
-    return None
 
 
 def _check_kind(name: str, options: Mapping[str, Any]) -> None:

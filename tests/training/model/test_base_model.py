@@ -120,7 +120,7 @@ server.socket = context.wrap_socket(server.socket, server_side=True)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 os.environ["HF_ENDPOINT"] = f"https://localhost:{server.server_port}"
 import huggingface_hub
-from loracle.training.model.base_model import hub_silence
+from loracle.training.hub import hub_silence
 print(hub_silence())
 huggingface_hub.close_session()
 os.environ["SSL_CERT_FILE"] = sys.argv[1]

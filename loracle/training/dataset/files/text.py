@@ -1,0 +1,107 @@
+"""Text files of rows: JSON Lines, JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from loracle.errors import DataError
+from loracle.training.dataset.fields import meant, parse_json
+from loracle.training.dataset.files.encoding import open_text
+from loracle.training.dataset.files.tables import refuse_twice
+
+_SEPARATORS = ",;\t|"
+_ROWS_TRIED = 100  # of which each has to have as many columns as the first, where a separator is looked for
+_NESTED = ("messages", "conversations", "history", "choices")  # columns that hold JSON
+
+csv.field_size_limit(2**31 - 1)  # a long text is not an error
+
+
+def read_jsonl(path: Path, encoding: str) -> Iterator[tuple[str, Any]]:
+    """Rows of a file of JSON Lines, and where each stands. Raises DataError."""
+    with open_text(path, encoding) as file:
+        for number, line in enumerate(file, start=1):
+            line = line.removeprefix("\ufeff")  # of a file that was joined to another; no JSON begins with it
+            if line.strip():
+                yield f"{path}:{number}", parse_json(line, f"{path}:{number}")
+
+
+def read_json(path: Path, encoding: str) -> Iterator[tuple[str, Any]]:
+    """Rows of a JSON file: a list of objects, or objects one a line. Raises DataError."""
+    with open_text(path, encoding) as file:
+        if _is_lines(file):
+            yield from read_jsonl(path, encoding)
+            return
+    with open_text(path, encoding) as file:
+        rows = parse_json(file.read().removeprefix("\ufeff"), str(path))
+    if not isinstance(rows, list):
+        fields = rows.items() if isinstance(rows, dict) else ()
+        lists = [name for name, value in fields if isinstance(value, list)]
+        hint = f"; save the list in {lists[0]!r} as the file" if len(lists) == 1 else ""
+        raise DataError(
+            f"{path}: a JSON dataset is a list of objects; for one object a line, use .jsonl{hint}"
+        )
+    for number, row in enumerate(rows, start=1):
+        yield f"{path}: row {number}", row
+
+
+def _is_lines(file: IO[str]) -> bool:
+    """Whether the first two lines with something in them are objects of their own."""
+    lines = list(islice((line.removeprefix("\ufeff").strip() for line in file if line.strip()), 2))
+    return len(lines) == 2 and all(line.startswith("{") and line.endswith("}") for line in lines)
+
+
+def read_csv(path: Path, encoding: str, separator: str) -> Iterator[tuple[str, Any]]:
+    """Rows of a file of columns that a character separates, and where each stands. Raises DataError."""
+    with open_text(path, encoding, newline="") as file:
+        reader = csv.DictReader(file, restkey="", strict=True, delimiter=separator)
+        line = 1
+        try:
+            names = list(reader.fieldnames or ())
+            refuse_twice(names, path)
+            line = reader.line_num + 1  # where the next row begins; it may have several lines
+            while (row := next(reader, None)) is not None:
+                source = f"{path}:{line}"
+                if "" in row or None in row.values():
+                    raise DataError(f"{source}: a row needs {len(names)} columns")
+                nested = {k: parse_json(row[k], source) for k in _NESTED if row.get(k)}
+                yield source, row | nested
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(f"{path}:{line}: not valid CSV: {error}") from None
+
+
+def separator_of(path: Path, encoding: str, columns: Sequence[str]) -> str:
+    """The character that separates the columns of a file.
+
+    One with which all rows have as many columns as the first; of several, the one that gives columns of
+    known names (ours, or `columns`), else the most.
+
+    Raises:
+        DataError: two of them do equally well.
+    """
+    found = {}
+    for character in _SEPARATORS:
+        if (names := _names(path, encoding, character)) and len(names) > 1:
+            found[character] = (sum(bool(meant(name)) or name in columns for name in names), len(names))
+    best = [character for character, how in found.items() if how == max(found.values())]
+    if len(best) > 1:
+        raise DataError(
+            f"{path}: columns may be separated by {' or by '.join(map(repr, best))}; say which in "
+            "data.separator"
+        )
+    return best[0] if best else ","
+
+
+def _names(path: Path, encoding: str, separator: str) -> list[str] | None:
+    """Names of the columns, with a separator; None: it does not separate the rows."""
+    with open_text(path, encoding, newline="") as file:
+        try:
+            rows = list(islice(csv.reader(file, strict=True, delimiter=separator), _ROWS_TRIED))
+        except csv.Error:
+            return None
+    rows = [row for row in rows if row]
+    return rows[0] if rows and all(len(row) == len(rows[0]) for row in rows) else None

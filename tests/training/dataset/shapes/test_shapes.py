@@ -1,0 +1,177 @@
+"""Which shape rows have, what of them is learnt, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+
+from loracle.config.data.settings import FIELDS, DataConfig, ShapeName
+from loracle.errors import DataError
+from loracle.records.notices import Notice
+from loracle.training.dataset.files import read_examples
+from loracle.training.dataset.shapes import SHAPES, as_example, read_fields
+from loracle.training.dataset.tokens import encode
+
+Write = Callable[[str, list[dict[str, Any]]], Path]
+TURNS = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+
+
+def settings(**changes: Any) -> DataConfig:
+    return DataConfig(train=Path("a.jsonl"), **changes)
+
+
+def test_shapes_that_can_be_named_are_those_that_are_read() -> None:
+    assert set(get_args(ShapeName)) == set(SHAPES)
+    assert read_fields() <= set(FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"messages": TURNS}, "messages"),
+        ({"prompt": TURNS[:1], "completion": TURNS[1:]}, "prompt/completion"),
+        ({"prompt": "a", "completion": 7}, "prompt/completion"),
+        ({"prompt": "a", "response": "b"}, "prompt/response"),
+        ({"question": "a", "answer": "b", "id": 3}, "question/answer"),
+        ({"instruction": "a", "input": "", "output": "b"}, "alpaca"),
+        ({"text": "a", "label": 0}, "text/label"),
+        ({"text": "a"}, "text"),
+        ({"text": "Q a A b", "instruction": "a", "output": "b"}, "text"),
+        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "sharegpt"),
+    ],
+)
+def test_the_shape_of_a_row_is_detected(row: dict[str, Any], name: str) -> None:
+    assert as_example(row, "a:1").shape == name
+    assert as_example(row, "a:1", settings(shape=name)).content == as_example(row, "a:1").content
+
+
+def test_columns_of_other_names(write_rows: Write) -> None:
+    path = write_rows("a.jsonl", [{"q": "a", "a": 1, "prompt": "other", "n": 2}, {"q": "c", "a": 2}])
+    mapped = read_examples(path, settings(columns={"prompt": "q", "completion": "a"}))
+    assert [(e.prompt, e.completion) for e in mapped] == [("a", "1"), ("c", "2")]
+    assert mapped[0].unread == ("prompt (not mapped)", "n")
+    path = write_rows("b.jsonl", [{"prompt": "a", "completion": "b"}])
+    (turned,) = read_examples(path, settings(columns={"prompt": "completion", "completion": "prompt"}))
+    assert (turned.prompt, turned.completion) == ("b", "a")
+    with pytest.raises(DataError, match=r"data.columns: text: .*b.jsonl has no column 'txt'; it has comple"):
+        read_examples(path, settings(columns={"text": "txt"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"columns": {"prompt": "a", "completion": "a"}}, "the column 'a' is named twice"),
+        ({"columns": {"promt": "a"}}, "'promt' is none of ours; did you mean 'prompt'"),
+        ({"shape": "text", "loss_on": "assistant"}, "rows of text are learnt whole"),
+        ({"shape": "messages", "as_chat": True}, "rows of messages are chats already"),
+        ({"packing": True}, "rows are not packed"),
+        ({"separator": ";;"}, "one character"),
+        ({"encoding": "klingon"}, "no encoding of this name"),
+        ({"shape": "alpacca"}, "alpaca"),
+        ({"train": {"hub": "a/b", "splt": "x"}}, "splt: extra inputs"),
+        ({"train": []}, "path of a file"),
+        ({"train": 3}, "path of a file"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        DataConfig.model_validate({"train": "a.jsonl"} | changes)
+
+
+@pytest.mark.parametrize(
+    ("row", "changes", "message"),
+    [
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, {}, "holds preference data .as for DPO"),
+        ({"prompt": "a", "completion": "b", "label": True}, {}, "preference data .KTO"),
+        ({"prompt": "a", "completion": "b"}, {"loss_on": "assistant"}, "have no assistant; use data.loss_on"),
+        ({"text": "a"}, {"loss_on": "completion"}, "rows of text are learnt whole"),
+        ({"text": "a"}, {"as_chat": True}, "cannot go through the chat template"),
+        ({"instruction": "a", "output": "b", "system": "c"}, {}, "data.as_chat: true has turns for it"),
+        (
+            {"instruction": "a", "output": "b", "history": [["c"]]},
+            {"as_chat": True},
+            "list of pairs of texts",
+        ),
+        ({"question": "a", "answer": None}, {}, "answer must be text; got None"),
+        ({"prompt": TURNS[:1], "completion": TURNS}, {"loss_on": "all"}, None),
+        (
+            {"messages": [TURNS[0], {**TURNS[1], "weight": 0}, *TURNS]},
+            {"loss_on": "all"},
+            "a turn has a weight of 0, but data.loss_on: all",
+        ),
+        ({"prompt": [{"role": "user"}], "completion": TURNS}, {}, "a turn is a role and a content"),
+        ({"prompt": TURNS, "completion": []}, {}, "completion is a list of turns here"),
+        ({"conversations": [{"from": "human", "value": "a"}]}, {}, "the last turn must be the assistant's"),
+        (
+            {"conversations": [{"from": "human", "role": "user", "value": "a"}]},
+            {},
+            "a turn has from and role",
+        ),
+        ({"conversations": [{"from": "function_call", "value": "f"}]}, {}, "a function_call: not valid JSON"),
+        ({"conversations": [{"from": "function_call", "value": "1"}]}, {}, "is a name and arguments in JSON"),
+        ({"text": "a", "prompt": "b", "completion": "c"}, {}, "choose one with data.shape"),
+    ],
+)
+def test_rows_that_cannot_be_learnt_as_asked_are_refused(
+    row: dict[str, Any], changes: dict[str, Any], message: str | None
+) -> None:
+    if message is None:
+        assert as_example(row, "a:1", settings(**changes)).messages
+        return
+    with pytest.raises(DataError, match=f"a:1: .*{message}|a:1: {message}") as caught:
+        as_example(row, "a:1", settings(**changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_of_one_file_are_of_one_kind(write_rows: Write) -> None:
+    rows = [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
+    assert [e.completion for e in read_examples(write_rows("a.jsonl", rows))] == ["1", "0"]
+    with pytest.raises(DataError, match=r"labels are of several kinds: 1 \(.*:1\) and True \(.*:3\)"):
+        read_examples(write_rows("b.jsonl", [*rows, {"text": "c", "label": True}]))
+    within = [{"text": "it is so", "label": "so"}, {"text": "no", "label": "no"}]
+    assert [e.form for e in read_examples(write_rows("c.jsonl", within))] == ["text", "text"]
+    assert (
+        read_examples(write_rows("d.jsonl", [*within, {"text": "a", "label": "b"}]))[0].prompt == "it is so\n"
+    )
+
+
+def test_how_rows_are_laid_out_is_told(write_rows: Write) -> None:
+    path = write_rows("a.jsonl", [{"question": "a", "answer": "b"}] * 3)
+    told: list[Notice] = []
+    read_examples(path, told=told)
+    assert [notice.text for notice in told] == [
+        "3 train rows of question/answer are learnt as the question, a line break and the answer; "
+        "data.as_chat: true puts them into the model's chat template"
+    ]
+    told.clear()
+    read_examples(path, settings(as_chat=True), told=told)
+    assert not told
+
+
+def test_turns_that_are_given_as_the_prompt_are_read_and_not_learnt(tokenizer: Any) -> None:
+    row = {"prompt": [*TURNS, TURNS[0]], "completion": "so"}
+
+    def learnt(**changes: Any) -> str:
+        encoded = encode([as_example(row, "a:1", settings(**changes))], tokenizer, 99)
+        return str(tokenizer.decode(encoded.tokens[encoded.counted]))
+
+    assert learnt() == learnt(loss_on="completion") == "so<eos>"
+    assert learnt(loss_on="assistant") == "yo<eos>so<eos>"
+
+
+def test_calls_of_functions_in_turns_of_from_and_value() -> None:
+    turns = [
+        {"from": "human", "value": "2 + 2?"},
+        {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 2}}'},
+        {"from": "observation", "value": "4"},
+        {"from": "gpt", "value": "four", "weight": 1},
+    ]
+    example = as_example({"conversations": turns, "system": "brief", "tools": "[{}]"}, "a:1")
+    assert [turn.role for turn in example.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    calls = [{"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}]
+    assert example.messages[2].more == {"tool_calls": calls}
+    assert example.for_template == {"tools": [{}]}
