@@ -13,6 +13,7 @@ import typer
 
 from loracle import __version__
 from loracle.commands.cache import cache
+from loracle.commands.data import data
 from loracle.commands.demo import demo
 from loracle.commands.doctor import doctor
 from loracle.commands.export import export
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, tune, worker, demo, show, proxy, export, cache, doctor):  # as help lists them
+for command in (init, tune, worker, demo, show, proxy, export, cache, doctor, data):  # as help lists them
     app.command()(command)
 app.command("import")(import_settings)
 

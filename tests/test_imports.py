@@ -57,7 +57,7 @@ LIGHT: dict[str, str] = {
     "export": "",
     "commands": "",
     "cli": "",
-    "run": "run.checks run.proxy run.reading",
+    "run": "run.checks run.data.page run.data.view run.proxy run.reading",
 }
 OPTUNA_TOO = ("commands", "run", "search")  # it holds a run's trials
 

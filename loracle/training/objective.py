@@ -29,17 +29,11 @@ from loracle.records.space import Config, with_alpha
 from loracle.records.trial import Outcome
 from loracle.records.trial_files import stored_outcomes
 from loracle.training.contents import scoring_contents, training_contents
-from loracle.training.dataset.notices import (
-    about_lengths,
-    about_limit,
-    about_references,
-    about_sizes,
-    about_tokens,
-    require_enough,
-)
+from loracle.training.dataset.notices import require_enough
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import Splits, load_splits, overlap, proxy_positions, proxy_size
 from loracle.training.dataset.tokens import Encoded, encode
+from loracle.training.dataset.told import about_data
 from loracle.training.early_stopping import Watched
 from loracle.training.memory.counting import build_memory_model
 from loracle.training.memory.plan import MemoryModel, Observation, observed
@@ -297,15 +291,15 @@ class TrainingObjective:
         return encoded
 
     def _about_data(self, encoded: Mapping[str, Encoded]) -> Iterator[Notice]:
-        parts, metric = self.splits.parts, metric_of(self.config.scoring.metric)
-        scored = {name: len(questions) for name, questions in self.questions.items()}
-        yield from about_lengths(self.dropped, parts, self._max_length, self._remedy)
-        yield from about_tokens({name: part.remarks for name, part in encoded.items()}, parts)
-        if "writing" in self._needs:
-            going_on = {name: int(encoded[name].goes_on.sum()) for name in scored}
-            yield from about_references(going_on, parts)
-        yield from about_sizes(self.n_train, scored, metric)
-        yield from about_limit(scored["validation"], len(encoded["validation"]))
+        return about_data(
+            self.splits.parts,
+            encoded,
+            {name: len(questions) for name, questions in self.questions.items()},
+            metric_of(self.config.scoring.metric),
+            max_length=self._max_length,
+            remedy=self._remedy,
+            writes="writing" in self._needs,
+        )
 
     def _prepare(self, examples: Sequence[Example], encoded: Encoded) -> Questions:
         return prepare(examples, encoded, self.base, self.config.scoring, self._max_length)

@@ -36,6 +36,8 @@ class Remarks:
         rows: rows that have such turns.
         fields: turns with a field that the chat template passes over, by its name.
         unknown: rows with characters that the tokenizer does not know.
+        doubled: rows that begin with the token that opens a text twice.
+        unopened: chats that do not begin with it, where the tokenizer puts it before texts.
         dated: rows into which the chat template writes the date of the day.
     """
 
@@ -43,6 +45,8 @@ class Remarks:
     rows: int = 0
     fields: Counter[str] = field(default_factory=Counter)
     unknown: int = 0
+    doubled: int = 0
+    unopened: int = 0
     dated: int = 0
 
 

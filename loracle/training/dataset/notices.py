@@ -19,6 +19,9 @@ Parts = Mapping[str, Sequence[Example]]  # examples by the name of their split
 FEWEST = 2  # rows of a split: one row has no spread, so nothing can be said about its score
 _FEW = 100  # rows, below which a user is told what so few can show
 _NAMES = 10  # of fields, in one notice
+_LABELS = 20  # distinct answers, at most, where they are labels
+_TIMES = 5  # that a label occurs on average, at least
+_UNEVEN = 0.9  # share of the most common label, from which on a user is told
 
 
 def require_enough(name: str, n: int, why: str) -> None:
@@ -33,17 +36,56 @@ def require_enough(name: str, n: int, why: str) -> None:
 
 
 def about_rows(parts: Parts) -> Iterator[Notice]:
-    """Rows and prompts that splits share, rows that repeat, and fields that are not read."""
+    """Rows and prompts that splits share, rows that repeat, labels, and fields that are not read."""
     for first, second in combinations(parts, 2):
         yield from _shared(first, parts[first], second, parts[second])
     copies = {name: len(part) - len({e.content for e in part}) for name, part in parts.items()}
     yield from _counted(
         "rows_repeated", copies, parts, "{} rows are copies of others in their split, and count each time"
     )
+    yield from about_labels(parts)
     unread = Counter(name for part in parts.values() for example in part for name in example.unread)
     if unread:
         rows = sum(bool(example.unread) for part in parts.values() for example in part)
         yield Notice("data", "fields_not_read", f"fields that are not read: {_listed(unread, 'row')}", rows)
+
+
+def about_labels(parts: Parts) -> Iterator[Notice]:
+    """Labels that are uneven, or that nothing is learnt of."""
+    found = labels_of(parts)
+    if not found:
+        return
+    for name, counts in found.items():
+        label, n = next(iter(counts.most_common(1)))
+        if n >= _UNEVEN * counts.total():
+            yield Notice(
+                "data",
+                "labels_uneven",
+                f"{n:,} of {counts.total():,} {name} rows have the answer {printable(label, 40)}: a model "
+                f"that always says so is right in {n / counts.total():.0%} of them",
+                n,
+            )
+    new = sum((found[name] for name in found if name != "train"), Counter[str]())
+    unknown = {label: n for label, n in new.items() if label not in found["train"]}
+    if unknown:
+        some = _and([printable(label, 40) for label in list(unknown)[:_NAMES]])
+        yield Notice(
+            "data",
+            "labels_not_trained",
+            f"{sum(unknown.values()):,} rows to be scored have answers that no training row has: {some}",
+            sum(unknown.values()),
+        )
+
+
+def labels_of(parts: Parts) -> dict[str, Counter[str]]:
+    """How often each answer occurs, by split; empty where answers are too many and too rare to be labels."""
+    found = {
+        name: Counter(str(example.reference) for example in part if example.reference is not None)
+        for name, part in parts.items()
+    }
+    every = sum(found.values(), Counter[str]())
+    few = every and len(every) <= _LABELS and every.total() >= _TIMES * len(every)
+    return found if few and len(found.get("train", ())) > 1 and all(found.values()) else {}
 
 
 def _shared(first: str, ours: Sequence[Example], second: str, theirs: Sequence[Example]) -> Iterator[Notice]:
@@ -101,6 +143,22 @@ def about_tokens(remarks: Mapping[str, Remarks], parts: Parts) -> Iterator[Notic
         "on other prompts; templates with a setting for it, such as date_string, take it from the rows' "
         "chat_template_kwargs",
     )
+    doubled = {name: remark.doubled for name, remark in remarks.items()}
+    yield from _counted(
+        "special_tokens_doubled",
+        doubled,
+        parts,
+        "{} rows begin with the token that opens a text twice, as their own text or the chat template brings "
+        "it, too; take it out of the text",
+    )
+    unopened = {name: remark.unopened for name, remark in remarks.items()}
+    yield from _counted(
+        "special_tokens_missing",
+        unopened,
+        parts,
+        "{} chats do not begin with the token that the tokenizer puts before every text, as the chat "
+        "template leaves it out; models that were trained with it may read worse",
+    )
     unknown = {name: remark.unknown for name, remark in remarks.items()}
     yield from _counted(
         "characters_unknown",
@@ -125,13 +183,7 @@ def about_references(going_on: Mapping[str, int], parts: Parts) -> Iterator[Noti
 
 
 def about_sizes(n_train: int, scored: Mapping[str, int], metric: Metric) -> Iterator[Notice]:
-    """Splits that are small, with the difference that they can show.
-
-    For a share of correct rows, two settings on n rows each differ visibly (power 80 %, level 5 %) from
-    4 sqrt(p (1 - p) / n) on, at most 2 / sqrt(n) (p = 1/2): n = 16 s^2 / d^2, R. Lehr, Statistics in Medicine
-    11, 1099 (1992). For the loss, the same two settings are compared row by row: n = 8 s^2 / d^2, so
-    d = sqrt(8 / n) s, where s is the standard deviation of the difference of a row.
-    """
+    """Splits that are small, with the difference that they can show."""
     if n_train < _FEW:
         yield Notice(
             "data",
@@ -143,10 +195,7 @@ def about_sizes(n_train: int, scored: Mapping[str, int], metric: Metric) -> Iter
     for name, n in scored.items():
         if n >= _FEW:
             continue
-        if not metric.judges:
-            least = f"{math.sqrt(8 / n):.2g} standard deviations of a row's difference in loss"
-        else:
-            least = f"{min(100, round(200 / math.sqrt(n)))} percentage points"
+        least = least_difference(n, metric)
         yield Notice(
             "data",
             f"few_{name}_rows",
@@ -165,6 +214,19 @@ def about_limit(scored: int, n: int) -> Iterator[Notice]:
             f"trials are scored on {scored:,} of {n:,} validation rows (data.validation_limit)",
             n - scored,
         )
+
+
+def least_difference(n: int, metric: Metric) -> str:
+    """The difference between two settings that n rows can be expected to show, in words.
+
+    For a share of correct rows, two settings on n rows each differ visibly (power 80 %, level 5 %) from
+    4 sqrt(p (1 - p) / n) on, at most 2 / sqrt(n) (p = 1/2): n = 16 s^2 / d^2, R. Lehr, Statistics in Medicine
+    11, 1099 (1992). For the loss, the same two settings are compared row by row: n = 8 s^2 / d^2, so
+    d = sqrt(8 / n) s, where s is the standard deviation of the difference of a row.
+    """
+    if not metric.judges:
+        return f"{math.sqrt(8 / n):.2g} standard deviations of a row's difference in loss"
+    return f"{min(100, round(200 / math.sqrt(n)))} percentage points"
 
 
 # -- words ------------------------------------------------------------------------------------------

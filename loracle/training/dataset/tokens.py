@@ -186,7 +186,11 @@ class _Maker:
                 what = "text" if example.text else "completion"
                 raise DataError(f"{example.source}: the tokenizer finds no token in the {what}")
             opening = [] if example.messages or self._is_opened(growing[-1]) else self._opening
-            yield self._row(opening, parts, [flag for _, flag in own])
+            row = self._row(opening, parts, [flag for _, flag in own])
+            size = len(self._opening)
+            self.remarks.doubled += bool(size) and self._is_opened(row.tokens[size:])
+            self.remarks.unopened += bool(example.messages) and not self._is_opened(row.tokens)
+            yield row
 
     def _pieces(self, example: Example) -> list[Piece]:
         if example.text is not None:

@@ -1,0 +1,218 @@
+"""The data of a run as it would be learnt: rows as rendered, lengths, counts, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from loracle.config.data.sources import described
+from loracle.config.metrics import metric_of
+from loracle.config.settings import NO_DATA, RunConfig
+from loracle.errors import ConfigError, LoracleError
+from loracle.records.notices import Notice, gathered
+from loracle.records.notices import as_json as notices_as_json
+from loracle.training.dataset.notices import labels_of, least_difference
+from loracle.training.dataset.shapes import Example
+from loracle.training.dataset.splits import Splits, load_splits
+from loracle.training.dataset.tokens import Encoded, encode
+from loracle.training.dataset.told import about_data
+from loracle.training.dataset.tokenizer import Reading, load_reading
+from loracle.training.scoring import check_scoring, needs_of
+
+_NO_LIMIT = 2**31 - 1  # tokens
+_SHOWN = 400  # tokens of a row that is shown: its beginning and its end
+
+Piece = tuple[str, bool]  # a stretch of text, and whether its tokens count in the loss
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A row as rendered.
+
+    Attributes:
+        split, source: where it is, and where it is from.
+        tokens, counted: how many it has, and how many of them count in the loss.
+        pieces: its text, in stretches that count or do not.
+        left_out: tokens in its middle that are not shown.
+    """
+
+    split: str
+    source: str
+    tokens: int
+    counted: int
+    pieces: tuple[Piece, ...]
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Numbers of a split.
+
+    Attributes:
+        rows, used: rows that it has, and those that are short enough.
+        tokens, counted: of the rows that are used, in all, and those that count in the loss.
+        shortest, median, high, longest: tokens of a row, of all; `high` is not exceeded by 90 % of them.
+        repeated: rows that are copies of others in it.
+        difference: the least difference that it shows (a share of rows, or standard deviations of a row's
+            difference in loss); None for the training rows.
+    """
+
+    rows: int
+    used: int
+    tokens: int
+    counted: int
+    shortest: int
+    median: int
+    high: int
+    longest: int
+    repeated: int
+    difference: str | None = None
+
+
+@dataclass(frozen=True)
+class DataView:
+    """What there is to see of the data of a run.
+
+    Attributes:
+        source: of the training rows, in words.
+        shapes: rows by shape.
+        max_length: tokens that a row may have.
+        metric: which rows are scored by.
+        parts: by the name of their split.
+        rows: the first ones as rendered.
+        labels: by split, how often each completion occurs, where they are few.
+        notices: what `tune` and the report will say.
+        refused: why `tune` would not begin; None: it would.
+    """
+
+    source: str
+    shapes: dict[str, int]
+    max_length: int
+    metric: str
+    parts: dict[str, Part]
+    rows: tuple[Shown, ...]
+    labels: dict[str, dict[str, int]]
+    notices: tuple[Notice, ...]
+    refused: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        plain = asdict(self)
+        rows = [
+            {**row, "pieces": [{"text": text, "in_loss": counted} for text, counted in row["pieces"]]}
+            for row in plain["rows"]
+        ]
+        return {**plain, "rows": rows, "notices": notices_as_json(self.notices)}
+
+
+def view_data(config: RunConfig, n_rows: int) -> DataView:
+    """Reads the rows and tokenises them as a run does, with the first `n_rows` of each split to be shown.
+
+    Raises:
+        LoracleError: the data or the tokenizer cannot be read, or a row cannot be learnt whole.
+    """
+    if config.objective is not None and config.data == NO_DATA:
+        raise ConfigError("the trainer of this run is your own, and the config names no data")
+    splits = load_splits(config.data, config.search.seed)
+    reading = load_reading(config)
+    limit = min(config.data.max_length, reading.max_positions or config.data.max_length)
+    encoded = {name: _encoded(part, reading, config) for name, part in splits.parts.items()}
+    rows = tuple(
+        _shown(name, splits.parts[name][i], encoded[name], i, reading.tokenizer)
+        for name in encoded
+        for i in range(min(n_rows, len(encoded[name])))
+    )
+    examples = [example for part in splits.parts.values() for example in part]
+    return DataView(
+        source=described(config.data.train),
+        shapes=dict(Counter(example.shape for example in examples)),
+        max_length=limit,
+        metric=config.scoring.metric,
+        parts={name: _part(name, part, encoded[name], limit, config) for name, part in splits.parts.items()},
+        rows=rows,
+        labels={name: dict(own.most_common()) for name, own in labels_of(splits.parts).items()},
+        notices=gathered(splits.notices, _notices(config, splits, encoded, limit)),
+        refused=_refusal(config, splits, reading, encoded, limit),
+    )
+
+
+def _encoded(examples: Sequence[Example], reading: Reading, config: RunConfig) -> Encoded:
+    """All rows as tokens, those that are too long as well."""
+    every = config.data.loss_on == "all"
+    return encode(examples, reading.tokenizer, _NO_LIMIT, stop_ids=reading.stop_ids, learn_all=every)
+
+
+def _shown(split: str, example: Example, encoded: Encoded, i: int, tokenizer: Any) -> Shown:
+    tokens = encoded.tokens[encoded.starts[i] : encoded.ends[i]]
+    counted = encoded.counted[encoded.starts[i] : encoded.ends[i]]
+    left_out = max(0, len(tokens) - _SHOWN)
+    half = _SHOWN // 2
+    stretches = [(tokens, counted)]
+    if left_out:
+        stretches = [(tokens[:half], counted[:half]), (tokens[-half:], counted[-half:])]
+    pieces: list[Piece] = []
+    for number, (own, flags) in enumerate(stretches):
+        if number:
+            pieces.append((f"\n[... {left_out:,} more tokens ...]\n", False))
+        bounds = [0, *(np.flatnonzero(np.diff(flags)) + 1).tolist(), len(own)]
+        for start, end in pairwise(bounds):
+            text = tokenizer.decode(own[start:end].tolist(), skip_special_tokens=False)
+            pieces.append((str(text), bool(flags[start])))
+    return Shown(split, example.source, len(tokens), int(counted.sum()), tuple(pieces), left_out)
+
+
+def _part(name: str, part: Sequence[Example], encoded: Encoded, limit: int, config: RunConfig) -> Part:
+    lengths, fits = encoded.lengths, encoded.lengths <= limit
+    used = int(fits.sum())
+    scored = used
+    if name == "validation" and config.data.validation_limit is not None:
+        scored = min(used, config.data.validation_limit)
+    low, median, high, longest = np.percentile(lengths, (0, 50, 90, 100), method="inverted_cdf").tolist()
+    metric = metric_of(config.scoring.metric)
+    return Part(
+        rows=len(part),
+        used=used,
+        tokens=int(lengths[fits].sum()),
+        counted=int(encoded.counts[fits].sum()),
+        shortest=int(low),
+        median=int(median),
+        high=int(high),
+        longest=int(longest),
+        repeated=len(part) - len({example.content for example in part}),
+        difference=least_difference(scored, metric) if name != "train" and scored else None,
+    )
+
+
+def _notices(config: RunConfig, splits: Splits, encoded: dict[str, Encoded], limit: int) -> Iterator[Notice]:
+    """What a run says of these data when it begins."""
+    scored = {name: int((encoded[name].lengths <= limit).sum()) for name in ("validation", "test")}
+    scored["validation"] = min(scored["validation"], config.data.validation_limit or scored["validation"])
+    remedy = "choose a model that reads more" if limit < config.data.max_length else "raise data.max_length"
+    return about_data(
+        splits.parts,
+        encoded,
+        scored,
+        metric_of(config.scoring.metric),
+        max_length=limit,
+        remedy=remedy,
+        writes="writing" in needs_of(config.scoring),
+    )
+
+
+def _refusal(
+    config: RunConfig, splits: Splits, reading: Reading, encoded: dict[str, Encoded], limit: int
+) -> str | None:
+    """Why a run with these data would not begin."""
+    try:
+        for name, part in splits.parts.items():
+            check_scoring(part, config.scoring)
+            if int(encoded[name].lengths.max()) > limit:
+                encode(part, reading.tokenizer, limit, config.data.too_long, stop_ids=reading.stop_ids)
+    except LoracleError as error:
+        return str(error)
+    return None

@@ -1,0 +1,150 @@
+"""`loracle data`: what a user sees of the rows before anything costs money."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Loracle, copy_rows
+from rich.console import Console
+
+from loracle.commands.data import show_view
+from loracle.config.loading import load_config
+from loracle.config.settings import RunConfig
+from loracle.run.data.view import view_data
+from loracle.training.model.base_model import load_base
+from loracle.training.dataset.tokenizer import load_reading
+from loracle.training.objective import TrainingObjective
+
+Write = Callable[..., Path]
+
+
+def test_rows_are_shown_with_the_tokens_that_carry_loss(loracle: Loracle, run_config: Write) -> None:
+    code, out, _ = loracle("data", run_config(), "--rows", 1)
+    assert code == 0
+    assert "tokens that carry loss are between [[ and ]]" in out
+    first = json.loads((run_config().parent / "train.jsonl").read_text().splitlines()[1])
+    lines = out.splitlines()
+    assert any(line.endswith("[[" + line.split("[[")[-1]) and "<eos>]]" in line for line in lines)
+    assert f"{first['prompt']}[[{first['completion']}<eos>]]" in loracle("data", run_config(), "--rows", 9)[1]
+    assert "rows: 60 of prompt/completion; at most 32 tokens" in lines
+    assert "validation shows differences between two settings from " in out
+
+
+def test_it_says_what_tune_will_say(loracle: Loracle, run_config: Write) -> None:
+    path = run_config(data={"max_length": 13, "validation_limit": 4})
+    rows = [*copy_rows(60), *copy_rows(60)[:5], {"prompt": "copy:abcdabcd=", "completion": "abcd"}]
+    (path.parent / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, _ = loracle("data", path, "--json")
+    assert code == 0
+    view, objective = json.loads(out), TrainingObjective.from_config(load_config(path))
+    said = [notice.text for notice in objective.notices if notice.about == "data"]
+    assert [notice["text"] for notice in view["notices"]] == said
+    assert {name: part["rows"] - part["used"] for name, part in view["parts"].items()} == objective.dropped
+    sizes = objective.sizes
+    assert [part["used"] for part in view["parts"].values()] == [sizes.train, sizes.validation, sizes.test]
+
+
+def test_the_tokenizer_alone_says_what_the_model_says(tiny_model: Path, run_config: Write) -> None:
+    config = load_config(run_config())
+    reading, base = load_reading(config), load_base(config)
+    assert reading.stop_ids == base.stop_ids
+    assert reading.max_positions == base.max_positions
+
+
+def test_a_run_that_would_not_begin_is_shown_all_the_same(loracle: Loracle, run_config: Write) -> None:
+    code, out, errors = loracle("data", run_config(data={"max_length": 3}))
+    assert code == 2
+    assert "bad  a run would not begin: " in out
+    assert "examples have more than 3 tokens" in out
+    assert "[[" in out
+    assert not errors
+
+
+class Marked(HTMLParser):
+    """The text of a page, and what of it is marked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.marked: list[str] = []
+        self.outside: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.outside |= {f"{name}={value}" for name, value in attrs if name in ("src", "href")}
+        if tag not in ("meta", "br"):
+            self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.tags.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1] == "mark":
+            self.marked.append(data)
+
+
+def test_the_page_is_whole_and_loads_nothing(loracle: Loracle, run_config: Write) -> None:
+    path = run_config()
+    rows = [{"prompt": f"<b>{i}&", "completion": f"</pre><script>{i}\n+"} for i in range(40)]
+    (path.parent / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = path.parent / "data.html"
+    code, out, _ = loracle("data", path, "--html", page)
+    assert code == 0
+    assert f"page: {page}" in out
+    assert "[[" not in out
+    found = Marked()
+    found.feed(page.read_text(encoding="utf-8"))
+    assert not found.tags
+    assert not found.outside
+    assert "</pre><script>1\n+<eos>" in found.marked
+    assert "prefers-color-scheme: dark" in page.read_text()
+    code, _, errors = loracle("data", path, "--html", path.parent / "none" / "data.html")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "--html: " in errors
+
+
+def test_labels_are_counted_and_uneven_ones_told(loracle: Loracle, run_config: Write) -> None:
+    path = run_config()
+    rows = [{"text": f"row {i}", "label": i % 20 == 0} for i in range(100)]
+    (path.parent / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    view = json.loads(loracle("data", path, "--json")[1])
+    assert view["shapes"] == {"text/label": 100}
+    counts = view["labels"].values()
+    assert sum(own.get("true", 0) for own in counts) == 5
+    assert sum(own.get("false", 0) for own in counts) == 95
+    assert "labels_uneven" in [notice["name"] for notice in view["notices"]]
+    out = loracle("data", path)[1]
+    assert any(line.split()[:1] == ["false"] and "%)" in line for line in out.splitlines())
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_lines_fit_the_terminal(width: int, run_config: Write) -> None:
+    config: RunConfig = load_config(run_config())
+    file = io.StringIO()
+    terminal = Console(file=file, width=width, force_terminal=True, color_system=None, markup=False)
+    show_view(terminal, view_data(config, 2), with_rows=True)
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width or any(str(config.data.train) in line for line in lines)
+    assert all(len(line) <= width for line in lines if str(config.data.train) not in line)
+
+
+def test_a_long_row_is_shown_by_its_ends(loracle: Loracle, run_config: Write) -> None:
+    path = run_config(data={"max_length": 2000})
+    rows: list[dict[str, Any]] = [{"prompt": f"{i}" + "a" * 900, "completion": "b"} for i in range(40)]
+    (path.parent / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, _ = loracle("data", path, "--rows", 1)
+    assert code == 2  # the model reads 128 tokens
+    assert "more tokens ...]" in out
+
+
+def test_a_trainer_of_ones_own_has_its_own_data(loracle: Loracle, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("objective: {function: 'a.py:run', direction: maximize}\n")
+    code, _, errors = loracle("data", path)
+    assert code == 2
+    assert "the trainer of this run is your own" in errors
