@@ -17,8 +17,8 @@ from loracle.commands.data import show_view
 from loracle.config.loading import load_config
 from loracle.config.settings import RunConfig
 from loracle.run.data.view import view_data
-from loracle.training.model.base_model import load_base
 from loracle.training.dataset.tokenizer import load_reading
+from loracle.training.model.base_model import load_base
 from loracle.training.objective import TrainingObjective
 
 Write = Callable[..., Path]

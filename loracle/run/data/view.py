@@ -19,9 +19,9 @@ from loracle.records.notices import as_json as notices_as_json
 from loracle.training.dataset.notices import labels_of, least_difference
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import Splits, load_splits
+from loracle.training.dataset.tokenizer import Reading, load_reading
 from loracle.training.dataset.tokens import Encoded, encode
 from loracle.training.dataset.told import about_data
-from loracle.training.dataset.tokenizer import Reading, load_reading
 from loracle.training.scoring import check_scoring, needs_of
 
 _NO_LIMIT = 2**31 - 1  # tokens
