@@ -62,10 +62,15 @@ def legacy(opens: bool = False) -> PreTrainedTokenizerFast:
 @cache
 def byte_level(opens: bool = False) -> PreTrainedTokenizerFast:
     """Like those of GPT-2, Llama 3 and Qwen."""
+    return taught(_CORPUS, 400, opens)
+
+
+def taught(texts: Sequence[str], size: int, opens: bool = False) -> PreTrainedTokenizerFast:
+    """As `byte_level`, with tokens for what stands in these texts."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return _trained(backend, opens, pre_tokenizers.ByteLevel.alphabet())
+    return _trained(backend, opens, pre_tokenizers.ByteLevel.alphabet(), texts, size)
 
 
 @cache
@@ -95,13 +100,15 @@ def _spaces(strips: bool) -> decoders.Decoder:
     return decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if strips else steps)
 
 
-def _trained(backend: Tokenizer, opens: bool, alphabet: list[str]) -> PreTrainedTokenizerFast:
+def _trained(
+    backend: Tokenizer, opens: bool, alphabet: list[str], texts: Sequence[str] = _CORPUS, size: int = 400
+) -> PreTrainedTokenizerFast:
     special = [*SPECIAL, *_BYTES] if alphabet is _BYTES else SPECIAL
     letters = [] if alphabet is _BYTES else alphabet
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=letters, show_progress=False
+        vocab_size=size, special_tokens=special, initial_alphabet=letters, show_progress=False
     )
-    backend.train_from_iterator(_CORPUS, trainer)
+    backend.train_from_iterator(texts, trainer)
     if opens:
         backend.post_processor = processors.TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", SPECIAL.index("<s>"))]

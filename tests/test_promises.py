@@ -57,6 +57,9 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_language_gp::test_the_paper_preset_learns_at_the_published_rates",
         "test_trie::test_tree_equals_one_forward_a_text",
         "test_trie::test_no_token_is_computed_twice",
+        "test_paper::test_settings_are_the_published_ones",
+        "test_paper::test_doctor_passes_one_of_each_kind",
+        "test_paper::test_one_of_each_kind_runs_from_end_to_end",
     ),
     "Runs are safe to interrupt": ("test_tune::test_kill_9_at_several_moments_changes_nothing",),
     # -- try it

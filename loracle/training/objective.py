@@ -119,8 +119,8 @@ class TrainingObjective:
                 `load_base`, `encode`, `prepare` and `probe`.
         """
         splits = load_splits(config.data, config.search.seed)
-        for examples in (splits.train, splits.validation, splits.test):
-            check_scoring(examples, config.scoring)
+        for role, examples in splits.parts.items():
+            check_scoring(examples, config.scoring, judged=role != "train")
         return cls(config, splits, load_base(config))
 
     def report(self) -> Report:

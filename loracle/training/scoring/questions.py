@@ -100,8 +100,11 @@ def ends_with_reference(settings: ScoringConfig) -> bool:
 # -- what fits together -----------------------------------------------------------------------------
 
 
-def check_scoring(examples: Sequence[Example], settings: ScoringConfig) -> None:
+def check_scoring(examples: Sequence[Example], settings: ScoringConfig, *, judged: bool = True) -> None:
     """Checks that the metrics fit the examples; needs no model.
+
+    `judged`: whether they are scored; who judges is not tried on rows that are trained on alone, which need
+    no tests, say.
 
     Raises:
         ConfigError: a metric whose package is not there, one that needs answers on free text or labels on
@@ -128,7 +131,7 @@ def check_scoring(examples: Sequence[Example], settings: ScoringConfig) -> None:
             _check_references(metric, examples, settings)
         if metric.labels:
             _check_labels(metric, examples, settings)
-        if metric.judge_module:
+        if metric.judge_module and judged:
             told = [asked(example, i) for i, example in enumerate(examples)]
             with kept_random_state():
                 judge_of(metric, settings).check(told)
