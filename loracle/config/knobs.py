@@ -67,11 +67,8 @@ def check_knobs(names: Sequence[str]) -> None:
     Raises:
         ConfigError: an unknown, missing or doubled knob.
     """
-    for name in names:
-        if name not in KNOBS:
-            close = difflib.get_close_matches(name, KNOBS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it knows {', '.join(KNOBS)}"
-            raise ConfigError(f"training has no knob {name!r}; {hint}")
+    if problem := _unknown(names):
+        raise ConfigError(problem)
     missing = [name for name, knob in KNOBS.items() if knob.required and name not in names]
     if not any(name in names for name in ALPHA):
         missing.append(" (or ".join(ALPHA) + ")")
@@ -79,8 +76,20 @@ def check_knobs(names: Sequence[str]) -> None:
         raise ConfigError(f"training needs a knob for {', '.join(missing)}; one value is enough to fix it")
 
 
+def _unknown(names: Sequence[str]) -> str | None:
+    """What is wrong with the first name that is no knob; None: all are."""
+    for name in names:
+        if name not in KNOBS:
+            close = difflib.get_close_matches(name, KNOBS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it knows {', '.join(KNOBS)}"
+            return f"training has no knob {name!r}; {hint}"
+    return None
+
+
 def complete_problem(values: Mapping[str, Value]) -> str | None:
     """What keeps values from being a whole config of the trainer, settings aside; None: nothing."""
+    if problem := _unknown(list(values)):
+        return problem
     for name in without_setting():
         if name not in values:
             return f"needs a value for {name}"

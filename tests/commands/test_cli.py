@@ -106,7 +106,7 @@ def test_standard_settings_that_no_training_knows_are_refused_before_the_search(
 ) -> None:
     standard = {"rank": 4, "alpha": 8, "dropout": 0.0, "batch_size": 4, "learning_rate": 1e-3, "lr": 1}
     message = refused(loracle("tune", run_config(standard=standard)))
-    assert message.startswith("standard: training has no knob 'lr'")
+    assert "standard: training has no knob 'lr'" in message
 
 
 @pytest.mark.parametrize("name", ["run [v1]", "[/x]", ":smile: [bold]b[/]", "a\u202eb"])

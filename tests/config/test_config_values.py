@@ -56,6 +56,8 @@ def with_value(name: str, value: str) -> str:
     inner[last] = "VALUE"
     if name.startswith("objective"):
         content["objective"] |= {"function": "a:b", "direction": "maximize"}
+    if path[:1] == ["scoring"] and len(path) > 1:
+        inner |= {"code": {"tests": "t.jsonl"}, "judge": {"url": "http://h", "model": "m"}}.get(path[1], {})
     return dump(content).replace("VALUE", value)
 
 
