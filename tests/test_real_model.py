@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from places import BENCHMARKS
+from places import BENCHMARKS, ROOT
 
 REAL = BENCHMARKS / "real"
 PARTS = 4
@@ -106,3 +106,14 @@ def test_the_landscape_has_the_standard_and_every_value_of_every_knob() -> None:
     for knob, n_values in (("rank", 7), ("alpha_ratio", 7), ("dropout", 3), ("batch_size", 5)):
         assert len({c[knob] for c in configs}) == n_values
     assert len({c["learning_rate"] for c in configs}) == 9
+
+
+def test_the_table_of_the_readme_is_what_was_measured() -> None:
+    found = json.loads((BENCHMARKS / "results" / "real.json").read_text(encoding="utf-8"))
+    longest = [row for row in found["tasks"] if row["trials"] == 30 and row["preset"] == "default"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in longest:
+        low, high = 100 * row["difference_low"], 100 * row["difference_high"]
+        scores = f"| {100 * row['standard']:.1f} % | {100 * row['winner']:.1f} % |"
+        assert f"{scores} {100 * row['difference']:+.1f} points ({low:.1f} to {high:.1f}) |" in readme
+    assert len({row["task"] for row in longest}) == 3

@@ -26,6 +26,7 @@ from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, Outcome
 from loracle.records.trial_files import read_outcome, write_outcome
 from loracle.run.storage.opening import open_study, read_history
+from loracle.text import escape
 from loracle.text.numbers import NotANumber, as_count, as_number, shown
 
 SPACE = SearchSpace((Knob("rank", (1, 2, 4)),))
@@ -209,7 +210,7 @@ def test_a_score_in_a_file_is_the_score_of_the_trial(
     assert outcome.metrics["result"] == float(score)
     numbers = [float(v) for v in beside.values() if isinstance(v, int | float) and not isinstance(v, bool)]
     assert sorted(outcome.metrics.values()) == sorted([*numbers, float(score)])
-    assert all(name.isprintable() for name in outcome.metrics)
+    assert all(escape.printable(name) == name for name in outcome.metrics)
     write_outcome(tmp_path, {"rank": 1}, outcome)
     assert read_outcome(tmp_path, {"rank": 1}) == outcome
 
