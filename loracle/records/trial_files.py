@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ def read_outcome(folder: Path, config: Config) -> Outcome | None:
 
 
 def stored_outcomes(folder: Path) -> list[Outcome]:
-    """Outcomes of all finished trials whose folders are in `folder`."""
-    found = []
+    """Outcomes of all finished trials whose folders are in `folder`; none where no folder can be."""
+    found: list[Outcome] = []
+    if not os.path.isdir(folder):  # False, too, for a name that no file can have
+        return found
     for path in sorted(folder.glob(f"*/{_OUTCOME}")):
         with contextlib.suppress(OSError, ValueError):  # damaged: it is trained again
             found.append(from_plain(Outcome, json.loads(path.read_text(encoding="utf-8"))))
