@@ -28,13 +28,14 @@ def data(
     """Show the rows as they will be learnt, with the tokens that carry loss, and what is wrong with them."""
     from loracle.commands.terminal.console import console, say, say_json
     from loracle.commands.terminal.display import quiet
+
+    quiet(models=True)  # before what it silences is loaded
     from loracle.config.loading import load_config
     from loracle.run.data.page import page
     from loracle.run.data.view import view_data
     from loracle.text.files import write_atomically
 
     settings = load_config(config)
-    quiet(models=True)
     view = view_data(settings, rows)
     if html is not None:
         _write(html, page(view, config.name), write_atomically)

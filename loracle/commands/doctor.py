@@ -13,13 +13,14 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
     """Check device, memory, data, model, space and prompts before anything costs money."""
     from loracle.commands.terminal.console import console, say_json, say_parts
     from loracle.commands.terminal.display import quiet
+
+    quiet(models=True)  # before what it silences is loaded
     from loracle.config.loading import load_config
     from loracle.records.codec import to_plain
     from loracle.records.notices import as_json as notices_as_json
     from loracle.run.checks import examine
 
     settings = load_config(config)
-    quiet(models=True)
     checks = []
     for check in examine(settings):
         checks.append(check)

@@ -25,10 +25,13 @@ _HEAD = """\
 # Settings of this adapter. `lora` are arguments of peft.LoraConfig, `training` of
 # transformers.TrainingArguments; trl.SFTConfig takes `training` and `sft` together.
 """
-_LOSS = (
-    "mean over the tokens that count of the whole effective batch: those of completions and assistant turns, "
-    "end-of-sequence included; in rows of text, all"
-)
+_COUNTED = {
+    None: "those of completions and assistant turns, end-of-sequence included; in rows of text, all",
+    "completion": "those of completions, in chats the last turn or those given as the completion, "
+    "end-of-sequence included",
+    "assistant": "those of all assistant turns, end-of-sequence included",
+    "all": "all, prompts included",
+}
 
 
 def recipe(
@@ -57,6 +60,7 @@ def recipe(
     training = plan.settings
     largest = int((metrics or {}).get("micro_batch", 0)) or training.largest_micro_batch
     micro = next(size for size in range(min(plan.batch_size, largest), 0, -1) if plan.batch_size % size == 0)
+    loss_on = config.data.loss_on
     return {
         "loracle": __version__,
         "base_model": config.model,
@@ -75,13 +79,13 @@ def recipe(
             **({_checkpointing_name(): True} if training.gradient_checkpointing else {}),
             "seed": config.search.seed,
         },
-        "sft": {"max_length": config.data.max_length, "completion_only_loss": True},
+        "sft": {"max_length": config.data.max_length, "completion_only_loss": loss_on != "all"},
         "trained": {
             "examples": n_train,
             "effective_batch": plan.batch_size,
             "steps": plan.steps,
             "warmup_steps": plan.warmup_steps,
-            "loss": _LOSS,
+            "loss": f"mean over the tokens that count of the whole effective batch: {_COUNTED[loss_on]}",
             **_beyond(plan, metrics or {}),
         },
     }

@@ -110,3 +110,11 @@ def test_settings_of_an_own_trainer_come_with_the_command_of_their_own_run() -> 
     found = yaml.safe_load(own_recipe_text(config, {"lr": 1e-3}, "standard"))
     assert found["settings"] == {"lr": 1e-3}
     assert found["command"] == "train --lr 0.001 --out '/runs/a b/final/standard' final"
+
+
+def test_states_what_the_loss_counts() -> None:
+    every = CONFIG.data.model_copy(update={"loss_on": "all"})
+    content = recipe(CONFIG.model_copy(update={"data": every}), WINNER, 1000)
+    assert content["sft"]["completion_only_loss"] is False
+    assert content["trained"]["loss"].endswith("all, prompts included")
+    assert recipe(CONFIG, WINNER, 1000)["sft"]["completion_only_loss"] is True

@@ -68,6 +68,8 @@ def quiet(*, models: bool) -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # It is loaded with peft, and misses kernels of 4 bits on a CPU that nobody asked for.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if models:
         import transformers
 
