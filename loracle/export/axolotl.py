@@ -6,15 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loracle.errors import StudyError
-from loracle.export.winner.files import header, write_rows, write_yaml
-from loracle.export.winner.reading import Winner
-from loracle.export.winner.rows import require_plain_turns, skips_turns, training_rows
+from loracle.export.winner.files import ROWS, header, write_rows, write_yaml
+from loracle.export.winner.reading import Winner, require_whole_alpha
+from loracle.export.winner.rows import about_skipped_turns, plain_row, require_plain_turns, training_rows
 
 if TYPE_CHECKING:
     from loracle.training.dataset.shapes import Example
 
-_ROWS = "train.jsonl"
 # transformers.TrainingArguments, and what axolotl/utils/schemas/training.py calls the same.
 _TRAINING = {
     "per_device_train_batch_size": "micro_batch_size",
@@ -47,11 +45,7 @@ _IMPLIED = {"bias": "none", "task_type": "CAUSAL_LM", "target_modules": None}
 
 def write(winner: Winner, folder: Path) -> list[str]:
     """Writes `config.yaml` and `train.jsonl`. Raises LoracleError: axolotl has no place for something."""
-    if not isinstance(winner.lora["lora_alpha"], int):
-        raise StudyError(
-            f"axolotl takes whole numbers for lora_alpha, and the winner's is {winner.lora['lora_alpha']}; "
-            "export --to trl, whose script takes it"
-        )
+    require_whole_alpha(winner, "axolotl")
     rows = training_rows(winner)
     require_plain_turns(rows, "axolotl")
     notes = [
@@ -59,9 +53,9 @@ def write(winner: Winner, folder: Path) -> list[str]:
         *_about_rows(rows),
         *winner.unsaid(_TRAINING, _LORA, _IMPLIED),
     ]
-    write_rows(folder / _ROWS, [_row(row) for row in rows])
-    lines = header(winner, f"For `{_command(winner)}`, from this folder.", notes)
-    write_yaml(folder / "config.yaml", lines, _config(winner, rows[0].form))
+    write_rows(folder, map(plain_row, rows))
+    head = header(winner, f"For `{_command(winner)}`, from this folder.", notes)
+    write_yaml(folder / "config.yaml", head, _config(winner, rows[0].form))
     return notes
 
 
@@ -105,7 +99,7 @@ def _lora_plus(winner: Winner) -> dict[str, Any]:
 
 
 def _dataset(form: str) -> dict[str, Any]:
-    place = {"path": _ROWS, "ds_type": "json"}
+    place = {"path": ROWS, "ds_type": "json"}
     if form == "text":
         return {**place, "type": "completion", "field": "text"}
     if form == "messages":
@@ -119,22 +113,13 @@ def _dataset(form: str) -> dict[str, Any]:
     return {**place, "type": {"field_instruction": "prompt", "field_output": "completion", **plain}}
 
 
-def _row(row: Example) -> dict[str, Any]:
-    if row.form == "text":
-        return {"text": row.text}
-    if row.form != "messages":
-        return {"prompt": row.prompt, "completion": row.completion}
-    return {"messages": [{"role": turn.role, "content": turn.content} for turn in row.messages]}
-
-
 def _about_rows(rows: Sequence[Example]) -> Iterator[str]:
     if rows[0].form == "messages":
         yield (
             "loss mask: axolotl finds the tokens of every turn of the assistant by itself, with the template "
             "of the tokenizer; look at a batch with `axolotl preprocess config.yaml --debug`"
         )
-    if skips_turns(rows):
-        yield "turns of weight 0: axolotl learns them, Loracle read them only"
+    yield from about_skipped_turns(rows, "axolotl")
     if rows[0].form == "prompt and completion":
         yield (
             "tokens: axolotl tokenises prompt and completion apart; where a word would merge over the "

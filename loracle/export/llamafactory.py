@@ -11,14 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loracle.errors import StudyError
-from loracle.export.winner.files import header, write_rows, write_yaml
-from loracle.export.winner.reading import Winner
-from loracle.export.winner.rows import ends_of_rows, require_plain_turns, skips_turns, training_rows
+from loracle.export.winner.files import ROWS, header, write_rows, write_yaml
+from loracle.export.winner.reading import Winner, require_whole_alpha
+from loracle.export.winner.rows import (
+    about_skipped_turns,
+    ends_of_rows,
+    plain_row,
+    require_plain_turns,
+    training_rows,
+)
 
 if TYPE_CHECKING:
     from loracle.training.dataset.shapes import Example
 
-_ROWS, _NAME = "train.jsonl", "loracle_train"
+_NAME = "loracle_train"
 # llamafactory/hparams/finetuning_args.py, LoraArguments: what has another name there than in PEFT.
 _LORA = {
     "r": "lora_rank",
@@ -47,11 +53,7 @@ def write(winner: Winner, folder: Path) -> list[str]:
     """Writes `sft.yaml`, `dataset_info.json` and `train.jsonl`. Raises LoracleError: there is no place for
     something."""
     lora = winner.lora
-    if not isinstance(lora["lora_alpha"], int):
-        raise StudyError(
-            f"LLaMA-Factory takes whole numbers for lora_alpha, and the winner's is {lora['lora_alpha']}; "
-            "export --to trl, whose script takes it"
-        )
+    require_whole_alpha(winner, "LLaMA-Factory")
     if lora["init_lora_weights"] not in _STARTS:
         raise StudyError(
             f"LLaMA-Factory begins with LoRA or PiSSA, not with {lora['init_lora_weights']}; export --to trl"
@@ -61,12 +63,12 @@ def write(winner: Winner, folder: Path) -> list[str]:
     notes = [*winner.beyond_trainer(lora_plus=True), *_about_rows(rows)]
     notes += winner.unsaid(winner.training, (*_LORA, *_SAID), _IMPLIED)
     opening, ending = ends_of_rows(winner)
-    write_rows(folder / _ROWS, [_row(row, opening, ending) for row in rows])
+    write_rows(folder, (_row(row, opening, ending) for row in rows))
     info = json.dumps({_NAME: _described(rows[0].form)}, indent=2)
     (folder / "dataset_info.json").write_text(info + "\n", encoding="utf-8")
     launch = f"FORCE_TORCHRUN=1 NPROC_PER_NODE={winner.split.devices} " * (winner.split.devices > 1)
-    lines = header(winner, f"For `{launch}llamafactory-cli train sft.yaml`, from this folder.", notes)
-    write_yaml(folder / "sft.yaml", lines, _config(winner, rows[0].form))
+    head = header(winner, f"For `{launch}llamafactory-cli train sft.yaml`, from this folder.", notes)
+    write_yaml(folder / "sft.yaml", head, _config(winner, rows[0].form))
     return notes
 
 
@@ -104,21 +106,19 @@ def _config(winner: Winner, form: str) -> dict[str, Any]:
 def _described(form: str) -> dict[str, Any]:
     if form == "messages":
         return {
-            "file_name": _ROWS,
+            "file_name": ROWS,
             "formatting": "sharegpt",
             "columns": {"messages": "messages"},
             "tags": _ROLES,
         }
     columns = {"prompt": "text"} if form == "text" else {"prompt": "prompt", "response": "completion"}
-    return {"file_name": _ROWS, "columns": columns}
+    return {"file_name": ROWS, "columns": columns}
 
 
 def _row(row: Example, opening: str, ending: str) -> Mapping[str, Any]:
     """Its template `empty` adds no token of its own, so rows bring those that open and end them."""
-    if row.form == "text":
-        return {"text": row.text}
-    if row.form == "messages":
-        return {"messages": [{"role": turn.role, "content": turn.content} for turn in row.messages]}
+    if row.form != "prompt and completion":
+        return plain_row(row)
     prompt, completion = str(row.prompt), str(row.completion)
     return {
         "prompt": prompt if prompt.startswith(opening) else opening + prompt,
@@ -137,5 +137,4 @@ def _about_rows(rows: Sequence[Example]) -> Iterator[str]:
             "tokens: prompt and completion are tokenised apart (template `empty`); the rows bring the "
             "special tokens that open and end them, because that template adds none"
         )
-    if skips_turns(rows):
-        yield "turns of weight 0: LLaMA-Factory learns them, Loracle read them only"
+    yield from about_skipped_turns(rows, "LLaMA-Factory")

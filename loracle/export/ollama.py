@@ -39,6 +39,5 @@ def write(winner: Winner, folder: Path) -> list[str]:
     if not made:
         notes.append("FROM ./model: Ollama converts the model families that it knows; others need model.gguf")
     head = header(winner, "For `ollama create tuned -f Modelfile`, from this folder.", notes)
-    text = "".join(f"# {line}".rstrip() + "\n" for line in head) + "\n".join(lines) + "\n"
-    (folder / "Modelfile").write_text(text, encoding="utf-8")
+    (folder / "Modelfile").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
     return notes

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loracle.export.winner.files import header, python_literal, write_rows, write_yaml
+from loracle.export.winner.files import ROWS, header, python_literal, write_rows, write_yaml
 from loracle.export.winner.reading import Winner
-from loracle.export.winner.rows import single_answers, skips_turns, training_rows
+from loracle.export.winner.rows import about_skipped_turns, plain_row, single_answers, training_rows
 
 if TYPE_CHECKING:
     from loracle.training.dataset.shapes import Example
 
-_ROWS = "train.jsonl"
 # trl.ModelConfig, TRL 1.16 (trl/trainer/model_config.py): what has another name there than in PEFT.
 _NAMES = {
     "r": "lora_r",
@@ -63,15 +62,14 @@ def write(winner: Winner, folder: Path) -> list[str]:
     ]
     launch = f"accelerate launch --num_processes {winner.split.devices} " if winner.split.devices > 1 else ""
     command = f"trl sft --config sft.yaml{f' --num_processes {winner.split.devices}' * bool(launch)}"
-    lines = header(winner, f"For `{command}`, from this folder.", [*beyond_yaml, *notes])
-    write_yaml(folder / "sft.yaml", lines, _yaml(winner, settings))
-    lines = header(winner, f"Run with `{launch or 'python '}train.py`.", notes)
+    head = header(winner, f"For `{command}`, from this folder.", [*beyond_yaml, *notes])
+    write_yaml(folder / "sft.yaml", head, _yaml(winner, settings))
     options = {"dtype": winner.dtype, **_trust(winner)}
     script = _SCRIPT.format(
-        head="".join(f"# {line}".rstrip() + "\n" for line in lines),
+        head=header(winner, f"Run with `{launch or 'python '}train.py`.", notes),
         lora=python_literal(winner.lora),
         settings=python_literal(settings | {"model_init_kwargs": options}),
-        rows=_ROWS,
+        rows=ROWS,
         model=winner.model,
     )
     (folder / "train.py").write_text(script, encoding="utf-8")
@@ -107,7 +105,7 @@ def _yaml(winner: Winner, settings: Mapping[str, Any]) -> dict[str, Any]:
         "dtype": winner.dtype,
         **_trust(winner),
         "output_dir": "adapter",
-        "datasets": [{"path": "json", "data_files": _ROWS}],
+        "datasets": [{"path": "json", "data_files": ROWS}],
         "use_peft": True,
         **named,
         **{name: lora[name] for name in _SAME if name in lora},
@@ -121,7 +119,8 @@ def _trust(winner: Winner) -> dict[str, Any]:
 
 def write_trl_rows(folder: Path, rows: Sequence[Example]) -> None:
     """Writes `train.jsonl` in the shapes that TRL reads."""
-    write_rows(folder / _ROWS, [_row(row, single=single_answers(rows)) for row in rows])
+    single = single_answers(rows)
+    write_rows(folder, (_row(row, single=single) for row in rows))
 
 
 def trl_notes(rows: Sequence[Example]) -> Iterator[str]:
@@ -136,15 +135,13 @@ def trl_notes(rows: Sequence[Example]) -> Iterator[str]:
             "loss mask: every turn of the assistant, by `assistant_only_loss`; TRL needs a chat template "
             "with {% generation %} for it, and swaps one in for the model families that it knows"
         )
-    if skips_turns(rows):
-        yield "turns of weight 0: TRL learns them, Loracle read them only"
+    yield from about_skipped_turns(rows, "TRL")
 
 
 def _row(row: Example, *, single: bool) -> dict[str, Any]:
-    if row.form == "text":
-        return {"text": row.text}
+    plain = plain_row(row)
     if row.form != "messages":
-        return {"prompt": row.prompt, "completion": row.completion}
-    turns = [turn.as_turn for turn in row.messages]
-    chat: dict[str, Any] = {"prompt": turns[:-1], "completion": turns[-1:]} if single else {"messages": turns}
+        return plain
+    turns = plain["messages"]
+    chat = {"prompt": turns[:-1], "completion": turns[-1:]} if single else plain
     return chat | dict(row.for_template)

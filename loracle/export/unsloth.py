@@ -7,7 +7,7 @@ from typing import Any
 
 from loracle.errors import StudyError
 from loracle.export.trl import sft_settings, trl_notes, write_trl_rows
-from loracle.export.winner.files import header, python_literal
+from loracle.export.winner.files import ROWS, header, python_literal
 from loracle.export.winner.reading import Winner
 from loracle.export.winner.rows import training_rows
 
@@ -45,7 +45,7 @@ if __name__ == "__main__":
     settings = SFTConfig(
         output_dir=str(HERE / "adapter"),
 {settings}    )
-    rows = load_dataset("json", data_files=str(HERE / "train.jsonl"), split="train")
+    rows = load_dataset("json", data_files=str(HERE / "{rows}"), split="train")
     trainer = SFTTrainer(model=model, processing_class=tokenizer, args=settings, train_dataset=rows)
     trainer.train()
     model.save_pretrained(str(HERE / "adapter"))
@@ -68,9 +68,8 @@ def write(winner: Winner, folder: Path) -> list[str]:
     dora = {"use_dora": True} if lora.get("use_dora") else {}
     known: dict[str, Any] = {name: lora[name] for name in _LORA if name in lora} | dora
     text = _SCRIPT.format(
-        head="".join(
-            f"# {line}".rstrip() + "\n" for line in header(winner, "Run with `python train.py`.", notes)
-        ),
+        head=header(winner, "Run with `python train.py`.", notes),
+        rows=ROWS,
         model=winner.model,
         length=winner.max_length,
         dtype="None" if winner.dtype == "auto" else f"torch.{winner.dtype}",

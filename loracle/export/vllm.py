@@ -31,8 +31,7 @@ def write(winner: Winner, folder: Path) -> list[str]:
         f"--max-model-len is what the run trained and wrote at most ({winner.max_length} + "
         f"{_written(winner)} tokens); raise it for longer chats",
     ]
-    lines = header(winner, "Run in this folder with `sh serve.sh`, where vLLM is installed.", notes)
-    head = "".join(f"# {line}".rstrip() + "\n" for line in lines)
+    head = header(winner, "Run in this folder with `sh serve.sh`, where vLLM is installed.", notes)
     text = f'#!/bin/sh\n{head}cd "$(dirname "$0")" || exit 1\nexec {shlex.join(arguments)} "$@"\n'
     (folder / "serve.sh").write_text(text, encoding="utf-8")
     (folder / "serve.sh").chmod(0o755)

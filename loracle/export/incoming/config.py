@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,8 @@ from loracle.errors import ConfigError
 from loracle.export.incoming import meanings
 from loracle.export.incoming.kinds import Source, read_source
 from loracle.export.incoming.sweep import knob_values
+from loracle.text.comments import comment_head
 from loracle.text.escape import printable
-
-_WIDTH = 100  # characters
 
 
 @dataclass
@@ -279,13 +277,8 @@ def _text(reading: _Reading, source: Source) -> str:
     content |= {
         name: reading.content[name] for name in order if reading.content.get(name) not in (None, {}, False)
     }
-    lines = [f"Imported from {source.path.name}, a file of settings of {source.kind.title}."]
-    lines += [
+    said = [
+        f"Imported from {source.path.name}, a file of settings of {source.kind.title}.",
         "Next: loracle doctor FILE, then loracle tune FILE.",
-        "What was decided, or has no counterpart:",
     ]
-    for note in reading.notes:
-        lines += textwrap.wrap(
-            printable(note), _WIDTH, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False
-        )
-    return "".join(f"# {line}".rstrip() + "\n" for line in lines) + dump(content)
+    return comment_head(said, "What was decided, or has no counterpart:", reading.notes) + dump(content)

@@ -1,22 +1,21 @@
-"""Files that say in comments what they are, and what they cannot say."""
+"""Files that dialects write: with a head that says what they are, and the rows."""
 
 from __future__ import annotations
 
 import json
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from loracle.config.yaml_file import dump
 from loracle.export.winner.reading import Winner
-from loracle.text.escape import printable
+from loracle.text.comments import comment_head
 
-_WIDTH = 100  # characters
+ROWS = "train.jsonl"
 
 
-def header(winner: Winner, what: str, notes: Sequence[str]) -> list[str]:
-    """Lines for the head of a file: what it is, of what, how the batch is split, and what it cannot say.
+def header(winner: Winner, what: str, notes: Sequence[str]) -> str:
+    """Comments for the head of a file: what it is, of what, how the batch is split, and what it cannot say.
 
     Args:
         what: how it is used, in a sentence.
@@ -29,26 +28,18 @@ def header(winner: Winner, what: str, notes: Sequence[str]) -> list[str]:
         f"Loss: {trained['loss']}.",
         f"Seed: {winner.training['seed']}.",
     ]
-    lines = [line for text in said for line in textwrap.wrap(printable(text), _WIDTH)]
-    if notes:
-        lines.append("What this file cannot say, or its trainer does otherwise:")
-    for note in notes:
-        lines += textwrap.wrap(
-            printable(note), _WIDTH, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False
-        )
-    return lines
+    return comment_head(said, "What this file cannot say, or its trainer does otherwise:", notes)
 
 
-def write_yaml(path: Path, lines: Sequence[str], content: Mapping[str, Any]) -> None:
-    """YAML below lines of comment."""
-    head = "".join(f"# {line}".rstrip() + "\n" for line in lines)
+def write_yaml(path: Path, head: str, content: Mapping[str, Any]) -> None:
+    """YAML below a head."""
     path.write_text(head + dump(dict(content)), encoding="utf-8")
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """JSON Lines."""
+def write_rows(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes `train.jsonl`, JSON Lines."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text(text, encoding="utf-8")
+    (folder / ROWS).write_text(text, encoding="utf-8")
 
 
 def python_literal(content: Mapping[str, Any], indent: str = "    ") -> str:

@@ -180,6 +180,16 @@ def require_winner(output: Path) -> None:
             )
 
 
+def require_whole_alpha(winner: Winner, trainer: str) -> None:
+    """Raises StudyError: alpha is no whole number, and the trainer takes no other."""
+    alpha = winner.lora["lora_alpha"]
+    if not isinstance(alpha, int):
+        raise StudyError(
+            f"{trainer} takes whole numbers for lora_alpha, and the winner's is {alpha}; "
+            "export --to trl, whose script takes it"
+        )
+
+
 def _words(content: Any) -> str:
     if isinstance(content, Mapping):
         return ", ".join(f"{name} {_words(value)}" for name, value in content.items())

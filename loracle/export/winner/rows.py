@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from loracle.errors import LoracleError, StudyError
@@ -76,9 +76,17 @@ def ends_of_rows(winner: Winner) -> tuple[str, str]:
     return tokenizer.decode(whole[:before]) if before else "", str(tokenizer.eos_token)
 
 
-def skips_turns(rows: Sequence[Example]) -> bool:
-    """Whether some turn of an assistant is read and not learnt (`weight: 0`)."""
-    return any(not turn.learnt for row in rows for turn in row.messages)
+def plain_row(row: Example) -> dict[str, Any]:
+    """A row as most trainers read it: `text`, `prompt` and `completion`, or `messages`."""
+    if row.form == "messages":
+        return {"messages": [turn.as_turn for turn in row.messages]}
+    return {"text": row.text} if row.form == "text" else {"prompt": row.prompt, "completion": row.completion}
+
+
+def about_skipped_turns(rows: Sequence[Example], trainer: str) -> Iterator[str]:
+    """In words, that some turn of an assistant is read and not learnt (`weight: 0`)."""
+    if any(not turn.learnt for row in rows for turn in row.messages):
+        yield f"turns of weight 0: {trainer} learns them, Loracle read them only"
 
 
 def single_answers(rows: Sequence[Example]) -> bool:
