@@ -267,7 +267,8 @@ _CHECKS = {
 
 def _what_to_check(value: float, metric: str) -> str:
     if metric_of(metric).judges:
-        return f"Check {_CHECKS['high' if value else 'none']}."
+        some = value != 0 or metric_of(metric).less_is_better
+        return f"Check {_CHECKS['high' if some else 'none']}."
     kind = "own" if metric in OWN_METRICS else "loss"
     return f"Check {_CHECKS[kind]}."
 

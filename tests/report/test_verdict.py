@@ -176,6 +176,7 @@ def test_nothing_is_called_best_when_all_trials_scored_the_same() -> None:
     assert "scoring.max_new_tokens" in text
     assert "best settings" not in text
     assert "scoring.metric loss" in nothing_learnt(scored(1.0, 1.0), "exact_match")
+    assert "can tell configs apart" in nothing_learnt(scored(0.0, 0.0), "minimize mine.py:word_errors")
     assert "learning rates" in nothing_learnt(scored(-2.0, -2.0), "loss")
     assert "settings it is given" in nothing_learnt(scored(0.0, 0.0), "value")
 

@@ -58,8 +58,8 @@ class Part:
         tokens, counted: of the rows that are used, in all, and those that count in the loss.
         shortest, median, high, longest: tokens of a row, of all; `high` is not exceeded by 90 % of them.
         repeated: rows that are copies of others in it.
-        difference: the least difference that it shows (a share of rows, or standard deviations of a row's
-            difference in loss); None for the training rows.
+        difference: the least difference that it shows (percentage points, or standard deviations of a row's
+            difference in the metric); None for the training rows.
     """
 
     rows: int

@@ -221,12 +221,14 @@ def least_difference(n: int, metric: Metric) -> str:
 
     For a share of correct rows, two settings on n rows each differ visibly (power 80 %, level 5 %) from
     4 sqrt(p (1 - p) / n) on, at most 2 / sqrt(n) (p = 1/2): n = 16 s^2 / d^2, R. Lehr, Statistics in Medicine
-    11, 1099 (1992). For the loss, the same two settings are compared row by row: n = 8 s^2 / d^2, so
-    d = sqrt(8 / n) s, where s is the standard deviation of the difference of a row.
+    11, 1099 (1992). For what has no such bound, the same two settings are compared row by row:
+    n = 8 s^2 / d^2, so d = sqrt(8 / n) s, where s is the standard deviation of the difference of a row. Rows
+    that the metric is not about have their loss.
     """
-    if not metric.judges:
-        return f"{math.sqrt(8 / n):.2g} standard deviations of a row's difference in loss"
-    return f"{min(100, round(200 / math.sqrt(n)))} percentage points"
+    if metric.proportion:
+        return f"{min(100, round(200 / math.sqrt(n)))} percentage points"
+    what = "loss" if metric.table else metric.title
+    return f"{math.sqrt(8 / n):.2g} standard deviations of a row's difference in {what}"
 
 
 # -- words ------------------------------------------------------------------------------------------

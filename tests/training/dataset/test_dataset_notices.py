@@ -11,7 +11,7 @@ from conftest import Loracle, copy_rows
 from small_tokenizers import CHARACTERS, CHATML, byte_level
 
 from loracle.config.loading import load_config
-from loracle.config.metrics import METRICS
+from loracle.config.metrics import metric_of
 from loracle.config.settings import DataConfig, RunConfig
 from loracle.errors import DataError
 from loracle.records.notices import Notice
@@ -296,10 +296,15 @@ def test_small_splits_are_told_with_what_they_can_show(objective: Callable[..., 
         ("choice_accuracy", 3, "100 percentage points"),
         ("loss", 8, "1 standard deviations of a row's difference in loss"),  # sqrt(8 / 8)
         ("loss", 50, "0.4 standard deviations of a row's difference in loss"),
+        ("token_f1", 25, "40 percentage points"),
+        ("bleu", 50, "0.4 standard deviations of a row's difference in BLEU"),
+        ("judge", 50, "0.4 standard deviations of a row's difference in judge"),
+        ("minimize mine.py:word_errors", 50, "0.4 standard deviations of a row's difference in word errors"),
+        ("lm_eval:arc_easy:acc", 50, "0.4 standard deviations of a row's difference in loss"),
     ],
 )
 def test_what_so_few_rows_can_show(metric: str, n: int, least: str) -> None:
-    (found,) = about_sizes(100, {"validation": n, "test": 100}, METRICS[metric])
+    (found,) = about_sizes(100, {"validation": n, "test": 100}, metric_of(metric))
     assert found.text == (
         f"{n} validation rows are few: a difference between two settings of less than {least} would most "
         "likely not show"
