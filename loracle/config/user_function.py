@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from loracle.errors import ConfigError
+from loracle.records.failures import raised
 from loracle.text.escape import printable
 
 _OWN: set[str] = set()  # names of modules that were made here
+_NOT_OF_USER = (Path(__file__).parents[1], Path(str(importlib.__file__)).parent)  # Loracle, and what imports
 
 
 def is_function_name(name: str) -> bool:
@@ -42,13 +44,22 @@ def load_function(name: str, folder: Path, setting: str) -> Callable[..., Any]:
             raise AttributeError(f"module {module.__name__!r} has no attribute {attribute!r} ({file})")
         function = getattr(module, attribute)
     except (Exception, SystemExit) as error:  # the user's code: whatever keeps it from loading is told
-        raise ConfigError(f"{setting}: {name!r} cannot be loaded: {_reason(error)}") from None
+        raise ConfigError(f"{setting}: {name!r} cannot be loaded: {_unloaded(error)}") from None
     if not callable(function):
         raise ConfigError(f"{setting}: {name!r} is not a function")
     if inspect.iscoroutinefunction(function):
         raise ConfigError(f"{setting}: {name!r} is async, so nothing would wait for it; write `def`")
     loaded: Callable[..., Any] = function
     return loaded
+
+
+def raised_in_function(error: BaseException) -> str:
+    """What was raised, and the line of the user's code where it was; none where Loracle raised it itself."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith("<frozen")]
+    own = [frame for frame in own if not any(map(Path(frame.filename).is_relative_to, _NOT_OF_USER))]
+    where = f" ({printable(own[-1].filename, 300)}, line {own[-1].lineno})" if own else ""
+    return f"{raised(error)}{where}"
 
 
 def source_of(name: str, folder: Path) -> Path | None:
@@ -108,16 +119,8 @@ def _add_home(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def _reason(error: BaseException) -> str:
-    """What kept a module from loading, and the line of the user's code where it happened."""
+def _unloaded(error: BaseException) -> str:
+    """What kept a module from loading, and where."""
     if isinstance(error, SyntaxError) and error.filename:
         return printable(f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})", 400)
-    text = printable(f"{type(error).__name__}: {' '.join(str(error).split())}", 300)
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<frozen")
-    ]
-    own = [frame for frame in own if Path(frame.filename).parent != Path(str(importlib.__file__)).parent]
-    if not own:
-        return text
-    return f"{text} ({printable(own[-1].filename, 300)}, line {own[-1].lineno})"
+    return raised_in_function(error)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from loracle.errors import ModelError, StudyError
 from loracle.records.trial import Failure, FailureKind
+from loracle.text.escape import printable
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no fault of a config: the next would meet it too
 TAIL = 2000  # characters kept of a traceback, or of a command's output
@@ -55,6 +56,11 @@ def one_line(error: BaseException) -> str:
     """What an exception of another library says, short enough for a message."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def raised(error: BaseException, limit: int = 300) -> str:
+    """Kind and words of what foreign code raised, in one line of no more than about `limit` characters."""
+    return printable(f"{type(error).__name__}: {' '.join(str(error).split())}", limit)
 
 
 def traceback_tail(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from loracle.config.metrics.of_loss import BitsPerByte, Loss, Perplexity
 from loracle.config.metrics.trainers import OwnCost, OwnValue
 from loracle.config.metrics.weighted import weighted
 from loracle.errors import ConfigError
-from loracle.text.escape import printable
+from loracle.records.failures import raised
 
 GROUP = "loracle.metrics"
 
@@ -53,10 +53,9 @@ def _of_package(name: str) -> Metric | None:
         try:
             found = entry.load()
             metric = found() if isinstance(found, type) else found
-        except Exception as error:  # foreign code
-            reason = printable(f"{type(error).__name__}: {error}", 300)
+        except Exception as error:  # foreign code: whatever keeps it from loading is told
             raise ConfigError(
-                f"scoring: the metric {name!r} of {entry.value} cannot be loaded: {reason}"
+                f"scoring: the metric {name!r} of {entry.value} cannot be loaded: {raised(error)}"
             ) from None
         if not isinstance(metric, Metric) or metric.name != name:
             raise ConfigError(

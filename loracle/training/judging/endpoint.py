@@ -12,10 +12,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from typing import Any
 
 from loracle.config.metrics.settings import JudgeConfig, ScoringConfig
 from loracle.errors import ConfigError, LoracleError
+from loracle.records.failures import raised
 from loracle.text.escape import printable
 from loracle.text.patterns import Pattern
 from loracle.training.judging.judge import Asked
@@ -144,8 +146,8 @@ class EndpointJudge:
             if error.code not in _AGAIN:
                 raise JudgeError(f"{self._where()} refused: {said}") from None
             raise _TryAgain(said, _seconds(error.headers.get("Retry-After"))) from None
-        except (OSError, ValueError) as error:  # no connection, a timeout, half an answer
-            raise _TryAgain(printable(f"{type(error).__name__}: {error}", 200)) from None
+        except (OSError, ValueError, HTTPException) as error:  # no connection, a timeout, half an answer
+            raise _TryAgain(raised(error, 200)) from None
         try:
             return str(json.loads(content)["choices"][0]["message"]["content"] or "")
         except (ValueError, KeyError, IndexError, TypeError):

@@ -6,16 +6,14 @@ import contextlib
 import inspect
 import math
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from loracle.config.metrics import metric_of
 from loracle.config.metrics.elsewhere import OwnFunction
 from loracle.config.metrics.settings import ScoringConfig
-from loracle.config.user_function import load_function
+from loracle.config.user_function import load_function, raised_in_function
 from loracle.errors import ConfigError
-from loracle.text.escape import printable
 from loracle.text.numbers import NotANumber, as_number
 from loracle.training.judging.judge import Asked
 
@@ -50,10 +48,10 @@ class FunctionJudge:
         references = [str(item["reference"]) for item in some]
         try:
             self.rate(references, references, some)
-        except Exception as error:  # the user's code
+        except Exception as error:  # the user's code: whatever it raises is told
             raise ConfigError(
                 f"scoring.metric: {self._name}, tried on {len(some)} references as predictions: "
-                f"{_reason(error)}"
+                f"{raised_in_function(error)}"
             ) from None
 
     def rate(
@@ -81,10 +79,3 @@ class FunctionJudge:
         if not math.isfinite(number):
             raise ValueError(f"{self._name} returned {number}{where}; a score is a finite number")
         return number
-
-
-def _reason(error: Exception) -> str:
-    """What it raised, and the line of the user's code where it did."""
-    text = printable(f"{type(error).__name__}: {' '.join(str(error).split())}", 300)
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
-    return f"{text} ({printable(own[-1].filename, 300)}, line {own[-1].lineno})" if own else text

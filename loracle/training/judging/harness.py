@@ -28,6 +28,7 @@ from loracle.config.metrics.elsewhere import HarnessTask
 from loracle.config.metrics.settings import HarnessConfig, ScoringConfig
 from loracle.errors import ConfigError, suggest
 from loracle.records.contents import text_hash
+from loracle.records.failures import raised
 from loracle.text.escape import printable
 from loracle.training.judging.random_state import kept_random_state
 from loracle.training.model.base_model import Base
@@ -135,7 +136,7 @@ def run_tasks(base: Base, settings: ScoringConfig, split: str) -> dict[str, Docu
                 apply_chat_template=settings.lm_eval.chat_template,
                 confirm_run_unsafe_code=settings.allow_code_execution,
             )
-        except Exception as error:
+        except Exception as error:  # of any kind: it goes on, with what the harness printed
             if printed := said.getvalue().strip():
                 error.add_note(printed[-2000:])
             raise
@@ -225,8 +226,7 @@ def _load_from(name: str, folder: Path | None, fewshot: int | None) -> Any:
                 task.set_config(key="num_fewshot", value=fewshot)
             len(task.eval_docs)
         except Exception as error:  # foreign code, data that are not there
-            reason = printable(f"{type(error).__name__}: {' '.join(str(error).split())}", 300)
-            raise ConfigError(f"scoring.metric: the task {name} cannot be loaded: {reason}") from None
+            raise ConfigError(f"scoring.metric: the task {name} cannot be loaded: {raised(error)}") from None
     return task
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -119,6 +120,27 @@ def test_an_endpoint_that_is_not_there_or_says_nothing_is_one_line(server: Serve
         judge_at(url, timeout=0.3, retries=0).rate(["a"], ["r"], items(1))
     with pytest.raises(JudgeError, match=r"did not answer in 1 tries: URLError: .*refused"):
         judge_at("http://127.0.0.1:9/v1", retries=0).rate(["a"], ["r"], items(1))
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"nonsense\r\n\r\n", "BadStatusLine: nonsense"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{", "IncompleteRead"),
+    ],
+)
+def test_what_breaks_off_or_is_no_http_is_tried_again(answer: bytes, reason: str) -> None:
+    class Broken(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1 << 16)
+            self.wfile.write(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Broken) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        with pytest.raises(JudgeError, match=f"did not answer in 2 tries: {reason}"):
+            judge_at(url, retries=1).rate(["a"], ["r"], items(1))
+        server.shutdown()
 
 
 def test_a_few_answers_without_a_rating_get_the_lowest_and_many_end_the_run(server: Server) -> None:
