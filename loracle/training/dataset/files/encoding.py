@@ -46,13 +46,8 @@ def _opened(path: Path) -> Any:
     if suffix == ".gz":
         return gzip.open(path, "rb")
     if suffix == ".zst":
-        return io.BytesIO(_unpacked(path))
+        return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"))
     return path.open("rb")
-
-
-def _unpacked(path: Path) -> bytes:
-    with pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd") as stream:
-        return bytes(stream.read())
 
 
 @contextmanager
