@@ -115,3 +115,12 @@ class TrialFinished:
 
 Event = PhaseStarted | PhaseEnded | Noticed | Expected | TrialStarted | Step | TrialFinished
 Listener = Callable[[Event], None]
+
+
+def tell_steps(listen: Listener) -> Callable[..., None]:
+    """Takes the number of a trial and what `Progress` takes, and tells it as a `Step`."""
+
+    def progress(number: int, step: int, total: int, loss: float | None, part: Part = "training") -> None:
+        listen(Step(step, total, loss, number, part))
+
+    return progress

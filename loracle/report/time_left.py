@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loracle.config.settings import RunConfig
 from loracle.config.training.plan import count_seen, steps_of
 from loracle.config.training.settings import TrainingConfig
 from loracle.records.events import Expected, Span
@@ -149,6 +150,28 @@ class Forecast:
         training, scoring = parts["training"], parts.get("scoring", 0.0)
         other = max(0.0, whole - training - scoring)
         return training * self._ends.training + scoring * self._ends.scoring + other
+
+
+def forecast(
+    config: RunConfig,
+    space: SearchSpace,
+    *,
+    has_final: bool,
+    sizes: Sizes | None = None,
+    pace: Pace | None = None,
+) -> Forecast:
+    """Estimates of a run: its search, and the training of the winner and of what it is compared with.
+
+    Args:
+        config, space: of the run.
+        has_final: whether the winner's final training is more than its trial was.
+        sizes: how many examples; None: the trainer is the user's own.
+        pace: how fast trainings go, where that was measured.
+    """
+    own = config.objective
+    fraction = 1.0 if own is None or not has_final else own.fraction
+    ends = finals(has_final + (config.standard is not None), sizes, fraction)
+    return Forecast(ends, guess(pace, sizes, space, config.training), config.execution.cost_per_hour)
 
 
 def _span(seen: Sequence[float], coming: int, n: int) -> Span:

@@ -22,7 +22,7 @@ from loracle.records.notices import About, Notice
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.trial import Trial
 from loracle.records.trial_files import stored_outcomes
-from loracle.report.time_left import Forecast, finals, guess, in_words
+from loracle.report.time_left import Forecast, forecast, in_words
 from loracle.run.folder import require_recorded
 from loracle.run.reading import run_prompt
 from loracle.run.search import check_values, search_space
@@ -68,7 +68,7 @@ def examine(config: RunConfig) -> Iterator[Check]:
         yield Check("targets", "ok", _targets(objective))
         yield from _noticed(objective.notices, "model")
         space = search_space(config, objective.n_proxy)
-        yield from _space(space)
+        yield _space(space)
         yield _prompts(config, objective, space)
         yield from _memory(config, objective, space)
         yield from _time(config, objective, space)
@@ -105,12 +105,9 @@ def _own_trainer(config: RunConfig) -> Iterator[Check]:
     given = [name for name, value in (("model", unread), ("data", config.data != NO_DATA)) if value]
     if given:
         yield Check("unused", "note", f"{' and '.join(given)}: a trainer of your own has its own")
-    yield Check("space", "ok", f"{len(space.candidates):,} candidates of {space.size:,} configs")
+    yield _space(space)
     yield from _noticed(search_notices(config, space, None), "search")
-    count = trainer.has_final + (config.standard is not None)
-    yield from _expected(
-        config, Forecast(finals(count, None, objective.fraction), None, config.execution.cost_per_hour)
-    )
+    yield from _expected(config, forecast(config, space, has_final=trainer.has_final))
     yield _output(config)
 
 
@@ -151,8 +148,8 @@ def _targets(objective: TrainingObjective) -> str:
     return f"{text}; trained whole: {', '.join(whole)}" if whole else text
 
 
-def _space(space: SearchSpace) -> Iterator[Check]:
-    yield Check("space", "ok", f"{len(space.candidates):,} candidates of {space.size:,} configs")
+def _space(space: SearchSpace) -> Check:
+    return Check("space", "ok", f"{len(space.candidates):,} candidates of {space.size:,} configs")
 
 
 def _prompts(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -> Check:
@@ -198,19 +195,18 @@ def _time(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -
     threads = torch.get_num_threads()
     torch.set_num_threads(threads_each(config.threads, max(1, config.execution.workers)) or threads)
     try:
-        first = guess(objective.pace(), objective.sizes, space, config.training)
+        pace = objective.pace()
     finally:
         torch.set_num_threads(threads)
-    count = 1 + (config.standard is not None)
-    ends = finals(count, objective.sizes, 1.0)
-    yield from _expected(config, Forecast(ends, first, config.execution.cost_per_hour))
+    estimates = forecast(config, space, has_final=True, sizes=objective.sizes, pace=pace)
+    yield from _expected(config, estimates)
 
 
-def _expected(config: RunConfig, forecast: Forecast) -> Iterator[Check]:
+def _expected(config: RunConfig, estimates: Forecast) -> Iterator[Check]:
     stored = stored_outcomes(config.output / "trials")
     done = [Trial(number, 0, outcome) for number, outcome in enumerate(stored)]
     if len(done) < config.search.trials:
-        expected = forecast.expected(done, config.search.trials, max(1, config.execution.workers))
+        expected = estimates.expected(done, config.search.trials, max(1, config.execution.workers))
         yield Check("time", "ok", in_words(expected), expected=expected)
 
 

@@ -10,7 +10,7 @@ from loracle.config.settings import RunConfig
 from loracle.config.training.plan import plan_training
 from loracle.execution.executor import Executor, Job, next_done
 from loracle.execution.retry_policy import POLICY
-from loracle.records.events import Listener, PhaseEnded, PhaseStarted, Step
+from loracle.records.events import Listener, PhaseEnded, PhaseStarted, tell_steps
 from loracle.records.sizes import Sizes
 from loracle.records.space import Config, with_alpha
 from loracle.records.trial import Outcome
@@ -132,11 +132,7 @@ def _train(
             listen(PhaseStarted(f"training the {_TITLES[name]}{what}", number))
             adapter = final_adapter(config.output, name)
             executor.submit(Job(number, wanted[name], config.search.seed, folder, True, adapter))
-        for done in next_done(
-            executor,
-            _SECONDS_BETWEEN_LOOKS,
-            lambda number, step, total, loss, part="training": listen(Step(step, total, loss, number, part)),
-        ):
+        for done in next_done(executor, _SECONDS_BETWEEN_LOOKS, tell_steps(listen)):
             name = running.pop(done.job.number)
             outcomes[name] = done.outcome
             listen(PhaseEnded(done.job.number))

@@ -18,17 +18,16 @@ from loracle.config.settings import RunConfig
 from loracle.errors import StudyError
 from loracle.execution.executor import Executor, Job, next_done
 from loracle.records.codec import json_text
-from loracle.records.events import Listener, Noticed, PhaseStarted, Step, TrialFinished, TrialStarted
+from loracle.records.events import Listener, Noticed, PhaseStarted, TrialFinished, TrialStarted, tell_steps
 from loracle.records.notices import FILE as NOTICES
 from loracle.records.notices import Notice, gathered
 from loracle.records.notices import as_json as notices_as_json
-from loracle.records.objective import Part
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.report.best_folder import write_best
 from loracle.report.folders import trial_folder
 from loracle.report.markdown import write_report
-from loracle.report.time_left import NO_FINALS, Finals, Forecast, finals, guess
+from loracle.report.time_left import Forecast, forecast
 from loracle.report.verdict import Comparison, result_notices
 from loracle.run.final_training import compare, compare_trial
 from loracle.run.folder import hold, own_folder, record_config, require_recorded
@@ -76,7 +75,7 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
             run = _as_recorded(run, study)
             record_config(config)
             _tell(run.notices, config.output, listen)
-            stopped = _search(config, run, study, listen, _finals(config, run))
+            stopped = _search(config, run, study, listen, _estimates(config, run))
             history = study.history()
             comparison = _compare(config, run, history, listen)
         memory = run.search.memory
@@ -112,7 +111,7 @@ def work(config: RunConfig, listen: Listener = lambda event: None) -> tuple[str,
             record_config(config, own)
             _tell(run.notices, own, listen)
             os.replace(own / NOTICES, config.output / NOTICES)
-            return _search(config, run, study, listen, NO_FINALS), study.history()
+            return _search(config, run, study, listen), study.history()
 
 
 def _tell(notices: Sequence[Notice], folder: Path, listen: Listener) -> None:
@@ -146,17 +145,17 @@ def _as_recorded(run: Prepared, study: Study) -> Prepared:
     return replace(run, search=search, notices=notices)
 
 
-def _search(config: RunConfig, run: Prepared, study: Study, listen: Listener, ends: Finals) -> str:
+def _search(
+    config: RunConfig, run: Prepared, study: Study, listen: Listener, estimates: Forecast | None = None
+) -> str:
     """The whole search; returns why it stopped."""
-    first = guess(run.pace, run.sizes, run.search.space, config.training)
-    forecast = Forecast(ends, first, config.execution.cost_per_hour)
-    return run_search(run.search, study, run.executor, config.output, config.search.trials, listen, forecast)
+    trials = config.search.trials
+    return run_search(run.search, study, run.executor, config.output, trials, listen, estimates)
 
 
-def _finals(config: RunConfig, run: Prepared) -> Finals:
-    own = config.objective
-    count = (run.final is not None) + (config.standard is not None)
-    return finals(count, run.sizes, 1.0 if own is None or run.final is None else own.fraction)
+def _estimates(config: RunConfig, run: Prepared) -> Forecast:
+    has_final = run.final is not None
+    return forecast(config, run.search.space, has_final=has_final, sizes=run.sizes, pace=run.pace)
 
 
 def run_search(
@@ -166,26 +165,24 @@ def run_search(
     folder: Path,
     budget: int,
     listen: Listener,
-    forecast: Forecast | None = None,
+    estimates: Forecast | None = None,
 ) -> str:
     """Keeps the executor busy until `budget` trials have finished; returns why it stopped.
 
     Whenever there is room, a new config is chosen with all that still run accounted for. Outcomes are
-    recorded in the order in which they come, and the choice depends on the recorded history alone. `forecast`
-    tells how long it takes, with the trainings that follow.
+    recorded in the order in which they come, and the choice depends on the recorded history alone.
+    `estimates` tell how long it takes, with the trainings that follow.
     """
     listen(PhaseStarted("searching"))
     running: dict[int, int] = {}  # trial number: index
     again = study.take_over()
     recent: deque[tuple[int, Outcome]] = deque(maxlen=_BROKEN_IN_A_ROW)
-    forecast = forecast or Forecast()
+    estimates = estimates or Forecast()
     before = counted(study.history())
     if len(before) < budget and not study.shared:  # what others do is not known
-        listen(forecast.expected(before, budget, executor.capacity))
+        listen(estimates.expected(before, budget, executor.capacity))
 
-    def progress(number: int, step: int, total: int, loss: float | None, part: Part = "training") -> None:
-        listen(Step(step, total, loss, number, part))
-
+    progress = tell_steps(listen)
     try:
         while True:
             stopped = _fill(search, study, executor, running, again, folder, budget, listen)
@@ -202,7 +199,7 @@ def run_search(
                 if counts:
                     trial, history = Trial(number, index, done.outcome), study.history()
                     ended = counted(history)
-                    left = forecast.expected(ended, budget, executor.capacity).whole
+                    left = estimates.expected(ended, budget, executor.capacity).whole
                     best = leader(search, history)
                     listen(TrialFinished(trial, done.job.config, best, len(ended), budget, left))
                 _refuse_hopeless(recent, study)
