@@ -155,17 +155,17 @@ def _fit(
                 loss_sum = batches_of(number, scale.factor)
                 scale.unscale(updates.parameters)
                 norm = clip_grad_norm_(updates.parameters, plan.settings.max_gradient_norm)
-                loss, gradient_norm = torch.stack(
-                    [loss_sum, norm.to(loss_sum)]
-                ).tolist()  # one synchronisation
-                steps.append(Step(number + 1, plan.steps, loss, rates(number), gradient_norm))
+                # One synchronisation.
+                loss, gradient_norm = torch.stack([loss_sum, norm.to(loss_sum)]).tolist()
+                rate = rates(number)
+                steps.append(Step(number + 1, plan.steps, loss, rate, gradient_norm))
                 if progress is not None:
                     progress(steps[-1])
                 if scale.overflowed(gradient_norm):
                     updates.drop()
                     continue
                 check_divergence(steps, plan)
-                updates.make(rates(number))
+                updates.make(rate)
         if best is not None and watched is not None and best.ends(last, watched.loss(base)):
             break
     if best is not None:

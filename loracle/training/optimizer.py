@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,7 +115,7 @@ class LossScale:
         """Whether this step is to be left out; the factor follows."""
         if not self._moves:
             return False
-        if gradient_norm == gradient_norm and gradient_norm != float("inf"):
+        if math.isfinite(gradient_norm):
             self._good += 1
             if self._good % _DOUBLE_AFTER == 0:
                 self.factor *= 2

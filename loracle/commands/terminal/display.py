@@ -76,7 +76,6 @@ def quiet(*, models: bool) -> None:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of what is not asked for, on a CPU
 
 
 class Display:

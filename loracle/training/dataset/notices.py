@@ -134,39 +134,34 @@ def about_tokens(remarks: Mapping[str, Remarks], parts: Parts) -> Iterator[Notic
     if fields:
         said = f"fields of turns that the chat template leaves out: {_listed(fields, 'turn')}"
         yield Notice("data", "turn_fields_not_read", said, fields.total())
-    dated = {name: remark.dated for name, remark in remarks.items()}
-    yield from _counted(
+    for counted, (notice, text) in _TOLD.items():
+        yield from _counted(notice, {n: getattr(own, counted) for n, own in remarks.items()}, parts, text)
+
+
+# Rows that remarks count, by the attribute: the notice's name and text.
+_TOLD = {
+    "dated": (
         "prompts_dated",
-        dated,
-        parts,
         "the chat template writes the date of today into {} rows, so a run that goes on another day trains "
         "on other prompts; templates with a setting for it, such as date_string, take it from the rows' "
         "chat_template_kwargs",
-    )
-    doubled = {name: remark.doubled for name, remark in remarks.items()}
-    yield from _counted(
+    ),
+    "doubled": (
         "special_tokens_doubled",
-        doubled,
-        parts,
         "{} rows begin with the token that opens a text twice, as their own text or the chat template brings "
         "it, too; take it out of the text",
-    )
-    unopened = {name: remark.unopened for name, remark in remarks.items()}
-    yield from _counted(
+    ),
+    "unopened": (
         "special_tokens_missing",
-        unopened,
-        parts,
         "{} chats do not begin with the token that the tokenizer puts before every text, as the chat "
         "template leaves it out; models that were trained with it may read worse",
-    )
-    unknown = {name: remark.unknown for name, remark in remarks.items()}
-    yield from _counted(
+    ),
+    "unknown": (
         "characters_unknown",
-        unknown,
-        parts,
         "{} rows hold characters that the tokenizer does not know, and the model reads its sign for the "
         "unknown in their place",
-    )
+    ),
+}
 
 
 def about_references(going_on: Mapping[str, int], parts: Parts) -> Iterator[Notice]:

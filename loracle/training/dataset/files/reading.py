@@ -20,9 +20,7 @@ from loracle.training.dataset.files.tables import read_arrow, read_parquet
 from loracle.training.dataset.files.text import read_csv, read_json, read_jsonl, separator_of
 from loracle.training.dataset.shapes.columns import Rows, renamed
 from loracle.training.dataset.shapes.example import Example
-from loracle.training.dataset.shapes.registry import as_example, shape_of
-
-_LABELLED = "text/label"
+from loracle.training.dataset.shapes.registry import LABELLED, as_example, shape_of
 
 
 def read_examples(
@@ -126,12 +124,12 @@ def _shape_of_all(rows: Rows, settings: DataConfig) -> str | None:
     if name is None:
         if not all(isinstance(row, dict) and {"text", "label"} <= row.keys() for _, row in rows):
             return None
-        if any(shape_of(row, source) != _LABELLED for source, row in rows):
+        if any(shape_of(row, source) != LABELLED for source, row in rows):
             return None
         if all(isinstance(row["label"], str) and row["label"].strip() in str(row["text"]) for _, row in rows):
             return "text"
-        name = _LABELLED
-    if name == _LABELLED:
+        name = LABELLED
+    if name == LABELLED:
         _require_one_kind(rows)
     return name
 
@@ -154,7 +152,7 @@ def _about_layout(examples: Sequence[Example], settings: DataConfig, role: str) 
         "alpaca": "in the layout of Stanford Alpaca",
         "question/answer": "as the question, a line break and the answer",
         "prompt/response": "as the prompt and the response, with nothing in between",
-        _LABELLED: "as the text, a line break and the label",
+        LABELLED: "as the text, a line break and the label",
     }
     for name, how in layouts.items():
         if n := shapes[name]:

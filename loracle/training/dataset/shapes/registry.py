@@ -8,7 +8,7 @@ turn, or of the whole text), its end-of-sequence token included, unless the sett
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from loracle.config.data.settings import NO_DATA, DataConfig
@@ -30,7 +30,7 @@ from loracle.training.dataset.shapes.example import Example
 Reader = Callable[[Mapping[str, Any], tuple[str, ...], str], Example]
 
 _FIRST = ("prompt/completion", "messages", "text")  # shapes that go before others which a row has as well
-_LABELLED = "text/label"
+LABELLED = "text/label"
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,7 @@ def as_example(row: Any, source: str, settings: DataConfig = NO_DATA, name: str 
             f"{source}: rows of {example.form} cannot go through the chat template as turns of a user and an "
             "assistant; remove data.as_chat"
         )
-    object.__setattr__(example, "shape", name)
-    return example.learning(settings.loss_on)
+    return replace(example, shape=name).learning(settings.loss_on)
 
 
 def shape_of(row: Any, source: str) -> str:
@@ -92,8 +91,8 @@ def shape_of(row: Any, source: str) -> str:
         raise DataError(f"{source}: a row is an object with fields; got {shown(row)}")
     there = {name for name, value in row.items() if value is not None}
     found = [name for name, own in SHAPES.items() if there.issuperset(own.fields)]
-    if _LABELLED in found and [name for name in found if name in _FIRST] == ["text"]:
-        return _LABELLED
+    if LABELLED in found and [name for name in found if name in _FIRST] == ["text"]:
+        return LABELLED
     found = [name for name in found if name in _FIRST] or found
     if not found and not preference(row):  # the reader of a shape that is there in part says what is missing
         whole = [name for name, own in SHAPES.items() if row.keys() >= set(own.fields)]
