@@ -61,16 +61,15 @@ def _write(path: Path, text: str, write: Callable[[Path, str], None]) -> None:
 def show_view(out: Console, view: DataView, *, with_rows: bool) -> None:
     """Rows, numbers and notices; what would stop a run comes last."""
     from loracle.commands.terminal.console import say, say_notices, say_parts, say_table
-    from loracle.run.data.page import differences, label_table, table
+    from loracle.run.data.page import differences, label_table, summary, table
 
     if with_rows and view.rows:
         marks = "in green" if _coloured(out) else "between [[ and ]]"
         say_parts(out, (f"Rows as they are learnt; tokens that carry loss are {marks}.", "dim"))
         for row in view.rows:
             _say_row(out, row)
-    shapes = ", ".join(f"{n:,} of {shape}" for shape, n in view.shapes.items())
     say(out, f"\n{view.source}", "bold")
-    say_parts(out, (f"rows: {shapes}; at most {view.max_length:,} tokens", ""))
+    say_parts(out, (summary(view), ""))
     say_table(out, table(view), left=[0])
     for line in differences(view):
         say_parts(out, (line, ""))

@@ -32,7 +32,7 @@ from loracle.training.contents import scoring_contents, training_contents
 from loracle.training.dataset.notices import require_enough
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import Splits, load_splits, overlap, proxy_positions, proxy_size
-from loracle.training.dataset.tokens import Encoded, encode
+from loracle.training.dataset.tokens import Encoded
 from loracle.training.dataset.told import about_data
 from loracle.training.early_stopping import Watched
 from loracle.training.memory.counting import build_memory_model
@@ -43,7 +43,7 @@ from loracle.training.model.probe import probe
 from loracle.training.model.targets import resolved_targets
 from loracle.training.optimizer import check_optimizer
 from loracle.training.pace import Sample, measure_pace
-from loracle.training.scoring import Questions, check_scoring, needs_of, prepare
+from loracle.training.scoring import Questions, check_splits, needs_of, prepare
 from loracle.training.trial import TrialPlan, run_trial
 
 
@@ -115,12 +115,11 @@ class TrainingObjective:
         """Loads and checks the data first, then the model, and tries the adapters on it.
 
         Raises:
-            DataError, ConfigError, ModelError: one line each; see `load_splits`, `check_scoring`,
+            DataError, ConfigError, ModelError: one line each; see `load_splits`, `check_splits`,
                 `load_base`, `encode`, `prepare` and `probe`.
         """
         splits = load_splits(config.data, config.search.seed)
-        for role, examples in splits.parts.items():
-            check_scoring(examples, config.scoring, judged=role != "train")
+        check_splits(splits.parts, config.scoring)
         return cls(config, splits, load_base(config))
 
     def report(self) -> Report:
@@ -138,9 +137,7 @@ class TrainingObjective:
         standard = self.config.standard
         if standard is None or stored_outcomes(self.config.output / "trials"):
             return None
-        config, data, questions = with_alpha(standard), self.config.data, self.questions["validation"]
-        chosen = proxy_positions(self.n_train, data.proxy, data.proxy_minimum, self.config.search.seed)
-        memory = self.memory
+        config, questions, memory = with_alpha(standard), self.questions["validation"], self.memory
         micro_batch = memory.micro_batch(config)
         sample = Sample(
             base=self.base,
@@ -149,7 +146,7 @@ class TrainingObjective:
             scoring=self.config.scoring.model_copy(
                 update={"batch_size": self._scoring_batch(memory, questions, config)}
             ),
-            train=self._train.select(chosen),
+            train=self._train.select(self._proxy()),
             questions=questions,
         )
         return measure_pace(sample)
@@ -170,10 +167,7 @@ class TrainingObjective:
         Raises:
             LoracleError: a config that no training understands, or a damaged base model.
         """
-        data = self.config.data
-        share, minimum = (data.proxy, data.proxy_minimum) if fraction is None else (fraction, 1)
-        chosen = proxy_positions(self.n_train, share, minimum, self.config.search.seed)
-        return self._trial(config, seed, folder, "validation", chosen, progress)
+        return self._trial(config, seed, folder, "validation", self._proxy(fraction), progress)
 
     def final(
         self,
@@ -202,14 +196,21 @@ class TrainingObjective:
         Raises:
             ModelError: there is no memory for training on one short example.
         """
-        data, workers = self.config.data, max(1, self.config.execution.workers)
-        chosen = proxy_positions(self.n_train, data.proxy, data.proxy_minimum, self.config.search.seed)
-        trial = self._train.select(chosen)
         # What the trials of this run have shown so far, so that a worker that was replaced goes on alike.
         self._observed += observed(stored_outcomes(self.config.output / "trials"))
         return build_memory_model(
-            self.base, self._training, trial, workers=workers, dropout=self._with_dropout
+            self.base,
+            self._training,
+            self._train.select(self._proxy()),
+            workers=max(1, self.config.execution.workers),
+            dropout=self._with_dropout,
         )
+
+    def _proxy(self, fraction: float | None = None) -> npt.NDArray[np.int64]:
+        """Which training examples a trial has, or exactly `fraction` of all."""
+        data = self.config.data
+        share, minimum = (data.proxy, data.proxy_minimum) if fraction is None else (fraction, 1)
+        return proxy_positions(self.n_train, share, minimum, self.config.search.seed)
 
     def _trial(
         self,
@@ -267,21 +268,7 @@ class TrainingObjective:
         return memory.scoring_batch(questions.encoded, config, largest, written=self._written)
 
     def _encode(self, name: str, examples: Sequence[Example]) -> Encoded:
-        data, base = self.config.data, self.base
-        encoded = encode(
-            examples,
-            base.tokenizer,
-            self._max_length,
-            data.too_long,
-            stop_ids=base.stop_ids,
-            remedy=self._remedy,
-            learn_all=data.loss_on == "all",
-        )
-        require_enough(
-            name,
-            len(encoded),
-            f"{encoded.dropped} of {len(examples)} have more than {self._max_length} tokens; {self._remedy}",
-        )
+        encoded = self.base.texts.encoded(name, examples, self.config.data)
         vocabulary = self.base.model.get_input_embeddings().num_embeddings
         if int(encoded.tokens.max()) >= vocabulary:
             raise ModelError(
@@ -296,30 +283,19 @@ class TrainingObjective:
             encoded,
             {name: len(questions) for name, questions in self.questions.items()},
             metric_of(self.config.scoring.metric),
-            max_length=self._max_length,
-            remedy=self._remedy,
+            max_length=self.base.texts.longest(self.config.data),
+            remedy=self.base.texts.remedy(self.config.data),
             writes="writing" in self._needs,
         )
 
     def _prepare(self, examples: Sequence[Example], encoded: Encoded) -> Questions:
-        return prepare(examples, encoded, self.base, self.config.scoring, self._max_length)
+        longest = self.base.texts.longest(self.config.data)
+        return prepare(examples, encoded, self.base, self.config.scoring, longest)
 
     @property
     def _written(self) -> int:
         """Tokens that scoring generates for an example, at most."""
         return self.config.scoring.max_new_tokens if "writing" in self._needs else 0
-
-    @property
-    def _remedy(self) -> str:
-        """What helps against examples that are too long."""
-        if self._max_length < self.config.data.max_length:
-            return "choose a model that reads more"
-        return "raise data.max_length"
-
-    @property
-    def _max_length(self) -> int:
-        """Tokens of the longest example allowed: what the settings say, but no more than the model reads."""
-        return min(self.config.data.max_length, self.base.max_positions or self.config.data.max_length)
 
     def _provenance(self, plan: TrialPlan) -> dict[str, Any]:
         packages = ("torch", "transformers", "peft", "numpy")

@@ -66,6 +66,28 @@ def test_a_run_that_would_not_begin_is_shown_all_the_same(loracle: Loracle, run_
     assert not errors
 
 
+def test_a_run_that_begins_is_not_said_to_stop(loracle: Loracle, run_config: Write, tmp_path: Path) -> None:
+    """Programs of training rows need no tests."""
+    rows = [{"prompt": f"add {n}: ", "completion": f"def f(x): return x + {n}"} for n in range(20)]
+    for name, some in (("kept.jsonl", rows[:10]), ("other.jsonl", rows[10:15]), ("last.jsonl", rows[15:])):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in some))
+    tests = [
+        {"prompt": row["prompt"], "tests": f"assert f(0) == {10 + n}"} for n, row in enumerate(rows[10:])
+    ]
+    (tmp_path / "tests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tests))
+    config = run_config(
+        data={"train": "kept.jsonl", "validation": "other.jsonl", "test": "last.jsonl", "max_length": 128},
+        scoring={"metric": "pass_at_1", "allow_code_execution": True, "code": {"tests": "tests.jsonl"}},
+    )
+    code, out, _ = loracle("data", config)
+    assert code == 0, out
+    (tmp_path / "fewer.jsonl").write_text(json.dumps(tests[0]) + "\n")
+    config.write_text(config.read_text().replace("tests.jsonl", "fewer.jsonl"))
+    code, out, _ = loracle("data", config)
+    assert code == 2
+    assert "has no row whose prompt is 'add 11: '" in out
+
+
 class Marked(HTMLParser):
     """The text of a page, and what of it is marked."""
 

@@ -50,6 +50,12 @@ def table(view: DataView) -> list[list[str]]:
     return rows
 
 
+def summary(view: DataView) -> str:
+    """How many rows have which shape, and how long they may be."""
+    shapes = ", ".join(f"{n:,} of {shape}" for shape, n in view.shapes.items())
+    return f"rows: {shapes}; at most {view.max_length:,} tokens"
+
+
 def differences(view: DataView) -> list[str]:
     """What splits can show, a sentence each."""
     return [
@@ -78,10 +84,9 @@ def heading(row: Shown) -> str:
 
 
 def _body(view: DataView, name: str) -> Iterator[str]:
-    shapes = ", ".join(f"{n:,} of {shape}" for shape, n in view.shapes.items())
     yield f"<h1>Data of {escape.html(name)}</h1>"
     yield f"<p>{escape.html(view.source)}<br>"
-    yield f"rows: {escape.html(shapes)}; at most {view.max_length:,} tokens</p>"
+    yield f"{escape.html(summary(view))}</p>"
     if view.refused:
         yield f'<p class="bad"><strong>A run would not begin:</strong> {escape.html(view.refused)}</p>'
     if view.notices:

@@ -20,11 +20,10 @@ from loracle.training.dataset.notices import labels_of, least_difference
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import Splits, load_splits
 from loracle.training.dataset.tokenizer import Reading, load_reading
-from loracle.training.dataset.tokens import Encoded, encode
+from loracle.training.dataset.tokens import Encoded
 from loracle.training.dataset.told import about_data
-from loracle.training.scoring import check_scoring, needs_of
+from loracle.training.scoring import check_splits, needs_of
 
-_NO_LIMIT = 2**31 - 1  # tokens
 _SHOWN = 400  # tokens of a row that is shown: its beginning and its end
 
 Piece = tuple[str, bool]  # a stretch of text, and whether its tokens count in the loss
@@ -120,8 +119,8 @@ def view_data(config: RunConfig, n_rows: int) -> DataView:
         raise ConfigError("the trainer of this run is your own, and the config names no data")
     splits = load_splits(config.data, config.search.seed)
     reading = load_reading(config)
-    limit = min(config.data.max_length, reading.max_positions or config.data.max_length)
-    encoded = {name: _encoded(part, reading, config) for name, part in splits.parts.items()}
+    limit = reading.longest(config.data)
+    encoded = {name: reading.every(part, config.data) for name, part in splits.parts.items()}
     rows = tuple(
         _shown(name, splits.parts[name][i], encoded[name], i, reading.tokenizer)
         for name in encoded
@@ -136,15 +135,9 @@ def view_data(config: RunConfig, n_rows: int) -> DataView:
         parts={name: _part(name, part, encoded[name], limit, config) for name, part in splits.parts.items()},
         rows=rows,
         labels={name: dict(own.most_common()) for name, own in labels_of(splits.parts).items()},
-        notices=gathered(splits.notices, _notices(config, splits, encoded, limit)),
-        refused=_refusal(config, splits, reading, encoded, limit),
+        notices=gathered(splits.notices, _notices(config, splits, encoded, reading)),
+        refused=_refusal(config, splits, reading, encoded),
     )
-
-
-def _encoded(examples: Sequence[Example], reading: Reading, config: RunConfig) -> Encoded:
-    """All rows as tokens, those that are too long as well."""
-    every = config.data.loss_on == "all"
-    return encode(examples, reading.tokenizer, _NO_LIMIT, stop_ids=reading.stop_ids, learn_all=every)
 
 
 def _shown(split: str, example: Example, encoded: Encoded, i: int, tokenizer: Any) -> Shown:
@@ -168,15 +161,12 @@ def _shown(split: str, example: Example, encoded: Encoded, i: int, tokenizer: An
 
 def _part(name: str, part: Sequence[Example], encoded: Encoded, limit: int, config: RunConfig) -> Part:
     lengths, fits = encoded.lengths, encoded.lengths <= limit
-    used = int(fits.sum())
-    scored = used
-    if name == "validation" and config.data.validation_limit is not None:
-        scored = min(used, config.data.validation_limit)
+    scored = _scored(name, encoded, limit, config)
     low, median, high, longest = np.percentile(lengths, (0, 50, 90, 100), method="inverted_cdf").tolist()
     metric = metric_of(config.scoring.metric)
     return Part(
         rows=len(part),
-        used=used,
+        used=int(fits.sum()),
         tokens=int(lengths[fits].sum()),
         counted=int(encoded.counts[fits].sum()),
         shortest=int(low),
@@ -188,31 +178,37 @@ def _part(name: str, part: Sequence[Example], encoded: Encoded, limit: int, conf
     )
 
 
-def _notices(config: RunConfig, splits: Splits, encoded: dict[str, Encoded], limit: int) -> Iterator[Notice]:
+def _scored(name: str, encoded: Encoded, limit: int, config: RunConfig) -> int:
+    """Rows of a split that are scored, or would be."""
+    used = int((encoded.lengths <= limit).sum())
+    return min(used, config.data.validation_limit or used) if name == "validation" else used
+
+
+def _notices(
+    config: RunConfig, splits: Splits, encoded: dict[str, Encoded], reading: Reading
+) -> Iterator[Notice]:
     """What a run says of these data when it begins."""
-    scored = {name: int((encoded[name].lengths <= limit).sum()) for name in ("validation", "test")}
-    scored["validation"] = min(scored["validation"], config.data.validation_limit or scored["validation"])
-    remedy = "choose a model that reads more" if limit < config.data.max_length else "raise data.max_length"
+    limit = reading.longest(config.data)
+    scored = {name: _scored(name, encoded[name], limit, config) for name in ("validation", "test")}
     return about_data(
         splits.parts,
         encoded,
         scored,
         metric_of(config.scoring.metric),
         max_length=limit,
-        remedy=remedy,
+        remedy=reading.remedy(config.data),
         writes="writing" in needs_of(config.scoring),
     )
 
 
-def _refusal(
-    config: RunConfig, splits: Splits, reading: Reading, encoded: dict[str, Encoded], limit: int
-) -> str | None:
+def _refusal(config: RunConfig, splits: Splits, reading: Reading, encoded: dict[str, Encoded]) -> str | None:
     """Why a run with these data would not begin."""
+    limit = reading.longest(config.data)
     try:
+        check_splits(splits.parts, config.scoring)
         for name, part in splits.parts.items():
-            check_scoring(part, config.scoring)
             if int(encoded[name].lengths.max()) > limit:
-                encode(part, reading.tokenizer, limit, config.data.too_long, stop_ids=reading.stop_ids)
+                reading.encoded(name, part, config.data)
     except LoracleError as error:
         return str(error)
     return None

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     GenerationConfig,
 )
@@ -24,9 +22,8 @@ from loracle.config.device import pick_device, pick_dtype
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, LoracleError, ModelError
 from loracle.records.failures import one_line, refuse_no_memory
-from loracle.training.dataset.template import give_template
+from loracle.training.dataset.tokenizer import Place, Reading, reading_of
 from loracle.training.dataset.tokens import Encoded
-from loracle.training.hub import hub_silence
 from loracle.training.model.checksum import weights_checksum, weights_fingerprint
 from loracle.training.model.output.layer import OutputLayer, observed_output
 from loracle.training.model.positions import alike
@@ -72,6 +69,11 @@ class Base:
     output: OutputLayer | None = None
 
     @property
+    def texts(self) -> Reading:
+        """What it makes of texts."""
+        return Reading(self.tokenizer, self.stop_ids, self.max_positions)
+
+    @property
     def counted_alone(self) -> bool:
         """Whether the output layer sees counted positions alone."""
         return self.masked_logits or self.output is not None
@@ -95,20 +97,16 @@ def load_base(config: RunConfig) -> Base:
     dtype = pick_dtype(config.dtype, device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    name = config.model
-    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
-        raise ModelError(f"model: the folder {name} does not exist")
-    offline = None if Path(name).is_dir() else hub_silence()
-    options = {"trust_remote_code": config.trust_remote_code, "local_files_only": offline is not None}
+    place = Place.of(config)
+    name = place.name
     try:
-        _check_kind(name, options)
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        asked = _asked_of_the_model(config, device, dtype)
-        give_template(tokenizer, config.data.template)
+        _check_kind(name, place.options)
+        tokenizer = place.tokenizer(config)
+        asked = place.options | _asked_of_the_model(config, device, dtype)
         model, report = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **asked
+            name, dtype=dtype, use_safetensors=True, output_loading_info=True, **asked
         )
-        _check_loaded(name, model, tokenizer, report)
+        _check_loaded(name, model, report)
         model.requires_grad_(False)
         model.eval()
         if config.quantization is None:  # else it is there already, and cannot be moved
@@ -118,10 +116,9 @@ def load_base(config: RunConfig) -> Base:
         raise
     except Exception as error:  # of any kind: files, settings and code of other people
         refuse_no_memory(error, f"model: {name!r} does not fit into memory on {device}")
-        silence = f" The hub was not asked: {offline}." if offline else ""
         raise ModelError(
-            f"model: {name!r} cannot be loaded; give a folder, or the id of a model on the hub.{silence} "
-            f"{one_line(error)}"
+            f"model: {name!r} cannot be loaded; give a folder, or the id of a model on the "
+            f"hub.{place.silence} {one_line(error)}"
         ) from None
 
 
@@ -163,13 +160,14 @@ def _asked_of_the_model(config: RunConfig, device: torch.device, dtype: torch.dt
 
 def _base(name: str, model: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype) -> Base:
     """The model as trials use it."""
-    stop_ids = _stop_ids(model, tokenizer)
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    reading = reading_of(name, tokenizer, ends, model.config.get_text_config(decoder=True))
     known = int(model.get_input_embeddings().weight.shape[0])
     # Padding is never looked at, so where the tokenizer's own has no embedding any other token does.
-    padding = (tokenizer.pad_token_id, tokenizer.eos_token_id, *stop_ids, 0)
+    padding = (tokenizer.pad_token_id, tokenizer.eos_token_id, *reading.stop_ids, 0)
     pad_id = next(int(i) for i in padding if i is not None and i < known)
     # A plain one: penalties and samplers that a model ships would make generation differ from its logits.
-    model.generation_config = GenerationConfig(eos_token_id=list(stop_ids), pad_token_id=pad_id)
+    model.generation_config = GenerationConfig(eos_token_id=list(reading.stop_ids), pad_token_id=pad_id)
     if (output_layer := model.get_output_embeddings()) is not None:
         output_layer.register_forward_pre_hook(_contiguous)
     return Base(
@@ -180,9 +178,9 @@ def _base(name: str, model: Any, tokenizer: Any, device: torch.device, dtype: to
         dtype=dtype,
         fingerprint=weights_fingerprint(model),
         checksum=weights_checksum(model),
-        stop_ids=stop_ids,
+        stop_ids=reading.stop_ids,
         pad_id=pad_id,
-        max_positions=getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None),
+        max_positions=reading.max_positions,
         masked_logits=_has_masked_logits(model, device),
         output=observed_output(model, device),
     )
@@ -210,20 +208,12 @@ def _check_kind(name: str, options: Mapping[str, Any]) -> None:
         )
 
 
-def _check_loaded(name: str, model: Any, tokenizer: Any, report: Mapping[str, Any]) -> None:
+def _check_loaded(name: str, model: Any, report: Mapping[str, Any]) -> None:
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(f"model: the files of {name!r} lack weights ({some}); a base model needs all")
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ModelError(f"model: {name!r} is an adapter; name its base model")
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"model: the tokenizer of {name!r} has no end-of-sequence token")
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    return tuple(dict.fromkeys([int(tokenizer.eos_token_id), *map(int, ends)]))
 
 
 def _has_masked_logits(model: Any, device: torch.device) -> bool:

@@ -7,6 +7,7 @@ from loracle.training.scoring.measuring import Score, score
 from loracle.training.scoring.questions import (
     Questions,
     check_scoring,
+    check_splits,
     ends_with_reference,
     needs_of,
     prepare,
@@ -18,6 +19,7 @@ __all__ = [
     "answer",
     "answer_pattern",
     "check_scoring",
+    "check_splits",
     "comparable",
     "ends_with_reference",
     "needs_of",

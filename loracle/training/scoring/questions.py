@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
@@ -98,6 +98,12 @@ def ends_with_reference(settings: ScoringConfig) -> bool:
 
 
 # -- what fits together -----------------------------------------------------------------------------
+
+
+def check_splits(parts: Mapping[str, Sequence[Example]], settings: ScoringConfig) -> None:
+    """Checks that the metrics fit the examples of each split; see `check_scoring`."""
+    for name, examples in parts.items():
+        check_scoring(examples, settings, judged=name != "train")
 
 
 def check_scoring(examples: Sequence[Example], settings: ScoringConfig, *, judged: bool = True) -> None:
