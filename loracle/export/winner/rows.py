@@ -48,21 +48,10 @@ def _short_enough(winner: Winner, rows: Sequence[Example]) -> tuple[Example, ...
 
 def encoded_rows(winner: Winner, rows: Sequence[Example]) -> Encoded:
     """Rows as the final training read them; those that are too long are left out."""
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from loracle.training.dataset.tokenizer import load_reading
 
-    from loracle.training.dataset.tokens import encode
-
-    tokenizer = AutoTokenizer.from_pretrained(winner.adapter)
-    trust = {"trust_remote_code": winner.config.trust_remote_code}
-    try:
-        ends: Any = GenerationConfig.from_pretrained(winner.model).eos_token_id
-    except OSError:  # a model that ships none
-        ends = None
-    settings = AutoConfig.from_pretrained(winner.model, **trust).get_text_config(decoder=True)
-    longest = getattr(settings, "max_position_embeddings", None) or winner.max_length
-    others = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    stops = tuple(dict.fromkeys([int(tokenizer.eos_token_id), *map(int, others)]))
-    return encode(rows, tokenizer, min(winner.max_length, longest), "drop", stop_ids=stops)
+    config = winner.config
+    return load_reading(config).kept(rows, config.data)
 
 
 def ends_of_rows(winner: Winner) -> tuple[str, str]:

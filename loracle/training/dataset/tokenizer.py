@@ -48,11 +48,14 @@ class Reading:
 
     def encoded(self, name: str, examples: Sequence[Example], data: DataConfig) -> Encoded:
         """A split as tokens, without what is too long. Raises DataError, also where too few are left."""
-        longest, remedy = self.longest(data), self.remedy(data)
-        encoded = self._encode(examples, data, longest, remedy)
-        why = f"{encoded.dropped} of {len(examples)} have more than {longest} tokens; {remedy}"
+        encoded, longest = self.kept(examples, data), self.longest(data)
+        why = f"{encoded.dropped} of {len(examples)} have more than {longest} tokens; {self.remedy(data)}"
         require_enough(name, len(encoded), why)
         return encoded
+
+    def kept(self, examples: Sequence[Example], data: DataConfig) -> Encoded:
+        """Examples as tokens, without what is too long. Raises DataError, see `encode`."""
+        return self._encode(examples, data, self.longest(data), self.remedy(data))
 
     def every(self, examples: Sequence[Example], data: DataConfig) -> Encoded:
         """Examples as tokens, those that are too long as well. Raises DataError, see `encode`."""
