@@ -33,10 +33,7 @@ def write(winner: Winner, folder: Path) -> list[str]:
     from peft import PeftModel
     from transformers import AutoTokenizer
 
-    from loracle.training.dataset.splits import load_splits
-
-    config = winner.config
-    rows = encoded_rows(winner, load_splits(config.data, config.search.seed).validation[:_ROWS])
+    rows = encoded_rows(winner, winner.splits.validation[:_ROWS])
     tokens = [rows.tokens[a:b] for a, b in zip(rows.starts, rows.ends, strict=True)]
     counted = [rows.counted[a:b] for a, b in zip(rows.starts, rows.ends, strict=True)]
     model = PeftModel.from_pretrained(_loaded(winner, winner.model), str(winner.adapter)).eval()

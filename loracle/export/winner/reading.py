@@ -8,13 +8,16 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loracle.config.loading import load_config
 from loracle.config.settings import RunConfig
 from loracle.config.yaml_file import YamlError, parse, read_text
 from loracle.errors import StudyError
 from loracle.export.winner.split import Split, split_batch
+
+if TYPE_CHECKING:
+    from loracle.training.dataset.splits import Splits
 
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -100,6 +103,13 @@ class Winner:
         """What the saved adapter says of itself; its rank may be twice the winner's (PiSSA)."""
         content: dict[str, Any] = json.loads((self.adapter / _ADAPTER[0]).read_text(encoding="utf-8"))
         return content
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The data as they are now. Raises DataError."""
+        from loracle.training.dataset.splits import load_splits
+
+        return load_splits(self.config.data, self.config.search.seed)
 
     @cached_property
     def provenance(self) -> Mapping[str, Any]:

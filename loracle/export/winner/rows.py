@@ -19,15 +19,13 @@ def training_rows(winner: Winner) -> tuple[Example, ...]:
     Raises:
         LoracleError: the data cannot be read, or is not what was trained on.
     """
-    from loracle.training.dataset.splits import load_splits
-
     config = winner.config
     if config.data.loss_on == "all":
         raise StudyError(
             f"{config.output}: this run learnt every token (data.loss_on: all), which exports with rows "
             "cannot say; export to peft, merged, gguf or vllm"
         )
-    splits = load_splits(config.data, config.search.seed)
+    splits = winner.splits
     recorded = winner.provenance.get("data", {})
     rows = splits.train
     if recorded.get("dropped", {}).get("train"):
