@@ -1,5 +1,5 @@
-"""The config that `loracle init` writes. Paths in a config are seen from its folder, those of a command line
-from the current one."""
+"""Configs in new files: the one that `loracle init` writes. Paths in a config are seen from its
+folder, those of a command line from the current one."""
 
 from __future__ import annotations
 
@@ -41,17 +41,22 @@ def write_config(path: Path, model: str, train: str | None) -> list[str]:
         parse(text)
     except YamlError as error:
         raise ConfigError(f"{path} would not be readable: {error}") from None
+    write_new(path, text)
+    needed = [names["train"], names["model"]] if is_folder else [names["train"]]
+    return [str(folder / name) for name in needed if not (folder / name).exists()]
+
+
+def write_new(path: Path, text: str) -> None:
+    """Writes a file that is not there yet, with the folders above it. Raises ConfigError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        taken = path if path.exists() else folder
+        taken = path if path.exists() else path.parent
         raise ConfigError(f"{taken} exists already; name another file or remove it") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
-    needed = [names["train"], names["model"]] if is_folder else [names["train"]]
-    return [str(folder / name) for name in needed if not (folder / name).exists()]
 
 
 def _seen_from(folder: Path, name: str) -> str:

@@ -11,15 +11,8 @@ from pydantic import Field, model_validator
 
 from loracle.config.section import Number, Section
 from loracle.records.space import Scale
+from loracle.records.standard_settings import SCALES
 
-# The scale on which the steps of a knob are comparable, where a list or a range does not say.
-_SCALES: dict[str, Scale] = {
-    "rank": "log2",
-    "alpha": "log2",
-    "alpha_ratio": "log2",
-    "batch_size": "log2",
-    "learning_rate": "log10",
-}
 _WHOLE = ("rank", "batch_size")
 _RANGE = {"low", "high", "n", "scale", "explanation"}
 _LARGEST = 1e300
@@ -81,9 +74,8 @@ def _full(name: str, value: Any) -> Any:
     if _is_number(value):
         return {"values": [value]}
     if isinstance(value, list):
-        usual = _SCALES.get(name, "linear")
         positive = all(_is_number(one) and one > 0 for one in value)
-        return {"values": value, "scale": usual if positive else "linear"}
+        return {"values": value, "scale": SCALES.get(name, "linear") if positive else "linear"}
     if isinstance(value, Mapping) and {"low", "high"} & value.keys() and "values" not in value:
         return _values_of_range(name, value)
     return value
@@ -95,7 +87,7 @@ def _values_of_range(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"knob {name!r}: a range has low, high, n and scale; got {unknown[0]!r}")
     low: Any = given.get("low")
     high: Any = given.get("high")
-    scale = given.get("scale", _SCALES.get(name, "linear"))
+    scale = given.get("scale", SCALES.get(name, "linear"))
     if not (_is_number(low) and _is_number(high) and -_LARGEST <= low < high <= _LARGEST):
         raise ValueError(f"knob {name!r}: low and high are numbers, low below high; got {low!r} and {high!r}")
     if scale not in ("linear", "log2", "log10"):

@@ -10,11 +10,13 @@ from typing import Any
 
 from loracle.config.knobs import KNOBS as OUR_KNOBS
 from loracle.config.loading import parse_config
+from loracle.config.new_file import write_new
 from loracle.config.yaml_file import dump
 from loracle.errors import ConfigError
 from loracle.export.incoming import meanings
 from loracle.export.incoming.kinds import Source, read_source
 from loracle.export.incoming.sweep import knob_values
+from loracle.records.standard_settings import STANDARD
 from loracle.text.comments import comment_head
 from loracle.text.escape import printable
 
@@ -67,12 +69,7 @@ def import_config(files: Sequence[Path], output: Path) -> list[str]:
     _data(reading, main, output)
     text = _text(reading, main)
     parse_config(text, source=f"{main.path} as a config of ours")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise ConfigError(f"{output} cannot be written: {error.strerror}") from None
+    write_new(output, text)
     return reading.notes
 
 
@@ -198,8 +195,7 @@ def _complete(reading: _Reading, main: Source) -> None:
     standard = reading.standard
     if defaults.get("alpha", 0) is None:
         defaults["alpha"] = 2 * standard.get("rank", defaults["rank"])
-    ours = {"rank": 16, "alpha": 32, "dropout": 0.05, "learning_rate": 2e-4, "batch_size": 16}
-    for knob, usual in ours.items():
+    for knob, usual in STANDARD.items():
         if knob not in standard:
             standard[knob] = defaults.get(knob, usual)
             whose = f"{main.kind.title}'s own default" if knob in defaults else "the usual value here"

@@ -32,7 +32,7 @@ _LORA = {"rank": 8, "alpha": 8, "dropout": 0.0}
 _TRAINING = {"epochs": 3.0, "schedule": "linear", "warmup_fraction": 0.0}
 _HF = _LORA | {"learning_rate": 5e-5, "batch_size": 8} | _TRAINING
 KINDS: dict[str, Kind] = {
-    "oumi": Kind("oumi tune", ("tuning",), _HF | {"alpha": 8}),
+    "oumi": Kind("oumi tune", ("tuning",), _HF),
     # axolotl asks for learning rate and micro-batch, and has no default for rank and alpha.
     "axolotl": Kind(
         "axolotl",

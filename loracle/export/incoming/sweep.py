@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from loracle.errors import ConfigError
+from loracle.records.standard_settings import SCALES
 
 _VALUES = 8  # of a range, at most; a candidate is a point of a grid
-_LOG = ("learning_rate", "rank", "alpha", "batch_size")  # knobs whose steps are factors
 
 
 def knob_values(knob: str, tried: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -25,13 +25,10 @@ def knob_values(knob: str, tried: Mapping[str, Any], place: str) -> dict[str, An
         values = _numbers(tried["choices"], place)
     elif {"low", "high"} <= set(tried):
         low, high = _numbers([tried["low"], tried["high"]], place, keep_order=True)
-        values = _grid(low, high, kind, log=kind == "loguniform" or knob in _LOG)
+        values = _grid(low, high, kind, log=kind == "loguniform" or knob in SCALES)
     else:
         raise ConfigError(f"{place}: neither choices nor low and high")
-    scale = "linear"
-    if knob in _LOG and values[0] > 0:
-        scale = "log10" if knob == "learning_rate" else "log2"
-    return {"values": values, "scale": scale}
+    return {"values": values, "scale": SCALES.get(knob, "linear") if values[0] > 0 else "linear"}
 
 
 def _numbers(given: Any, place: str, *, keep_order: bool = False) -> list[int | float]:

@@ -23,7 +23,7 @@ from optuna.distributions import (
 
 from loracle.errors import SpaceError
 from loracle.records.space import Knob, Scale, SearchSpace, Value, default_space
-from loracle.records.standard_settings import STANDARD
+from loracle.records.standard_settings import SCALES, STANDARD
 from loracle.search.optuna_sampler.parameters import can_have, contains, is_own, numbers_in
 
 MOST = 150_000  # candidates: a proposal among them takes 0.4 s
@@ -34,10 +34,6 @@ _FEWEST = 3  # values that a range is thinned to
 _ENOUGH = 4  # candidates a trial
 _LEAST_SHARE = 1e-4  # of the upper end: where a range of a knob with a logarithmic scale begins at 0
 
-_LOGARITHMIC: Mapping[str, Scale] = {
-    **dict.fromkeys(("rank", "alpha", "alpha_ratio", "batch_size"), "log2"),
-    "learning_rate": "log10",
-}
 USUAL: Mapping[str, Value] = {**STANDARD, "alpha_ratio": STANDARD["alpha"] / STANDARD["rank"]}
 
 Ranges = Mapping[str, Sequence[BaseDistribution]]
@@ -140,14 +136,14 @@ def _standing(ranges: Ranges, begun: bool) -> list[_Axis]:
         elif not begun and own_alone:
             continue
         elif begun:
-            axes.append(_Axis(name, _LOGARITHMIC.get(name, "linear"), (USUAL[name],)))
+            axes.append(_Axis(name, SCALES.get(name, "linear"), (USUAL[name],)))
         else:
             axes.append(_as_it_is(default_space()[name]))
     return axes
 
 
 def _axis(name: str, distributions: Sequence[BaseDistribution]) -> _Axis:
-    scale = _LOGARITHMIC.get(name)
+    scale = SCALES.get(name)
     if scale is None:
         scale = "log10" if all(map(partial(_is_logarithmic, name), distributions)) else "linear"
     return _Axis(name, scale, (), tuple(distributions))
@@ -215,7 +211,7 @@ def _size(axes: Sequence[_Axis], level: int, marks: int) -> int:
 def _marked(knob: str, distribution: BaseDistribution, level: int) -> list[Value]:
     """Values that people use: powers of two, multiples of 0.05; between them at higher levels."""
     low, high = float(distribution.low), float(distribution.high)  # type: ignore[attr-defined]
-    if _LOGARITHMIC.get(knob) == "log2":
+    if SCALES.get(knob) == "log2":
         low, steps = max(low, high * _LEAST_SHARE), 2**level
         ends = math.floor(steps * math.log2(low)), math.ceil(steps * math.log2(high))
         found = [2 ** (place / steps) for place in range(ends[0], ends[1] + 1)]
@@ -236,7 +232,7 @@ def _evenly(knob: str, distribution: BaseDistribution, n: int) -> list[Value]:
     """At most n values of a range, evenly spaced on its scale, with both ends, as its step allows."""
     low, high = float(distribution.low), float(distribution.high)  # type: ignore[attr-defined]
     step = distribution.step  # type: ignore[attr-defined]
-    logarithmic = knob in _LOGARITHMIC or bool(distribution.log)  # type: ignore[attr-defined]
+    logarithmic = knob in SCALES or bool(distribution.log)  # type: ignore[attr-defined]
     if logarithmic:
         places = np.geomspace(max(low, high * _LEAST_SHARE), high, n)
     else:
