@@ -31,7 +31,7 @@ def _optimised(value: Any) -> str:
             _metric_name(name)
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
                 raise ValueError(f"the weight of {name} is a number above 0; got {weight!r}")
-        return spelt({name: float(weight) for name, weight in value.items()})
+        return _metric_name(spelt({name: float(weight) for name, weight in value.items()}))
     return _metric_name(value)
 
 
@@ -147,10 +147,13 @@ class ScoringConfig(Section):
 
     @property
     def all_metrics(self) -> list[str]:
-        """The one that is optimised, those that it is the sum of, and those that are recorded beside it."""
-        optimised = metric_of(self.metric)
-        parts = [part.name for part in optimised.weights] if isinstance(optimised, WeightedSum) else []
-        return list(dict.fromkeys([self.metric, *parts, *self.metrics]))
+        """The one that is optimised, those that are recorded beside it, and all that they are sums of."""
+        found: list[str] = []
+        for name in (self.metric, *self.metrics):
+            metric = metric_of(name)
+            parts = metric.weights if isinstance(metric, WeightedSum) else ()
+            found += [name, *(part.name for part in parts)]
+        return list(dict.fromkeys(found))
 
     @field_validator("answer_pattern")
     @classmethod

@@ -55,7 +55,11 @@ def spelt(weights: Mapping[str, float]) -> str:
 
 
 def weighted(name: str, metric_of: Callable[[str], Metric]) -> WeightedSum | None:
-    """The sum that a name spells; None where it spells none. Raises KeyError for an unknown metric."""
+    """The sum that a name spells; None where it spells none, such as a sum of sums.
+
+    Raises:
+        KeyError: an unknown metric.
+    """
     if "*" not in name:
         return None
     weights: dict[Metric, float] = {}
@@ -67,5 +71,8 @@ def weighted(name: str, metric_of: Callable[[str], Metric]) -> WeightedSum | Non
             return None
         if not times or not weight > 0 or not math.isfinite(weight):
             return None
-        weights[metric_of(own.strip())] = weight
+        metric = metric_of(own.strip())
+        if metric.needs in ("parts", "nothing"):
+            return None
+        weights[metric] = weight
     return WeightedSum(name, weights)

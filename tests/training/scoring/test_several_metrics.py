@@ -213,6 +213,16 @@ def test_a_weighted_sum_is_optimised_and_its_parts_are_recorded(base: Base) -> N
     assert metric_of(settings.metric).title == "0.7 token f1 - 0.001 perplexity + 0.01 chrF"
 
 
+def test_a_weighted_sum_is_recorded_beside_another_metric(base: Base) -> None:
+    name = "0.5*exact_match + 2.0*token_f1"
+    settings = ScoringConfig(metric="exact_match", metrics=[name], max_new_tokens=8)
+    found = scored(base, copy_rows(12), settings)
+    assert found.metric == "exact_match"
+    parts = found.metrics
+    assert parts[name] == pytest.approx(0.5 * parts["exact_match"] + 2 * parts["token_f1"])
+    assert metric_of(name).score(found.items_of(name)) == pytest.approx(parts[name])
+
+
 @pytest.mark.parametrize(
     ("metric", "said"),
     [
@@ -222,6 +232,8 @@ def test_a_weighted_sum_is_optimised_and_its_parts_are_recorded(base: Base) -> N
         ({"lose": 1}, "there is no such metric; did you mean 'loss'"),
         ({}, "input should be the name of a metric"),
         ("0*loss + 1*bleu", "input should be one of"),
+        ("1*value", "there is no such metric|input should be one of"),
+        ({"1*loss": 1}, "there is no such metric|input should be one of"),
     ],
 )
 def test_what_is_no_sum_is_refused(metric: Any, said: str) -> None:
