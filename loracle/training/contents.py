@@ -19,6 +19,7 @@ from loracle.config.user_function import source_of
 from loracle.records.contents import MODEL_SETTINGS, PRECISION, file_hash, text_hash
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import Splits
+from loracle.training.judging.harness import task_contents
 from loracle.training.model.base_model import Base
 
 # Names and places, what follows from `dtype`, and what no training uses.
@@ -44,11 +45,7 @@ def scoring_contents(settings: ScoringConfig) -> dict[str, str]:
                 found[f"source of {metric.source}"] = file_hash(source)
     if settings.code is not None and "pass_at_1" in settings.all_metrics:
         found["tests of programs"] = file_hash(settings.code.tests)
-    if "harness" in {metric_of(name).needs for name in settings.all_metrics}:
-        from loracle.training.judging.harness import task_contents  # loads lm-eval
-
-        found |= task_contents(settings)
-    return found
+    return found | task_contents(settings)
 
 
 def _rows(rows: tuple[Example, ...]) -> str:

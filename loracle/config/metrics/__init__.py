@@ -1,6 +1,6 @@
 """The metrics that trials are scored by, one small object each. A new metric is a new object in `METRICS`.
 
-A metric says what it `needs` of the trained model; `training/scoring.py` provides that for every example, and
+A metric says what it `needs` of the trained model; `training/scoring` provides that for every example, and
 asks the metric to `rate` it. Everything that writes a score asks the metric to `show` it.
 """
 

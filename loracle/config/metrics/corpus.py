@@ -16,19 +16,6 @@ class _Corpus(Metric):
     """A score of sacrebleu, from 0 to 100. An item has the counts that sacrebleu adds up."""
 
     needs, unit, package = "writing", "points", ("sacrebleu", "bleu")
-    _class: str
-
-    def rate(
-        self, answers: Sequence[str | None], references: Sequence[str], labels: Sequence[str] = ()
-    ) -> list[list[int]]:
-        counts = _sacrebleu(self._class).corpus_score
-        found = []
-        for answer, reference in zip(answers, references, strict=True):
-            found.append(self._counts(counts([answer or ""], [[reference]])))
-        return found
-
-    def _counts(self, scored: Any) -> list[int]:
-        raise NotImplementedError
 
     def statistics(self, items: Sequence[Item]) -> Floats:
         return np.array([rating_of(item, self.name) for item in items], dtype=np.float64)
@@ -43,14 +30,20 @@ class Bleu(_Corpus):
     K. Papineni et al. (2002); M. Post, A call for clarity in reporting BLEU scores (2018).
     """
 
-    name, _class = "bleu", "BLEU"
+    name = "bleu"
 
     @property
     def title(self) -> str:
         return "BLEU"
 
-    def _counts(self, scored: Any) -> list[int]:
-        return [scored.sys_len, scored.ref_len, *scored.counts, *scored.totals]
+    def rate(
+        self, answers: Sequence[str | None], references: Sequence[str], labels: Sequence[str] = ()
+    ) -> list[list[int]]:
+        bleu, found = _sacrebleu("BLEU"), []
+        for answer, reference in zip(answers, references, strict=True):
+            scored = bleu.corpus_score([answer or ""], [[reference]])
+            found.append([scored.sys_len, scored.ref_len, *scored.counts, *scored.totals])
+        return found
 
     def combine(self, sums: Floats) -> Floats:
         bleu, flat = _sacrebleu("BLEU"), sums.reshape(-1, sums.shape[-1])
@@ -77,7 +70,7 @@ class ChrF(_Corpus):
     M. Popović, chrF: character n-gram F-score for automatic MT evaluation (2015).
     """
 
-    name, _class = "chrf", "CHRF"
+    name = "chrf"
 
     @property
     def title(self) -> str:

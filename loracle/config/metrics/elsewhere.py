@@ -8,6 +8,7 @@ from pathlib import PurePath
 import numpy as np
 
 from loracle.config.metrics.metric import Floats, Item, Metric, Share, rating_of
+from loracle.config.user_function import is_function_name
 
 LESS = "minimize "  # before the name of what is better when it is less
 HARNESS = "lm_eval:"
@@ -98,5 +99,4 @@ def elsewhere(name: str) -> Metric | None:
     source = name.removeprefix(LESS)
     if source.startswith(HARNESS):
         return HarnessTask(name) if PurePath(source.removeprefix(HARNESS)).name else None
-    module, _, function = source.rpartition(":")
-    return OwnFunction(name) if module and function.isidentifier() and "\0" not in name else None
+    return OwnFunction(name) if is_function_name(source) else None

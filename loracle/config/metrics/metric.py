@@ -37,6 +37,7 @@ class Metric:
         labels: whether references are labels, of which there are few.
         proportion: whether a score is a share from 0 to 1.
         has_zero: whether 0 stands for nothing at all, so that one score can be so many times another.
+        counts_bytes: whether items need the `bytes` of the text of their tokens that count.
         package: of Python, that it needs beside Loracle's own, and the extra that brings it.
         judge_module: where its answers are judged, under `loracle.training.judging`; empty: by itself.
         table: whose items it is about; empty: the rows of the data.
@@ -53,6 +54,7 @@ class Metric:
     labels: ClassVar[bool] = False
     proportion: ClassVar[bool] = False
     has_zero: ClassVar[bool] = True
+    counts_bytes: ClassVar[bool] = False
     package: ClassVar[tuple[str, str] | None] = None
     judge_module: ClassVar[str] = ""
     table: str = ""
@@ -137,6 +139,14 @@ class Share(Metric):
 
     def number(self, reading: float) -> str:
         return f"{100 * reading:.1f}"
+
+
+def note_rating(item: dict[str, Any], name: str, rating: Any, *, optimised: bool) -> None:
+    """Writes what an item got by a metric where `rating_of` finds it."""
+    if optimised and isinstance(rating, bool | int | float):
+        item["correct"] = rating
+    else:
+        item.setdefault("scores", {})[name] = rating
 
 
 def rating_of(item: Item, name: str) -> Any:

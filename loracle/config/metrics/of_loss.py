@@ -48,6 +48,7 @@ class BitsPerByte(Metric):
     """
 
     name, needs, less_is_better, unit = "bits_per_byte", "loss", True, "bits a byte"
+    counts_bytes = True
 
     def statistics(self, items: Sequence[Item]) -> Floats:
         bits = [-float(item["loss"]) * float(item["tokens"]) / np.log(2) for item in items]

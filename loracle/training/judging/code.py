@@ -17,9 +17,8 @@ from pathlib import Path
 from loracle.config.metrics.settings import CodeConfig, ScoringConfig
 from loracle.errors import ConfigError, DataError
 from loracle.text.escape import printable
-from loracle.training.judging.endpoint import filled
-from loracle.training.judging.judge import Asked
-from loracle.training.scoring.answers import answer, answer_pattern
+from loracle.training.judging.judge import Asked, filled
+from loracle.training.scoring.answers import finder
 
 _PROGRAM = Path(__file__).with_name("sandbox_program.py")
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -39,7 +38,8 @@ class CodeJudge:
     """Runs each program with its tests in a process of its own, with limits."""
 
     def __init__(self, settings: ScoringConfig, code: CodeConfig) -> None:
-        self._settings, self._code = settings, code
+        self._code = code
+        self._answer_in = None if settings.answer_pattern is None else finder(settings)  # which strips
         self._tests = _read_tests(code.tests)
 
     def check(self, items: Sequence[Asked]) -> None:
@@ -70,10 +70,7 @@ class CodeJudge:
 
     def _passes(self, prediction: str, item: Asked) -> tuple[bool, str]:
         """Whether it does, and what it printed."""
-        found = prediction
-        if self._settings.answer_pattern is not None:
-            pattern, at = answer_pattern(self._settings), self._settings.answer_at
-            found = answer(prediction, pattern, at) or ""
+        found = prediction if self._answer_in is None else self._answer_in(prediction) or ""
         if fenced := _FENCE.search(found):
             found = fenced[1]
         values = {"answer": found, "prompt": str(item["question"]), "tests": self._tests_of(item) or ""}

@@ -20,7 +20,7 @@ from loracle.errors import ConfigError, LoracleError
 from loracle.records.failures import raised
 from loracle.text.escape import printable
 from loracle.text.patterns import Pattern
-from loracle.training.judging.judge import Asked
+from loracle.training.judging.judge import Asked, filled
 
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # of HTTP: later it may work
 _LONGEST_WAIT = 30.0  # seconds before the next try
@@ -157,16 +157,6 @@ class EndpointJudge:
 
     def _where(self) -> str:
         return f"scoring.judge: {printable(self._settings.url, 200)}"
-
-
-def filled(template: str, values: dict[str, str]) -> str:
-    """A template with its places filled; what is filled in is not looked at again, and other braces stay."""
-    parts = template.split("{")
-    text = parts[0]
-    for part in parts[1:]:
-        name, brace, rest = part.partition("}")
-        text += values[name] + rest if brace and name in values else "{" + part
-    return text
 
 
 def _seconds(value: str | None) -> float | None:

@@ -25,6 +25,7 @@ import torch
 
 from loracle.config.metrics import Item, metric_of
 from loracle.config.metrics.elsewhere import HarnessTask
+from loracle.config.metrics.metric import note_rating
 from loracle.config.metrics.settings import HarnessConfig, ScoringConfig
 from loracle.errors import ConfigError, suggest
 from loracle.records.contents import text_hash
@@ -120,6 +121,8 @@ def run_tasks(base: Base, settings: ScoringConfig, split: str) -> dict[str, Docu
     Global random states, and the mode of every module, are afterwards what they were.
     """
     tasks = harness_tasks(settings)
+    if not tasks:  # then the harness need not be there
+        return {}
     loaded = {name: loaded_task(name, settings.lm_eval) for name in tasks}
     samples = {name: documents_of(task, settings.lm_eval, split) for name, task in loaded.items()}
     evaluate = _harness()[0]
@@ -165,10 +168,7 @@ def _documents(
         for sample, rating in zip(own, ratings, strict=True):
             item = items.setdefault(int(sample["doc_id"]), {"index": int(sample["doc_id"])})
             item["prediction"] = printable(str(sample["filtered_resps"]), 2000)
-            if metric.name == settings.metric:
-                item["correct"] = rating
-            else:
-                item.setdefault("scores", {})[metric.name] = rating
+            note_rating(item, metric.name, rating, optimised=metric.name == settings.metric)
     return Documents(scores, tuple(items[index] for index in sorted(items)))
 
 

@@ -56,6 +56,16 @@ def asked(example: Example, index: int) -> dict[str, Any]:
     }
 
 
+def filled(template: str, values: dict[str, str]) -> str:
+    """A template with its places filled; what is filled in is not looked at again, and other braces stay."""
+    parts = template.split("{")
+    text = parts[0]
+    for part in parts[1:]:
+        name, brace, rest = part.partition("}")
+        text += values[name] + rest if brace and name in values else "{" + part
+    return text
+
+
 def question_text(example: Example) -> str:
     """The prompt, or the last that is said before the answer in a chat."""
     return (example.messages[-2].content or "") if example.messages else (example.prompt or "")

@@ -18,7 +18,7 @@ from pathlib import Path
 from loracle.config.metrics.settings import ScoringConfig
 from loracle.errors import ConfigError
 from loracle.training.judging.judge import Asked
-from loracle.training.scoring.answers import answer, answer_pattern
+from loracle.training.scoring.answers import finder
 
 PROGRAM = Path(__file__).with_name("mathematics_program.py")
 SECONDS = 10.0  # for one pair
@@ -34,7 +34,7 @@ class MathJudge:
     """Gives 1 to an answer that is what the reference is, else 0."""
 
     def __init__(self, settings: ScoringConfig) -> None:
-        self._settings = settings
+        self._answer_in = finder(settings)
         self._process: subprocess.Popen[bytes] | None = None
 
     def check(self, items: Sequence[Asked]) -> None:
@@ -46,10 +46,9 @@ class MathJudge:
         self, predictions: Sequence[str], references: Sequence[str], items: Sequence[Asked]
     ) -> list[float]:
         """Whether each prediction's answer is its reference's."""
-        pattern, at = answer_pattern(self._settings), self._settings.answer_at
         found = []
         for prediction, reference in zip(predictions, references, strict=True):
-            ours, theirs = answer(prediction, pattern, at), answer(reference, pattern, at)
+            ours, theirs = self._answer_in(prediction), self._answer_in(reference)
             found.append(float(ours is not None and theirs is not None and self._same(ours, theirs)))
         return found
 
@@ -71,7 +70,7 @@ class MathJudge:
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
-            command = [sys.executable, "-I", str(PROGRAM), str(os.getpid())]
+            command = [sys.executable, "-I", str(PROGRAM)]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
             )

@@ -28,13 +28,19 @@ def answer(text: str, pattern: Pattern | None, at: Literal["first", "last"] = "l
     return None if found is None else found.strip()
 
 
+def finder(settings: ScoringConfig) -> Callable[[str], str | None]:
+    """Finds the answer in a text as the settings say. Raises as `answer_pattern`, and later as `answer`."""
+    pattern = answer_pattern(settings)
+    return lambda text: answer(text, pattern, settings.answer_at)
+
+
 def comparable(metric: Metric, settings: ScoringConfig) -> Callable[[str], str | None]:
     """Finds in a text what the metric compares: the answer, normalised where the metric has that."""
-    pattern = answer_pattern(settings)
+    answer_in = finder(settings)
     rules = settings.normalise if metric.normalises else ()
 
     def find(text: str) -> str | None:
-        found = answer(text, pattern, settings.answer_at)
+        found = answer_in(text)
         return None if found is None else normalised(found, rules)
 
     return find

@@ -16,12 +16,14 @@ import numpy.typing as npt
 import torch
 
 from loracle.config.metrics import Item, Metric, metric_of
+from loracle.config.metrics.metric import note_rating
 from loracle.config.metrics.settings import ScoringConfig
 from loracle.config.metrics.weighted import WeightedSum
 from loracle.records.objective import Progress
 from loracle.training.choices import can_be_continued, continued_losses
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.generation import generate
+from loracle.training.judging.harness import run_tasks
 from loracle.training.judging.judge import asked, judge_of
 from loracle.training.judging.random_state import kept_random_state
 from loracle.training.model.base_model import Base, batches, collate
@@ -97,16 +99,14 @@ def score(
         if metric.judges:
             ratings = _rate(metric, questions, settings, answers)
             if isinstance(ratings, list):
-                _note(items, metric, ratings, optimised=metric is metrics[0])
+                for item, rating in zip(items, ratings, strict=True):
+                    note_rating(item, metric.name, rating, optimised=metric is metrics[0])
             else:
                 found[metric.name] = ratings
     documents: dict[str, tuple[Item, ...]] = {}
-    if "harness" in needs_of(settings):
-        from loracle.training.judging.harness import run_tasks
-
-        for task, ran in run_tasks(base, settings, split).items():
-            documents[task] = ran.items
-            found |= ran.scores
+    for task, ran in run_tasks(base, settings, split).items():
+        documents[task] = ran.items
+        found |= ran.scores
     for metric in metrics:
         if (
             metric.needs != "parts"
@@ -189,14 +189,6 @@ def _rate(
     find = comparable(metric, settings)
     references = [find(reference) or "" for reference in questions.references]
     return metric.rate([find(text) for text in answers.written], references, questions.labels)
-
-
-def _note(items: list[dict[str, Any]], metric: Metric, ratings: Sequence[Any], *, optimised: bool) -> None:
-    for item, rating in zip(items, ratings, strict=True):
-        if optimised and isinstance(rating, bool | int | float):
-            item["correct"] = rating
-        else:
-            item.setdefault("scores", {})[metric.name] = rating
 
 
 def _reference_pass(

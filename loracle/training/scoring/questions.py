@@ -17,10 +17,11 @@ from loracle.training.choices import shared_lengths
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
 from loracle.training.generation import written_text
+from loracle.training.judging.harness import check_tasks
 from loracle.training.judging.judge import asked, judge_of
 from loracle.training.judging.random_state import kept_random_state
 from loracle.training.model.base_model import Base
-from loracle.training.scoring.answers import answer, answer_pattern, comparable
+from loracle.training.scoring.answers import comparable, finder
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,7 @@ def check_scoring(examples: Sequence[Example], settings: ScoringConfig, *, judge
             told = [asked(example, i) for i, example in enumerate(examples)]
             with kept_random_state():
                 judge_of(metric, settings).check(told)
-    if "harness" in needs_of(settings):
-        from loracle.training.judging.harness import check_tasks  # loads lm-eval
-
-        check_tasks(settings)
+    check_tasks(settings)
 
 
 def _check_choices(metric: Metric, examples: Sequence[Example], settings: ScoringConfig) -> None:
@@ -163,11 +161,11 @@ def _check_choices(metric: Metric, examples: Sequence[Example], settings: Scorin
 
 
 def _check_references(metric: Metric, examples: Sequence[Example], settings: ScoringConfig) -> None:
-    pattern = answer_pattern(settings)
+    find = finder(settings)
     for example in examples:
         if example.reference is None:
             continue
-        found = answer(example.reference, pattern, settings.answer_at)
+        found = find(example.reference)
         if found is None:
             raise DataError(
                 f"{example.source}: scoring.answer_pattern {settings.answer_pattern!r} finds no answer "
@@ -220,7 +218,7 @@ def prepare(
         references = _written_references(kept, encoded, base, settings)
         _check_lengths(encoded, base, settings)
     questions = Questions(encoded, tuple(kept), references, _labels(metrics, references, settings))
-    if any(metric.name == "bits_per_byte" for metric in metrics):
+    if any(metric.counts_bytes for metric in metrics):
         questions = replace(questions, n_bytes=_counted_bytes(encoded, base))
     return _with_choices(questions, base, settings, max_length) if "choices" in needs else questions
 
@@ -301,12 +299,12 @@ def _written_references(
     kept: Sequence[Example], encoded: Encoded, base: Base, settings: ScoringConfig
 ) -> tuple[str, ...]:
     """What generation would write if it wrote the references: compared with what it does write."""
-    pattern = answer_pattern(settings)
+    find = finder(settings)
     texts = []
     for i, example in enumerate(kept):
         start = encoded.starts[i] + encoded.prompt_lengths[i]
         texts.append(written_text(base, encoded.tokens[start : encoded.ends[i]].tolist()))
-        if answer(texts[-1], pattern, settings.answer_at) is None:
+        if find(texts[-1]) is None:
             raise DataError(
                 f"{example.source}: scoring.answer_pattern {settings.answer_pattern!r} finds no answer in "
                 f"what the tokenizer makes of the reference: {texts[-1][:80]!r}"

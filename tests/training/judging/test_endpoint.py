@@ -15,7 +15,8 @@ import pytest
 
 from loracle.config.metrics.settings import ScoringConfig
 from loracle.errors import ConfigError
-from loracle.training.judging.endpoint import EndpointJudge, JudgeError, filled, make
+from loracle.training.judging.endpoint import EndpointJudge, JudgeError, make
+from loracle.training.judging.judge import filled
 
 
 class Server(ThreadingHTTPServer):

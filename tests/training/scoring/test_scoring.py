@@ -31,9 +31,9 @@ from loracle.training.scoring import (
     Questions,
     answer,
     answer_pattern,
+    answers,
     check_scoring,
     prepare,
-    questions,
     score,
 )
 
@@ -188,7 +188,7 @@ def test_a_pattern_that_never_ends_is_refused_where_it_is_checked(monkeypatch: p
     settings = EXACT.model_copy(update={"answer_pattern": "([a-z]+)+$"})
     short = Pattern("([a-z]+)+$", "scoring.answer_pattern", seconds=0.2)
     assert answer_pattern(settings).seconds < 60  # type: ignore[union-attr]
-    monkeypatch.setattr(questions, "answer_pattern", lambda _: short)
+    monkeypatch.setattr(answers, "answer_pattern", lambda _: short)
     examples = examples_of([{"prompt": "p", "completion": "a" * 5000 + "!"}])
     with pytest.raises(ConfigError, match=r"scoring.answer_pattern: .* took more than 0.2 s on a text"):
         check_scoring(examples, settings)
