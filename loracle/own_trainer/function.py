@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from loracle.config.placeholders import PLACES
 from loracle.config.settings import ObjectiveConfig
@@ -20,9 +20,6 @@ from loracle.records.failures import DISK_ERRORS, crash, out_of_memory_text
 from loracle.records.objective import Progress
 from loracle.records.trial import Failure, FailureKind
 from loracle.text.numbers import NotANumber, as_count, as_number
-
-if TYPE_CHECKING:
-    from loracle.records.objective import Progress
 
 _KEYWORDS = {*PLACES, "progress"}
 

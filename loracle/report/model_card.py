@@ -51,8 +51,9 @@ def model_card(config: RunConfig, comparison: Comparison, sizes: Sizes, recipe: 
 
 
 def _optimizer(recipe: Mapping[str, Any]) -> str:
+    """transformers' name for it, or the function that makes one that transformers has no name for."""
     named = recipe["training"].get("optim")
-    return str(named or recipe["trained"].get("optimizer", {}).get("function", "adamw"))
+    return str(named or recipe["trained"]["optimizer"]["function"])
 
 
 def _whose(comparison: Comparison) -> str:

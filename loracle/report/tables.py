@@ -70,7 +70,7 @@ def _result(trial: Trial, metric: str) -> str:
 def comparison_rows(comparison: Comparison, metric: str, beside: Sequence[str] = ()) -> list[tuple[str, ...]]:
     """Knobs and final scores: name, winner, and standard settings where there are some; first the names.
 
-    `beside`: metrics that are recorded beside the one that is optimised.
+    `beside`: all metrics that are recorded, each once.
     """
     sides = comparison.sides
     columns = [shown_knobs(config) for config, _ in sides.values()]
@@ -82,7 +82,7 @@ def comparison_rows(comparison: Comparison, metric: str, beside: Sequence[str] =
         cells = (show_value(column[name]) if name in column else "" for column in columns)
         rows.append((titles[name], *cells))
     rows.append((label, *(show_test(outcome, metric) for _, outcome in sides.values())))
-    for name in dict.fromkeys(beside):
+    for name in beside:
         if name not in (metric, "loss"):
             cells = (show_beside(outcome, name) for _, outcome in sides.values())
             rows.append((f"test {metric_of(name).title}", *cells))

@@ -16,7 +16,7 @@ from loracle.records.objective import Pace
 from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace
 from loracle.records.trial import Outcome, Trial
-from loracle.report.wording import show_span, show_value
+from loracle.report.wording import show_duration, show_span, show_value
 
 # A first estimate rests on a few seconds; by how much runs differ from it: `benchmarks/first_estimate.py`.
 _MARGIN = 1.5
@@ -206,7 +206,7 @@ def in_words(expected: Expected) -> str:
 
 
 def _of_about(one: Span | None) -> str:
-    return "" if one is None else f" of about {show_span(one.likely, one.likely)}"
+    return "" if one is None else f" of about {show_duration(one.likely)}"
 
 
 def _money(amount: float) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.records.space import Config, Value
 from loracle.records.trial import Outcome
 
 _LARGE = 1e6  # from here on, powers of ten
+_ENDS = ("low", "high")  # of an interval, as results name them
 
 
 def shown_knobs(config: Mapping[str, Value]) -> Config:
@@ -51,39 +52,37 @@ def show_test(outcome: Outcome, metric: str) -> str:
     """A test score with its 95 % interval, or the kind of failure."""
     if outcome.value is None:
         return str(outcome.failure.kind) if outcome.failure else ""
-    ends = [outcome.metrics.get(name, math.nan) for name in ("low", "high")]
-    if metric in OWN_METRICS or not all(map(math.isfinite, ends)):
+    if metric in OWN_METRICS:
         return show_score(outcome.value, metric)
-    low, high = map(metric_of(metric).number, sorted(map(metric_of(metric).read, ends)))
-    return f"{show_score(outcome.value, metric)} ({low} to {high})"
+    read = metric_of(metric).read
+    return _with_interval(outcome.value, metric, [read(outcome.metrics.get(e, math.nan)) for e in _ENDS])
 
 
 def show_beside(outcome: Outcome, metric: str) -> str:
     """A test score by a metric that is recorded beside the one that is optimised, with its 95 % interval."""
     if metric not in outcome.metrics:
         return ""
-    found = metric_of(metric)
-    score = found.show(found.read(outcome.metrics[metric]))  # it stands there as it reads
-    ends = [outcome.metrics.get(f"{metric}_{name}", math.nan) for name in ("low", "high")]
+    value = metric_of(metric).read(outcome.metrics[metric])  # it stands there as it reads, and so do the ends
+    return _with_interval(value, metric, [outcome.metrics.get(f"{metric}_{e}", math.nan) for e in _ENDS])
+
+
+def _with_interval(value: float, metric: str, ends: Sequence[float]) -> str:
+    """A score (larger is better) with the ends of its interval as they read, where both are there."""
     if not all(map(math.isfinite, ends)):
-        return score
-    low, high = map(found.number, ends)
-    return f"{score} ({low} to {high})"
+        return show_score(value, metric)
+    low, high = map(metric_of(metric).number, sorted(ends))
+    return f"{show_score(value, metric)} ({low} to {high})"
 
 
 def show_duration(seconds: float) -> str:
     """`45 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return show_span(seconds, seconds)
 
 
 def show_span(low: float, high: float) -> str:
     """`20 to 45 s`, `12 to 18 min`, `3.5 to 5.0 h`; `12 min` where both ends are the same."""
-    for unit, seconds, digits in (("s", 1, 0), ("min", 60, 0), ("h", 3600, 1)):
-        if high < 90 * seconds or unit == "h":
-            ends = [f"{end / seconds:.{digits}f}" for end in (low, high)]
-            break
+    unit, seconds, digits = ("s", 1, 0) if high < 90 else ("min", 60, 0) if high < 5400 else ("h", 3600, 1)
+    ends = [f"{end / seconds:.{digits}f}" for end in (low, high)]
     return f"{' to '.join(dict.fromkeys(ends))} {unit}"
 
 
