@@ -76,11 +76,11 @@ def guess(
     if pace is None or sizes is None:
         return None
     knobs = space.values(space.candidates)
-    epochs = knobs.get("epochs", np.full(len(space.candidates), math.nan))
-    pairs, counts = np.unique(np.stack([knobs["batch_size"], epochs]), axis=1, return_counts=True)
+    told = [knobs[name] for name in ("batch_size", "epochs") if name in knobs]  # what makes a training long
+    lengths, counts = np.unique(np.stack(told), axis=1, return_counts=True)
 
     def span(n: int, share: float, scored: int) -> Span:
-        each = [_training(pace, settings, n, share, *pair) for pair in pairs.T.tolist()]
+        each = [_training(pace, settings, n, share, *length) for length in lengths.T.tolist()]
         least, most = (scored * item for item in (pace.item_least, pace.item_most))
         mean = float(np.average(each, weights=counts))
         middle = pace.other + mean + (least + most) / 2
@@ -91,12 +91,11 @@ def guess(
 
 
 def _training(
-    pace: Pace, settings: TrainingConfig, n: int, share: float, batch_size: float, epochs: float
+    pace: Pace, settings: TrainingConfig, n: int, share: float, batch_size: float, epochs: float | None = None
 ) -> float:
-    """Seconds of a training on n examples."""
-    of_knob = None if math.isnan(epochs) else epochs
-    steps = steps_of(settings, n, batch_size, share, of_knob)
-    passes = settings.epochs if of_knob is None else of_knob
+    """Seconds of a training on n examples; `epochs`: where they are a knob."""
+    steps = steps_of(settings, n, batch_size, share, epochs)
+    passes = settings.epochs if epochs is None else epochs
     seen = steps * min(batch_size, n) if passes is None else count_seen(n, passes)
     return steps * pace.step + seen * pace.example
 
