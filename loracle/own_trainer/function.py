@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from loracle.config.user_function import load_function
 from loracle.errors import ConfigError
 from loracle.own_trainer.call import Call, Measured, measured, numbers_beside
 from loracle.own_trainer.output import Output, printing_to
-from loracle.records.failures import DISK_ERRORS, crash, out_of_memory_text
+from loracle.records.failures import DISK_ERRORS, failure_of
 from loracle.records.objective import Progress
-from loracle.records.trial import Failure, FailureKind
+from loracle.records.trial import Failure
 from loracle.text.numbers import NotANumber, as_count, as_number
 
 _KEYWORDS = {*PLACES, "progress"}
@@ -55,10 +54,8 @@ class Function:
             except BaseException as error:  # the user's code: whatever it raises is a failed trial
                 if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                     raise
-                failure = crash(error)
+                failure = failure_of(error)
                 output.note(failure.traceback_tail)
-                if isinstance(error, MemoryError) or out_of_memory_text(failure.message):
-                    return replace(failure, kind=FailureKind.OUT_OF_MEMORY)
                 return failure
 
     def _measured(self, found: Any) -> Measured:

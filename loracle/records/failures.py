@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from loracle.errors import ModelError, StudyError
@@ -43,13 +44,27 @@ def refuse_no_memory(error: BaseException, problem: str) -> None:
         raise ModelError(f"{problem}: {one_line(error)}") from None
 
 
+def failure_of(error: BaseException) -> Failure:
+    """What a user's own code raised as a failure: memory ran out, or it crashed."""
+    failure = crash(error)
+    if isinstance(error, MemoryError) or out_of_memory_text(f"{type(error).__name__}: {_said(error)}"):
+        return replace(failure, kind=FailureKind.OUT_OF_MEMORY)
+    return failure
+
+
 def crash(error: BaseException) -> Failure:
     """A failure of the kind `crashed` from what was raised."""
+    return Failure(
+        FailureKind.CRASHED, f"{type(error).__name__}: {_said(error)[:300]}", traceback_tail(error)
+    )
+
+
+def _said(error: BaseException) -> str:
+    """What an exception says, in one line."""
     try:
-        line = " ".join(str(error).split())[:300]
+        return " ".join(str(error).split())
     except Exception:  # of foreign code
-        line = "it cannot say why"
-    return Failure(FailureKind.CRASHED, f"{type(error).__name__}: {line}", traceback_tail(error))
+        return "it cannot say why"
 
 
 def one_line(error: BaseException) -> str:
