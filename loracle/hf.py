@@ -30,17 +30,18 @@ from optuna.distributions import (
 from loracle.config.spellings import SPELLINGS
 from loracle.errors import ConfigError, SpaceError, StudyError
 from loracle.records.events import Listener, TrialFinished, TrialStarted
-from loracle.records.failures import crash, says_no_memory
+from loracle.records.failures import failure_of
 from loracle.records.space import SearchSpace, default_space, with_alpha
-from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.records.trial import Failure, FailureKind, Outcome, Trial
 from loracle.run.identity import Identity
+from loracle.run.search import Search
 from loracle.run.storage.lock import run_lock
 from loracle.run.storage.opening import open_study
 from loracle.run.storage.study import Study
+from loracle.search.observations import value_of
 from loracle.search.optuna_sampler.parameters import knobs_of, spelled
 from loracle.search.optuna_sampler.ranges import space_on
 from loracle.search.presets import get_preset
-from loracle.search.propose import propose, ranking
 from loracle.text.escape import printable
 
 _CRASHES_IN_A_ROW = 3  # then the cause is not the configs
@@ -133,41 +134,37 @@ def search(
         identity = Identity({"metric": f"{metric}, {'larger' if sign > 0 else 'smaller'} is better"})
         study = stack.enter_context(open_study(place, names.space, identity=identity))
         train = partial(_run, study, make_trainer=make_trainer, metric=metric, sign=sign)
-        _train_all(
-            study, names, partial(propose, preset=chosen, seed=seed, strict=False), train, trials, listen
-        )
+        chooser = Search(names.space, chosen, None, seed)
+        _train_all(study, names, chooser, train, trials, listen)
         history = study.history()
-    best = ranking(names.space, history, chosen, seed=seed)[0]
-    return _found(names, history, best, sign)
-
-
-def _found(names: _Names, history: History, best: int, sign: float) -> Found:
-    values = [t.outcome.value for t in history.succeeded if t.index == best and t.outcome]
-    value = max(value for value in values if value is not None)
+    best = chooser.leader(history)
+    if best is None:
+        raise SpaceError("no trial has succeeded, so there is nothing to recommend")
     told = tuple((names.params(t.index), t.outcome) for t in history.finished if t.outcome)
-    return Found(names.params(best), sign * value, told)
+    return Found(names.params(best.index), sign * value_of(best), told)
 
 
 def _train_all(
     study: Study,
     names: _Names,
-    choose: Callable[[SearchSpace, History], list[int]],
+    chooser: Search,
     train: Callable[[int, dict[str, Any]], Outcome],
     trials: int,
     listen: Listener,
 ) -> None:
     """Trains until so many trials count; what an earlier call left half done comes first."""
     again = study.take_over()
-    while (done := _counted(study.history())) < trials:
-        left = again or choose(names.space, study.history())
-        if not left:
+    while (done := len(study.history().counted)) < trials:
+        index = again.pop(0) if again else chooser.next(study.history())
+        if index is None:
             break
-        index, again = left[0], again[1:]
         config = names.space.config(index)
         number = study.start(index)
         listen(TrialStarted(done, trials, config, number))
         outcome = train(number, names.params(index))
-        listen(_ended(Trial(number, index, outcome), config, study.history(), trials))
+        history = study.history()
+        ended, best = len(history.counted), chooser.leader(history)
+        listen(TrialFinished(Trial(number, index, outcome), config, best, ended, trials, None))
         _refuse_broken(study)
 
 
@@ -191,10 +188,8 @@ def _run(
         study.finish(number, Outcome(None, failure=Failure(FailureKind.INTERRUPTED, "interrupted")))
         raise
     except Exception as error:  # the user's code: whatever it raises is a failed trial
-        failure = crash(error)
-        if says_no_memory(error):
-            failure = replace(failure, kind=FailureKind.OUT_OF_MEMORY)
-        elif isinstance(error, FloatingPointError):
+        failure = failure_of(error)
+        if isinstance(error, FloatingPointError):
             failure = replace(failure, kind=FailureKind.DIVERGED)
         outcome = Outcome(None, seconds=time.monotonic() - begun, failure=failure)
     else:
@@ -237,18 +232,9 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def _ended(trial: Trial, config: Mapping[str, Any], history: History, budget: int) -> TrialFinished:
-    best = max(history.succeeded, key=lambda t: (t.outcome.value if t.outcome else 0) or 0, default=None)
-    return TrialFinished(trial, dict(config), best, _counted(history), budget, None)
-
-
-def _counted(history: History) -> int:
-    return sum(not trial.interrupted for trial in history.finished)
-
-
 def _refuse_broken(study: Study) -> None:
     """Raises StudyError where the last trials have crashed; they are taken back and count for nothing."""
-    ended = [trial for trial in study.history().finished if not trial.interrupted]
+    ended = study.history().counted
     failures = {t.number: t.outcome.failure for t in ended[-_CRASHES_IN_A_ROW:] if t.outcome}
     crashed = [failure for failure in failures.values() if failure and failure.kind is FailureKind.CRASHED]
     if len(crashed) == _CRASHES_IN_A_ROW:

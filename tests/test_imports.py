@@ -57,9 +57,11 @@ LIGHT: dict[str, str] = {
     "export": "",
     "commands": "",
     "cli": "",
+    "hf": "",
+    "trackers": "",
     "run": "run.checks run.data.page run.data.view run.proxy run.reading",
 }
-OPTUNA_TOO = ("commands", "run", "search")  # it holds a run's trials
+OPTUNA_TOO = ("commands", "hf", "run", "search")  # it holds a run's trials
 
 # -- what is not so yet; strike out what is mended -----------------------------------------------------
 

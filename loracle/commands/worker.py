@@ -25,12 +25,12 @@ def worker(
     """Search together with other machines on one database; then `loracle tune` trains the winner."""
     from loracle.commands.terminal.console import console, say
     from loracle.commands.terminal.display import live
-    from loracle.run.tune import counted, work
+    from loracle.run.tune import work
 
     settings = changed_settings(config, trials, output, workers=workers, storage=storage)
     with live(settings) as listen:
         stopped, history = work(settings, listen)
-    n = len(counted(history))
+    n = len(history.counted)
     succeeded = f"{n} in all, of which {len(history.succeeded)} succeeded"
     following = ["loracle", "tune", str(config)]
     for name, value in (("--storage", storage), ("--output", output)):

@@ -114,6 +114,11 @@ class History:
         return tuple(t for t in self.trials if t.outcome is not None)
 
     @property
+    def counted(self) -> tuple[Trial, ...]:
+        """Trials that count towards the budget: finished, and not interrupted."""
+        return tuple(t for t in self.finished if not t.interrupted)
+
+    @property
     def succeeded(self) -> tuple[Trial, ...]:
         """Trials with a value."""
         return tuple(t for t in self.trials if t.outcome is not None and t.outcome.value is not None)

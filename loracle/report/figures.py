@@ -36,7 +36,7 @@ def write_figure(path: Path, space: SearchSpace, history: History, metric: str) 
 
 def draw(space: SearchSpace, history: History, metric: str) -> Figure:
     """The figure: trials above, one panel a knob below."""
-    done = [trial for trial in history.finished if not trial.interrupted]
+    done = history.counted
     scored = [(i, trial) for i, trial in enumerate(done) if trial.outcome and trial.outcome.value is not None]
     read = metric_of(metric).read
     values, power = _scaled(np.array([read(_value(trial)) for _, trial in scored], dtype=float))

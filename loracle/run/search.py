@@ -14,7 +14,8 @@ from loracle.records.contents import file_hash
 from loracle.records.notices import Notice
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.standard_settings import STANDARD
-from loracle.records.trial import History
+from loracle.records.trial import History, Trial
+from loracle.search.observations import value_of
 from loracle.search.presets import EnsembleSettings, Preset, get_preset, with_standard
 from loracle.search.prior import SHIPPED
 from loracle.search.propose import propose, ranking
@@ -61,6 +62,13 @@ class Search:
     def ranking(self, history: History) -> list[int]:
         """Successful configs, the one to use first."""
         return ranking(self.space, history, self.preset, features=self.features, seed=self.seed)
+
+    def leader(self, history: History) -> Trial | None:
+        """The trial of the config that would be used if the search ended now: its best one."""
+        if not history.succeeded:
+            return None
+        first = self.ranking(history)[0]
+        return max((trial for trial in history.succeeded if trial.index == first), key=value_of)
 
 
 def search_space(config: RunConfig, n_examples: int | None) -> SearchSpace:

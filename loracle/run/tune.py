@@ -178,7 +178,7 @@ def run_search(
     again = study.take_over()
     recent: deque[tuple[int, Outcome]] = deque(maxlen=_BROKEN_IN_A_ROW)
     estimates = estimates or Forecast()
-    before = counted(study.history())
+    before = study.history().counted
     if len(before) < budget and not study.shared:  # what others do is not known
         listen(estimates.expected(before, budget, executor.capacity))
 
@@ -198,9 +198,9 @@ def run_search(
                 recent.append((number, done.outcome))
                 if counts:
                     trial, history = Trial(number, index, done.outcome), study.history()
-                    ended = counted(history)
+                    ended = history.counted
                     left = estimates.expected(ended, budget, executor.capacity).whole
-                    best = leader(search, history)
+                    best = search.leader(history)
                     listen(TrialFinished(trial, done.job.config, best, len(ended), budget, left))
                 _refuse_hopeless(recent, study)
     except BaseException as error:
@@ -226,7 +226,7 @@ def _fill(
         if study.shared:  # another process may have died meanwhile
             again[:] = study.take_over()
         history = study.history()
-        finished = counted(history)
+        finished = history.counted
         if len(finished) >= budget and not running:
             return f"all {budget} trials are done"
         if len(finished) + len(history.pending) >= budget:
@@ -245,26 +245,10 @@ def _fill(
 
 
 def _exhausted(search: Search, history: History) -> str:
-    tried = len({trial.index for trial in counted(history)})
+    tried = len({trial.index for trial in history.counted})
     if tried >= len(search.space.candidates):
         return f"all {tried} candidates are tried"
     return f"{tried} candidates are tried, and no other fits into memory"
-
-
-def counted(history: History) -> list[Trial]:
-    """Trials that count towards the budget: finished, and not interrupted."""
-    return [trial for trial in history.finished if not trial.interrupted]
-
-
-def leader(search: Search, history: History) -> Trial | None:
-    """The trial of the config that would be trained on all data if the search ended now: its best one."""
-    if not history.succeeded:
-        return None
-    first = search.ranking(history)[0]
-    return max(
-        (trial for trial in history.succeeded if trial.index == first),
-        key=lambda trial: trial.outcome.value if trial.outcome and trial.outcome.value is not None else 0.0,
-    )
 
 
 # -- helpers ----------------------------------------------------------------------------------------
@@ -287,9 +271,7 @@ def _refuse_hopeless(recent: Sequence[tuple[int, Outcome]], study: Study) -> Non
 
 
 def _compare(config: RunConfig, run: Prepared, history: History, listen: Listener) -> Comparison:
-    failures = [
-        trial.outcome.failure for trial in counted(history) if trial.outcome and trial.outcome.failure
-    ]
+    failures = [trial.outcome.failure for trial in history.counted if trial.outcome and trial.outcome.failure]
     if failures and not history.succeeded:
         raise StudyError(
             f"no trial has succeeded, so there is nothing to recommend; the last one failed: "
@@ -299,7 +281,7 @@ def _compare(config: RunConfig, run: Prepared, history: History, listen: Listene
     configs = [run.search.space.config(index) for index in ranked]
     if run.final is not None:
         return compare(config, configs, run.executor, listen, what=run.final, sizes=run.sizes)
-    best = leader(run.search, history)
+    best = run.search.leader(history)
     assert best is not None
     assert best.outcome is not None
     return compare_trial(config, configs[0], best.outcome, run.executor, listen)

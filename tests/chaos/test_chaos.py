@@ -18,7 +18,6 @@ import pytest
 from loracle.records.trial import FailureKind, History, Trial
 from loracle.run.folder import open_run
 from loracle.run.storage.opening import read_history
-from loracle.run.tune import counted
 
 pytestmark = pytest.mark.slow
 
@@ -165,7 +164,7 @@ def test_a_run_survives_everything(chaos_config: Path, environment: dict[str, st
 
 
 def check_every_config_once(history: History) -> None:
-    done = counted(history)
+    done = history.counted
     assert len(done) == len({trial.index for trial in done}) == TRIALS
     assert history.pending == ()
     interrupted = [trial for trial in history.trials if trial.interrupted]
@@ -177,7 +176,7 @@ def check_outcomes(history: History, run: Path) -> None:
     """Each trial gave what its plan says, in as many attempts."""
     _, space = open_run(run)
     struck = []
-    for trial in counted(history):
+    for trial in history.counted:
         assert trial.outcome is not None
         too_large = space.config(trial.index)["rank"] > LARGEST_RANK
         plan = FAULTS.get(trial.number) or (["memory"] if too_large else [""])

@@ -32,7 +32,7 @@ from loracle.records.trial_files import read_outcome
 from loracle.report.folders import trial_folder
 from loracle.run.folder import open_run
 from loracle.run.storage.opening import read_history
-from loracle.run.tune import counted, tune
+from loracle.run.tune import tune
 from loracle.run.worker import PROGRAM
 
 
@@ -286,7 +286,7 @@ def test_a_run_survives_every_failure(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     result = tune(config)
     history, space = result.history, result.space
-    assert len(counted(history)) == 14
+    assert len(history.counted) == 14
     assert len({trial.index for trial in history.trials}) == 14
     kinds = [t.outcome.failure.kind for t in history.finished if t.outcome and t.outcome.failure]
     assert sorted(kinds) == ["crashed", "diverged", "out_of_memory", "timeout"]
@@ -415,7 +415,7 @@ def test_a_full_disk_is_one_line_and_nothing_finished_is_lost(
     driver = start(path)
     _, errors = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, errors.decode()
-    after = {t.index: t.outcome for t in counted(read_history(config.output, space))}
+    after = {t.index: t.outcome for t in read_history(config.output, space).counted}
     assert len(after) == 8
     assert before.items() <= after.items()
 

@@ -34,7 +34,7 @@ from loracle.records.trial import FailureKind
 from loracle.run.search import Search
 from loracle.run.storage.lock import run_lock
 from loracle.run.storage.opening import open_study
-from loracle.run.tune import counted, run_search, tune
+from loracle.run.tune import run_search, tune
 from loracle.run.worker import PROGRAM
 from loracle.search.presets import get_preset
 
@@ -95,7 +95,7 @@ def test_a_run_survives_the_loss_of_a_node_and_is_the_run_of_one_machine(
     config = settings(tmp_path, trials=12)
     result = tune(config, listen)
     history = result.history
-    assert len(counted(history)) == len(history.trials) == 12
+    assert len(history.counted) == len(history.trials) == 12
     assert len({trial.index for trial in history.trials}) == 12
     kinds = [t.outcome.failure.kind for t in history.finished if t.outcome and t.outcome.failure]
     assert sorted(kinds) == [FailureKind.CRASHED, FailureKind.DIVERGED]

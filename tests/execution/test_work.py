@@ -35,7 +35,7 @@ from loracle.run.folder import open_run
 from loracle.run.search import Search
 from loracle.run.storage import database, storage
 from loracle.run.storage.opening import open_study, read_history
-from loracle.run.tune import counted, run_search, work
+from loracle.run.tune import run_search, work
 from loracle.search.presets import get_preset
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -145,7 +145,7 @@ def test_four_processes_share_a_run_and_one_is_killed(server: Server, tmp_path: 
     assert sorted(process.returncode for process in processes) == [-signal.SIGKILL, 0, 0, 0]
     assert sum(f"all {n} trials are done; {n} in all" in out for out in ends.values()) == 3
     history = read_history(config.output, space, url)
-    done = counted(history)
+    done = history.counted
     assert len(done) == n
     assert len({trial.index for trial in done}) == n
     assert history.pending == ()
@@ -197,7 +197,7 @@ def _until(happens: Any, seconds: float = PATIENCE) -> None:
 
 def _finished(output: Path, space: SearchSpace, url: str) -> list[Trial]:
     try:
-        return counted(read_history(output, space, url))
+        return list(read_history(output, space, url).counted)
     except StudyError:  # nobody has begun yet
         return []
 
@@ -341,7 +341,7 @@ def test_processes_of_one_machine_share_a_run_folder(tmp_path: Path, quick: None
     for thread in threads:
         thread.join(PATIENCE)
     assert ended == ["all 6 trials are done"] * 2
-    assert len(counted(read_history(config.output, open_run(path)[1], config.execution.storage))) == 6
+    assert len(read_history(config.output, open_run(path)[1], config.execution.storage).counted) == 6
     assert load_config(config.output / "config.yaml").execution.storage == config.execution.storage
     changed = config.model_copy(update={"search": config.search.model_copy(update={"seed": 1})})
     with pytest.raises(StudyError, match=r"search\.seed=0, now 1"):

@@ -26,7 +26,6 @@ from loracle.own_trainer.objective import ExternalObjective
 from loracle.records.trial import FailureKind, Outcome
 from loracle.run.folder import open_run
 from loracle.run.storage.opening import read_history
-from loracle.run.tune import counted
 
 EXAMPLE = ROOT / "examples" / "command"
 CONFIG = {"rank": 8, "alpha_ratio": 2, "alpha": 16, "learning_rate": 1e-5}
@@ -539,7 +538,7 @@ def test_a_search_survives_each_failure_of_its_command(said: Callable[..., str],
 
     config, space = open_run(path)
     history = read_history(config.output, space)
-    assert len(counted(history)) == 12
+    assert len(history.counted) == 12
     kinds = {
         t.number: str(t.outcome.failure.kind) for t in history.finished if t.outcome and t.outcome.failure
     }

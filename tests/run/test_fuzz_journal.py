@@ -20,7 +20,6 @@ from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, History, Outcome
 from loracle.report.tables import history_json, history_table
 from loracle.run.storage.opening import open_study, read_history
-from loracle.run.tune import counted
 
 SPACE = SearchSpace((Knob("rank", (2, 4, 8), "log2"), Knob("learning_rate", (1e-4, 1e-3), "log10")))
 CREATE, FINISH = 4, 6
@@ -158,7 +157,7 @@ def use(folder: Path) -> History:
     with open_study(folder, SPACE) as study:
         study.take_over()
         study.finish(study.start(0), Outcome(0.5))
-        assert len(counted(study.history())) >= 1
+        assert len(study.history().counted) >= 1
     assert read_history(folder, SPACE).trials[-1].outcome == Outcome(0.5)
     return history
 

@@ -26,7 +26,7 @@ from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.run.folder import open_run
 from loracle.run.search import Search
 from loracle.run.storage.opening import read_history
-from loracle.run.tune import counted, tune
+from loracle.run.tune import tune
 from loracle.search.presets import PRESETS, with_standard
 from loracle.training import trial as training_trial
 from loracle.training.loop import train_adapter
@@ -60,7 +60,7 @@ def scarce(memory: MemoryModel, config: RunConfig, share: float = 0.5) -> float:
 def proposals(folder: Path) -> list[tuple[int, FailureKind | None, float | None]]:
     """Configs, failures and values of what counts, in order."""
     config, space = open_run(folder)
-    outcomes = [(t.index, t.outcome) for t in counted(read_history(folder, space, config.execution.storage))]
+    outcomes = [(t.index, t.outcome) for t in read_history(folder, space, config.execution.storage).counted]
     return [
         (index, o.failure.kind if o and o.failure else None, o.value if o else None) for index, o in outcomes
     ]

@@ -28,7 +28,7 @@ from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.run.folder import open_run
 from loracle.run.search import Search
 from loracle.run.storage.opening import open_study, read_history
-from loracle.run.tune import counted, leader, run_search, tune
+from loracle.run.tune import run_search, tune
 from loracle.search import ensemble
 from loracle.search.presets import PRESETS
 
@@ -38,14 +38,14 @@ SPACE = SearchSpace((Knob("rank", (1, 2, 4, 8), "log2"), Knob("learning_rate", (
 def finished(folder: Path, config: RunConfig) -> list[tuple[int, float | None]]:
     """What counts of a run: configs and values, in order."""
     _, space = open_run(folder)
-    return [(t.index, t.outcome.value if t.outcome else None) for t in counted(read_history(folder, space))]
+    return [(t.index, t.outcome.value if t.outcome else None) for t in read_history(folder, space).counted]
 
 
 def test_a_run_leaves_everything_a_user_needs(run_config: Callable[..., Path]) -> None:
     events: list[Event] = []
     config = load_config(run_config())
     result = tune(config, events.append)
-    assert [len(counted(result.history)), result.stopped] == [5, "all 5 trials are done"]
+    assert [len(result.history.counted), result.stopped] == [5, "all 5 trials are done"]
     assert sum(isinstance(event, TrialFinished) for event in events) == 5
     assert any(isinstance(event, Step) and event.loss is not None for event in events)
     assert "searching" in [event.text for event in events if isinstance(event, PhaseStarted)]
@@ -138,7 +138,7 @@ def test_language_models_guide_the_search(run_config: Callable[..., Path], prese
     config = load_config(
         run_config(language={"model": model, "prompt": "plain-v1"}, search={"trials": 3, "preset": preset})
     )
-    assert len(counted(tune(config).history)) == 3
+    assert len(tune(config).history.counted) == 3
 
 
 def test_a_changed_setting_is_refused_and_nothing_is_lost(run_config: Callable[..., Path]) -> None:
@@ -182,7 +182,7 @@ def search(folder: Path, objective: Any, budget: int) -> str:
 
 def test_stops_when_every_candidate_is_tried(tmp_path: Path) -> None:
     assert search(tmp_path, TableObjective(SPACE, values()), 50) == "all 12 candidates are tried"
-    best = leader(Search(SPACE, PRESETS["numeric"], None, 0), read_history(tmp_path, SPACE))
+    best = Search(SPACE, PRESETS["numeric"], None, 0).leader(read_history(tmp_path, SPACE))
     assert best is not None
     assert SPACE.config(best.index)["rank"] == 8
 
@@ -270,7 +270,7 @@ def test_ctrl_c_records_the_trial_and_the_run_continues_with_it(tmp_path: Path) 
         search(tmp_path / "a", Stopped(SPACE, values()), 8)
     search(tmp_path / "a", TableObjective(SPACE, values()), 8)
     search(tmp_path / "b", TableObjective(SPACE, values()), 8)
-    histories = [counted(read_history(tmp_path / name, SPACE)) for name in ("a", "b")]
+    histories = [read_history(tmp_path / name, SPACE).counted for name in ("a", "b")]
     assert [t.index for t in histories[0]] == [t.index for t in histories[1]]
     kinds = [
         t.outcome.failure.kind
