@@ -33,7 +33,7 @@ from loracle.training.model.base_model import Base, collate
 from loracle.training.model.checksum import weights_checksum
 from loracle.training.model.module_tree import ModuleTree
 from loracle.training.model.positions import codes_restored
-from loracle.training.model.targets import linear_modules
+from loracle.training.model.targets import is_named, linear_modules
 
 _EVA_TOKENS = 512  # in a batch
 
@@ -220,8 +220,8 @@ def _lora_config(base: Base, plan: Plan) -> LoraConfig:
     modules: str | list[str] = "all-linear"
     weights: list[str] = []
     if settings.targets != "all-linear":
-        names = [f".{name}" for name, _ in base.model.named_modules() if name]
-        modules = [t for t in settings.targets if any(name.endswith(f".{t}") for name in names)]
+        names = [name for name, _ in base.model.named_modules()]
+        modules = [t for t in settings.targets if any(is_named(name, t) for name in names)]
         weights = [t for t in settings.targets if t not in modules]
     return LoraConfig(
         task_type="CAUSAL_LM",

@@ -13,6 +13,7 @@ from loracle.records.notices import Notice
 from loracle.text.escape import printable
 from loracle.training.model.adapter import Layer
 from loracle.training.model.base_model import Base
+from loracle.training.model.targets import is_named
 
 _ORDINARY = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SHARE = 0.01  # frozen weights are told about from this share of the model's parameters up
@@ -147,7 +148,7 @@ def _tied_notices(base: Base, whole: Collection[str]) -> Iterable[Notice]:
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(name)
     named = {name for names in owners.values() if len(names) > 1 for name in names}
-    tied = sorted(name for name in named if any(f".{name}".endswith(f".{own}") for own in whole))
+    tied = sorted(name for name in named if any(is_named(name, own) for own in whole))
     if tied:
         yield Notice(
             "model",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -26,6 +27,11 @@ def linear_modules(model: Any) -> list[str]:
     """What `all-linear` stands for: every linear module but the output layer, as PEFT has it."""
     output = model.get_output_embeddings()
     return [name for name, m in model.named_modules() if isinstance(m, _LINEAR) and m is not output]
+
+
+def is_named(name: str, own: str) -> bool:
+    """Whether a module or weight is meant by `own`: its name, or the last parts of it."""
+    return f".{name}".endswith(f".{own}")
 
 
 def resolved_targets(base: Base, settings: TrainingConfig) -> TrainingConfig:
@@ -63,9 +69,8 @@ def _resolved(base: Base, target: str) -> Iterable[str]:
                 f"{_its_own(base)}"
             )
         return names
-    named = [f".{name}" for name, _ in base.model.named_modules() if name]
-    named += [f".{name}" for name, _ in base.model.named_parameters()]
-    if any(name.endswith(f".{target}") for name in named):
+    places = chain(base.model.named_modules(), base.model.named_parameters())
+    if any(is_named(name, target) for name, _ in places):
         return [target]
     fits = _matcher(target)
     kinds = (*_LINEAR, nn.Embedding)
@@ -97,17 +102,14 @@ def _group(model: Any, name: str) -> str | None:
 def _shortest(model: Any, names: list[str]) -> list[str]:
     """The last parts of the names, where these stand for the same modules; else the names."""
     leaves = list(dict.fromkeys(name.rpartition(".")[2] for name in names))
-    wanted = {
-        name for name, _ in model.named_modules() if any(f".{name}".endswith(f".{own}") for own in names)
-    }
+    wanted = {name for name, _ in model.named_modules() if any(is_named(name, own) for own in names)}
     meant = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in leaves}
     return leaves if wanted == meant else names
 
 
 def _check_saved(base: Base, settings: TrainingConfig) -> None:
-    names = [f".{name}" for name, _ in base.model.named_modules() if name]
     for target in settings.modules_to_save:
-        if not any(name.endswith(f".{target}") for name in names):
+        if not any(is_named(name, target) for name, _ in base.model.named_modules()):
             hint = _hint(base, target)
             raise ConfigError(f"training.modules_to_save: the model has no module {target!r}; {hint}")
 
