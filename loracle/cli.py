@@ -20,7 +20,8 @@ from loracle.commands.export import export
 from loracle.commands.importing import import_settings
 from loracle.commands.init import init
 from loracle.commands.proxy import proxy
-from loracle.commands.show import show
+from loracle.commands.results.show import show
+from loracle.commands.results.verdict import verdict
 from loracle.commands.tune import tune
 from loracle.commands.worker import worker
 from loracle.errors import LoracleError
@@ -33,7 +34,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, tune, worker, demo, show, proxy, export, cache, doctor, data):  # as help lists them
+for command in (
+    init,
+    tune,
+    worker,
+    demo,
+    show,
+    verdict,
+    proxy,
+    export,
+    cache,
+    doctor,
+    data,
+):  # as help lists them
     app.command()(command)
 app.command("import")(import_settings)
 

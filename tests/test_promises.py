@@ -123,6 +123,11 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_verdict::test_no_gain_is_claimed_where_the_interval_holds_zero",
         "test_final_training::test_best_holds_the_standard_settings_where_they_are_better",
     ),
+    "`loracle tune` ends with one sentence of verdict": (
+        "test_verdict_command::test_tune_ends_with_the_sentence_and_0_and_verdict_repeats_all_of_it",
+        "test_verdict_command::test_the_exit_code_says_what_the_sentence_says",
+        "test_verdict_command::test_a_run_that_is_not_finished_is_one_line_and_code_2",
+    ),
     "| `best/` |": (
         "test_final_training::test_best_is_complete_and_reads_as_the_hub_reads_it",
         "test_recipe::test_the_installed_libraries_read_it_back",
@@ -137,6 +142,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_tune::test_a_run_leaves_everything_a_user_needs",
         "test_study::test_optuna_alone_reads_the_journal",
     ),
+    "| `verdict.json` |": ("test_verdict_command::test_what_is_kept_is_the_whole_record",),
     "| `notices.json` |": ("test_notices_shown::test_doctor_tune_report_show_and_json_say_the_same",),
     "`loracle show RUN` lists trials": (
         "test_cli::test_tune_show_export",

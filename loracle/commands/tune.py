@@ -36,24 +36,23 @@ def tune_and_tell(config: RunConfig, as_json: bool) -> None:
     """The whole job, and its result on stdout."""
     from loracle.commands.terminal.console import console, say, say_json, say_notices, say_parts, say_table
     from loracle.commands.terminal.display import live
-    from loracle.records.notices import as_json as notices_as_json
-    from loracle.report.tables import comparison_json, comparison_rows
-    from loracle.report.verdict import verdict_lines
+    from loracle.report.tables import comparison_rows
+    from loracle.report.verdict import headline, verdict_lines
+    from loracle.report.verdict.stored import verdict_json
     from loracle.run.tune import tune as run
 
     with live(config) as listen:
         result = run(config, listen)
     metric, found = config.metric, result.comparison
-    said = verdict_lines(found, metric, result.history)
     if as_json:
-        content = {"run": str(result.folder), "stopped": result.stopped, "verdict": " ".join(said)}
-        say_json(comparison_json(found, metric) | content | {"notices": notices_as_json(result.notices)})
+        say_json(verdict_json(result.folder, result.finished, metric, result.history, result.notices))
         return
     out = console()
     say_table(out, comparison_rows(found, metric, config.scoring.all_metrics), left=[0])
-    for line in said:
+    for line in verdict_lines(found, metric, result.history):
         say_parts(out, (line, ""))
     say_notices(out, result.notices)
     if result.best is not None:
         say(out, f"{'adapter' if result.best.is_dir() else 'settings'}: {result.best}")
     say(out, f"report:  {result.folder / 'report.md'}")
+    say(out, f"verdict: {headline(found, metric)}")

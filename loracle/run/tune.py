@@ -29,6 +29,7 @@ from loracle.report.folders import trial_folder
 from loracle.report.markdown import write_report
 from loracle.report.time_left import Forecast, forecast
 from loracle.report.verdict import Comparison, result_notices
+from loracle.report.verdict.stored import Finished, write_finished
 from loracle.run.final_training import compare, compare_trial
 from loracle.run.folder import hold, own_folder, record_config, require_recorded
 from loracle.run.prepare import Prepared, prepare
@@ -54,6 +55,11 @@ class Result:
     stopped: str  # why the search ended
     notices: tuple[Notice, ...] = ()  # what the user must see
     best: Path | None = None  # what to use: the folder of an adapter, or a file of settings
+
+    @property
+    def finished(self) -> Finished:
+        """What the run folder keeps of how it ended."""
+        return Finished(self.comparison, self.stopped, len(self.history.counted))
 
 
 def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
@@ -86,7 +92,9 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         write_report(
             config, space, history, comparison, stopped, memory=said, notices=notices, sizes=run.sizes
         )
-        return Result(config.output, space, history, comparison, stopped, notices, best)
+        result = Result(config.output, space, history, comparison, stopped, notices, best)
+        write_finished(config.output, result.finished)
+        return result
 
 
 def work(config: RunConfig, listen: Listener = lambda event: None) -> tuple[str, History]:

@@ -3,106 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
 from loracle.config.knobs import KNOBS
 from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.records.notices import Notice
-from loracle.records.sizes import Overlap
 from loracle.records.space import Config, SearchSpace
-from loracle.records.trial import History, Outcome
+from loracle.records.trial import History
+from loracle.report.verdict.comparison import EXIT_CODES, Comparison
 from loracle.report.wording import (
-    round_up,
     show_config,
     show_score,
     show_value,
 )
-
-# With fewer items on which the two differ, no test tells them apart: an exact sign test on 5 has p = 0.06.
-MIN_DIFFERING = 6
-_TOO_MANY = 1000  # times the test items that there are
-
-Standing = Literal["better", "worse", "no_difference", "same", "not_compared"]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Winner and standard settings, both trained on all training data and scored once on test data.
-
-    A trainer of the user's own may have no standard settings, and its winner's outcome may be a trial's.
-
-    Attributes:
-        difference, low, high: of the per-item score (larger is better), winner minus standard on the same
-            items, with a 95 % interval; None where one of the two failed, or there are no items.
-        items: test items that both were scored on.
-        differing: how many of those the two scored differently.
-        same: whether winner and standard train identically; then they were trained once.
-        overlap: test items that were seen before they were scored, so what scores say of new data is less.
-    """
-
-    winner: Config
-    standard: Config | None
-    winner_outcome: Outcome
-    standard_outcome: Outcome | None
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-    items: int = 0
-    differing: int = 0
-    same: bool = False
-    overlap: Overlap = field(default_factory=Overlap)
-
-    @property
-    def standing(self) -> Standing:
-        """How the winner stands against the standard settings.
-
-        `better` and `worse` are claimed where the interval excludes zero. A trainer of the user's own gives
-        one number each, so there any difference counts.
-        """
-        winner, standard = self.winner_outcome.value, self._standard_value
-        if winner is None or standard is None:
-            return "not_compared"
-        if self.same:
-            return "same"
-        if self.difference is None or self.low is None or self.high is None:
-            return "better" if winner > standard else "worse" if winner < standard else "no_difference"
-        if self.differing < MIN_DIFFERING or self.low <= 0 <= self.high:
-            return "no_difference"
-        return "better" if self.low > 0 else "worse"
-
-    @property
-    def best(self) -> Literal["winner", "standard"]:
-        """Whose settings to use: those of the standard only where they did better."""
-        failed = self.winner_outcome.value is None and self._standard_value is not None
-        return "standard" if failed or self.standing == "worse" else "winner"
-
-    @property
-    def sides(self) -> dict[str, tuple[Config, Outcome]]:
-        """Config and outcome by name, the winner's first."""
-        sides = {"winner": (self.winner, self.winner_outcome)}
-        if self.standard is not None and self.standard_outcome is not None:
-            sides["standard"] = (self.standard, self.standard_outcome)
-        return sides
-
-    @property
-    def items_needed(self) -> int | None:
-        """Test items that would tell a difference as large as this one; None where that cannot be said.
-
-        An interval narrows with the square root of the number of items.
-        """
-        if self.difference is None or self.low is None or self.high is None or self.difference == 0:
-            return None
-        half = (self.high - self.low) / 2
-        needed = self.items * (half / abs(self.difference)) ** 2
-        needed = max(needed, self.items * MIN_DIFFERING / max(self.differing, 1))
-        return round_up(needed) if math.isfinite(needed) and needed < _TOO_MANY * self.items else None
-
-    @property
-    def _standard_value(self) -> float | None:
-        return self.standard_outcome.value if self.standard_outcome else None
 
 
 def relative_gain(winner: float, standard: float, metric: str) -> float | None:
@@ -122,6 +36,44 @@ def relative_gain(winner: float, standard: float, metric: str) -> float | None:
 def verdict(comparison: Comparison, metric: str, history: History | None = None) -> str:
     """The result in a few sentences. `history` tells whether the scores of the trials told configs apart."""
     return " ".join(verdict_lines(comparison, metric, history))
+
+
+def headline(comparison: Comparison, metric: str) -> str:
+    """The verdict in one sentence, which `loracle tune` ends with."""
+    winner, standard = comparison.winner_outcome, comparison.standard_outcome
+    if winner.value is None or standard is None or standard.value is None or comparison.same:
+        text = _result(comparison, metric).removesuffix(".")
+        return f"{_WORDS[comparison.exit_code]}: {text[:1].lower()}{text[1:]}."
+    against = f"{_phrase(winner.value, metric)} against {show_score(standard.value, metric)}"
+    by = _by_how_much(comparison, metric)
+    return f"{_WORDS[comparison.exit_code]}: {against} of the standard settings{by}."
+
+
+_WORDS = {
+    EXIT_CODES["better"]: "Better",
+    EXIT_CODES["no_difference"]: "No difference beyond noise",
+    EXIT_CODES["worse"]: "Worse",
+}
+
+
+def _by_how_much(comparison: Comparison, metric: str) -> str:
+    """The difference with its interval, as the end of a sentence."""
+    if comparison.difference is None or comparison.low is None or comparison.high is None:
+        return " (one run each, so chance plays a part)"
+    by = shown_difference(comparison.difference, comparison.low, comparison.high, metric)
+    plural = "" if comparison.items == 1 else "s"
+    return f", {by} on the same {comparison.items:,} test item{plural}"
+
+
+def shown_difference(mean: float, low: float, high: float, metric: str) -> str:
+    """A difference of values, larger is better: `better by 3 points (95 % interval 1 to 5)`."""
+    unit, scale = metric_of(metric).unit, metric_of(metric).scale
+    mean, low, high = (scale * x for x in (mean, low, high))
+    if mean < 0:
+        how, mean, low, high = "worse", -mean, -high, -low
+    else:
+        how = "better"
+    return f"{f'{how} by {mean:.3g} {unit}'.rstrip()} (95 % interval {low:.3g} to {high:.3g})"
 
 
 def verdict_lines(comparison: Comparison, metric: str, history: History | None = None) -> list[str]:
@@ -191,18 +143,15 @@ def paired(comparison: Comparison, metric: str) -> str:
     """The difference on the same test items with its interval, in a sentence or two; empty without items."""
     if comparison.difference is None or comparison.low is None or comparison.high is None or comparison.same:
         return ""
-    unit, scale = metric_of(metric).unit, metric_of(metric).scale
-    mean, low, high = (scale * x for x in (comparison.difference, comparison.low, comparison.high))
-    if mean < 0:
-        how, mean, low, high = "worse", -mean, -high, -low
-    else:
-        how = "better"
+    mean, low, high = comparison.difference, comparison.low, comparison.high
     plural = "" if comparison.items == 1 else "s"
-    text = f"On the same {comparison.items:,} test item{plural} the winner is {how} by {mean:.3g} {unit}"
-    text = f"{text.rstrip()} (95 % interval {low:.3g} to {high:.3g})."
+    by = shown_difference(mean, low, high, metric)
+    text = f"On the same {comparison.items:,} test item{plural} the winner is {by}."
     if mean == 0:
         text = f"On the same {comparison.items:,} test items the two score the same"
-        text = f"{text} (95 % interval of the difference {low:.3g} to {high:.3g} {unit}".rstrip() + ")."
+        unit, scale = metric_of(metric).unit, metric_of(metric).scale
+        ends = f"{scale * low:.3g} to {scale * high:.3g} {unit}".rstrip()
+        text = f"{text} (95 % interval of the difference {ends})."
     return f"{text} {_why_not_told(comparison)}".strip()
 
 

@@ -1,0 +1,1 @@
+"""Commands that look at what runs have found, one a file."""

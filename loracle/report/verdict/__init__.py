@@ -1,0 +1,30 @@
+"""What came of a run: the comparison as a record, its sentences, and the file that keeps both."""
+
+from __future__ import annotations
+
+from loracle.report.verdict.comparison import Comparison, Standing
+from loracle.report.verdict.sentences import (
+    edges,
+    headline,
+    nothing_learnt,
+    paired,
+    relative_gain,
+    result_notices,
+    trained_once,
+    verdict,
+    verdict_lines,
+)
+
+__all__ = [
+    "Comparison",
+    "Standing",
+    "edges",
+    "headline",
+    "nothing_learnt",
+    "paired",
+    "relative_gain",
+    "result_notices",
+    "trained_once",
+    "verdict",
+    "verdict_lines",
+]

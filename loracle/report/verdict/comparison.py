@@ -1,0 +1,108 @@
+"""Winner and standard settings against each other: a record of what may be claimed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from loracle.records.sizes import Overlap
+from loracle.records.space import Config
+from loracle.records.trial import Outcome
+from loracle.report.wording import round_up
+
+# With fewer items on which the two differ, no test tells them apart: an exact sign test on 5 has p = 0.06.
+MIN_DIFFERING = 6
+_TOO_MANY = 1000  # times the test items that there are
+
+EXIT_CODES = {"better": 0, "no_difference": 3, "worse": 4}  # 2 is bad input, as for every command
+
+Standing = Literal["better", "worse", "no_difference", "same", "not_compared"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Winner and standard settings, both trained on all training data and scored once on test data.
+
+    A trainer of the user's own may have no standard settings, and its winner's outcome may be a trial's.
+
+    Attributes:
+        difference, low, high: of the per-item score (larger is better), winner minus standard on the same
+            items, with a 95 % interval; None where one of the two failed, or there are no items.
+        items: test items that both were scored on.
+        differing: how many of those the two scored differently.
+        same: whether winner and standard train identically; then they were trained once.
+        overlap: test items that were seen before they were scored, so what scores say of new data is less.
+    """
+
+    winner: Config
+    standard: Config | None
+    winner_outcome: Outcome
+    standard_outcome: Outcome | None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    items: int = 0
+    differing: int = 0
+    same: bool = False
+    overlap: Overlap = field(default_factory=Overlap)
+
+    @property
+    def standing(self) -> Standing:
+        """How the winner stands against the standard settings.
+
+        `better` and `worse` are claimed where the interval excludes zero. A trainer of the user's own gives
+        one number each, so there any difference counts.
+        """
+        winner, standard = self.winner_outcome.value, self._standard_value
+        if winner is None or standard is None:
+            return "not_compared"
+        if self.same:
+            return "same"
+        if self.difference is None or self.low is None or self.high is None:
+            return "better" if winner > standard else "worse" if winner < standard else "no_difference"
+        if self.differing < MIN_DIFFERING or self.low <= 0 <= self.high:
+            return "no_difference"
+        return "better" if self.low > 0 else "worse"
+
+    @property
+    def exit_code(self) -> int:
+        """What `loracle verdict` tells a script: see `EXIT_CODES`.
+
+        A winner that failed where the standard settings succeeded is worse. Where nothing was compared,
+        nothing is known to be better.
+        """
+        if self.standing == "worse" or (self.standing == "not_compared" and self.best == "standard"):
+            return EXIT_CODES["worse"]
+        return EXIT_CODES["better" if self.standing == "better" else "no_difference"]
+
+    @property
+    def best(self) -> Literal["winner", "standard"]:
+        """Whose settings to use: those of the standard only where they did better."""
+        failed = self.winner_outcome.value is None and self._standard_value is not None
+        return "standard" if failed or self.standing == "worse" else "winner"
+
+    @property
+    def sides(self) -> dict[str, tuple[Config, Outcome]]:
+        """Config and outcome by name, the winner's first."""
+        sides = {"winner": (self.winner, self.winner_outcome)}
+        if self.standard is not None and self.standard_outcome is not None:
+            sides["standard"] = (self.standard, self.standard_outcome)
+        return sides
+
+    @property
+    def items_needed(self) -> int | None:
+        """Test items that would tell a difference as large as this one; None where that cannot be said.
+
+        An interval narrows with the square root of the number of items.
+        """
+        if self.difference is None or self.low is None or self.high is None or self.difference == 0:
+            return None
+        half = (self.high - self.low) / 2
+        needed = self.items * (half / abs(self.difference)) ** 2
+        needed = max(needed, self.items * MIN_DIFFERING / max(self.differing, 1))
+        return round_up(needed) if math.isfinite(needed) and needed < _TOO_MANY * self.items else None
+
+    @property
+    def _standard_value(self) -> float | None:
+        return self.standard_outcome.value if self.standard_outcome else None

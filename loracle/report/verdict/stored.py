@@ -1,0 +1,83 @@
+"""The file that keeps a run's verdict: written when the run ends, read by commands that look at it later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loracle.errors import StudyError
+from loracle.records.codec import from_plain, json_text, to_plain
+from loracle.records.notices import Notice
+from loracle.records.notices import as_json as notices_as_json
+from loracle.records.trial import History
+from loracle.report.tables import comparison_json
+from loracle.report.verdict.comparison import Comparison
+from loracle.report.verdict.sentences import headline, verdict
+from loracle.text.files import write_atomically
+
+FILE = "verdict.json"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended.
+
+    Attributes:
+        comparison: winner and standard settings.
+        stopped: why the search ended.
+        trials: how many counted then.
+    """
+
+    comparison: Comparison
+    stopped: str
+    trials: int
+
+
+def write_finished(folder: Path, finished: Finished) -> None:
+    """Keeps how the run in this folder ended."""
+    write_atomically(folder / FILE, json_text(to_plain(finished)))
+
+
+def read_finished(folder: Path, history: History) -> Finished:
+    """How the run in this folder ended.
+
+    Raises:
+        StudyError: it has not ended, has gone on since, or nothing can be read of it.
+    """
+    try:
+        finished = from_plain(Finished, json.loads((folder / FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        if (folder / "report.md").exists():
+            raise StudyError(
+                f"{folder}: it was finished by an earlier version, which kept no verdict; the same loracle "
+                "tune writes it and trains nothing again"
+            ) from None
+        raise StudyError(
+            f"{folder}: the run is not finished; the same loracle tune goes on with it"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{folder / FILE}: cannot be read; the same loracle tune makes it again") from error
+    if len(history.counted) != finished.trials:
+        raise StudyError(
+            f"{folder}: {len(history.counted)} trials are done and the verdict is of {finished.trials}, so "
+            "the run is not finished; the same loracle tune goes on with it"
+        )
+    return finished
+
+
+def verdict_json(
+    folder: Path, finished: Finished, metric: str, history: History, notices: Sequence[Notice]
+) -> dict[str, Any]:
+    """Everything that the verdict says, for programs; docs/json.md describes it."""
+    comparison = finished.comparison
+    return comparison_json(comparison, metric) | {
+        "run": str(folder),
+        "stopped": finished.stopped,
+        "exit_code": comparison.exit_code,
+        "headline": headline(comparison, metric),
+        "verdict": verdict(comparison, metric, history),
+        "notices": notices_as_json(notices),
+    }
