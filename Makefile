@@ -5,7 +5,7 @@ BIN := .venv/bin
 PARALLEL := --numprocesses=auto --maxprocesses=8 --dist=loadgroup
 STAMP := .venv/.installed
 
-.PHONY: demo real test check slow chaos clean
+.PHONY: demo real test check slow chaos docs clean
 
 demo: $(STAMP)
 	$(BIN)/loracle demo demo
@@ -29,6 +29,10 @@ slow: $(STAMP)
 
 chaos: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests/chaos
+
+# The documentation as a site, in build/site.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 $(STAMP): pyproject.toml constraints.txt tests/export/other-trainers.txt
 	$(PYTHON) -m venv .venv

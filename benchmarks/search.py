@@ -29,6 +29,7 @@ from search_methods import FACTORY, SAME_SEEDS, Start, methods, table_space
 
 HERE = Path(__file__).parent
 LOG = HERE / "results" / "search.jsonl"
+FIGURES = HERE.parent / "docs" / "figures"
 SOURCES = ("own", "rows", "table", "synthetic")
 KEYS = ("landscape", "regime", "method", "seed", "n")
 LARGE, SMALL = (3, 5, 10, 15, 20, 25, 30), (3, 5, 8)  # trials at which the recommendation is judged
@@ -189,7 +190,7 @@ def show(arguments: argparse.Namespace) -> None:
     others = sorted({row["method"] for row in rows} - set(report.MAIN))
     print(report.table(results, SAME_SEEDS, ("rows",), (10, 20, 30), ("default", "paper", *others)))
     if rows and not arguments.no_figures:
-        report.figures(results, LOG.parent)
+        report.figures(results, FIGURES)
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -24,10 +24,12 @@ class LoracleSearch(OptunaSearch):
     """Suggests configs with `LoracleSampler`.
 
     Args:
-        space, metric, mode: as for `OptunaSearch`; Ray Tune fills in what is left out.
+        space: as for `OptunaSearch`; Ray Tune fills in what is left out.
+        metric: the same.
+        mode: the same.
         seed: makes the search repeatable, as far as results come in the same order.
         sampler: a `LoracleSampler` of your own: with a space, a preset.
-        options: further arguments of `OptunaSearch`: `points_to_evaluate`, `storage`, ...
+        **options: further arguments of `OptunaSearch`: `points_to_evaluate`, `storage`, ...
 
     Example:
         config = tune.TuneConfig(search_alg=LoracleSearch(), metric="loss", mode="min", num_samples=30)

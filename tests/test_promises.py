@@ -33,6 +33,10 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_mathematics::test_answers_are_compared_as_mathematics",
         "test_metrics::test_packages_bring_metrics_by_entry_points",
     ),
+    "The documentation, from a [tutorial]": (
+        "test_docs::test_the_tutorial_runs_from_its_first_block_to_its_last",
+        "test_docs::test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere",
+    ),
     # -- the start of the page
     "The same on a pretrained model and real text": (
         "test_real_model::test_a_file_that_is_not_the_published_one_is_refused",

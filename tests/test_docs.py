@@ -1,0 +1,117 @@
+"""The documentation builds as a site, loads nothing from elsewhere, and what it shows works."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+import typer
+from conftest import Loracle
+from places import ROOT
+
+from loracle.cli import app
+from loracle.config.loading import parse_config
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+MODEL = "Qwen/Qwen3-0.6B"
+NOT_OURS = ("pip install", "cd ", "ollama ")
+CONFIG = {"model": "model: org/base", "data": "data: {train: train.jsonl}"}
+
+
+def blocks(page: Path, *languages: str) -> Iterator[tuple[str, str]]:
+    """Language and text of code blocks, in their order."""
+    found = re.findall(
+        r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    return ((language, text) for language, text in found if language in languages)
+
+
+def command_lines(page: Path) -> list[list[str]]:
+    """Arguments of each line that calls loracle, after the name of the program."""
+    lines = [line for _, text in blocks(page, "bash") for line in text.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("loracle ")]
+
+
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="mkdocs-material comes with the extra `dev`")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "WARNING" not in done.stderr
+    pages = sorted((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > len(PAGES)
+    loaded = re.compile(
+        r"<(?:script|img|iframe)[^>]*\ssrc=\"?(https?:)?//|<link[^>]*stylesheet[^>]*https?://"
+    )
+    assert [page.parent.name for page in pages if loaded.search(page.read_text(encoding="utf-8"))] == []
+    commands = (tmp_path / "site" / "commands" / "index.html").read_text(encoding="utf-8")
+    assert "loracle verdict" in commands
+    assert "loracle tune" in commands
+    assert "expected improvement" not in commands
+    api = (tmp_path / "site" / "python" / "index.html").read_text(encoding="utf-8")
+    assert "LoracleSampler" in api
+    assert "Raises" in api
+
+
+def test_every_page_is_in_the_menu() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES if f": {page.name}\n" not in menu] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_that_a_page_shows_are_understood(page: Path) -> None:
+    program = typer.main.get_command(app)
+    for arguments in command_lines(page):
+        name, *rest = arguments
+        command = program.commands[name]  # type: ignore[attr-defined]
+        command.make_context(name, rest, resilient_parsing=False)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_settings_that_a_page_shows_are_valid(page: Path) -> None:
+    """A block is a config, or some sections of one."""
+    for _, text in blocks(page, "yaml"):
+        if text.startswith("version:"):  # a prompt, which has tests of its own
+            continue
+        there = set(re.findall(r"^(\w+):", text, flags=re.MULTILINE))
+        missing = [line for key, line in CONFIG.items() if not there & {key, "objective"}]
+        parse_config("\n".join([*missing, text]))
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_from_its_first_block_to_its_last(
+    tmp_path: Path, tiny_model: Path, loracle: Loracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a tiny model in the place of a real one, and two trials."""
+    monkeypatch.chdir(tmp_path)
+    ran, printed = [], io.StringIO()
+    for language, text in blocks(DOCS / "tutorial.md", "python", "bash", "yaml"):
+        if language == "yaml":
+            small = text.replace(MODEL, str(tiny_model)).replace("trials: 30", "trials: 2")
+            Path("loracle.yaml").write_text(f"{small}device: cpu\nthreads: 1\n")
+        elif language == "python":
+            with redirect_stdout(printed):
+                exec(compile(text, "tutorial.md", "exec"), {})
+        else:
+            for line in filter(None, text.splitlines()):
+                if line.startswith(NOT_OURS):
+                    continue
+                arguments = shlex.split(line.replace(MODEL, str(tiny_model)), comments=True)[1:]
+                code, out, errors = loracle(*arguments)
+                assert code in ((0, 3, 4) if arguments[0] == "verdict" else (0,)), errors
+                ran.append((arguments[0], out))
+    said = dict(ran)
+    assert list(said) == ["init", "data", "doctor", "tune", "verdict", "show", "export"]
+    assert said["verdict"].strip() in said["tune"]
+    assert "\nFROM ./model\n" in Path("for-ollama/Modelfile").read_text()
+    assert "Sort: red blue green" in printed.getvalue()
