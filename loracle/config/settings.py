@@ -129,6 +129,8 @@ class ExecutionConfig(Section):
     workers: Annotated[int, Field(ge=0, le=_MANY)] = 1  # processes; 0: this very one, nothing is isolated
     # Where there are GPUs. None: 1, and all that can be seen, in equal shares, for an own trainer's workers.
     gpus_per_trial: Annotated[int, Field(ge=0, le=_MANY)] | None = None
+    # That train one trial together, of the built-in trainer. None: one for each of its GPUs.
+    processes_per_trial: Annotated[int, Field(ge=1, le=_MANY)] | None = None
     executor: Literal["local", "ray"] = "local"
     time_limit: Annotated[float, Field(gt=0)] | None = None  # seconds a trial
     stall_limit: Annotated[float, Field(gt=0)] = 900.0  # seconds without a sign of life
@@ -184,6 +186,13 @@ class RunConfig(Section):
         if self.objective is None:
             return self.scoring.metric
         return "cost" if self.objective.direction == "minimize" else "value"
+
+    @property
+    def processes(self) -> int:
+        """How many train one trial together; an own trainer starts its own."""
+        if self.objective is not None:
+            return 1
+        return self.execution.processes_per_trial or max(1, self.execution.gpus_per_trial or 1)
 
     @field_validator("dtype", mode="before")
     @classmethod

@@ -38,6 +38,7 @@ def visible_devices(
     gpus: int | None,
     *,
     own: bool = False,
+    processes: int = 1,
     count: Callable[[], int] | None = None,
 ) -> list[dict[str, str]]:
     """Environment of each worker: its own slice of the GPUs that this process may see.
@@ -45,13 +46,15 @@ def visible_devices(
     Args:
         device: as in the config.
         workers: how many there are.
-        gpus: for each. With 0, or where there is no GPU, nothing is shared out. None: 1; of an own trainer,
-            which may be a `torchrun` over many, an equal share, so that a single worker sees all.
+        gpus: for each. With 0, or where there is no GPU, nothing is shared out. None: one a process; of an
+            own trainer, which may be a `torchrun` over many, an equal share, so that one worker sees all.
         own: whether the trainer is the user's own.
+        processes: of each worker, of the built-in trainer.
         count: how many GPUs there are; asked only where it matters. None: as torch counts them.
 
     Raises:
-        ConfigError: there are fewer than `workers` x `gpus`, or `device` names a single one.
+        ConfigError: there are fewer than `workers` x `gpus`, or none where the built-in trainer should have
+            several, or `device` names a single one.
     """
     if device.startswith("cuda:"):
         if workers > 1:
@@ -64,13 +67,18 @@ def visible_devices(
     names = [str(i) for i in range(found)] if given is None else [name.strip() for name in given.split(",")]
     visible = names[:found]
     if not visible:
+        if not own and gpus is not None and gpus > 1:
+            raise ConfigError(
+                f"execution.gpus_per_trial: {gpus} are asked for, and no GPU can be seen; for several "
+                "processes on the CPU set processes_per_trial"
+            )
         return [{}] * workers
     if gpus is None:
-        gpus = max(1, len(visible) // workers) if own else 1
+        gpus = max(1, len(visible) // workers) if own else processes
     if len(visible) < workers * gpus:
         raise ConfigError(
             f"execution: {workers} workers with {gpus} GPU(s) each need {workers * gpus}, but {len(visible)} "
-            "can be seen; lower workers or gpus_per_trial (0: all workers share all GPUs)"
+            "can be seen; lower workers, or GPUs or processes a trial (gpus_per_trial: 0: all share all GPUs)"
         )
     return [{"CUDA_VISIBLE_DEVICES": ",".join(visible[i * gpus : (i + 1) * gpus])} for i in range(workers)]
 

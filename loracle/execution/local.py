@@ -56,12 +56,14 @@ class LocalWorkers:
         self.capacity = max(1, execution.workers)
         self._program = program
         self._logs = config.output / "workers"
-        threads = threads_each(config.threads, self.capacity)
+        threads = threads_each(config.threads, self.capacity * config.processes)
         self._config = config.model_copy(update={"threads": threads}).model_dump_json()
         environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
         own = config.objective is not None
         gpus = execution.gpus_per_trial
-        devices = visible_devices(config.device, self.capacity, gpus, own=own, count=count_gpus)
+        devices = visible_devices(
+            config.device, self.capacity, gpus, own=own, processes=config.processes, count=count_gpus
+        )
         self._places = [
             _Place(Slot(i, _limits(execution)), os.environ | environment | device)
             for i, device in enumerate(devices)

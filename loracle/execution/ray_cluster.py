@@ -72,7 +72,7 @@ class RayWorkers:
         self._ray = ray or _import_ray()
         self._stall_limit = config.execution.stall_limit
         wanted = max(1, config.execution.workers)
-        cpus = config.threads or 1
+        cpus = (config.threads or 1) * config.processes
         self._started_here = _connect(self._ray, wanted * cpus)
         self._needs = resources(config, cpus, self._ray.cluster_resources())
         self._config = config.model_dump_json()
@@ -298,8 +298,11 @@ def resources(config: RunConfig, cpus: int, cluster: Mapping[str, float]) -> dic
         ConfigError: that is more than the whole cluster has.
     """
     gpus = config.execution.gpus_per_trial
-    needs: dict[str, float] = {"num_cpus": cpus, "num_gpus": 1 if gpus is None else gpus}
-    if config.device in ("cpu", "mps") or (config.device == "auto" and not cluster.get("GPU")):
+    needs: dict[str, float] = {"num_cpus": cpus, "num_gpus": config.processes if gpus is None else gpus}
+    several = config.objective is None and gpus is not None and gpus > 1
+    if config.device in ("cpu", "mps") or (
+        config.device == "auto" and not cluster.get("GPU") and not several
+    ):
         needs["num_gpus"] = 0
     if cluster.get("CPU", 0) < cpus or cluster.get("GPU", 0) < needs["num_gpus"]:
         has = {"num_cpus": cluster.get("CPU", 0), "num_gpus": cluster.get("GPU", 0)}

@@ -9,6 +9,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import loracle
 from loracle.config.settings import RunConfig
@@ -39,7 +40,10 @@ class Station:
         self._scratch = None if self._sees_run else scratch_folder()
         home = self._scratch or settings.output / "workers"
         # Ray has chosen the GPUs: they are all that can be seen here.
-        execution = settings.execution.model_copy(update={"workers": 1, "gpus_per_trial": 0})
+        changes: dict[str, Any] = {"workers": 1, "gpus_per_trial": 0}
+        if settings.objective is None:
+            changes["processes_per_trial"] = settings.processes
+        execution = settings.execution.model_copy(update=changes)
         changes = {"output": home / f"ray-{position}", "execution": execution}
         here = Path(loracle.__file__).parent / program
         self._workers = LocalWorkers(settings.model_copy(update=changes), here)

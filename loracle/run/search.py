@@ -95,16 +95,12 @@ def check_values(config: RunConfig, space: SearchSpace | None = None) -> None:
     """Checks the knobs of a run with the built-in trainer and their values, before anything is loaded.
 
     Raises:
-        ConfigError: a knob that is missing or unknown, or a value that no training takes.
+        ConfigError: a knob that is missing or unknown, a value that no training takes, or processes that
+            cannot share a trial.
     """
+    _check_processes(config)
     if config.objective is not None:
         return
-    gpus = config.execution.gpus_per_trial
-    if gpus is not None and gpus > 1:
-        raise ConfigError(
-            f"execution.gpus_per_trial: the built-in trainer trains on one GPU, and {gpus} are asked for; "
-            "set 1, or name a trainer of your own, such as a torchrun, in objective"
-        )
     space = build_space(config.space) if space is None else space
     check_knobs(space.names)
     for knob in space:
@@ -114,6 +110,34 @@ def check_values(config: RunConfig, space: SearchSpace | None = None) -> None:
                 raise ConfigError(f"space: knob {knob.name}: values are {problem}; got {value}")
             if row.is_setting:
                 plan_training(with_alpha(STANDARD) | {knob.name: value}, config.training, 1)
+
+
+def _check_processes(config: RunConfig) -> None:
+    """Raises ConfigError where a trial cannot be divided between processes as it is asked for."""
+    processes, gpus = config.execution.processes_per_trial, config.execution.gpus_per_trial
+    if config.objective is not None:
+        if processes is not None:
+            raise ConfigError(
+                "execution.processes_per_trial: is of the built-in trainer; a trainer of your own starts its "
+                "own processes"
+            )
+        return
+    if config.processes == 1 and not gpus:
+        return
+    problem = ""
+    if gpus and processes and gpus != processes:
+        problem = (
+            f"{processes} processes with {gpus} GPUs: each has one, as a base model has to fit one GPU; give "
+            "one of gpus_per_trial and processes_per_trial"
+        )
+    elif config.processes > 1 and config.execution.workers == 0:
+        problem = f"{config.processes} processes a trial need workers: 1 or more, which end with their trial"
+    elif gpus and gpus > 1 and config.device == "cpu":
+        problem = f"gpus_per_trial: {gpus} with device: cpu; set processes_per_trial instead"
+    elif config.processes > 1 and (config.device.startswith("cuda:") or config.device == "mps"):
+        problem = f"{config.processes} processes a trial cannot share {config.device}; use cuda, cpu or auto"
+    if problem:
+        raise ConfigError(f"execution: {problem}")
 
 
 def run_preset(config: RunConfig) -> Preset:

@@ -40,7 +40,7 @@ def _objective(config: RunConfig) -> Objective:
         return ExternalObjective.from_config(config)
     from loracle.training.objective import TrainingObjective
 
-    return TrainingObjective.from_config(config)
+    return TrainingObjective.from_config(config, with_peers=True)
 
 
 def _take_package_of_driver() -> None:
@@ -56,8 +56,9 @@ def _take_package_of_driver() -> None:
     found.loader.exec_module(package)
 
 
-if __name__ == "__main__":
+if __name__ in ("__main__", "__mp_main__"):  # a worker, or another process of its trials
     _take_package_of_driver()
+if __name__ == "__main__":
     from loracle.execution.worker import serve
     from loracle.run.worker import load_objective as load
 

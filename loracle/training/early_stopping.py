@@ -17,6 +17,7 @@ from loracle.training.dataset.tokens import Encoded
 from loracle.training.model.base_model import Base, batches, collate
 from loracle.training.model.output.loss import counted_losses
 from loracle.training.model.positions import length_breaks
+from loracle.training.parallel.group import ALONE, Group
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,16 @@ class Watched:
     encoded: Encoded
     batch_size: int
 
-    def loss(self, base: Base) -> float:
-        """Mean loss a token of the model as it is."""
+    def loss(self, base: Base, group: Group = ALONE) -> float:
+        """Mean loss a token of the model as it is; each process of a group reads some of the batches."""
         total = 0.0
         with torch.inference_mode():
             breaks = length_breaks(base.model)
-            for part in batches(self.encoded.lengths - 1, self.batch_size, base.reading, breaks):
+            parts = batches(self.encoded.lengths - 1, self.batch_size, base.reading, breaks)
+            for part in parts[group.rank :: group.size]:
                 losses, _ = counted_losses(base, collate(self.encoded, part, base))
                 total += float(losses.double().sum())
-        return total / int(self.encoded.counts.sum())
+        return group.sum(total) / int(self.encoded.counts.sum())
 
 
 def evaluated_steps(settings: EarlyStoppingConfig, steps: int) -> list[int]:

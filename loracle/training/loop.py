@@ -2,7 +2,7 @@
 
 A plain loop: the adapter alone is trained, the loss of a step is the sum over all tokens that count divided
 by their number in the whole effective batch, and dropout masks belong to examples (`dropout.py`), so
-micro-batches change memory and never the result.
+micro-batches change memory and never the result; nor do several processes that share a batch (`parallel/`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from loracle.training.model.dropout import Masks, key_dropout, training_mode
 from loracle.training.model.output.loss import add_gradient
 from loracle.training.model.positions import length_breaks
 from loracle.training.optimizer import LossScale, Updates
+from loracle.training.parallel.group import ALONE, Group
 from loracle.training.schedule import example_order, learning_rates
 
 _SMOOTH_EXAMPLES = 32  # a loss over fewer examples is too noisy to call a training diverged
@@ -97,11 +98,13 @@ def train_adapter(
     progress: Progress | None = None,
     share: float = 1.0,
     watched: Watched | None = None,
+    group: Group = ALONE,
 ) -> Iterator[Trained]:
     """Trains an adapter, lends the adapted model to the `with` block, then takes the adapter off again.
 
     The same seed gives the same adapter, bit for bit, on a CPU with the same number of threads. `share` is
-    what the examples are of all training data; `watched` is what early stopping goes by.
+    what the examples are of all training data; `watched` is what early stopping goes by; `group` are the
+    processes that train together, this one among them.
 
     Raises:
         ConfigError: see `plan_training`.
@@ -110,24 +113,36 @@ def train_adapter(
     """
     plan = plan_training(config, settings, len(encoded), share)
     cuda = [base.device.index or 0] if base.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
-        with restored(base):
-            failure = None
-            try:
+    with ExitStack() as stack:
+        failure = None
+        try:
+            with group.in_step():
+                group.begin(
+                    encoded=encoded,
+                    config=config,
+                    settings=settings,
+                    seed=seed,
+                    share=share,
+                    watched=watched,
+                    reading=base.reading,
+                )
+                stack.enter_context(torch.random.fork_rng(devices=cuda))
+                torch.manual_seed(seed)
+                stack.enter_context(restored(base))
                 model = attach(base, plan)
                 start_from_data(
                     base, model, plan, encoded, example_order(plan.n_examples, plan.n_examples, seed)
                 )
                 start = adapter_start(model, plan.settings)
-                trained = replace(_fit(base, model, encoded, plan, seed, progress, watched), start=start)
-            except RuntimeError as error:
-                failure = out_of_memory(error)
-                if failure is None:
-                    raise
-            if failure is not None:  # raised here, so that the old traceback no longer holds tensors
-                raise TrainingFailed(failure)
-            yield trained
+                fit = _fit(base, model, encoded, plan, seed, progress, watched, group)
+                trained = replace(fit, start=start)
+        except RuntimeError as error:
+            failure = out_of_memory(error)
+            if failure is None:
+                raise
+        if failure is not None:  # raised here, so that the old traceback no longer holds tensors
+            raise TrainingFailed(failure)
+        yield trained
 
 
 def _fit(
@@ -138,13 +153,15 @@ def _fit(
     seed: int,
     progress: Progress | None,
     watched: Watched | None,
+    group: Group,
 ) -> Trained:
     began = time.perf_counter()
     meter = meter_of(base.device)
     if meter is not None:
         meter.restart()
     updates = Updates(model, plan)
-    batches_of, order = _batches(base, encoded, plan, seed)
+    group.start_alike(updates.parameters)
+    batches_of, order = _batches(base, encoded, plan, seed, group)
     rates, scale = learning_rates(plan), LossScale(base.dtype)
     steps: list[Step] = []
     stopping = plan.settings.early_stopping if watched is not None else None
@@ -152,7 +169,7 @@ def _fit(
     for last in [plan.steps] if stopping is None else evaluated_steps(stopping, plan.steps):
         with training_mode(model):
             for number in range(len(steps), last):
-                loss_sum = batches_of(number, scale.factor)
+                loss_sum = group.sum_step(updates.parameters, batches_of(number, scale.factor))
                 scale.unscale(updates.parameters)
                 norm = clip_grad_norm_(updates.parameters, plan.settings.max_gradient_norm)
                 # One synchronisation.
@@ -166,7 +183,7 @@ def _fit(
                     continue
                 check_divergence(steps, plan)
                 updates.make(rate)
-        if best is not None and watched is not None and best.ends(last, watched.loss(base)):
+        if best is not None and watched is not None and best.ends(last, watched.loss(base, group)):
             break
     if best is not None:
         best.restore()
@@ -181,10 +198,10 @@ def _fit(
 
 
 def _batches(
-    base: Base, encoded: Encoded, plan: Plan, seed: int
+    base: Base, encoded: Encoded, plan: Plan, seed: int, group: Group
 ) -> tuple[Callable[[int, float], torch.Tensor], npt.NDArray[np.int64]]:
-    """A function that adds the gradient of a step's batch, times a factor, and gives the loss; and which
-    example is seen when."""
+    """A function that adds the gradient of this process's part of a step's batch, times a factor, and gives
+    its part of the loss; and which example is seen when."""
     order = example_order(plan.n_examples, plan.n_seen, seed)
     # An example that comes again in another epoch is another one to the masks, even within one batch.
     known_as = encoded.positions[order] + ((np.arange(plan.n_seen) // plan.n_examples) << 32)
@@ -193,7 +210,9 @@ def _batches(
 
     def add(number: int, factor: float) -> torch.Tensor:
         part = slice(number * plan.batch_size, (number + 1) * plan.batch_size)
-        batch = EffectiveBatch(number, order[part], known_as[part], factor)
+        chosen, n_tokens = order[part], int(encoded.counts[order[part]].sum())
+        own = group.share(encoded.lengths[chosen])
+        batch = EffectiveBatch(number, chosen[own], known_as[part][own], n_tokens, factor)
         return accumulate(base, encoded, batch, masks, plan.settings.largest_micro_batch, breaks)
 
     return add, order
@@ -201,12 +220,19 @@ def _batches(
 
 @dataclass(frozen=True)
 class EffectiveBatch:
-    """The examples of one step: which they are, and what masks know them as, (n,) each; and what the gradient
-    is multiplied by, see `LossScale`."""
+    """The examples of one step, or this process's share of them.
+
+    Attributes:
+        step: its number, from 0.
+        chosen, known_as: which examples these are, and what masks know them as, (n,) each.
+        n_tokens: that count, in the whole effective batch.
+        factor: what the gradient is multiplied by, see `LossScale`.
+    """
 
     step: int
     chosen: npt.NDArray[np.int64]
     known_as: npt.NDArray[np.int64]
+    n_tokens: int
     factor: float = 1.0
 
 
@@ -218,15 +244,15 @@ def accumulate(
     micro_batch: int,
     breaks: tuple[int, ...],
 ) -> torch.Tensor:
-    """Adds the gradient of the effective batch's mean loss per token; returns that loss, shape ()."""
+    """Adds the gradient of the effective batch's mean loss per token; returns that loss, shape (): of a share
+    of the batch its part of both, which is zero where it has no examples."""
     # Sequences of like length share a micro-batch: less padding, and the sum is the same in any order.
     lengths = encoded.lengths[whole.chosen] - 1
-    n_tokens = int(encoded.counts[whole.chosen].sum())
     total = torch.zeros((), device=base.device)
     for part in batches(lengths, micro_batch, base.reading, breaks):
         batch = collate(encoded, whole.chosen[part], base)
         with masks.of(whole.step, whole.known_as[part], batch.inputs.shape[1], batch.keep):
-            total += add_gradient(base, batch, masks, n_tokens / whole.factor)
+            total += add_gradient(base, batch, masks, whole.n_tokens / whole.factor)
     return total / whole.factor
 
 

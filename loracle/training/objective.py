@@ -43,6 +43,8 @@ from loracle.training.model.probe import probe
 from loracle.training.model.targets import resolved_targets
 from loracle.training.optimizer import check_optimizer
 from loracle.training.pace import Sample, measure_pace
+from loracle.training.parallel.group import ALONE, Group
+from loracle.training.parallel.peers import Peers
 from loracle.training.scoring import Questions, check_splits, needs_of, prepare
 from loracle.training.trial import TrialPlan, run_trial
 
@@ -63,8 +65,9 @@ class TrainingObjective:
         notices: what the user must see about data and model.
     """
 
-    def __init__(self, config: RunConfig, splits: Splits, base: Base) -> None:
+    def __init__(self, config: RunConfig, splits: Splits, base: Base, group: Group = ALONE) -> None:
         self.config = config
+        self._group = group
         self.base = base
         self.splits = splits
         self.data_fingerprint = splits.fingerprint
@@ -111,16 +114,21 @@ class TrainingObjective:
         )
 
     @classmethod
-    def from_config(cls, config: RunConfig) -> TrainingObjective:
+    def from_config(cls, config: RunConfig, *, with_peers: bool = False) -> TrainingObjective:
         """Loads and checks the data first, then the model, and tries the adapters on it.
+
+        `with_peers`: where the config asks for several processes a trial, the others are started, and end
+        this one when one of them ends. Without them this process trains the same trials alone.
 
         Raises:
             DataError, ConfigError, ModelError: one line each; see `load_splits`, `check_splits`,
                 `load_base`, `encode`, `prepare` and `probe`.
         """
+        peers = Peers(config) if with_peers and config.processes > 1 else None  # they load meanwhile
         splits = load_splits(config.data, config.search.seed)
         check_splits(splits.parts, config.scoring)
-        return cls(config, splits, load_base(config))
+        base = load_base(config)
+        return cls(config, splits, base, ALONE if peers is None else peers.join(base.device))
 
     def report(self) -> Report:
         """Hashes of data and model, what the user must see, counts, and the memory of this machine."""
@@ -148,6 +156,7 @@ class TrainingObjective:
             ),
             train=self._train.select(self._proxy()),
             questions=questions,
+            group=self._group,
         )
         return measure_pace(sample)
 
@@ -203,6 +212,7 @@ class TrainingObjective:
             self._training,
             self._train.select(self._proxy()),
             workers=max(1, self.config.execution.workers),
+            processes=self.config.processes,
             dropout=self._with_dropout,
         )
 
@@ -243,6 +253,7 @@ class TrainingObjective:
             watched=self._watched(memory, config),
             progress=progress,
             adapter=adapter,
+            group=self._group,
         )
         outcome = run_trial(plan, self._provenance(plan))
         self._observed += observed([outcome])
@@ -317,6 +328,7 @@ class TrainingObjective:
             "quantization": self.config.quantization,
             "attention": getattr(self.base.model.config, "_attn_implementation", None),
             "threads": torch.get_num_threads(),
+            "processes": plan.group.size,
             "training": self._training.model_dump(mode="json"),
             "scoring": self.config.scoring.model_dump(mode="json"),
         }

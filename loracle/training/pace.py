@@ -20,6 +20,7 @@ from loracle.training.dataset.tokens import Encoded
 from loracle.training.loop import TrainingFailed, train_adapter
 from loracle.training.memory.measurement import out_of_memory, release
 from loracle.training.model.base_model import Base
+from loracle.training.parallel.group import ALONE, Group
 from loracle.training.scoring import Questions, ends_with_reference, needs_of, score
 
 _SECONDS = 1.0  # that each of the two measurements is meant to take
@@ -40,6 +41,7 @@ class Sample:
             micro-batch of `training`.
         train: examples that a trial trains on.
         questions: what a trial is scored on.
+        group: the processes that train it.
     """
 
     base: Base
@@ -48,6 +50,7 @@ class Sample:
     scoring: ScoringConfig
     train: Encoded
     questions: Questions
+    group: Group = ALONE
 
 
 def measure_pace(sample: Sample) -> Pace | None:
@@ -101,6 +104,7 @@ def _train(
         settings,
         seed=0,
         progress=lambda step: times.append(time.perf_counter()),
+        group=sample.group,
     ):
         scoring_began = time.perf_counter()
         if scores:

@@ -30,6 +30,7 @@ from loracle.training.memory.measurement import out_of_memory, release
 from loracle.training.memory.plan import MemoryModel, halvings
 from loracle.training.model.base_model import Base
 from loracle.training.model.saved_adapter import SavedAdapter
+from loracle.training.parallel.group import ALONE, Group
 from loracle.training.scoring import Questions, Score, score
 
 _WHILE_SCORING = "while scoring one example at a time"
@@ -49,9 +50,10 @@ class TrialPlan:
         share: what these are of all training data.
         watched: what early stopping goes by; None: nothing ends a training early.
         memory: what trainings of this run take.
-        micro_batch: the largest that fits, in sequences.
+        micro_batch: the largest that fits, in sequences of each process.
         progress: called after each step, and while scoring.
         adapter: where the adapter is saved; None: nowhere.
+        group: the processes that train it; this one, the first of them, scores.
     """
 
     base: Base
@@ -69,6 +71,7 @@ class TrialPlan:
     watched: Watched | None = None
     progress: Progress | None = None
     adapter: Path | None = None
+    group: Group = ALONE
 
 
 def run_trial(plan: TrialPlan, provenance: Mapping[str, Any]) -> Outcome:
@@ -162,6 +165,7 @@ def _train_and_score(plan: TrialPlan) -> _Result:
             progress=record,
             share=plan.share,
             watched=plan.watched,
+            group=plan.group,
         ) as trained:
             began = time.perf_counter()
             scored = _score(plan)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,11 +73,3 @@ def test_the_search_of_a_run_is_propose() -> None:
     config = RunConfig.model_validate({"model": "m", "data": {"train": "train.jsonl"}})
     search = prepare_search(config, Report(), lambda event: None)
     assert search.next(History()) == propose(search.space, History(), search.preset, seed=search.seed)[0]
-
-
-def test_several_gpus_for_one_trial_are_refused(
-    run_config: Callable[..., Path], said: Callable[..., str]
-) -> None:
-    path = run_config(execution={"gpus_per_trial": 2})
-    line = said("tune", path, refused=True)
-    assert "execution.gpus_per_trial: the built-in trainer trains on one GPU, and 2 are asked for" in line

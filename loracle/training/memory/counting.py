@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,17 @@ _PROBE = (8, 16, 32)  # tokens
 
 
 def build_memory_model(
-    base: Base, training: TrainingConfig, trial: Encoded, *, workers: int = 1, dropout: bool = True
+    base: Base,
+    training: TrainingConfig,
+    trial: Encoded,
+    *,
+    workers: int = 1,
+    processes: int = 1,
+    dropout: bool = True,
 ) -> MemoryModel:
     """Counts what trainings hold and asks what memory there is; `trial` is what a trial trains on.
 
-    `workers` processes share the memory of the CPU, this one among them; each loads the base model.
+    `workers`, each of so many `processes`, share the memory of the CPU; each process loads the base model.
     `dropout` says whether the adapters can have any.
 
     Raises:
@@ -52,10 +59,13 @@ def build_memory_model(
         free = meter.limit() - loaded
         if base.device.type == "cpu":
             weights = sum(p.numel() * p.element_size() for p in base.model.parameters())
-            free = (free - (workers - 1) * weights) // workers
+            there = workers * processes
+            free = (free - (there - 1) * weights) // there
         room = (1 - _RESERVE) * max(0, free)
     largest = None if training.micro_batch == "auto" else training.micro_batch
-    return MemoryModel(footprint, Sizes.of(trial), loaded, room, largest, base.device.type)
+    if processes > 1:
+        footprint = replace(footprint, kept=footprint.kept + 4.0)  # gradients in one piece, to be summed
+    return MemoryModel(footprint, Sizes.of(trial), loaded, room, largest, base.device.type, processes)
 
 
 def count_footprint(base: Base, settings: TrainingConfig, *, dropout: bool = True) -> Footprint:

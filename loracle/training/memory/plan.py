@@ -64,6 +64,7 @@ class MemoryModel:
         room: bytes by which a training may grow; None where the device does not tell.
         largest: micro-batch where memory allows it: the user's, or None for what is fast.
         device: its kind, such as `cuda`, which decides what is fast.
+        processes: that share an effective batch; all that is said of memory is of one of them.
         observations: of trainings.
     """
 
@@ -73,6 +74,7 @@ class MemoryModel:
     room: float | None
     largest: int | None
     device: str = "cpu"
+    processes: int = 1
     observations: tuple[Observation, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -140,6 +142,7 @@ class MemoryModel:
 
     def wanted(self, batch_size: int) -> int:
         """The micro-batch where memory does not matter: the user's, or parts of a size that is fast."""
+        batch_size = math.ceil(batch_size / self.processes)
         if self.largest is not None:
             return min(self.largest, batch_size)
         most = fast_micro_batch(self.device, self.sizes)

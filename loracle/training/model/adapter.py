@@ -200,7 +200,7 @@ def start_from_data(base: Base, model: Any, plan: Plan, encoded: Encoded, order:
         batches.append({"input_ids": collate(encoded, chosen, base).inputs, "attention_mask": mask.long()})
     with base.precision(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        initialize_lora_eva_weights(model, batches, show_progress_bar=False)
+        initialize_lora_eva_weights(model, batches, show_progress_bar=False, gather_distributed_inputs=False)
 
 
 def _checkpointing(base: Base) -> Callable[..., None]:

@@ -138,7 +138,7 @@ def micro_batches_agree(found: Probed, encoded: Encoded) -> None:
         gradients = []
         for micro_batch in (8, 3, 1):
             with training_mode(model):
-                whole = EffectiveBatch(0, np.arange(8), np.arange(8))
+                whole = EffectiveBatch(0, np.arange(8), np.arange(8), int(encoded.counts[:8].sum()))
                 accumulate(base, encoded, whole, masks, micro_batch, ())
             parameters = [p for p in model.parameters() if p.requires_grad]
             gradients.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))

@@ -1,0 +1,213 @@
+"""The processes that train together: each has a share of the examples of every step.
+
+What they exchange is what the optimizer sees, the sum of all gradients and of the loss, so that the same step
+is made in all of them. accelerate's state joins them to a process group of torch: gloo on CPUs, and NCCL for
+what is on GPUs.
+
+Whatever happens to one happens to all. Before anything is exchanged each tells whether it got there
+(`agree`), and one that fails tells it at that moment: so memory that runs out in one of them ends the attempt
+in all of them, and none waits for another in vain. One that dies takes the others along; see `peers.py`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import distributed
+from torch.distributed import Store  # type: ignore[attr-defined]
+from torch.nn.utils import parameters_to_vector
+
+from loracle.training.memory.measurement import out_of_memory
+
+_FINE, _NO_MEMORY, _FAILED = range(3)
+_HOWEVER_LONG = datetime.timedelta(days=365)  # who watches the worker decides how long is too long
+_SECONDS_TO_DIE = 10.0  # until a process whose connection broke is known to have died
+
+
+class Group:
+    """The processes of a training, as one of them sees them. Without arguments: it is alone.
+
+    Args:
+        rank: which one this is, from 0.
+        size: how many there are.
+        begin: has the others take part in a training, of which it is given all that they have to know; of the
+            first process alone.
+        tell: takes an error of this process, before the others know that it has failed.
+        hear: says what the process of a rank told; of the first process alone.
+
+    Attributes:
+        rank, size: as given.
+        parted: whether this training is over because one of them failed, and all know it.
+    """
+
+    def __init__(
+        self,
+        rank: int = 0,
+        size: int = 1,
+        *,
+        begin: Callable[[Mapping[str, Any]], None] = lambda training: None,
+        tell: Callable[[Exception], None] = lambda error: None,
+        hear: Callable[[int], str] = lambda rank: "",
+    ) -> None:
+        self.rank = rank
+        self.size = size
+        self.parted = False
+        self._begin = begin
+        self._tell = tell
+        self._hear = hear
+
+    def begin(self, **training: Any) -> None:
+        """Has the others take part in a training."""
+        self._begin(training)
+
+    def share(self, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Positions of the examples that are this process's, of all with these lengths: there may be none.
+
+        Dealt out by length, so that all have as much to do.
+        """
+        if self.size == 1:
+            return np.arange(len(lengths))
+        return np.argsort(-lengths, kind="stable")[self.rank :: self.size]
+
+    @contextmanager
+    def in_step(self) -> Iterator[None]:
+        """A block that all processes leave in the same way: at its end, or all with an error.
+
+        Raises:
+            torch.OutOfMemoryError: another process ran out of memory.
+            RuntimeError: another process failed.
+        """
+        self.parted = False
+        if self.size == 1:
+            yield
+            return
+        try:
+            yield
+            self.agree()
+        except Exception as error:
+            if not self.parted:
+                self._tell(error)
+                self._exchange(_NO_MEMORY if out_of_memory(error) else _FAILED)
+            raise
+
+    def agree(self) -> None:
+        """All processes are here. Raises as `in_step`, where one of them failed before it came here."""
+        if self.size == 1:
+            return
+        codes = self._exchange(_FINE)
+        if not self.parted:
+            return
+        rank = int(np.argmax(codes))
+        where = f"in process {rank + 1} of {self.size}: {self._hear(rank)}"
+        if max(codes) == _NO_MEMORY:
+            raise torch.OutOfMemoryError(f"out of memory {where}")
+        raise RuntimeError(where)
+
+    @torch.no_grad()
+    def start_alike(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Gives all processes the parameters of the first."""
+        if self.size == 1:
+            return
+        self.agree()
+        whole = parameters_to_vector(parameters)
+        self._together(distributed.broadcast, whole, 0)
+        for parameter, part in zip(
+            parameters, torch.split(whole, [p.numel() for p in parameters]), strict=True
+        ):
+            parameter.copy_(part.view_as(parameter))
+
+    def sum_step(self, parameters: list[torch.nn.Parameter], loss: torch.Tensor) -> torch.Tensor:
+        """Sums gradients, in place, and returns the sum of the losses, shape ().
+
+        A parameter that no process has a gradient of keeps none: the optimizer leaves it as it is.
+        """
+        if self.size == 1:
+            return loss
+        self.agree()
+        sizes = [p.numel() for p in parameters]
+        n = len(parameters)
+        whole = torch.zeros(sum(sizes) + n + 1, device=loss.device)  # gradients, whether there are any, loss
+        *parts, there, total = torch.split(whole, [*sizes, n, 1])
+        total.copy_(loss)
+        there.copy_(torch.tensor([p.grad is not None for p in parameters]))
+        for parameter, part in zip(parameters, parts, strict=True):
+            if parameter.grad is not None:
+                part.copy_(parameter.grad.flatten())
+        self._together(distributed.all_reduce, whole)
+        for parameter, part, any_there in zip(parameters, parts, there.tolist(), strict=True):
+            if any_there:
+                parameter.grad = part.view_as(parameter).to(parameter.dtype)
+        return total[0]
+
+    def sum(self, value: float) -> float:
+        """The sum of what each process has."""
+        if self.size == 1:
+            return value
+        self.agree()
+        whole = torch.tensor([value], dtype=torch.float64)
+        self._together(distributed.all_reduce, whole)
+        return float(whole.item())
+
+    def _exchange(self, code: int) -> list[int]:
+        """What has become of each process, (size,)."""
+        codes = torch.zeros(self.size, dtype=torch.int64)
+        codes[self.rank] = code
+        self._together(distributed.all_reduce, codes)
+        found: list[int] = codes.tolist()
+        self.parted = any(found)
+        return found
+
+    def _together(self, exchange: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            exchange(*arguments)
+        except RuntimeError:  # a connection broke, as its other end is dying; then this one dies like it
+            self.parted = True
+            time.sleep(_SECONDS_TO_DIE)
+            raise
+
+
+ALONE = Group()
+
+
+def join(rank: int, size: int, device: torch.device, store: Store) -> None:
+    """Joins a group of processes that all know of `store`; waits for the others."""
+    from accelerate import PartialState
+    from accelerate.utils import patch_environment
+
+    here = {"rank": rank, "world_size": size, "local_rank": rank, "local_world_size": size}
+    backend = "gloo"
+    if device.type == "cuda" and torch.cuda.device_count() >= size:  # NCCL wants a GPU for each
+        backend = "cpu:gloo,cuda:nccl"
+    # Only now: programs that scoring starts would take themselves for a part of this.
+    with patch_environment(
+        **here,
+        master_addr="127.0.0.1",
+        master_port=0,
+        omp_num_threads=torch.get_num_threads(),  # else it chooses
+        gloo_socket_ifname="lo" if sys.platform == "linux" else "lo0",  # all are on this machine
+    ):
+        PartialState(
+            cpu=device.type == "cpu",
+            backend=backend,
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=_HOWEVER_LONG,
+        )
+
+
+def leave() -> None:
+    """Undoes `join`, where that was done."""
+    if distributed.is_initialized():
+        from accelerate import PartialState
+
+        PartialState().destroy_process_group()
+        PartialState._reset_state()

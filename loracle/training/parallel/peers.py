@@ -1,0 +1,169 @@
+"""The other processes of a trial, and what they do.
+
+The first process is the worker itself: it alone reads data, scores, and talks to the driver. The others
+hold a base model each, and wait at a pipe for trainings, in which they do their share (`group.py`).
+
+They end together. When one of the others dies, the worker dies in the same way, so that its driver hears of
+the cause and replaces all; when the worker has gone, so do the others.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import faulthandler
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from loracle.config.settings import RunConfig
+from loracle.errors import ConfigError, ModelError
+from loracle.records.failures import one_line
+from loracle.training.loop import TrainingFailed, train_adapter
+from loracle.training.memory.measurement import release
+from loracle.training.model.base_model import Base, load_base
+from loracle.training.parallel.group import Group, join, leave
+
+_SECONDS_TO_DIE = 1.0  # of a signal
+
+
+class Peers:
+    """The other processes, as the first one has them. They begin to load the base model at once.
+
+    Args:
+        config: of the run; `processes` says how many there are in all.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._size = config.processes
+        self._processes: list[BaseProcess] = []
+        self._pipes: list[Connection] = []
+        self._closing = False
+        context = multiprocessing.get_context("spawn")
+        for rank in range(1, self._size):
+            mine, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(rank, config, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+            self._pipes.append(mine)
+        _when_one_ends({process.sentinel: process for process in self._processes}, self._die_like)
+        atexit.register(self._end)
+
+    def join(self, device: torch.device) -> Group:
+        """Waits until all have loaded their model; the group of all.
+
+        Raises:
+            ConfigError: trials run on a device that has no other beside it.
+            ModelError: one could not load it.
+        """
+        if device.type not in ("cpu", "cuda"):
+            raise ConfigError(f"execution: {self._size} processes a trial cannot share {device}; use cpu")
+        for rank, pipe in enumerate(self._pipes, start=1):
+            if problem := pipe.recv():
+                raise ModelError(f"{self._named(rank)}: {problem}")
+        place = socket.create_server(("127.0.0.1", 0))
+        port = place.getsockname()[1]
+        store = TCPStore(
+            "127.0.0.1", port, self._size, True, wait_for_workers=False, master_listen_fd=place.detach()
+        )
+        self._send(port)
+        join(0, self._size, device, store)
+        return Group(0, self._size, begin=self._begin, hear=lambda rank: str(self._pipes[rank - 1].recv()))
+
+    def close(self) -> None:
+        """Ends them; this process is alone again."""
+        self._end()
+        leave()
+
+    def _end(self) -> None:
+        self._closing = True
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
+
+    def _begin(self, training: Mapping[str, Any]) -> None:
+        for pipe in self._pipes:
+            while pipe.poll():  # what nobody asked for about the one before
+                pipe.recv()
+        self._send(training)
+
+    def _send(self, what: Any) -> None:
+        for pipe in self._pipes:
+            pipe.send(what)
+
+    def _die_like(self, ended: BaseProcess) -> None:
+        if self._closing:
+            return
+        ended.join()
+        code = ended.exitcode or 1
+        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        with contextlib.suppress(OSError):
+            os.write(2, f"{self._named(self._processes.index(ended) + 1)} {how}\n".encode())
+        if code < 0:
+            os.kill(os.getpid(), -code)
+            time.sleep(_SECONDS_TO_DIE)
+        os._exit(max(1, code))
+
+    def _named(self, rank: int) -> str:
+        return f"process {rank + 1} of {self._size}"
+
+
+def serve(rank: int, config: RunConfig, pipe: Connection) -> None:
+    """What another process does: it takes part in trainings until the first one has gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    _when_one_ends({parent.sentinel: None}, lambda _: os._exit(1))
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)  # as in a worker
+    try:
+        if config.device != "cpu" and torch.cuda.is_available():
+            torch.cuda.set_device(rank % torch.cuda.device_count())
+        base = load_base(config)
+        problem = ""
+    except Exception as error:  # of any kind: the first process has most likely met the same
+        problem = one_line(error)
+    with contextlib.suppress(EOFError, ConnectionError):  # the first one has gone
+        pipe.send(problem)
+        port = pipe.recv()
+        join(rank, config.processes, base.device, TCPStore("127.0.0.1", port, config.processes))
+        group = Group(rank, config.processes, tell=lambda error: pipe.send(one_line(error)))
+        while True:
+            _take_part(base, group, pipe.recv())
+
+
+def _take_part(base: Base, group: Group, training: dict[str, Any]) -> None:
+    """Trains with the others. That it failed they know, where it did, and the first one says what follows."""
+    base = replace(base, reading=training.pop("reading"))
+    try:
+        with train_adapter(base, **training, group=group):
+            pass
+    except Exception as error:
+        if not group.parted:
+            raise
+        if not isinstance(error, TrainingFailed):
+            traceback.print_exc()
+    if base.device.type == "cpu":
+        release(base.device)  # as after a trial
+
+
+def _when_one_ends(processes: Mapping[int, Any], then: Callable[[Any], None]) -> None:
+    """Watches processes, given by their sentinels, in a thread; the first that ends is handed over."""
+
+    def watch() -> None:
+        then(processes[wait(list(processes))[0]])  # type: ignore[index]
+
+    threading.Thread(target=watch, daemon=True).start()

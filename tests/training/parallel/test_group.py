@@ -1,0 +1,214 @@
+"""Two processes that share every batch, on the CPU: they train what one does, and fail in step."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import copy_rows
+
+from loracle.config.metrics.settings import ScoringConfig
+from loracle.config.settings import RunConfig, TrainingConfig
+from loracle.config.training.optimizers import OPTIMIZERS
+from loracle.config.training.variants import VARIANTS
+from loracle.errors import ConfigError
+from loracle.records.trial import FailureKind, Outcome
+from loracle.training.dataset.shapes import Example
+from loracle.training.dataset.tokens import Encoded, encode
+from loracle.training.early_stopping import Watched
+from loracle.training.loop import Step, TrainingFailed, train_adapter
+from loracle.training.memory.counting import build_memory_model
+from loracle.training.model.base_model import Base
+from loracle.training.parallel.group import ALONE, Group
+from loracle.training.parallel.peers import Peers
+from loracle.training.scoring import prepare
+from loracle.training.trial import TrialPlan, run_trial
+
+# Three examples cannot be divided by two, and the last batch is of one alone.
+CONFIG = {"rank": 4, "alpha": 8, "dropout": 0.2, "batch_size": 3, "learning_rate": 1e-2}
+EXAMPLES = [Example(f"t:{i}", **row) for i, row in enumerate(copy_rows(10, 8))]
+
+
+@pytest.fixture(scope="module")
+def encoded(base: Base) -> Encoded:
+    """Ten examples of two to eight letters."""
+    return encode(EXAMPLES, base.tokenizer, 64, stop_ids=base.stop_ids)
+
+
+@pytest.fixture(scope="module")
+def group(tiny_model: Path, base: Base) -> Iterator[Group]:
+    config = RunConfig.model_validate(
+        {
+            "model": str(tiny_model),
+            "data": {"train": "none.jsonl"},
+            "device": "cpu",
+            "execution": {"processes_per_trial": 2},
+        }
+    )
+    peers = Peers(config)
+    yield peers.join(base.device)
+    peers.close()
+
+
+def trained_by(
+    group: Group,
+    base: Base,
+    encoded: Encoded,
+    config: dict[str, Any],
+    watched: Watched | None = None,
+    **settings: Any,
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses of all steps, and the adapter."""
+    given = TrainingConfig.model_validate({"epochs": 2, **settings})
+    with train_adapter(base, encoded, config, given, seed=3, watched=watched, group=group) as trained:
+        weights = {n: p.detach().clone() for n, p in trained.model.named_parameters() if p.requires_grad}
+        return [step.loss for step in trained.steps], weights
+
+
+def assert_like_one(group: Group, base: Base, encoded: Encoded, *arguments: Any, **settings: Any) -> None:
+    losses, weights = trained_by(group, base, encoded, *arguments, **settings)
+    expected, alone = trained_by(ALONE, base, encoded, *arguments, **settings)
+    assert len(losses) == len(expected)
+    assert np.allclose(losses, expected, rtol=1e-5, atol=0)
+    assert weights.keys() == alone.keys()
+    for name, tensor in alone.items():
+        assert (weights[name] - tensor).norm() <= 1e-4 * tensor.norm(), name
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 10])
+def test_two_processes_train_what_one_does(group: Group, base: Base, encoded: Encoded, batch: int) -> None:
+    """With a batch of one, one of them has nothing to do in any step."""
+    assert_like_one(group, base, encoded, CONFIG | {"batch_size": batch}, micro_batch=1)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant(group: Group, base: Base, encoded: Encoded, variant: str) -> None:
+    assert_like_one(group, base, encoded, CONFIG, variant=variant, epochs=1)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer(group: Group, base: Base, encoded: Encoded, optimizer: str) -> None:
+    pytest.importorskip(OPTIMIZERS[optimizer].package or "torch")
+    assert_like_one(group, base, encoded, CONFIG, optimizer=optimizer, epochs=1)
+
+
+def test_recomputed_activations_and_whole_modules(group: Group, base: Base, encoded: Encoded) -> None:
+    more = {"gradient_checkpointing": True, "modules_to_save": ["norm"], "lora_plus_ratio": 4}
+    assert_like_one(group, base, encoded, CONFIG, **more)
+
+
+def test_early_stopping_ends_both_at_the_same_step(group: Group, base: Base, encoded: Encoded) -> None:
+    stopping = {"evaluations": 8, "patience": 1}
+    config = CONFIG | {"learning_rate": 0.05}
+    watched = Watched(encoded.select(np.arange(3)), 1)
+    assert_like_one(group, base, encoded, config, watched, early_stopping=stopping, epochs=6)
+
+
+# -- failures ---------------------------------------------------------------------------------------
+
+
+class NoMemory(Encoded):
+    """Examples for which another process than the first has no memory, the first time that it reads them."""
+
+    @property
+    def lengths(self) -> Any:
+        _once(MemoryError("an injected shortage"))
+        return super().lengths
+
+
+class Crash(Encoded):
+    """Examples at which another process than the first crashes, once."""
+
+    @property
+    def lengths(self) -> Any:
+        _once(ValueError("an injected crash"))
+        return super().lengths
+
+
+RAISED: set[type[Exception]] = set()
+
+
+def _once(error: Exception) -> None:
+    if multiprocessing.parent_process() is not None and type(error) not in RAISED:
+        RAISED.add(type(error))
+        raise error
+
+
+def spoilt(encoded: Encoded, kind: type[Encoded]) -> Encoded:
+    return kind(**{field.name: getattr(encoded, field.name) for field in fields(Encoded)})
+
+
+def outcome_of(group: Group, base: Base, encoded: Encoded, train: Encoded, folder: Path) -> Outcome:
+    """A whole trial of four examples at a time, two of them in each process."""
+    settings, scoring = TrainingConfig(), ScoringConfig(metric="loss")
+    plan = TrialPlan(
+        base=base,
+        training=settings,
+        scoring=scoring,
+        config=CONFIG | {"batch_size": 4},
+        seed=0,
+        folder=folder,
+        split="validation",
+        train=train,
+        questions=prepare(EXAMPLES, encoded, base, scoring, 64),
+        memory=build_memory_model(base, settings, encoded, processes=group.size),
+        micro_batch=2,
+        group=group,
+    )
+    return run_trial(plan, {})
+
+
+def test_memory_that_runs_out_in_one_is_less_at_a_time_in_all(
+    group: Group, base: Base, encoded: Encoded, tmp_path: Path
+) -> None:
+    alone = outcome_of(ALONE, base, encoded, encoded, tmp_path / "alone")
+    outcome = outcome_of(group, base, encoded, spoilt(encoded, NoMemory), tmp_path / "both")
+    assert [outcome.metrics["attempts"], outcome.metrics["micro_batch"]] == [2, 1]
+    assert outcome.value == pytest.approx(alone.value, rel=1e-5)
+    kept = json.loads((tmp_path / "both" / "attempt-1.json").read_text())["failure"]
+    assert kept["kind"] == "out_of_memory"
+    assert kept["message"] == "out of memory in process 2 of 2: an injected shortage"
+
+
+def test_a_crash_of_another_process_is_one_of_the_trial(
+    group: Group, base: Base, encoded: Encoded, tmp_path: Path
+) -> None:
+    failure = outcome_of(group, base, encoded, spoilt(encoded, Crash), tmp_path / "crash").failure
+    assert failure is not None
+    assert failure.kind is FailureKind.CRASHED
+    assert "in process 2 of 2: an injected crash" in failure.message
+    assert_like_one(group, base, encoded, CONFIG)  # and they go on in step
+
+
+def test_what_fails_in_the_first_process_fails_in_all(group: Group, base: Base, encoded: Encoded) -> None:
+    def stop(step: Step) -> None:
+        raise OSError("no room for the log")
+
+    with (
+        pytest.raises(OSError, match="no room for the log"),
+        train_adapter(base, encoded, CONFIG, TrainingConfig(), seed=0, progress=stop, group=group),
+    ):
+        pass
+    with (
+        pytest.raises(TrainingFailed, match="diverged at step 1 of"),
+        train_adapter(base, encoded, CONFIG | {"alpha": 1e38}, TrainingConfig(epochs=2), seed=0, group=group),
+    ):
+        pass
+    with pytest.raises(ConfigError, match="needs as many tokens"):
+        trained_by(group, base, encoded, CONFIG | {"rank": 500}, variant="eva")
+    assert_like_one(group, base, encoded, CONFIG)
+
+
+def test_an_examples_share_is_dealt_by_length() -> None:
+    lengths = np.array([3, 9, 4, 7, 1])
+    shares = [Group(rank, 2).share(lengths).tolist() for rank in range(2)]
+    assert shares == [[1, 2, 4], [3, 0]]
+    assert ALONE.share(lengths).tolist() == [0, 1, 2, 3, 4]
+    assert Group(1, 2).share(lengths[:1]).tolist() == []
