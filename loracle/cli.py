@@ -20,6 +20,7 @@ from loracle.commands.export import export
 from loracle.commands.importing import import_settings
 from loracle.commands.init import init
 from loracle.commands.proxy import proxy
+from loracle.commands.results.report import report
 from loracle.commands.results.show import show
 from loracle.commands.results.verdict import verdict
 from loracle.commands.tune import tune
@@ -41,6 +42,7 @@ for command in (
     demo,
     show,
     verdict,
+    report,
     proxy,
     export,
     cache,

@@ -137,6 +137,11 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_recipe::test_the_installed_libraries_read_it_back",
     ),
     "| `final/` |": ("test_final_training::test_an_adapter_of_a_final_training_that_is_gone_is_made_again",),
+    "| `report.html` |": (
+        "test_report_command::test_a_run_leaves_its_page_and_report_makes_it_again",
+        "test_finding::test_a_finished_run_shows_everything",
+        "test_page::test_a_page_is_one_well_formed_file_that_asks_for_nothing",
+    ),
     "| `report.md`, `progress.png` |": (
         "test_tune::test_a_run_leaves_everything_a_user_needs",
         "test_markdown::test_says_what_was_found_and_how",
@@ -149,6 +154,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "| `verdict.json` |": ("test_verdict_command::test_what_is_kept_is_the_whole_record",),
     "| `notices.json` |": ("test_notices_shown::test_doctor_tune_report_show_and_json_say_the_same",),
     "`loracle show RUN` lists trials": (
+        "test_report_command::test_a_run_leaves_its_page_and_report_makes_it_again",
         "test_cli::test_tune_show_export",
         "test_cli::test_proxy",
         "test_export::test_copies_adapter_and_recipe",

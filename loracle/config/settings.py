@@ -136,6 +136,7 @@ class ExecutionConfig(Section):
     stall_limit: Annotated[float, Field(gt=0)] = 900.0  # seconds without a sign of life
     memory_growth_gb: Annotated[float, Field(gt=0)] = 1.0  # then a worker is replaced between trials
     cost_per_hour: Annotated[float, Field(gt=0)] | None = None  # of all workers together, in any currency
+    watts: Annotated[float, Field(gt=0)] | None = None  # that all workers together draw: tells energy
     # None: a journal in the run folder; else sqlite:///, postgresql:// or ${NAME}, a variable that holds it.
     storage: str | None = None
 

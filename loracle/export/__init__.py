@@ -2,20 +2,27 @@
 
 A dialect has `write(winner, folder)`: it writes the winner of a run into a folder that is new and empty,
 returns in words what its files cannot say, and raises LoracleError where it cannot hold the winner at all.
+One whose files are settings and rows has `settings(winner, rows)`, too: the former's texts by file name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pkgutil
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from loracle.errors import StudyError, suggest
+from loracle.errors import LoracleError, StudyError, suggest
 from loracle.export.winner.reading import Winner, require_winner
+
+if TYPE_CHECKING:
+    from loracle.training.dataset.shapes import Example
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,29 @@ def export(
         raise StudyError(f"{destination} cannot be written: {error.strerror or error}") from None
     files = sorted(path for path in destination.rglob("*") if path.is_file())
     return Exported(tuple(files), tuple(notes))
+
+
+def settings_texts(run: Path, rows: Sequence[Example]) -> dict[str, dict[str, str]]:
+    """The winner's settings in every dialect that has a text of them: by dialect, then by file name.
+
+    Dialects that cannot hold this winner are left out, and without rows those that look at them. Nothing is
+    written, no model or tokenizer is loaded.
+
+    Args:
+        run: a finished run folder.
+        rows: that were trained on, or some of them: what they look like decides how a dialect reads them.
+
+    Raises:
+        LoracleError: the run has left no adapter, or its recipe cannot be read.
+    """
+    require_winner(run)
+    winner, found = Winner(run), {}
+    for dialect in dialects():
+        module = import_module(f"{__name__}.{dialect}")
+        if hasattr(module, "settings") and (rows or not getattr(module, "NEEDS_ROWS", True)):
+            with contextlib.suppress(LoracleError):
+                found[dialect] = dict(module.settings(winner, rows)[0])
+    return found
 
 
 def _put(made: Path, destination: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loracle.export.winner.files import ROWS, header, write_rows, write_yaml
+from loracle.export.winner.files import ROWS, header, write_rows, write_texts, yaml_text
 from loracle.export.winner.reading import Winner, require_whole_alpha
 from loracle.export.winner.rows import about_skipped_turns, plain_row, require_plain_turns, training_rows
 
@@ -45,18 +45,24 @@ _IMPLIED = {"bias": "none", "task_type": "CAUSAL_LM", "target_modules": None}
 
 def write(winner: Winner, folder: Path) -> list[str]:
     """Writes `config.yaml` and `train.jsonl`. Raises LoracleError: axolotl has no place for something."""
-    require_whole_alpha(winner, "axolotl")
     rows = training_rows(winner)
+    texts, notes = settings(winner, rows)
+    write_rows(folder, map(plain_row, rows))
+    write_texts(folder, texts)
+    return notes
+
+
+def settings(winner: Winner, rows: Sequence[Example]) -> tuple[dict[str, str], list[str]]:
+    """The files without the rows, and what they cannot say; raises as `write`."""
+    require_whole_alpha(winner, "axolotl")
     require_plain_turns(rows, "axolotl")
     notes = [
         *winner.beyond_trainer(lora_plus=True),
         *_about_rows(rows),
         *winner.unsaid(_TRAINING, _LORA, _IMPLIED),
     ]
-    write_rows(folder, map(plain_row, rows))
     head = header(winner, f"For `{_command(winner)}`, from this folder.", notes)
-    write_yaml(folder / "config.yaml", head, _config(winner, rows[0].form))
-    return notes
+    return {"config.yaml": yaml_text(head, _config(winner, rows[0].form))}, notes
 
 
 def _command(winner: Winner) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loracle.errors import StudyError
-from loracle.export.winner.files import ROWS, header, write_rows, write_yaml
+from loracle.export.winner.files import ROWS, header, write_rows, write_texts, yaml_text
 from loracle.export.winner.reading import Winner, require_whole_alpha
 from loracle.export.winner.rows import (
     about_skipped_turns,
@@ -52,24 +52,29 @@ _ROLES = {
 def write(winner: Winner, folder: Path) -> list[str]:
     """Writes `sft.yaml`, `dataset_info.json` and `train.jsonl`. Raises LoracleError: there is no place for
     something."""
+    rows = training_rows(winner)
+    texts, notes = settings(winner, rows)
+    opening, ending = ends_of_rows(winner)
+    write_rows(folder, (_row(row, opening, ending) for row in rows))
+    info = json.dumps({_NAME: _described(rows[0].form)}, indent=2)
+    write_texts(folder, {"dataset_info.json": info + "\n", **texts})
+    return notes
+
+
+def settings(winner: Winner, rows: Sequence[Example]) -> tuple[dict[str, str], list[str]]:
+    """The file of settings, without what describes the rows, and what it cannot say; raises as `write`."""
     lora = winner.lora
     require_whole_alpha(winner, "LLaMA-Factory")
     if lora["init_lora_weights"] not in _STARTS:
         raise StudyError(
             f"LLaMA-Factory begins with LoRA or PiSSA, not with {lora['init_lora_weights']}; export --to trl"
         )
-    rows = training_rows(winner)
     require_plain_turns(rows, "LLaMA-Factory")
     notes = [*winner.beyond_trainer(lora_plus=True), *_about_rows(rows)]
     notes += winner.unsaid(winner.training, (*_LORA, *_SAID), _IMPLIED)
-    opening, ending = ends_of_rows(winner)
-    write_rows(folder, (_row(row, opening, ending) for row in rows))
-    info = json.dumps({_NAME: _described(rows[0].form)}, indent=2)
-    (folder / "dataset_info.json").write_text(info + "\n", encoding="utf-8")
     launch = f"FORCE_TORCHRUN=1 NPROC_PER_NODE={winner.split.devices} " * (winner.split.devices > 1)
     head = header(winner, f"For `{launch}llamafactory-cli train sft.yaml`, from this folder.", notes)
-    write_yaml(folder / "sft.yaml", head, _config(winner, rows[0].form))
-    return notes
+    return {"sft.yaml": yaml_text(head, _config(winner, rows[0].form))}, notes
 
 
 def _config(winner: Winner, form: str) -> dict[str, Any]:

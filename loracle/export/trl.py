@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loracle.export.winner.files import ROWS, header, python_literal, write_rows, write_yaml
+from loracle.export.winner.files import ROWS, header, python_literal, write_rows, write_texts, yaml_text
 from loracle.export.winner.reading import Winner
 from loracle.export.winner.rows import about_skipped_turns, plain_row, single_answers, training_rows
 
@@ -52,9 +52,16 @@ if __name__ == "__main__":
 def write(winner: Winner, folder: Path) -> list[str]:
     """Writes `sft.yaml`, `train.py` and `train.jsonl`. Raises LoracleError: see `training_rows`."""
     rows = training_rows(winner)
-    notes = list(winner.beyond_trainer()) + list(trl_notes(rows))
-    settings = sft_settings(winner, rows)
+    texts, notes = settings(winner, rows)
     write_trl_rows(folder, rows)
+    write_texts(folder, texts)
+    return notes
+
+
+def settings(winner: Winner, rows: Sequence[Example]) -> tuple[dict[str, str], list[str]]:
+    """The files without the rows, and what they cannot say."""
+    notes = list(winner.beyond_trainer()) + list(trl_notes(rows))
+    arguments = sft_settings(winner, rows)
     beyond_yaml = [
         f"{name}: {value!r} is in train.py alone; trl sft takes its default"
         for name, value in winner.lora.items()
@@ -63,17 +70,15 @@ def write(winner: Winner, folder: Path) -> list[str]:
     launch = f"accelerate launch --num_processes {winner.split.devices} " if winner.split.devices > 1 else ""
     command = f"trl sft --config sft.yaml{f' --num_processes {winner.split.devices}' * bool(launch)}"
     head = header(winner, f"For `{command}`, from this folder.", [*beyond_yaml, *notes])
-    write_yaml(folder / "sft.yaml", head, _yaml(winner, settings))
     options = {"dtype": winner.dtype, **_trust(winner)}
     script = _SCRIPT.format(
         head=header(winner, f"Run with `{launch or 'python '}train.py`.", notes),
         lora=python_literal(winner.lora),
-        settings=python_literal(settings | {"model_init_kwargs": options}),
+        settings=python_literal(arguments | {"model_init_kwargs": options}),
         rows=ROWS,
         model=winner.model,
     )
-    (folder / "train.py").write_text(script, encoding="utf-8")
-    return [*beyond_yaml, *notes]
+    return {"sft.yaml": yaml_text(head, _yaml(winner, arguments)), "train.py": script}, [*beyond_yaml, *notes]
 
 
 def sft_settings(winner: Winner, rows: Sequence[Example]) -> dict[str, Any]:

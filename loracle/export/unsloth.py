@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loracle.errors import StudyError
 from loracle.export.trl import sft_settings, trl_notes, write_trl_rows
-from loracle.export.winner.files import ROWS, header, python_literal
+from loracle.export.winner.files import ROWS, header, python_literal, write_texts
 from loracle.export.winner.reading import Winner
 from loracle.export.winner.rows import training_rows
+
+if TYPE_CHECKING:
+    from loracle.training.dataset.shapes import Example
 
 # unsloth/models/llama.py, FastLanguageModel.get_peft_model.
 _LORA = (
@@ -55,16 +59,23 @@ if __name__ == "__main__":
 
 def write(winner: Winner, folder: Path) -> list[str]:
     """Writes `train.py` and `train.jsonl`. Raises LoracleError: Unsloth trains no such adapter."""
+    rows = training_rows(winner)
+    texts, notes = settings(winner, rows)
+    write_trl_rows(folder, rows)
+    write_texts(folder, texts)
+    return notes
+
+
+def settings(winner: Winner, rows: Sequence[Example]) -> tuple[dict[str, str], list[str]]:
+    """The script, and what it cannot say; raises as `write`."""
     lora = winner.lora
     if lora.get("init_lora_weights") == "eva":
         raise StudyError("Unsloth trains no adapters that begin with EVA; export --to trl")
     if winner.split.devices > 1:
         raise StudyError("--devices: Unsloth's script trains on one device; export --to trl for more")
-    rows = training_rows(winner)
     notes = [*winner.beyond_trainer(), *trl_notes(rows), *winner.unsaid(winner.training, _LORA, _IMPLIED)]
     if lora.get("lora_dropout"):
         notes.append("speed: with dropout above 0 Unsloth leaves its fast kernels out")
-    write_trl_rows(folder, rows)
     dora = {"use_dora": True} if lora.get("use_dora") else {}
     known: dict[str, Any] = {name: lora[name] for name in _LORA if name in lora} | dora
     text = _SCRIPT.format(
@@ -78,5 +89,4 @@ def write(winner: Winner, folder: Path) -> list[str]:
         seed=winner.training["seed"],
         settings=python_literal(sft_settings(winner, rows), " " * 8),
     )
-    (folder / "train.py").write_text(text, encoding="utf-8")
-    return notes
+    return {"train.py": text}, notes

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loracle.errors import StudyError
-from loracle.export.winner.files import header
+from loracle.export.winner.files import header, write_texts
 from loracle.export.winner.reading import Winner
+
+if TYPE_CHECKING:
+    from loracle.training.dataset.shapes import Example
 
 # vllm/config/lora.py, MaxLoRARanks, vLLM 0.33: a rank is served in slots of one of these sizes.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _NAME = "tuned"
+NEEDS_ROWS = False
 
 
 def write(winner: Winner, folder: Path) -> list[str]:
     """Writes `serve.sh` and `adapter/`. Raises StudyError: vLLM cannot serve this adapter beside its base."""
+    texts, notes = settings(winner, ())
+    write_texts(folder, texts)
+    (folder / "serve.sh").chmod(0o755)
+    shutil.copytree(winner.adapter, folder / "adapter")
+    return notes
+
+
+def settings(winner: Winner, rows: Sequence[Example]) -> tuple[dict[str, str], list[str]]:
+    """The command in a script, and what it cannot say; raises as `write`. No row matters."""
     _require_servable(winner)
     rank = int(winner.saved["r"])
     slots = next(size for size in _RANKS if size >= rank)
@@ -33,10 +48,7 @@ def write(winner: Winner, folder: Path) -> list[str]:
     ]
     head = header(winner, "Run in this folder with `sh serve.sh`, where vLLM is installed.", notes)
     text = f'#!/bin/sh\n{head}cd "$(dirname "$0")" || exit 1\nexec {shlex.join(arguments)} "$@"\n'
-    (folder / "serve.sh").write_text(text, encoding="utf-8")
-    (folder / "serve.sh").chmod(0o755)
-    shutil.copytree(winner.adapter, folder / "adapter")
-    return notes
+    return {"serve.sh": text}, notes
 
 
 def _written(winner: Winner) -> int:

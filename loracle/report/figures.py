@@ -15,13 +15,12 @@ from matplotlib.ticker import MaxNLocator
 from loracle.config.metrics import metric_of
 from loracle.records.space import SearchSpace
 from loracle.records.trial import History, Trial
+from loracle.report.axis_limits import clipped, scaled
 from loracle.report.wording import show_value
 
 Floats = npt.NDArray[np.float64]
 
 _BLUE, _ORANGE, _GREY = "#2a6fbb", "#d9822b", "#9a9a9a"
-_FAR = 5.0  # interquartile ranges from the middle half: beyond, a score is drawn at the edge
-_HUGE = 1e30  # larger scores are drawn in powers of ten, so that axes can be computed
 _TICKS = 12  # values of a knob that are labelled at most
 _PANELS_IN_A_ROW = 6
 
@@ -39,7 +38,7 @@ def draw(space: SearchSpace, history: History, metric: str) -> Figure:
     done = history.counted
     scored = [(i, trial) for i, trial in enumerate(done) if trial.outcome and trial.outcome.value is not None]
     read = metric_of(metric).read
-    values, power = _scaled(np.array([read(_value(trial)) for _, trial in scored], dtype=float))
+    values, power = scaled(np.array([read(_value(trial)) for _, trial in scored], dtype=float))
     label = metric_of(metric).axis
     label += f", in 1e{power}" if power else ""
     rows = math.ceil(len(space.knobs) / _PANELS_IN_A_ROW)
@@ -55,7 +54,7 @@ def draw(space: SearchSpace, history: History, metric: str) -> Figure:
     for place, knob in enumerate(space.knobs):
         axes = figure.add_subplot(grid[1 + place // columns, place % columns])
         at = [knob.position(config[knob.name]) for config in configs]
-        axes.scatter(at, _clipped(values)[0], color=_BLUE, s=16, alpha=0.8)
+        axes.scatter(at, clipped(values)[0], color=_BLUE, s=16, alpha=0.8)
         shown = range(0, len(knob.values), math.ceil(len(knob.values) / _TICKS))
         labels = [show_value(knob.values[i]) for i in shown]
         turned = len(labels) > 5 or max(map(len, labels)) > 5
@@ -70,7 +69,7 @@ def draw(space: SearchSpace, history: History, metric: str) -> Figure:
 
 
 def _draw_trials(axes: Axes, numbers: Floats, values: Floats, failed: list[int], *, less: bool) -> None:
-    shown, low, high = _clipped(values)
+    shown, low, high = clipped(values)
     if len(values):
         axes.scatter(numbers, shown, color=_BLUE, s=26, label="trial", zorder=3)
         best = np.minimum.accumulate(shown) if less else np.maximum.accumulate(shown)
@@ -94,33 +93,6 @@ def _draw_trials(axes: Axes, numbers: Floats, values: Floats, failed: list[int],
     if len(values) or failed:
         axes.legend(frameon=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _scaled(values: Floats) -> tuple[Floats, int]:
-    """Values of a size that axes can be computed for, and the power of ten that they are in."""
-    largest = float(np.abs(values).max(initial=0.0))
-    if largest < _HUGE:
-        return values, 0
-    middle = float(np.sort(np.abs(values))[len(values) // 2])  # a mean of two could overflow
-    if 0 < middle < _HUGE:  # a few are huge: they go to the edge
-        return np.clip(values, -_HUGE, _HUGE), 0
-    power = math.floor(math.log10(largest))
-    return values / 10.0**power, power
-
-
-def _clipped(values: Floats) -> tuple[Floats, float, float]:
-    """Values with those far from the others moved to the edge, and the two edges.
-
-    One diverged score of 1e8 would otherwise press all others into one line.
-    """
-    if len(values) < 4:
-        return values, -math.inf, math.inf
-    first, third = np.percentile(values, [25, 75])
-    reach = _FAR * (third - first)
-    if reach == 0:
-        return values, -math.inf, math.inf
-    low, high = float(first - reach), float(third + reach)
-    return np.clip(values, low, high), low, high
 
 
 def _value(trial: Trial) -> float:

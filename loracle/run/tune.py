@@ -25,8 +25,10 @@ from loracle.records.notices import as_json as notices_as_json
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.report.best_folder import write_best
+from loracle.report.findings.finding import Subject
 from loracle.report.folders import trial_folder
 from loracle.report.markdown import write_report
+from loracle.report.page.live import LivePage
 from loracle.report.time_left import Forecast, forecast
 from loracle.report.verdict import Comparison, result_notices
 from loracle.report.verdict.stored import Finished, write_finished
@@ -81,7 +83,8 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
             run = _as_recorded(run, study)
             record_config(config)
             _tell(run.notices, config.output, listen)
-            stopped = _search(config, run, study, listen, _estimates(config, run))
+            page = LivePage(Subject(config, space, run.search.preset), study.history, run.notices, listen)
+            stopped = _search(config, run, study, page, _estimates(config, run))
             history = study.history()
             comparison = _compare(config, run, history, listen)
         memory = run.search.memory
@@ -94,6 +97,7 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         )
         result = Result(config.output, space, history, comparison, stopped, notices, best)
         write_finished(config.output, result.finished)
+        page.finish(history, result.finished, notices)
         return result
 
 

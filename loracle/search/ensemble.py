@@ -102,6 +102,19 @@ class Member:
             rows, y = np.concatenate([rows, pending]), np.concatenate([y, expected])
         return self._predict(rows, y, at)
 
+    def joint(self, rows: Rows, y: Floats, at: Rows) -> tuple[Floats, Floats]:
+        """Mean, (m,), and covariance, (m, m), of the latent scores at m candidates together."""
+        there = self.inputs.at(at)
+        mean, spread = self._mean(at), covariance(there, there, self.theta)
+        if len(rows) == 0:
+            return mean, spread
+        observed = self.inputs.at(rows)
+        lower, residual = _factor(observed, y, self.theta)
+        cross = covariance(there, observed, self.theta)  # (m, n)
+        mean += cross @ lapack.dpotrs(lower, residual, lower=1)[0]
+        solved = blas.dtrsm(1.0, lower, cross.T, lower=1)  # (n, m)
+        return mean, spread - solved.T @ solved
+
     def _mean(self, rows: Rows) -> Floats:
         return np.asarray(self.theta[MEAN] * self.inputs.mean[rows])
 
@@ -166,6 +179,41 @@ class Ensemble:
                 mean += weight * m
                 second += weight * (variance + m**2)
         return Belief(mean, np.sqrt(np.maximum(second - mean**2, 1e-12)), self._caution)
+
+    def draws(self, at: Rows, n: int, seed: int = 0) -> Floats:
+        """Latent scores at m candidates in n functions drawn from the mixture, (n, m).
+
+        Deviations are as large as the belief's `caution` makes them. Takes m cubed steps for each member.
+        """
+        generator = np.random.default_rng(seed)
+        counts = generator.multinomial(n, self.weights)
+        drawn = []
+        with one_thread():
+            for count, member in zip(counts, self.members, strict=True):
+                if count:
+                    mean, spread = member.joint(self._rows, self._y, at)
+                    jitter = 1e-8 * float(np.exp(member.theta[:4]).sum())
+                    root = _root(spread, jitter)
+                    normal = generator.standard_normal((count, len(at)))
+                    drawn.append(mean + self._caution * normal @ root.T)
+        return np.concatenate(drawn)
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of a score around its latent value, as fitted."""
+        variances = [float(np.exp(member.theta[NOISE])) + _NOISE_FLOOR for member in self.members]
+        return float(np.sqrt(self.weights @ np.array(variances)))
+
+
+def _root(spread: Floats, jitter: float) -> Floats:
+    """Cholesky factor of a covariance, (m, m), with as much on its diagonal as rounding asks for."""
+    for _ in range(8):
+        spread[np.diag_indices_from(spread)] += jitter
+        lower, failed = lapack.dpotrf(spread.T, lower=1)
+        if not failed:
+            return np.asarray(np.tril(lower))
+        jitter *= 10
+    raise np.linalg.LinAlgError("the covariance of the belief is not positive definite")
 
 
 def fit_ensemble(settings: EnsembleSettings, numbers: Floats, rows: Rows, y: Floats) -> Ensemble:

@@ -31,9 +31,15 @@ def header(winner: Winner, what: str, notes: Sequence[str]) -> str:
     return comment_head(said, "What this file cannot say, or its trainer does otherwise:", notes)
 
 
-def write_yaml(path: Path, head: str, content: Mapping[str, Any]) -> None:
+def yaml_text(head: str, content: Mapping[str, Any]) -> str:
     """YAML below a head."""
-    path.write_text(head + dump(dict(content)), encoding="utf-8")
+    return head + dump(dict(content))
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Writes files of settings by name."""
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def write_rows(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -1,0 +1,256 @@
+"""What a search believes after its trials: slices, importance, the prior's word, what is as good but cheaper.
+
+Where the preset's own belief reads prompts with a language model, the belief on numbers of the preset
+`default` stands in for it: it needs no model, and says what the trials show.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+from loracle.records.space import Config, SearchSpace
+from loracle.records.trial import History
+from loracle.report.findings.importance import grid, importance, most_varied
+from loracle.report.findings.records import (
+    Expectation,
+    Importance,
+    NearEqual,
+    PriorCheck,
+    Slice,
+    SlicePoint,
+)
+from loracle.report.findings.score_scale import ScoreScale
+from loracle.search.ensemble import Ensemble, fit_ensemble
+from loracle.search.observations import observed, row_of, rows_of
+from loracle.search.presets import EnsembleSettings, Preset, get_preset
+from loracle.search.prior import describe
+from loracle.search.propose import Beliefs
+
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
+
+_WIDE = 1.96  # standard deviations of a normal interval of 95 %
+_GRID = 1_200  # configs that joint draws are made at: they take the third power of it
+_DRAWS = 200
+_LOOKED_AT = 100_000  # candidates whose belief is asked for
+_SHORTLIST = 150  # cheaper candidates that are compared with the leader
+_SHOWN = 6  # of them
+
+
+@dataclass(frozen=True)
+class Understanding:
+    """The belief of a run after its trials, made by `understand`.
+
+    Attributes:
+        space: that is searched.
+        history: all trials, of which one has succeeded.
+        ensemble: fitted to them.
+        settings: what it is made of.
+        scale: from its units to scores.
+        leader: row of the candidate that leads or won.
+        own: whether this is the belief that the search used.
+    """
+
+    space: SearchSpace
+    history: History
+    ensemble: Ensemble
+    settings: EnsembleSettings
+    scale: ScoreScale
+    leader: int
+    own: bool
+
+    # -- slices ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def slices(self) -> tuple[Slice, ...]:
+        """One a knob with several values, learning rate, alpha and rank first."""
+        first = ("learning_rate", "alpha_ratio", "alpha", "rank")
+        names = [knob.name for knob in self.space.knobs if len(knob.values) > 1]
+        names.sort(key=lambda name: first.index(name) if name in first else len(first))
+        return tuple(filter(None, map(self._slice, names)))
+
+    def _slice(self, name: str) -> Slice | None:
+        knob, config = self.space[name], self._config(self.leader)
+        changed = [{**_searched(config, self.space), name: value} for value in knob.values]
+        indices = self.space.canonical([self.space.index(one) for one in changed])
+        rows, known = rows_of(self.space, indices.tolist())
+        belief = self.ensemble.belief(at=rows[known])
+        wide = _WIDE * belief.caution * belief.sd
+        ends = [self.scale.score(belief.mean + sign * wide) for sign in (-1, 0, 1)]
+        points = tuple(
+            SlicePoint(float(value), float(middle), float(min(a, b)), float(max(a, b)))
+            for value, a, middle, b in zip(np.asarray(knob.values, dtype=float)[known], *ends, strict=True)
+        )
+        if len(points) < 2:
+            return None
+        return Slice(name, float(config[name]), knob.scale != "linear", points)
+
+    # -- importance -----------------------------------------------------------------------------------
+
+    @cached_property
+    def importance(self) -> Importance | None:
+        """In the units of the belief, where scores below the median count by their rank."""
+        spreads = {one.knob: float(np.ptp([point.score for point in one.points])) for one in self.slices}
+        kept = most_varied(self.space, spreads)
+        config = _searched(self._config(self.leader), self.space)
+        fixed = {k.name: k.position(config[k.name]) for k in self.space.knobs if k.name not in kept}
+        rows, positions = grid(self.space, _GRID, fixed)
+        distinct, places = np.unique(rows, return_inverse=True)
+        draws = self.ensemble.draws(distinct, _DRAWS)[:, places.ravel()]
+        return importance(self.space.names, positions, draws)
+
+    # -- prior ----------------------------------------------------------------------------------------
+
+    @cached_property
+    def prior(self) -> PriorCheck | None:
+        """None where there is none."""
+        if self.settings.informed <= 0:
+            return None
+        looked = self._looked_at
+        nothing = np.zeros(0, dtype=np.int64)
+        before = fit_ensemble(
+            dataclasses.replace(self.settings, informed=1.0), describe(self.space), nothing, np.zeros(0)
+        )
+        mean = before.belief(at=looked).mean
+        seen = [trial for trial in self.history.finished if _tells(trial.outcome)]
+        rows, known = rows_of(self.space, [trial.index for trial in seen])
+        expected = before.belief(at=rows[known]).mean
+        kept = [trial for trial, is_one in zip(seen, known, strict=True) if is_one]
+        ordered = np.sort(mean)
+        ranks = np.searchsorted(ordered, expected) / len(ordered)
+        values = [trial.outcome.value if trial.outcome else None for trial in kept]
+        scores = [None if value is None else float(self._read(value)) for value in values]
+        now = self.ensemble.belief(at=looked).mean
+        return PriorCheck(
+            tuple(
+                Expectation(trial.number, float(rank), score)
+                for trial, rank, score in zip(kept, ranks, scores, strict=True)
+            ),
+            _spearman(expected, np.array([-np.inf if value is None else value for value in values])),
+            float(self.ensemble.weights[0]) if len(self.ensemble.weights) > 1 else 1.0,
+            self.settings.informed,
+            self._config(int(looked[np.argmax(mean)])),
+            self._config(int(looked[np.argmax(now)])),
+        )
+
+    # -- as good, and cheaper -------------------------------------------------------------------------
+
+    def near_equals(self, steps: Callable[[Config], int | None]) -> tuple[NearEqual, ...]:
+        """Candidates with a smaller rank or fewer steps, neither being more, that are as good within noise.
+
+        As good: the believed difference is less than the standard deviation of a score, and its interval
+        holds 0. The best believed one of each rank.
+
+        Args:
+            steps: of a training of a config; None where nobody knows.
+        """
+        config = self._config(self.leader)
+        rank, own_steps = config.get("rank"), steps(config)
+        looked = self._looked_at
+        mean = self.ensemble.belief(at=looked).mean
+        near = mean >= float(self.ensemble.belief(at=np.array([self.leader])).mean[0]) - self.ensemble.noise
+        looked, mean = looked[near], mean[near]
+        if rank is not None:
+            fits = self.space.values(self.space.candidates[looked])["rank"] <= rank
+            looked, mean = looked[fits], mean[fits]
+        looked = looked[np.argsort(-mean, kind="stable")][: 20 * _SHORTLIST]
+        cheaper = [row for row in looked.tolist() if self._cheaper(row, rank, own_steps, steps)][:_SHORTLIST]
+        if not cheaper:
+            return ()
+        drawn = self.scale.value(self.ensemble.draws(np.array([self.leader, *cheaper]), 2 * _DRAWS))
+        differences = drawn[:, 1:] - drawn[:, :1]
+        low, middle, high = np.percentile(differences, [2.5, 50, 97.5], axis=0)
+        tried = {trial.index: trial.number for trial in self.history.succeeded}
+        found: dict[object, NearEqual] = {}
+        for place, row in enumerate(cheaper):
+            one = self._config(row)
+            if low[place] <= 0 <= high[place]:
+                number = tried.get(int(self.space.candidates[row]))
+                key = one.get("rank", place)
+                if key not in found:
+                    ends = (float(middle[place]), float(low[place]), float(high[place]))
+                    size = int(one["rank"]) if "rank" in one else None
+                    found[key] = NearEqual(one, size, steps(one), *ends, number)
+        return tuple(sorted(found.values(), key=lambda one: (one.rank or 0, one.steps or 0)))[:_SHOWN]
+
+    def _cheaper(
+        self, row: int, rank: float | None, own: int | None, steps: Callable[[Config], int | None]
+    ) -> bool:
+        config = self._config(row)
+        asked = steps(config)
+        smaller = rank is not None and config["rank"] < rank
+        if own is None or asked is None:
+            return smaller
+        return asked <= own and (smaller or asked < own)
+
+    # -- helpers --------------------------------------------------------------------------------------
+
+    def _config(self, row: int) -> Config:
+        return self.space.config(int(self.space.candidates[row]))
+
+    def _read(self, value: float) -> float:
+        from loracle.config.metrics import metric_of
+
+        return metric_of(self.scale.metric).read(value)
+
+    @cached_property
+    def _looked_at(self) -> Rows:
+        """All candidates, or of very many some that are drawn evenly, and those that were tried."""
+        everything = np.arange(len(self.space.candidates))
+        if len(everything) <= _LOOKED_AT:
+            return everything
+        some = np.random.default_rng(0).choice(everything, _LOOKED_AT, replace=False)
+        rows, known = rows_of(self.space, [trial.index for trial in self.history.succeeded])
+        return np.unique(np.concatenate([some, rows[known]]))
+
+
+def understand(
+    space: SearchSpace, history: History, preset: Preset, seed: int, metric: str, leader: int
+) -> Understanding | None:
+    """The belief after these trials; None where none has succeeded.
+
+    `leader` is the index of the config that leads or won.
+    """
+    found = observed(space, history)
+    if found.diverged.all():
+        return None
+    own = isinstance(preset.surrogate, EnsembleSettings)
+    if not own:
+        preset = get_preset("default")
+    assert isinstance(preset.surrogate, EnsembleSettings)
+    beliefs = Beliefs.of(space, history, preset, None, seed)
+    assert isinstance(beliefs.surrogate, Ensemble)
+    scale = ScoreScale.of(beliefs.y, found.values, metric)
+    row = row_of(space, int(space.canonical([leader])[0]))
+    return Understanding(space, history, beliefs.surrogate, preset.surrogate, scale, row, own)
+
+
+def _searched(config: Config, space: SearchSpace) -> Config:
+    return {name: config[name] for name in space.names}
+
+
+def _tells(outcome: object) -> bool:
+    failure = getattr(outcome, "failure", None)
+    return outcome is not None and (failure is None or failure.kind == "diverged")
+
+
+def _spearman(a: Floats, b: Floats) -> float | None:
+    """Rank correlation; None of fewer than three, or where one side does not vary."""
+    if len(a) < 3:
+        return None
+    ranks = rankdata(a), rankdata(b)
+    if any(np.ptp(one) == 0 for one in ranks):
+        return None
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def names_of(parts: Sequence[str]) -> str:
+    """Names in a row, as people list them."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,59 @@
+"""From the units of a belief back to scores: the transform of observed values, turned round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from loracle.config.metrics import metric_of
+
+Floats = npt.NDArray[np.float64]
+
+_LARGEST = 1e300  # so that nothing that is made of values overflows
+
+
+@dataclass(frozen=True)
+class ScoreScale:
+    """The increasing line through observed pairs of transformed and raw values.
+
+    Beyond the best value it goes on as between the median and the best, where the transform is linear; below
+    the worst it stays there, as nothing is known of how bad it gets.
+
+    Attributes:
+        y: (p,) distinct transformed values, increasing.
+        values: (p,) the raw values.
+        slope: beyond the last.
+        metric: whose readings are asked for.
+    """
+
+    y: Floats
+    values: Floats
+    slope: float
+    metric: str
+
+    @classmethod
+    def of(cls, y: Floats, values: Floats, metric: str) -> ScoreScale:
+        """From observations, (n,) each, of which at least one has a value; NaN: the training diverged."""
+        known = np.isfinite(values)
+        values = np.clip(values, -_LARGEST, _LARGEST)
+        places, first = np.unique(y[known], return_index=True)
+        raw = values[known][first]
+        middle = len(places) // 2
+        run = places[-1] - places[middle]
+        slope = float((raw[-1] - raw[middle]) / run) if run > 0 else 0.0
+        return cls(places, raw, slope if np.isfinite(slope) else 0.0, metric)
+
+    def value(self, y: Floats) -> Floats:
+        """Raw values (larger is better); same shape as given."""
+        inside = np.interp(y, self.y, self.values)
+        found = np.clip(inside + self.slope * np.maximum(y - self.y[-1], 0.0), -_LARGEST, _LARGEST)
+        if metric_of(self.metric).proportion:
+            found = np.clip(found, 0.0, 1.0)
+        return np.asarray(found)
+
+    def score(self, y: Floats) -> Floats:
+        """What the metric reads; same shape as given."""
+        values = self.value(y)
+        return -values if metric_of(self.metric).less_is_better else values

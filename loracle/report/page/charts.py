@@ -1,0 +1,418 @@
+"""The charts of the page, as plotly takes them: plain data. Colours are names of the page's own variables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from loracle.report.axis_limits import clipped
+from loracle.report.findings.records import Curve, Findings, Share, Slice, TrialRow
+from loracle.report.page import wording
+from loracle.report.wording import show_duration, shown_knobs
+
+Chart = dict[str, Any]
+
+_BLUE, _ORANGE, _GREY, _RED, _INK = (f"var(--{name})" for name in ("blue", "orange", "grey", "red", "ink"))
+_BAND = "var(--band)"
+_LEVELS = tuple(f"var(--level{i})" for i in range(5))  # of a score, worst to best
+_TICKS = 8
+
+
+def charts(found: Findings) -> dict[str, Chart]:
+    """All that there are data for, by the id of their place in the page."""
+    made: dict[str, Chart] = {}
+    if found.progress:
+        made["progress-chart"] = _progress(found)
+    if found.curves:
+        made["curves-chart"] = _curves(found)
+    if _varied(found) and found.trials:
+        made["parallel-chart"] = _parallel(found)
+    for place, one in enumerate(found.slices):
+        made[f"slice-{place}"] = _slice(found, one)
+    if found.importance:
+        made["importance-chart"] = _importance(found)
+    if found.prior:
+        made["prior-chart"] = _prior(found)
+    return made
+
+
+# -- best so far --------------------------------------------------------------------------------------
+
+
+def _progress(found: Findings) -> Chart:
+    progress = found.progress
+    assert progress is not None
+    spent = dict(zip(progress.numbers, progress.seconds, strict=True))
+    good = [row for row in found.trials if row.score is not None and row.number in spent]
+    bad = [row for row in found.trials if row.failure and row.number in spent]
+    heights = _heights(found, [row.score for row in good])
+    floor = _floor(found, heights)
+    known = [(n, y) for n, y in zip(progress.numbers, progress.best, strict=True) if y is not None]
+    reach = _heights(found, [y for _, y in known], among=heights)
+    ends = [progress.numbers[0], progress.numbers[-1]]
+    word = "lowest" if found.less_is_better else "highest"
+    traces = [
+        _marks([row.number for row in good], heights, _hovers(found, good), "trial", _BLUE),
+        _line([n for n, _ in known], reach, f"{word} so far", _ORANGE, shape="hv"),
+        _marks([row.number for row in bad], [floor] * len(bad), _hovers(found, bad), "failed", _RED, "x"),
+    ]
+    if progress.standard is not None:
+        level = _heights(found, [progress.standard], among=heights)
+        line = _line(ends, level * 2, "standard settings", _GREY, dash="dash")
+        traces.append(line | {"hovertext": f"standard settings: {wording.score(found, progress.standard)}"})
+    traces = [trace for trace in traces if trace["x"]]
+    by_cost = [[spent[number] for number in trace["x"]] for trace in traces]
+    by_trial = [trace["x"] for trace in traces]
+    layout = _layout("trial", _axis(found))
+    return {
+        "data": traces,
+        "layout": layout,
+        "choices": [
+            {"name": "by trial", "title": "trial", "x": by_trial},
+            {"name": "by time", "title": "seconds of training and scoring, all trials", "x": by_cost},
+        ],
+    }
+
+
+def _hovers(found: Findings, rows: Iterable[TrialRow]) -> list[str]:
+    return [_hover(found, row) for row in rows]
+
+
+def _hover(found: Findings, row: TrialRow) -> str:
+    head = f"<b>trial {row.number}</b>"
+    if row.score is not None:
+        head += f": {wording.score(found, row.score)}"
+    elif row.failure:
+        head += f": {wording.in_figure(row.failure.replace('_', ' '))}"
+    lines = [f"{wording.in_figure(name)} {wording.value(x)}" for name, x in shown_knobs(row.config).items()]
+    shown = [", ".join(lines[i : i + 2]) for i in range(0, len(lines), 2)]
+    if row.seconds is not None:
+        shown.append(show_duration(row.seconds))
+    return "<br>".join([head, *shown])
+
+
+# -- learning curves ----------------------------------------------------------------------------------
+
+
+def _curves(found: Findings) -> Chart:
+    looks = {
+        "other": ("other trials", "var(--faint)", 1),
+        "failed": ("failed or interrupted", _RED, 1.5),
+        "standard": ("standard settings", _GREY, 2.5),
+        "winner": ("leading config" if not found.finished else "winner", _ORANGE, 2.5),
+    }
+    traces = []
+    for role, (name, colour, width) in looks.items():
+        own = [curve for curve in found.curves if curve.role == role]
+        if own:
+            traces.append(_joined(own, name, colour, width))
+    if any(curve.role == "failed" for curve in found.curves):
+        ends = [curve for curve in found.curves if curve.role == "failed"]
+        texts = [f"trial {curve.number} ended here" for curve in ends]
+        x, y = [curve.steps[-1] for curve in ends], [curve.losses[-1] for curve in ends]
+        traces.append(_marks(x, y, texts, "ended early", _RED, "x") | {"showlegend": False})
+    losses = [loss for curve in found.curves for loss in curve.losses]
+    layout = _layout("step", "training loss")
+    if min(losses) > 0 and max(losses) > 50 * min(losses):
+        layout["yaxis"]["type"] = "log"
+        layout["yaxis"]["exponentformat"] = "power"
+        layout["yaxis"]["dtick"] = 1
+    return {"data": traces, "layout": layout}
+
+
+def _joined(curves: Sequence[Curve], name: str, colour: str, width: float) -> Chart:
+    """Several curves as one line with gaps."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    texts: list[str] = []
+    for curve in curves:
+        x += [*curve.steps, None]
+        y += [*curve.losses, None]
+        texts += [f"trial {curve.number}, step {step:g}: {loss:.4g}" for step, loss in _points(curve)]
+        texts.append("")
+    line = _line(x, y, name, colour)
+    return line | {"line": {"color": colour, "width": width}, "hovertext": texts, "hoverinfo": "text"}
+
+
+def _points(curve: Curve) -> Iterable[tuple[float, float]]:
+    return zip(curve.steps, curve.losses, strict=True)
+
+
+# -- parallel coordinates -----------------------------------------------------------------------------
+
+
+def _varied(found: Findings) -> list[str]:
+    seen: dict[str, set[float]] = {}
+    for row in found.trials:
+        for name in found.knobs:
+            seen.setdefault(name, set()).add(float(row.config[name]))
+    return [name for name in found.knobs if len(seen.get(name, ())) > 1]
+
+
+def _parallel(found: Findings) -> Chart:
+    """One line a trial over an axis a knob and one of the score; the better, the stronger its colour."""
+    names = _varied(found)
+    ticks = {name: sorted({float(row.config[name]) for row in found.trials}) for name in names}
+    good = [row for row in found.trials if row.value is not None]
+    order = sorted(range(len(good)), key=lambda i: good[i].value or 0.0)
+    level = {good[i].number: min(4, 5 * place // max(1, len(good))) for place, i in enumerate(order)}
+    heights = dict(zip([row.number for row in good], _heights(found, [r.score for r in good]), strict=True))
+    low, high = min(heights.values(), default=0.0), max(heights.values(), default=1.0)
+    if found.less_is_better:
+        low, high = high, low
+    groups: list[tuple[str, str, list[TrialRow]]] = [
+        ("failed", _RED, [row for row in found.trials if row.state == "failed"])
+    ]
+    names_of_levels = ("worst fifth", "", "middle", "", "best fifth")
+    for i, colour in enumerate(_LEVELS):
+        groups.append((names_of_levels[i], colour, [r for r in good if level[r.number] == i]))
+    traces = []
+    for title, colour, rows in groups:
+        if rows:
+            line = _across(found, rows, names, ticks, heights, (low, high))
+            look = {"color": colour, "width": 1 + 0.4 * (title == "best fifth")}
+            traces.append(line | {"name": title, "showlegend": bool(title), "line": look})
+    layout = _layout("", "")
+    layout["xaxis"] |= {
+        "tickvals": list(range(len(names) + 1)),
+        "ticktext": [*map(wording.in_figure, names), wording.in_figure(found.title)],
+        "range": [-0.35, len(names) + 0.35],
+    }
+    layout["yaxis"] |= {"visible": False, "range": [-0.08, 1.08]}
+    layout["shapes"] = [
+        {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": {"color": "var(--rule)", "width": 1}}
+        for x in range(len(names) + 1)
+    ]
+    layout["annotations"] = _tick_texts(found, names, ticks, (low, high) if good else None)
+    return {"data": traces, "layout": layout, "narrow": {"tickangle": -35}}
+
+
+def _across(
+    found: Findings,
+    rows: Sequence[TrialRow],
+    names: Sequence[str],
+    ticks: dict[str, list[float]],
+    heights: dict[int, float],
+    ends: tuple[float, float],
+) -> Chart:
+    x: list[float | None] = []
+    y: list[float | None] = []
+    texts: list[str] = []
+    for row in rows:
+        for place, name in enumerate(names):
+            x.append(place)
+            y.append(ticks[name].index(float(row.config[name])) / (len(ticks[name]) - 1))
+        if row.number in heights:
+            width = ends[1] - ends[0]
+            x.append(len(names))
+            y.append((heights[row.number] - ends[0]) / width if width else 1.0)
+        texts += [_hover(found, row)] * (len(x) - len(texts))
+        x.append(None)
+        y.append(None)
+        texts.append("")
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "hovertext": texts, "hoverinfo": "text"}
+
+
+def _tick_texts(
+    found: Findings, names: Sequence[str], ticks: dict[str, list[float]], ends: tuple[float, float] | None
+) -> list[Chart]:
+    found_texts = []
+    for place, name in enumerate(names):
+        count = len(ticks[name])
+        for i in sorted(
+            {round(j * (count - 1) / (min(count, _TICKS) - 1)) for j in range(min(count, _TICKS))}
+        ):
+            found_texts.append(_at(place, i / (count - 1), wording.value(ticks[name][i])))
+    if ends is not None:
+        sized = [end / found.scale for end in ends]
+        found_texts += [
+            _at(len(names), y, wording.score(found, end)) for y, end in zip((0, 1), sized, strict=True)
+        ]
+    return found_texts
+
+
+def _at(x: float, y: float, text: str) -> Chart:
+    look = {"size": 11, "color": _INK}
+    place = {"x": x, "y": y, "xanchor": "center", "yanchor": "middle", "showarrow": False}
+    return place | {"text": text, "font": look, "bgcolor": "var(--paper)", "borderpad": 1, "opacity": 0.9}
+
+
+# -- belief -------------------------------------------------------------------------------------------
+
+
+def _slice(found: Findings, one: Slice) -> Chart:
+    x = [point.value for point in one.points]
+    scale = found.scale
+    band = {
+        "type": "scatter",
+        "mode": "lines",
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+    texts = [
+        f"{wording.in_figure(one.knob)} {wording.value(p.value)}<br>believed {wording.score(found, p.score)} "
+        f"({wording.score(found, p.low)} to {wording.score(found, p.high)})"
+        for p in one.points
+    ]
+    mean = _line(x, [scale * p.score for p in one.points], "belief, the other knobs as leading", _BLUE)
+    good = [row for row in found.trials if row.score is not None]
+    bad = [row for row in found.trials if row.state == "failed"]
+    believed = [scale * y for p in one.points for y in (p.low, p.high)]
+    heights = _heights(found, [row.score for row in good], among=believed)
+    floor = _floor(found, [*heights, *believed])
+    traces = [
+        band | {"x": x, "y": [scale * p.low for p in one.points]},
+        band | {"x": x, "y": [scale * p.high for p in one.points], "fill": "tonexty", "fillcolor": _BAND},
+        mean | {"hovertext": texts, "hoverinfo": "text", "mode": "lines+markers", "marker": {"size": 5}},
+        _marks([r.config[one.knob] for r in good], heights, _hovers(found, good), "trials", _ORANGE),
+        _marks(
+            [r.config[one.knob] for r in bad], [floor] * len(bad), _hovers(found, bad), "failed", _RED, "x"
+        ),
+    ]
+    layout = _layout(wording.in_figure(one.knob), _axis(found))
+    shown = x if len(x) <= _TICKS else [x[round(i * (len(x) - 1) / (_TICKS - 1))] for i in range(_TICKS)]
+    layout["xaxis"] |= {"tickvals": shown, "ticktext": [wording.value(v) for v in shown]}
+    if one.logarithmic:
+        layout["xaxis"]["type"] = "log"
+    layout["shapes"] = [
+        {
+            "type": "line",
+            "x0": one.at,
+            "x1": one.at,
+            "yref": "paper",
+            "y0": 0,
+            "y1": 1,
+            "line": {"color": _GREY, "width": 1, "dash": "dot"},
+        }
+    ]
+    layout["showlegend"] = False
+    return {"data": [trace for trace in traces if trace["x"]], "layout": layout}
+
+
+def _importance(found: Findings) -> Chart:
+    assert found.importance is not None
+    shares = list(found.importance.knobs)[::-1]
+    pair = found.importance.interaction
+    if pair is not None:
+        shares.insert(0, pair)
+    names = [" × ".join(map(wording.in_figure, share.knobs)) for share in shares]
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "x": [100 * share.share for share in shares],
+        "y": names,
+        "name": "by itself, with its interval",
+        "marker": {"color": [_ORANGE if len(share.knobs) > 1 else _BLUE for share in shares]},
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": [100 * (share.high - share.share) for share in shares],
+            "arrayminus": [100 * (share.share - share.low) for share in shares],
+            "color": _INK,
+            "thickness": 1.2,
+        },
+        "hovertext": [_share_text(share) for share in shares],
+        "hoverinfo": "text",
+        "showlegend": False,
+    }
+    total = [(100 * share.total, name) for share, name in zip(shares, names, strict=True) if share.total]
+    marks = _marks([x for x, _ in total], [], [], "with all its interactions", _INK, "line-ns-open")
+    marks |= {"y": [name for _, name in total], "hoverinfo": "skip"}
+    marks["marker"] |= {"size": 14, "line": {"width": 2, "color": _INK}}
+    layout = _layout("share of the variance of the believed score, %", "")
+    layout["xaxis"]["range"] = [0, 100]
+    layout["yaxis"] |= {"automargin": True, "showgrid": False}
+    return {"data": [bars, marks], "layout": layout}
+
+
+def _share_text(share: Share) -> str:
+    name = " and ".join(map(wording.in_figure, share.knobs)) + (
+        " beyond each" if len(share.knobs) > 1 else ""
+    )
+    interval = f"{wording.per_cent(share.low)} to {wording.per_cent(share.high)}"
+    return f"<b>{name}</b>: {wording.per_cent(share.share)} ({interval})"
+
+
+def _prior(found: Findings) -> Chart:
+    assert found.prior is not None
+    seen = [one for one in found.prior.expected if one.score is not None]
+    bad = [one for one in found.prior.expected if one.score is None]
+    rows = {row.number: row for row in found.trials}
+    heights = _heights(found, [one.score for one in seen])
+    good_marks = _marks(
+        [100 * one.rank for one in seen],
+        heights,
+        _hovers(found, [rows[one.number] for one in seen]),
+        "trial",
+        _BLUE,
+    )
+    floor = _floor(found, heights)
+    texts = _hovers(found, [rows[one.number] for one in bad])
+    bad_marks = _marks([100 * one.rank for one in bad], [floor] * len(bad), texts, "diverged", _RED, "x")
+    layout = _layout("expected before any trial: % of configs that the prior held for worse", _axis(found))
+    layout["showlegend"] = bool(bad)
+    return {"data": [trace for trace in (good_marks, bad_marks) if trace["x"]], "layout": layout}
+
+
+# -- parts --------------------------------------------------------------------------------------------
+
+
+def _layout(x: str, y: str) -> Chart:
+    axis = {"automargin": True, "zeroline": False, "gridcolor": "var(--rule)", "fixedrange": True}
+    return {
+        "xaxis": axis | {"title": {"text": x, "font": {"size": 13}}, "linecolor": "var(--rule)"},
+        "yaxis": axis | {"title": {"text": y, "font": {"size": 13}}},
+        "margin": {"l": 12, "r": 12, "t": 12, "b": 12},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
+        "hovermode": "closest",
+    }
+
+
+def _marks(
+    x: Sequence[Any], y: Sequence[Any], texts: Sequence[str], name: str, colour: str, symbol: str = "circle"
+) -> Chart:
+    marker = {"color": colour, "symbol": symbol, "size": 8, "opacity": 0.85}
+    trace = {"type": "scatter", "mode": "markers", "x": list(x), "y": list(y), "name": name}
+    return trace | {"marker": marker, "hovertext": list(texts), "hoverinfo": "text"}
+
+
+def _line(
+    x: Sequence[Any], y: Sequence[Any], name: str, colour: str, dash: str = "solid", shape: str = "linear"
+) -> Chart:
+    look = {"color": colour, "width": 2, "dash": dash, "shape": shape}
+    trace = {"type": "scatter", "mode": "lines", "x": list(x), "y": list(y), "name": name, "line": look}
+    return trace | {"hoverinfo": "text", "hovertext": name}
+
+
+def _axis(found: Findings) -> str:
+    return wording.in_figure(f"{found.title}, {found.unit}" if found.unit else found.title)
+
+
+def _heights(
+    found: Findings, scores: Sequence[float | None], among: Sequence[float] | None = None
+) -> list[float]:
+    """Scores as the axis shows them; those far from the others, `among` which they are drawn, at the edge.
+
+    Shares stay: all are between 0 and 100.
+    """
+    values = np.array([found.scale * (score or 0.0) for score in scores], dtype=float)
+    if found.unit == "%" or not len(values):
+        return [float(value) for value in values]
+    if among is None:
+        shown, _, _ = clipped(np.clip(values, -1e30, 1e30))
+    else:
+        ends = [end for end in among if math.isfinite(end)] or [0.0]
+        low, high = clipped(np.clip(np.array(ends), -1e30, 1e30))[1:]
+        shown = np.clip(values, low, high) if low > -math.inf else np.clip(values, -1e30, 1e30)
+    return [float(value) for value in shown]
+
+
+def _floor(found: Findings, heights: Sequence[float]) -> float:
+    """Where failed trials stand: with the worst that is shown."""
+    if not heights:
+        return 0.0
+    return max(heights) if found.less_is_better else min(heights)

@@ -1,0 +1,79 @@
+"""HTML from foreign text and plain data: every text goes through here, so that it stays text."""
+
+from __future__ import annotations
+
+import html as _html
+from collections.abc import Iterable, Sequence
+
+from loracle.text import escape
+
+_LONGEST = 4_000  # characters of one text on the page
+
+
+def text(content: object, limit: int = _LONGEST) -> str:
+    """One line of text, for elements and attributes; its direction is its own and not the page's."""
+    return escape.html(escape.printable(str(content), limit))
+
+
+def block(content: str) -> str:
+    """Text of several lines, for `pre`."""
+    return _html.escape(escape.lines(content), quote=True)
+
+
+def own(content: object, limit: int = _LONGEST) -> str:
+    """Foreign text inside a sentence or cell: what is written from right to left turns nothing else round."""
+    return f"<bdi>{text(content, limit)}</bdi>"
+
+
+def paragraph(*sentences: str) -> str:
+    """Sentences that are HTML already."""
+    return f"<p>{' '.join(sentences)}</p>" if any(sentences) else ""
+
+
+def code_in(sentence: str) -> str:
+    """A sentence of Loracle's own in which backticks mark what is code."""
+    parts = text(sentence).split("`")
+    if len(parts) % 2 == 0:  # one backtick alone is a letter like others
+        return text(sentence)
+    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+
+
+def section(name: str, title: str, *content: str, why: str | None = None) -> str:
+    """A part of the page; `why` stands in its place where there is nothing to show."""
+    inside = paragraph(code_in(why)) if why else "\n".join(part for part in content if part)
+    kind = "part absent" if why else "part"
+    return (
+        f'<section id="{name}" class="{kind}" aria-labelledby="{name}-title">\n'
+        f'<h2 id="{name}-title">{text(title)}</h2>\n{inside}\n</section>'
+    )
+
+
+def chart(name: str, label: str, kind: str = "") -> str:
+    """The place of a chart, with what it shows in words."""
+    return (
+        f'<figure class="chart {kind}" id="{name}" role="img" aria-label="{text(label)}">'
+        f"<noscript>{text(label)} The chart needs JavaScript.</noscript></figure>"
+    )
+
+
+def table(rows: Sequence[Sequence[str]], label: str, *, first_is_head: bool = True) -> str:
+    """A small table of texts; the first column names the rows."""
+    head, *rest = rows if first_is_head else [[], *rows]
+    top = "".join(f'<th scope="col">{text(cell)}</th>' if cell else "<td></td>" for cell in head)
+    lines = [f"<thead><tr>{top}</tr></thead>"] if head else []
+    body = []
+    for first, *cells in rest:
+        inside = "".join(f"<td>{own(cell, 400)}</td>" for cell in cells)
+        body.append(f'<tr><th scope="row">{own(first, 400)}</th>{inside}</tr>')
+    return scrolling(f"<table>{''.join(lines)}<tbody>{''.join(body)}</tbody></table>", label)
+
+
+def scrolling(content: str, label: str) -> str:
+    """What may be wider than a small screen, and can then be moved with keys, too."""
+    return f'<div class="wide" role="region" tabindex="0" aria-label="{text(label)}">{content}</div>'
+
+
+def items(sentences: Iterable[str]) -> str:
+    """A list of sentences that are HTML already."""
+    inside = "".join(f"<li>{sentence}</li>" for sentence in sentences)
+    return f"<ul>{inside}</ul>" if inside else ""

@@ -1,0 +1,360 @@
+"""The parts of the page, in order: each takes the findings and gives HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from loracle.report.findings.records import Example, Findings, NearEqual, Share
+from loracle.report.page import wording
+from loracle.report.page.markup import (
+    block,
+    chart,
+    code_in,
+    items,
+    own,
+    paragraph,
+    section,
+    table,
+    text,
+)
+from loracle.report.page.trials_table import trials_table
+from loracle.report.wording import show_duration, shown_knobs
+
+# `standing`: a word for the eye, and the look of it.
+_STANDINGS = {
+    "better": ("better than the standard settings", "good"),
+    "no_difference": ("no difference that can be told", "even"),
+    "worse": ("worse than the standard settings", "bad"),
+    "same": ("the standard settings won", "even"),
+    "not_compared": ("nothing was compared", "even"),
+    None: ("not finished", "even"),
+}
+_AXES = {"learning_rate": "the learning rate", "alpha_ratio": "alpha / rank"}
+
+
+def sections(found: Findings) -> list[str]:
+    """All of them."""
+    made = [
+        _verdict(found),
+        _recipe(found),
+        _progress(found),
+        _curves(found),
+        trials_table(found),
+        _parallel(found),
+        _slices(found),
+        _importance(found),
+        _prior(found),
+        _near_equals(found),
+        _cliff(found),
+        _proxy(found),
+        _examples(found),
+        _cost(found),
+        _provenance(found),
+    ]
+    return [part for part in made if part]
+
+
+# -- the answer -----------------------------------------------------------------------------------------
+
+
+def _verdict(found: Findings) -> str:
+    word, look = _STANDINGS[found.standing]
+    head, *rest = found.verdict
+    said = [f'<p class="lead">{code_in(head)}</p>', *(f"<p>{code_in(line)}</p>" for line in rest)]
+    badge = f'<p class="badge {look}">{text(word)}</p>'
+    numbers = _numbers(found)
+    compared = table(found.comparison, "Winner and standard settings") if found.comparison else ""
+    notices = ""
+    if found.notices:
+        notices = f"<h3>To know</h3>{items(code_in(notice + '.') for notice in found.notices)}"
+    ended = f"{found.done} of {found.budget} trials are done"
+    if found.stopped:
+        ended = f"{found.done} trials; {found.stopped}"
+    how = f"{ended}. {found.candidates:,} configs to choose from."
+    return section("verdict", "Verdict", badge, *said, numbers, compared, notices, paragraph(text(how)))
+
+
+def _numbers(found: Findings) -> str:
+    """The few numbers that answer the question, large."""
+    data = found.comparison_data
+    if data is None:
+        return ""
+    cells = []
+    for name, title in (("winner", "winner, on test data"), ("standard", "standard settings")):
+        side = data.get(name)
+        if side and side["score"] is not None and not (name == "standard" and found.standing == "same"):
+            cells.append((title, wording.score(found, side["score"])))
+    gap = data["difference"]
+    if gap["mean"] is not None and found.standing != "same":
+        unit = wording.gain_unit(found)
+        ends = f"{wording.gain(found, gap['low'])} to {wording.gain(found, gap['high'])}"
+        shown = f"{wording.gain(found, gap['mean'])} {unit}".rstrip()
+        cells.append((f"difference, 95 % interval {ends}", shown))
+    inside = "".join(f"<div><dt>{text(title)}</dt><dd>{text(shown)}</dd></div>" for title, shown in cells)
+    return f'<dl class="numbers">{inside}</dl>' if inside else ""
+
+
+def _recipe(found: Findings) -> str:
+    parts = []
+    for place, recipe in enumerate(found.recipes):
+        name = f"recipe-{place}"
+        opened = " open" if place == 0 else ""
+        parts.append(
+            f"<details{opened}><summary>{text(recipe.dialect)} <code>{text(recipe.file)}</code></summary>"
+            f'<button type="button" class="copy" data-copies="{name}">Copy</button>'
+            f'<pre id="{name}" tabindex="0" aria-label="{text(recipe.dialect)}: {text(recipe.file)}">'
+            f"{block(recipe.text)}</pre></details>"
+        )
+    note = ""
+    if found.recipes and found.recipes[0].dialect == "peft":
+        note = paragraph(
+            code_in(
+                "Settings alone; `loracle export RUN --to FORMAT FOLDER` writes them with adapter and rows."
+            )
+        )
+    return section("recipe", "The recipe", note, *parts, why=found.left_out.get("recipes"))
+
+
+# -- the search -----------------------------------------------------------------------------------------
+
+
+def _progress(found: Findings) -> str:
+    why = found.left_out.get("progress")
+    word = "lowest" if found.less_is_better else "highest"
+    label = f"Scores of all trials, the {word} so far, and the standard settings as a line."
+    note = paragraph(
+        "Scores are those of the trials, on validation data. What wins is what the belief trusts most, and "
+        f"not the {word} score alone, which is partly luck."
+    )
+    return section("progress", "Best so far", chart("progress-chart", label), note, why=why)
+
+
+def _curves(found: Findings) -> str:
+    label = "Training loss by step, a line for each trial."
+    note = paragraph("Each point is the mean over a stretch of steps. Hover over a line for its trial.")
+    why = found.left_out.get("curves")
+    return section("curves", "Learning curves", chart("curves-chart", label), note, why=why)
+
+
+def _parallel(found: Findings) -> str:
+    varied = any(len({row.config[name] for row in found.trials}) > 1 for name in found.knobs)
+    why = None if found.trials and varied else "There are no two trials of different settings to compare."
+    label = "Each trial as a line across its settings to its score."
+    note = paragraph("One line a trial. The stronger its blue, the better its score; red lines failed.")
+    return section("parallel", "All settings at once", chart("parallel-chart", label, "tall"), note, why=why)
+
+
+def _slices(found: Findings) -> str:
+    places = [
+        chart(f"slice-{i}", f"Believed {found.title} over {one.knob}, with the trials.", "small")
+        for i, one in enumerate(found.slices)
+    ]
+    note = paragraph(
+        "Blue is what the search believes where one setting changes and the others stay as in the leading "
+        "config (dotted), with an interval of 95 %. Points are trials, whatever their other settings were; "
+        "crosses failed."
+    )
+    grid = f'<div class="grid">{"".join(places)}</div>'
+    return section("slices", "What is believed", note, grid, why=found.left_out.get("slices"))
+
+
+def _importance(found: Findings) -> str:
+    why = found.left_out.get("importance")
+    if found.importance is None:
+        return section("importance", "Which settings matter", why=why)
+    first = found.importance.knobs[0]
+    said = [_explains(found, first)]
+    pair = found.importance.interaction
+    if pair is not None:
+        names = " and ".join(own(name) for name in pair.knobs)
+        said.append(
+            f"The strongest interaction is that of {names}: together they explain "
+            f"{_interval(pair)} beyond what each does alone."
+        )
+    open_ = [share for share in found.importance.knobs if share.high - share.low > 0.3]
+    if open_:
+        said.append("Wide intervals mean that the trials leave it open.")
+    note = paragraph(
+        f"Functional analysis of variance of the belief over {found.importance.configs:,} configs, in "
+        f"{found.importance.draws} functions drawn from it; scores below the median count by their rank. "
+        "Bars: by itself, 95 % of the draws; marks: with all interactions. Hutter et al., ICML 2014."
+    )
+    label = "Share of the variance of the believed score that each setting explains."
+    body = chart("importance-chart", label)
+    return section("importance", "Which settings matter", paragraph(*said), body, note)
+
+
+def _explains(found: Findings, share: Share) -> str:
+    total = "" if share.total is None else f", {wording.per_cent(share.total)} with its interactions"
+    return f"{own(share.knobs[0])} explains most by itself: {_interval(share)} of the variance{total}."
+
+
+def _interval(share: Share) -> str:
+    ends = f"{wording.per_cent(share.low)} to {wording.per_cent(share.high)}"
+    return text(f"{wording.per_cent(share.share)} ({ends})")
+
+
+def _prior(found: Findings) -> str:
+    why = found.left_out.get("prior")
+    if found.prior is None:
+        return section("prior", "What the prior said", why=why)
+    prior = found.prior
+    said = []
+    if prior.agreement is not None:
+        word = "agrees well" if prior.agreement > 0.5 else "agrees a little" if prior.agreement > 0.2 else ""
+        word = word or ("disagrees" if prior.agreement < -0.2 else "says little")
+        said.append(
+            f"The prior, fitted to other tasks, {word} with what was seen: rank correlation "
+            f"{prior.agreement:.2f} over {len(prior.expected)} trials."
+        )
+    said.append(
+        f"How much the search trusts it: {wording.per_cent(prior.weight_before)} before the first trial, "
+        f"{wording.per_cent(prior.weight)} now."
+    )
+    before, now = shown_knobs(prior.favourite), shown_knobs(prior.favourite_now)
+    rows = [
+        ["", *before],
+        ["the prior's own choice", *map(wording.value, before.values())],
+        ["believed best now", *map(wording.value, now.values())],
+    ]
+    body = chart("prior-chart", "Score of each trial against what the prior expected of it.")
+    return section("prior", "What the prior said", paragraph(*said), body, table(rows, "Favourites"))
+
+
+# -- what follows ---------------------------------------------------------------------------------------
+
+
+def _near_equals(found: Findings) -> str:
+    title = "As good within noise, but cheaper"
+    if not found.near_equals:
+        return section("cheaper", title, why=found.left_out.get("near_equals"))
+    unit = wording.gain_unit(found)
+    heads = [
+        *shown_knobs(found.near_equals[0].config),
+        "steps",
+        f"believed difference{unit and f', {unit}'}",
+        "trial",
+    ]
+    rows = [["", *heads], *(_near_row(found, i, one) for i, one in enumerate(found.near_equals))]
+    note = paragraph(
+        "A smaller rank or fewer steps than the leading config, and a believed difference of less than the "
+        "noise of one score."
+    )
+    return section("cheaper", title, note, table(rows, title))
+
+
+def _near_row(found: Findings, place: int, one: NearEqual) -> list[str]:
+    ends = f"{wording.gain(found, one.low)} to {wording.gain(found, one.high)}"
+    return [
+        str(place + 1),
+        *(wording.value(value) for value in shown_knobs(one.config).values()),
+        "" if one.steps is None else f"{one.steps:,}",
+        f"{wording.gain(found, one.difference)} ({ends})",
+        "not tried" if one.trial is None else str(one.trial),
+    ]
+
+
+def _cliff(found: Findings) -> str:
+    cliff = found.cliff
+    if cliff is None:
+        return section("cliff", "Where the cliff is", why=found.left_out.get("cliff"))
+    numbers = ", ".join(map(str, cliff.trials))
+    said = paragraph(
+        f"From {own(cliff.of)} of {wording.value(cliff.breaks)} on, every trial diverged or collapsed "
+        f"({len(cliff.trials)} of {len(cliff.trials)}: trials {numbers}). The largest that did well has "
+        f"{wording.value(cliff.holds)}; {cliff.within} trials did."
+    )
+    return section("cliff", "Where the cliff is", said)
+
+
+def _proxy(found: Findings) -> str:
+    title = "Trials against full training"
+    rows = [["", "in its trial", "on all data, test"]]
+    rows += [
+        [pair.name, wording.score(found, pair.trial), wording.score(found, pair.final)]
+        for pair in found.proxy
+    ]
+    note = paragraph(
+        "Trials train on part of the data and are scored on validation data; final trainings use all, and "
+        "are scored once, on test data."
+    )
+    said = ""
+    if len(found.proxy) == 2:
+        (a, b), sign = found.proxy, -1 if found.less_is_better else 1
+        kept = sign * (a.trial - b.trial) * (a.final - b.final) * sign >= 0
+        said = (
+            "Both order the two alike." if kept else "The two come out in another order: trials misled here."
+        )
+    body = table(rows, title) if found.proxy else ""
+    return section("proxy", title, paragraph(said), body, note, why=found.left_out.get("proxy"))
+
+
+def _examples(found: Findings) -> str:
+    title = "Examples where the two differ"
+    if found.examples is None:
+        return section("examples", title, why=found.left_out.get("examples"))
+    both = found.examples
+    said = (
+        f"Of {both.items:,} test items the winner does better on {both.n_won:,}, the standard settings on "
+        f"{both.n_lost:,}."
+    )
+    parts = [paragraph(said)]
+    for name, some, count in (
+        ("The winner does better", both.won, both.n_won),
+        ("The standard settings do better", both.lost, both.n_lost),
+    ):
+        if some:
+            shown = "" if count == len(some) else f" ({len(some)} of {count:,})"
+            opened = " open" if name.startswith("The winner") else ""
+            inside = "".join(_example(one) for one in some)
+            head = f"<summary>{text(name + shown)}</summary>"
+            parts.append(f'<details{opened}>{head}<div class="examples">{inside}</div></details>')
+    return section("examples", title, *parts)
+
+
+def _example(one: Example) -> str:
+    lines = [("item", str(one.index))]
+    lines += [(name, said) for name, said in (("prompt", one.prompt), ("reference", one.reference)) if said]
+    lines += [("winner", one.winner), ("standard", one.standard)]
+    inside = "".join(f"<dt>{text(name)}</dt><dd>{own(said)}</dd>" for name, said in lines)
+    return f"<dl>{inside}</dl>"
+
+
+# -- what it took, what it is made of -------------------------------------------------------------------
+
+
+def _cost(found: Findings) -> str:
+    if found.cost is None:
+        return section("cost", "What it cost", why=found.left_out.get("cost"))
+    cost = found.cost
+    rows = [["trials", show_duration(cost.trials_seconds)]]
+    if cost.finals_seconds:
+        rows.append(["final trainings", show_duration(cost.finals_seconds)])
+    rows += [[f"of both: {name}", show_duration(seconds)] for name, seconds in cost.by_part.items()]
+    if cost.tokens is not None:
+        rows.append(["tokens trained on", f"{cost.tokens:,}"])
+    if cost.peak_memory_bytes is not None:
+        rows.append(["peak memory", f"{cost.peak_memory_bytes / 2**30:.2f} GiB"])
+    if cost.money is not None:
+        rows.append(["money (execution.cost_per_hour)", f"{cost.money:,.2f}"])
+    if cost.kilowatt_hours is not None:
+        rows.append(["energy (execution.watts)", f"{cost.kilowatt_hours:.3g} kWh"])
+    return section("cost", "What it cost", table(rows, "Cost", first_is_head=False))
+
+
+def _provenance(found: Findings) -> str:
+    rows = [[name, shown] for name, shown in _flat(found.provenance) if shown]
+    body = table(rows, "Provenance", first_is_head=False)
+    return section("provenance", "What it is made of", body)
+
+
+def _flat(content: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for name, value in content.items():
+        title = f"{above} {name}".strip()
+        if isinstance(value, Mapping):
+            found += _flat(value, "" if name == "recorded" else title)
+        elif value is not None:
+            found.append((title, str(value)))
+    return found

@@ -1,0 +1,68 @@
+"""The table of all trials, which the page sorts and filters."""
+
+from __future__ import annotations
+
+from loracle.report.findings.records import Findings, TrialRow
+from loracle.report.page import wording
+from loracle.report.page.markup import own, scrolling, section, text
+from loracle.report.wording import knob_titles, shown_knobs
+
+_COLUMNS = ("trial", "score", "seconds", "what came of it")
+
+
+def trials_table(found: Findings) -> str:
+    """The part with its fields to filter by."""
+    if not found.trials:
+        return section("trials", "All trials", why="There are no trials yet.")
+    names = list(shown_knobs(found.trials[0].config))
+    titles = knob_titles(names, _COLUMNS)
+    heads = [("trial", "number"), *((titles[name], "number") for name in names)]
+    heads += [(found.title, "number"), ("seconds", "number"), ("what came of it", "text")]
+    top = "".join(
+        f'<th scope="col" aria-sort="none"><button type="button" data-kind="{kind}">{text(name, 60)}'
+        "</button></th>"
+        for name, kind in heads
+    )
+    body = "".join(_row(found, row, names) for row in found.trials)
+    states = [state for state in _STATES if any(row.state == state for row in found.trials)]
+    choices = "".join(f'<option value="{state}">{state}</option>' for state in states)
+    fields = (
+        '<div class="fields"><label>Find <input type="search" id="trials-text" '
+        'placeholder="rank 16, diverged ..."></label>'
+        f'<label>State <select id="trials-state"><option value="">all</option>{choices}</select></label>'
+        '<output id="trials-count" aria-live="polite"></output></div>'
+    )
+    whole = f'<table id="trials-table"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+    return section("trials", "All trials", fields, scrolling(whole, "All trials"))
+
+
+_STATES = ("succeeded", "failed", "interrupted", "running")
+
+
+def _row(found: Findings, row: TrialRow, names: list[str]) -> str:
+    config = shown_knobs(row.config)
+    mark = " leads" if row.number == found.leader else ""
+    cells = [f'<th scope="row" data-value="{row.number}">{row.number}</th>']
+    cells += [_number(config[name], wording.value(config[name])) for name in names]
+    shown = "" if row.score is None else wording.score(found, row.score)
+    cells.append(_number(row.score, shown))
+    cells.append(_number(row.seconds, "" if row.seconds is None else f"{row.seconds:.1f}"))
+    cells.append(f'<td class="said">{_said(found, row)}</td>')
+    searched = ", ".join(f"{name} {wording.value(config[name])}" for name in names)
+    inside = "".join(cells)
+    about = f'data-state="{row.state}" data-text="{text(searched)}"'
+    return f'<tr class="{row.state}{mark}" {about}>{inside}</tr>'
+
+
+def _number(number: float | None, shown: str) -> str:
+    value = "" if number is None else repr(float(number))
+    return f'<td class="number" data-value="{value}">{text(shown)}</td>'
+
+
+def _said(found: Findings, row: TrialRow) -> str:
+    if row.failure:
+        cause = f": {own(row.message, 600)}" if row.message else ""
+        return f"<strong>{text(row.failure.replace('_', ' '))}</strong>{cause}"
+    if row.number == found.leader:
+        return "<strong>won</strong>" if found.finished else "<strong>leads</strong>"
+    return "" if row.state == "succeeded" else text(row.state)

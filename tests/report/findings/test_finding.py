@@ -1,0 +1,182 @@
+"""What a run shows, in runs of all kinds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from reported_runs import CLIFF, history_of, made, outcome, write_logs
+
+from loracle.config.settings import build_space
+from loracle.records.codec import finite, to_plain
+from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.report.findings.curves import read_curve
+
+
+def crashed(kind: FailureKind, text: str = "it broke") -> Outcome:
+    return Outcome(None, seconds=1.0, failure=Failure(kind, text))
+
+
+def test_a_finished_run_shows_everything(tmp_path: Path) -> None:
+    run = made(tmp_path)
+    found = run.find()
+    assert found.finished
+    assert found.standing == "better"
+    assert found.leader is not None
+    assert found.progress is not None
+    assert found.progress.seconds[-1] == pytest.approx(sum(row.seconds or 0 for row in found.trials))
+    assert {curve.role for curve in found.curves} >= {"winner", "failed", "other"}
+    assert [one.knob for one in found.slices][:3] == ["learning_rate", "alpha_ratio", "rank"]
+    assert found.importance is not None
+    assert found.prior is not None
+    assert len(found.prior.expected) == len(run.history.trials)
+    assert found.cost is not None
+    assert found.cost.tokens == 4000 * (len(run.history.succeeded) + 2)
+    assert found.cost.finals_seconds == 80.0
+    assert found.examples is not None
+    assert (found.examples.n_won, found.examples.n_lost) == (40, 1)
+    assert len(found.examples.won) == 20
+    assert found.cost.money is None
+    assert json.dumps(finite(to_plain(found)))
+
+
+def test_the_best_so_far_only_rises_and_counts_what_failed(tmp_path: Path) -> None:
+    progress = made(tmp_path).find().progress
+    assert progress is not None
+    known = [score for score in progress.best if score is not None]
+    assert known == sorted(known)
+    assert len(progress.numbers) == 20
+
+
+def test_money_and_energy_are_those_of_all_workers_together(tmp_path: Path) -> None:
+    run = made(tmp_path, n=4, execution={"workers": 2, "cost_per_hour": 3.0, "watts": 500})
+    cost = run.find().cost
+    assert cost is not None
+    hours = (cost.trials_seconds + cost.finals_seconds) / 2 / 3600
+    assert cost.money == pytest.approx(3.0 * hours)
+    assert cost.kilowatt_hours == pytest.approx(0.5 * hours)
+
+
+def test_slices_hold_the_trials_that_they_are_about(tmp_path: Path) -> None:
+    """On the leading config itself the belief is near what was measured."""
+    run = made(tmp_path, n=40)
+    found = run.find()
+    leader = next(row for row in found.trials if row.number == found.leader)
+    for one in found.slices:
+        (here,) = [point for point in one.points if point.value == pytest.approx(one.at)]
+        assert here.low <= here.score <= here.high
+        assert leader.score is not None
+        assert here.low - 0.1 <= leader.score <= here.high + 0.1
+
+
+def test_near_equals_are_cheaper_and_within_their_interval(tmp_path: Path) -> None:
+    run = made(tmp_path, n=60)
+    found = run.find()
+    leader = next(row for row in found.trials if row.number == found.leader)
+    assert found.near_equals
+    for one in found.near_equals:
+        assert one.rank is not None
+        assert one.steps is not None
+        steps = 200 // leader.config["batch_size"]
+        assert one.rank < leader.config["rank"] or one.steps < steps
+        assert one.rank <= leader.config["rank"]
+        assert one.low <= 0 <= one.high
+
+
+def test_the_cliff_is_said_where_trials_show_it_and_nowhere_else(tmp_path: Path) -> None:
+    found = made(tmp_path / "steep", n=60).find().cliff
+    assert found is not None
+    assert found.of == "learning_rate x alpha_ratio"
+    assert found.holds < CLIFF <= found.breaks
+    run = made(tmp_path / "flat", n=2)
+    even = history_of(run.space, 30, score=lambda config: 0.5 + 0.001 * config["rank"])
+    assert made(tmp_path / "flat", even).find().cliff is None
+
+
+def test_a_run_without_a_trial_says_so_in_every_part(tmp_path: Path) -> None:
+    found = made(tmp_path, History(), finished=False).find()
+    assert found.trials == ()
+    assert "0 of 30 trials are done" in found.verdict[0]
+    assert {"progress", "curves", "slices", "importance", "prior", "recipes", "cost"} <= set(found.left_out)
+    assert all(said.endswith(".") for said in found.left_out.values())
+
+
+def test_a_run_of_one_trial(tmp_path: Path) -> None:
+    found = made(tmp_path, n=1, finished=False).find()
+    assert len(found.trials) == 1
+    assert found.progress is not None
+
+
+def test_a_run_in_which_all_failed(tmp_path: Path) -> None:
+    run = made(tmp_path, History(), finished=False)
+    kinds = [*FailureKind, FailureKind.DIVERGED]
+    trials = tuple(Trial(i, int(run.space.candidates[i]), crashed(kind)) for i, kind in enumerate(kinds))
+    found = made(tmp_path, History(trials), finished=False).find()
+    assert found.leader is None
+    assert found.verdict[-1] == "No trial has succeeded so far."
+    assert [row.failure for row in found.trials] == [str(kind) for kind in kinds]
+    assert found.left_out["slices"] == "No trial has succeeded, so there is no belief."
+
+
+def test_a_run_that_was_interrupted_and_one_that_goes_on(tmp_path: Path) -> None:
+    run = made(tmp_path, n=6, finished=False)
+    more = (
+        Trial(6, int(run.space.candidates[0]), crashed(FailureKind.INTERRUPTED, "stopped by the user")),
+        Trial(7, int(run.space.candidates[1])),
+    )
+    found = made(tmp_path, History((*run.history.trials, *more)), finished=False).find()
+    assert [row.state for row in found.trials[-2:]] == ["interrupted", "running"]
+    assert "6 of 30 trials are done" in found.verdict[0]
+    assert f"Trial {found.leader} leads" in found.verdict[0]
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_a_trainer_of_ones_own_with_one_knob(tmp_path: Path, direction: str) -> None:
+    space = {"base": "empty", "knobs": {"temperature": {"values": [0.1, 0.2, 0.5, 1.0]}}}
+    own = {"objective": {"command": "train {temperature}", "direction": direction}, "standard": None}
+    there = build_space(made(tmp_path, History(), finished=False, space=space, **own).subject.config.space)
+    trials = tuple(Trial(i, i, outcome(-((i - 2.0) ** 2))) for i in range(len(there.candidates)))
+    found = made(tmp_path, History(trials), finished=False, space=space, **own).find()
+    assert found.metric == ("value" if direction == "maximize" else "cost")
+    assert [one.knob for one in found.slices] == ["temperature"]
+    assert found.importance is not None
+    assert found.importance.interaction is None
+    assert found.importance.knobs[0].share == pytest.approx(1.0)
+    scores = [row.score for row in found.trials]
+    assert scores == ([-4.0, -1.0, 0.0, -1.0] if direction == "maximize" else [4.0, 1.0, 0.0, 1.0])
+
+
+def test_values_of_any_size_are_no_obstacle(tmp_path: Path) -> None:
+    space = {"base": "empty", "knobs": {"x": {"values": [1, 2, 3, 4, 5, 6]}}}
+    own = {"objective": {"command": "train {x}", "direction": "maximize"}, "standard": None}
+    values = [1e308, -1e308, 0.0, 1.0, 1e-300, 5.0]
+    trials = tuple(Trial(i, i, Outcome(value)) for i, value in enumerate(values))
+    found = made(tmp_path, History(trials), finished=False, space=space, **own).find()
+    assert json.dumps(finite(to_plain(found)), allow_nan=False)
+
+
+def test_a_preset_that_reads_prompts_is_shown_with_the_belief_on_numbers(tmp_path: Path) -> None:
+    found = made(tmp_path, n=8, finished=False, preset="paper").find()
+    assert found.slices
+    assert found.prior is None
+    assert "without a prior" in found.left_out["prior"]
+
+
+# -- curves ------------------------------------------------------------------------------------------
+
+
+def test_a_curve_has_at_most_sixty_points_and_ends_where_the_loss_is_no_number(tmp_path: Path) -> None:
+    write_logs(tmp_path, History((Trial(0, 0),)))
+    path = tmp_path / "trials/0000/log.txt"
+    steps, losses = read_curve(path)
+    assert (len(steps), steps[-1], losses[0]) == (60, 100.0, pytest.approx(5.0, rel=0.4))
+    path.write_text("# x\nstep\tloss\tlr\tnorm\n1\t2.0\t0\t0\n2\tnan\t0\t0\n3\t1.0\t0\t0\nhalf a li")
+    assert read_curve(path) == ((1.0,), (2.0,))
+
+
+@pytest.mark.parametrize("content", ["", "what a command printed\n", "step\tloss\t", "\x00\x01\x02"])
+def test_what_is_no_table_of_losses_gives_no_curve(tmp_path: Path, content: str) -> None:
+    (tmp_path / "log.txt").write_text(content)
+    assert read_curve(tmp_path / "log.txt") == ((), ())
+    assert read_curve(tmp_path / "missing.txt") == ((), ())

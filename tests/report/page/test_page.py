@@ -1,0 +1,116 @@
+"""The page as a file: whole, alone, and of nothing but text where texts are foreign."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from reported_runs import history_of, made
+
+from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.report.page.page import page, write_page
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</script><script>alert(2)</script>",
+    "' onmouseover='alert(3)",
+    "**bold** [link](javascript:alert(4)) `code`",
+    "\u202eright to left\u2066 \u05e9\u05dc\u05d5\u05dd",
+    "\x1b[31mred\x1b[0m\x00\x07",
+    "&lt;b&gt; &amp; ${7*7} {{7*7}} %{x}",
+    "x" * 10_000,
+)
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, and the text outside of scripts and styles."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.scripts: list[str] = []
+        self.feed(content)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "input", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        elif not self.open or self.open[-1] != "style":
+            self.text += data
+
+
+def test_a_page_is_one_well_formed_file_that_asks_for_nothing(tmp_path: Path) -> None:
+    run = made(tmp_path)
+    write_page(run.find(), tmp_path / "report.html")
+    read = Reader((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert read.open == []
+    linked = [value for _, tag in read.tags for name, value in tag.items() if name in ("src", "href")]
+    assert all(str(value).startswith(("#", "data:")) for value in linked)
+    names = [tag["id"] for _, tag in read.tags if "id" in tag]
+    assert len(names) == len(set(names))
+    assert {str(value)[1:] for value in linked if str(value).startswith("#")} <= set(names)
+    assert "The winner is better than the standard settings" in read.text
+    for title in ("Best so far", "Learning curves", "All trials", "Which settings matter", "What it cost"):
+        assert title in read.text
+
+
+def test_every_chart_has_its_place_and_all_that_it_draws_are_numbers_and_texts(tmp_path: Path) -> None:
+    read = Reader(page(made(tmp_path).find()))
+    charts = json.loads(read.scripts[0], parse_constant=pytest.fail)
+    places = {tag.get("id") for _, tag in read.tags}
+    assert set(charts) <= places
+    assert {"progress-chart", "curves-chart", "parallel-chart", "slice-0", "importance-chart"} <= set(charts)
+    for chart in charts.values():
+        for trace in chart["data"]:
+            assert len(trace["x"]) == len(trace["y"])
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_foreign_texts_are_text(tmp_path: Path, hostile: str) -> None:
+    """The page has the same tags and scripts as with a harmless text in their places."""
+    pages = []
+    for place, said in (("plain", "plain"), ("hostile", hostile)):
+        run = made(tmp_path / place, n=4, texts=[said], model=f"org/{said}".replace("\0", ""))
+        failure = Failure(FailureKind.CRASHED, said, said)
+        trial = Trial(4, int(run.space.candidates[7]), Outcome(None, failure=failure))
+        history = History((*run.history.trials, trial))
+        found = run.subject.find(history, run.comparison, "done")
+        pages.append(Reader(page(found)))
+    plain, odd = pages
+    assert [tag for tag, _ in plain.tags] == [tag for tag, _ in odd.tags]
+    assert [sorted(attributes) for _, attributes in plain.tags] == [sorted(a) for _, a in odd.tags]
+    assert len(plain.scripts) == len(odd.scripts) == 3
+    shown = re.sub(r"[^\x20-\x7e\u05d0-\u05ea]", "", odd.text)
+    assert "\x1b" not in odd.text
+    assert "\u202e" not in odd.text
+    assert hostile[:8] in shown or "\\x1b" in shown or "\\u202e" in shown
+
+
+def test_a_page_of_300_trials_weighs_less_than_5_mb(tmp_path: Path) -> None:
+    run = made(tmp_path, n=2)
+    history = history_of(run.space, 300)
+    found = made(tmp_path, history).find(whole=False)
+    assert len(found.trials) == 300
+    assert len(found.curves) == 300
+    assert len(page(found).encode()) < 5_000_000
+
+
+def test_odd_runs_have_a_page(tmp_path: Path) -> None:
+    for n in (0, 1):
+        run = made(tmp_path / str(n), n=n, finished=False)
+        read = Reader(page(run.find()))
+        assert f"{n} of 30 trials are done" in read.text
+        assert "It is written when the search is over" in read.text
