@@ -23,6 +23,7 @@ from loracle.commands.proxy import proxy
 from loracle.commands.results.report import report
 from loracle.commands.results.show import show
 from loracle.commands.results.verdict import verdict
+from loracle.commands.results.watch import watch
 from loracle.commands.tune import tune
 from loracle.commands.worker import worker
 from loracle.errors import LoracleError
@@ -43,6 +44,7 @@ for command in (
     show,
     verdict,
     report,
+    watch,
     proxy,
     export,
     cache,

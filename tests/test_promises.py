@@ -33,6 +33,10 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_mathematics::test_answers_are_compared_as_mathematics",
         "test_metrics::test_packages_bring_metrics_by_entry_points",
     ),
+    "Other commands: `loracle watch RUN` follows": (
+        "test_watch::test_what_is_told_in_a_run_is_what_watch_shows",
+        "test_watch::test_a_run_is_followed_while_it_goes_on_and_said_to_be_gone_when_it_is_killed",
+    ),
     "The documentation, from a [tutorial]": (
         "test_docs::test_the_tutorial_runs_from_its_first_block_to_its_last",
         "test_docs::test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere",

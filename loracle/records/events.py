@@ -113,7 +113,14 @@ class TrialFinished:
     left: Span | None
 
 
-Event = PhaseStarted | PhaseEnded | Noticed | Expected | TrialStarted | Step | TrialFinished
+@dataclass(frozen=True)
+class RunEnded:
+    """Nothing more happens; `text` says how it ended, for people."""
+
+    text: str
+
+
+Event = PhaseStarted | PhaseEnded | Noticed | Expected | TrialStarted | Step | TrialFinished | RunEnded
 Listener = Callable[[Event], None]
 
 

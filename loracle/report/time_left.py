@@ -16,7 +16,7 @@ from loracle.records.objective import Pace
 from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace
 from loracle.records.trial import Outcome, Trial
-from loracle.report.wording import show_duration, show_span, show_value
+from loracle.report.wording import show_duration, show_money, show_span, show_value
 
 # A first estimate rests on a few seconds; by how much runs differ from it: `benchmarks/first_estimate.py`.
 _MARGIN = 1.5
@@ -199,17 +199,13 @@ def in_words(expected: Expected) -> str:
         return f"{', '.join(parts)}: how long they take is known after the first trial"
     cost = ""
     if e.cost_per_hour is not None:
-        ends = [_money(end * e.cost_per_hour / 3600) for end in (e.whole.low, e.whole.high)]
+        ends = [show_money(end * e.cost_per_hour / 3600) for end in (e.whole.low, e.whole.high)]
         cost = f", at {show_value(e.cost_per_hour)} an hour {' to '.join(dict.fromkeys(ends))}"
     return f"{', '.join(parts)}: {show_span(e.whole.low, e.whole.high)} in all{cost}"
 
 
 def _of_about(one: Span | None) -> str:
     return "" if one is None else f" of about {show_duration(one.likely)}"
-
-
-def _money(amount: float) -> str:
-    return f"{amount:.2f}" if amount < 100 else f"{amount:,.0f}"
 
 
 def _plural(n: int, name: str) -> str:

@@ -79,6 +79,11 @@ def show_duration(seconds: float) -> str:
     return show_span(seconds, seconds)
 
 
+def show_money(amount: float) -> str:
+    """An amount in whatever currency the user counts in."""
+    return f"{amount:.2f}" if amount < 100 else f"{amount:,.0f}"
+
+
 def show_span(low: float, high: float) -> str:
     """`20 to 45 s`, `12 to 18 min`, `3.5 to 5.0 h`; `12 min` where both ends are the same."""
     unit, seconds, digits = ("s", 1, 0) if high < 90 else ("min", 60, 0) if high < 5400 else ("h", 3600, 1)

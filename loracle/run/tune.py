@@ -18,7 +18,15 @@ from loracle.config.settings import RunConfig
 from loracle.errors import StudyError
 from loracle.execution.executor import Executor, Job, next_done
 from loracle.records.codec import json_text
-from loracle.records.events import Listener, Noticed, PhaseStarted, TrialFinished, TrialStarted, tell_steps
+from loracle.records.events import (
+    Listener,
+    Noticed,
+    PhaseStarted,
+    RunEnded,
+    TrialFinished,
+    TrialStarted,
+    tell_steps,
+)
 from loracle.records.notices import FILE as NOTICES
 from loracle.records.notices import Notice, gathered
 from loracle.records.notices import as_json as notices_as_json
@@ -30,13 +38,14 @@ from loracle.report.folders import trial_folder
 from loracle.report.markdown import write_report
 from loracle.report.page.live import LivePage
 from loracle.report.time_left import Forecast, forecast
-from loracle.report.verdict import Comparison, result_notices
+from loracle.report.verdict import Comparison, headline, result_notices
 from loracle.report.verdict.stored import Finished, write_finished
 from loracle.run.final_training import compare, compare_trial
 from loracle.run.folder import hold, own_folder, record_config, require_recorded
 from loracle.run.prepare import Prepared, prepare
 from loracle.run.search import Search
 from loracle.run.search_notices import TOO_LARGE, about_memory
+from loracle.run.storage.event_file import recorded
 from loracle.run.storage.opening import open_study
 from loracle.run.storage.study import Study
 from loracle.text.files import write_atomically
@@ -75,7 +84,7 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         LoracleError: bad input, refused before anything is trained; or a run that cannot go on.
         KeyboardInterrupt: as it came; the trial is recorded as interrupted, and the run can be continued.
     """
-    with hold(config.output):
+    with hold(config.output), recorded(config.output, listen) as listen:
         require_recorded(config)
         run = prepare(config, listen)
         space = run.search.space
@@ -98,6 +107,7 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         result = Result(config.output, space, history, comparison, stopped, notices, best)
         write_finished(config.output, result.finished)
         page.finish(history, result.finished, notices)
+        listen(RunEnded(headline(comparison, config.metric)))
         return result
 
 
@@ -114,7 +124,7 @@ def work(config: RunConfig, listen: Listener = lambda event: None) -> tuple[str,
     """
     if config.execution.storage is None:
         raise StudyError("workers on many machines share a database; give --storage postgresql://...")
-    with own_folder(config.output) as own:
+    with own_folder(config.output) as own, recorded(own, listen) as listen:
         require_recorded(config)
         run = prepare(config.model_copy(update={"output": own}), listen)
         run = replace(run, identity=replace(run.identity, machine=own.name))
@@ -123,7 +133,9 @@ def work(config: RunConfig, listen: Listener = lambda event: None) -> tuple[str,
             record_config(config, own)
             _tell(run.notices, own, listen)
             os.replace(own / NOTICES, config.output / NOTICES)
-            return _search(config, run, study, listen), study.history()
+            stopped = _search(config, run, study, listen)
+            listen(RunEnded(stopped))
+            return stopped, study.history()
 
 
 def _tell(notices: Sequence[Notice], folder: Path, listen: Listener) -> None:

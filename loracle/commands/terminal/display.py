@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
+from typing import Any
 
 import typer
 from rich.console import Console, RenderableType
@@ -16,6 +18,7 @@ from rich.text import Text
 
 from loracle.commands.terminal.console import console as plain_console
 from loracle.commands.terminal.console import say, say_notices
+from loracle.commands.terminal.summary import Summary
 from loracle.config.metrics import show_loss
 from loracle.config.settings import RunConfig
 from loracle.records.events import (
@@ -25,14 +28,13 @@ from loracle.records.events import (
     Noticed,
     PhaseEnded,
     PhaseStarted,
-    Span,
     Step,
     TrialFinished,
     TrialStarted,
 )
 from loracle.records.trial import Trial
 from loracle.report.time_left import in_words
-from loracle.report.wording import show_config, show_score, show_span
+from loracle.report.wording import show_config, show_score
 from loracle.search.presets import PRESETS
 from loracle.text import escape
 
@@ -81,13 +83,16 @@ def quiet(*, models: bool) -> None:
 class Display:
     """Shows events. Use as a context manager; `show` takes them one by one.
 
-    On a terminal there is a bar for each trial that is running, and there for its part, or for the phase.
+    On a terminal there is a bar for each trial that is running, and there for its part, or for the phase; and
+    below them what is best, what it took, and what failed last.
     """
 
     def __init__(self, metric: str, console: Console | None = None) -> None:
         self._metric = metric
         self._console = console or plain_console(errors=True)
-        self._progress = Progress(
+        self._summary = Summary(metric)
+        self._progress = _Bars(
+            self._summary,
             TextColumn("{task.description}", markup=False),
             BarColumn(_BAR_WHEN_NARROW if self._console.width < _NARROW else _BAR),
             _Count(),
@@ -99,7 +104,7 @@ class Display:
             disable=not self._console.is_terminal,
         )
         self._bars: dict[int | None, TaskID] = {}  # by the number of the trial; None: the phase's
-        self._left: list[str] = []  # how long it will take, once that is known
+        self._now = 0.0  # when the event that is being shown happened
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -115,8 +120,10 @@ class Display:
         """What a terminal has below the lines just now."""
         return self._progress.get_renderable()
 
-    def show(self, event: Event) -> None:
-        """Shows one event."""
+    def show(self, event: Event, at: float | None = None) -> None:
+        """Shows one event, that happened `at` a time in seconds since 1970; None: now."""
+        self._summary.take(event)
+        self._now = time.time() if at is None else at
         match event:
             case PhaseStarted(text=text, number=number):
                 say(self._console, text, "bold")
@@ -129,11 +136,10 @@ class Display:
                 say_notices(self._console, [notice])
             case Expected():
                 say(self._console, in_words(event))
-                self._tell_left(event.whole)
             case TrialStarted(done=done, budget=budget, config=config, number=number):
                 self._remove(None)
-                note = [show_config(config)] if self._console.width >= _ROOM_FOR_CONFIGS else []
-                self._add(number, f"trial {done + 1}/{budget}", ", ".join([*note, *self._left]), _STARTING)
+                note = show_config(config) if self._console.width >= _ROOM_FOR_CONFIGS else ""
+                self._add(number, f"trial {done + 1}/{budget}", note, _STARTING)
             case Step(number=number) if number in self._bars:
                 self._step(self._bars[number], event)
             case TrialFinished():
@@ -145,7 +151,9 @@ class Display:
         narrow = self._console.width < _NARROW
         title = escape.printable(text, _TITLE_WHEN_NARROW if narrow else _LONGEST_TITLE)
         note = escape.printable(note)
-        self._bars[number] = self._progress.add_task(title, total=None, state=state, note=note)
+        self._bars[number] = self._progress.add_task(
+            title, total=None, state=state, note=note, began=self._now
+        )
 
     def _step(self, bar: TaskID, step: Step) -> None:
         (before,) = (task.fields["state"] for task in self._progress.tasks if task.id == bar)
@@ -160,11 +168,7 @@ class Display:
         if number in self._bars:
             self._progress.remove_task(self._bars.pop(number))
 
-    def _tell_left(self, left: Span | None) -> None:
-        self._left = [] if left is None else [f"{show_span(left.low, left.high)} left"]
-
     def _finished(self, event: TrialFinished) -> None:
-        self._tell_left(event.left)
         outcome = event.trial.outcome
         assert outcome is not None
         is_best = event.best is not None and event.best.index == event.trial.index
@@ -180,6 +184,18 @@ class Display:
         self._console.print(line.append(escape.lines(config)), soft_wrap=True)
 
 
+class _Bars(Progress):
+    """The bars, and the summary below them."""
+
+    def __init__(self, summary: Summary, *columns: ProgressColumn, **options: Any) -> None:
+        self._summary = summary
+        super().__init__(*columns, **options)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield self._summary.lines()
+
+
 class _Count(ProgressColumn):
     """How many of how many, as far as that is known."""
 
@@ -192,7 +208,8 @@ class _Elapsed(ProgressColumn):
     """Time since a bar began: also where its part has ended and the next has not begun."""
 
     def render(self, task: Task) -> Text:
-        return Text(str(timedelta(seconds=int(task.elapsed or 0))), "progress.elapsed")
+        seconds = max(0, int(time.time() - task.fields["began"]))
+        return Text(str(timedelta(seconds=seconds)), "progress.elapsed")
 
 
 def _score(trial: Trial | None, metric: str) -> str:

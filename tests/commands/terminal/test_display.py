@@ -56,8 +56,9 @@ def test_how_long_a_run_takes_is_said_before_its_first_trial() -> None:
         display.show(Expected(30, 30, 1, 2, Span(30.0, 40.0, 50.0), Span(90.0, 120.0, 150.0), minutes))
         display.show(TrialStarted(0, 30, CONFIG, 0))
         display.show(Step(1234, 5678, 1.25, 0))
-        (line,) = bars_of(display, 80)
-        assert "loss 1.250 22 to 35 min left" in line
+        bar, line = bars_of(display, 80)
+        assert "loss 1.250" in bar
+        assert line == "time    22 to 35 min left"
     said = "30 trials of about 40 s, then 2 final trainings of about 2 min: 22 to 35 min in all"
     assert said in out.getvalue()
 
@@ -155,7 +156,7 @@ def test_lines_fit_the_terminal(width: int) -> None:
     assert max(map(len, lines + shown)) <= width
     assert "trial 2/30" in shown[0]
     assert "loss 1.250" in shown[0]
-    assert "70 to 87 s left" in shown[0]
+    assert shown[2] == "time    5 min of trials, 70 to 87 s left"
 
 
 def test_hostile_names_are_text() -> None:

@@ -1,0 +1,27 @@
+"""`loracle watch`."""
+
+from __future__ import annotations
+
+import typer
+
+from loracle.commands.terminal.options import RunFolder
+
+
+def watch(run: RunFolder) -> None:
+    """Follow a run that goes on in another terminal, until it ends; Ctrl-C ends the watching alone."""
+    from loracle.commands.terminal.console import console, say
+    from loracle.commands.terminal.display import Display
+    from loracle.records.events import RunEnded
+    from loracle.run.folder import open_run
+    from loracle.run.storage.event_file import follow
+
+    config, _ = open_run(run)
+    try:
+        with Display(config.metric) as display:
+            for told in follow(config.output):
+                display.show(told.event, told.at)
+                if isinstance(told.event, RunEnded):
+                    ended = told.event.text
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+    say(console(), ended)

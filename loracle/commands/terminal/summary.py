@@ -1,0 +1,80 @@
+"""What stands below the bars while a run goes on: what is best, what it took, what failed last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from loracle.records.events import Event, Expected, Span, TrialFinished
+from loracle.records.space import Config
+from loracle.records.trial import Trial
+from loracle.report.wording import show_config, show_duration, show_money, show_score, show_span
+from loracle.text import escape
+
+_LABEL = 8  # columns
+
+
+@dataclass
+class Summary:
+    """Takes events and shows lines; a line without content is left out.
+
+    Attributes:
+        metric: of the run.
+    """
+
+    metric: str
+    _best: Trial | None = None
+    _configs: dict[int, Config] = field(default_factory=dict)  # by index
+    _seconds: float = 0.0
+    _left: Span | None = None
+    _cost_per_hour: float | None = None
+    _failures: int = 0
+    _done: int = 0
+    _last_failure: str = ""
+
+    def take(self, event: Event) -> None:
+        """Notes what an event says."""
+        match event:
+            case Expected(whole=whole, cost_per_hour=cost):
+                self._left, self._cost_per_hour = whole, cost
+            case TrialFinished(trial=trial, config=config, best=best, done=done, left=left):
+                assert trial.outcome is not None
+                self._configs[trial.index] = config
+                self._best, self._done, self._left = best, done, left
+                self._seconds += trial.outcome.seconds
+                if failure := trial.outcome.failure:
+                    self._failures += 1
+                    self._last_failure = f"trial {trial.number}, {failure.kind}: {failure.message}"
+
+    def lines(self) -> RenderableType:
+        """As they are now; none is broken, and what does not fit ends in dots."""
+        return Group(*(self._line(label, text, style) for label, text, style in self._content()))
+
+    def _content(self) -> Iterator[tuple[str, str, str]]:
+        if self._best is not None and self._best.outcome is not None and self._best.outcome.value is not None:
+            config = self._configs.get(self._best.index)
+            shown = f"{show_score(self._best.outcome.value, self.metric)}, trial {self._best.number}"
+            yield "best", shown + (f": {show_config(config)}" if config else ""), "green"
+        parts = []
+        if self._seconds:
+            parts.append(f"{show_duration(self._seconds)} of trials{self._price(self._seconds)}")
+        if self._left is not None:
+            left = f"{show_span(self._left.low, self._left.high)} left"
+            parts.append(left + self._price(self._left.likely, about=True))
+        if parts:
+            yield "time", ", ".join(parts), ""
+        if self._failures:
+            yield "failed", f"{self._failures} of {self._done}; {self._last_failure}", "red"
+
+    def _price(self, seconds: float, *, about: bool = False) -> str:
+        if self._cost_per_hour is None:
+            return ""
+        return f" ({'about ' if about else ''}{show_money(self._cost_per_hour * seconds / 3600)})"
+
+    def _line(self, label: str, text: str, style: str) -> Text:
+        line = Text(no_wrap=True, overflow="ellipsis")
+        line.append(f"{label:<{_LABEL}}", "dim")
+        return line.append(escape.printable(text), style)
