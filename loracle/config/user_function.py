@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -16,7 +17,6 @@ from loracle.errors import ConfigError
 from loracle.records.failures import raised
 from loracle.text.escape import printable
 
-_OWN: set[str] = set()  # names of modules that were made here
 _NOT_OF_USER = (Path(__file__).parents[1], Path(str(importlib.__file__)).parent)  # Loracle, and what imports
 
 
@@ -38,7 +38,7 @@ def load_function(name: str, folder: Path, setting: str) -> Callable[..., Any]:
     path = folder / source
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout may be for results, as with --json
-            module = _from_file(path, setting) if source.endswith(".py") else _from_folder(source, folder)
+            module = _from_file(path) if source.endswith(".py") else _from_folder(source, folder)
         if not hasattr(module, attribute):
             file = getattr(module, "__file__", None) or "built in"
             raise AttributeError(f"module {module.__name__!r} has no attribute {attribute!r} ({file})")
@@ -81,14 +81,11 @@ def source_of(name: str, folder: Path) -> Path | None:
     return None if known is None or not Path(known).is_file() else Path(known)
 
 
-def _from_file(path: Path, setting: str) -> Any:
-    # Under its own name, so that dataclasses and pickles find it; never in the place of another module.
-    name = (
-        path.stem
-        if path.stem in _OWN or not _is_taken(path.stem, path)
-        else f"{path.stem}_of_{setting.partition('.')[0]}"
-    )
-    _OWN.add(name)
+def _from_file(path: Path) -> Any:
+    # Under its own name, so that dataclasses and pickles find it; never in the place of another module,
+    # which may be another file of the user's.
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    name = f"{path.stem}_{digest}" if _is_taken(path.stem, path) else path.stem
     _add_home(path.parent)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -105,7 +102,7 @@ def _is_taken(name: str, path: Path) -> bool:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):
         return name in sys.modules
-    return spec is not None and spec.origin != str(path)
+    return spec is not None and spec.origin != str(path.absolute())
 
 
 def _from_folder(source: str, folder: Path) -> Any:

@@ -12,7 +12,7 @@ import os
 import pkgutil
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -58,22 +58,13 @@ def export(
         close = suggest(dialect, dialects()).replace("it has", "there are:")
         raise StudyError(f"there is no format {dialect!r} to export to{close}")
     write = import_module(f"{__name__}.{dialect}").write
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise StudyError(f"{destination} is not an empty folder; name another")
-    require_winner(run)
-    winner = Winner(run, devices, micro_batch)
     try:
-        near = next(folder for folder in destination.absolute().parents if folder.exists())
-        partial = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=near))
-        try:
-            notes = write(winner, partial)
-            partial.chmod(0o755)
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            _put(partial, destination)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+            raise StudyError(f"{destination} is not an empty folder; name another")
+        require_winner(run)
+        notes = _written(write, Winner(run, devices, micro_batch), destination)
     except OSError as error:
-        raise StudyError(f"{destination} cannot be written: {error.strerror or error}") from None
+        raise StudyError(_stopped(error, destination)) from None
     files = sorted(path for path in destination.rglob("*") if path.is_file())
     return Exported(tuple(files), tuple(notes))
 
@@ -99,6 +90,37 @@ def settings_texts(run: Path, rows: Sequence[Example]) -> dict[str, dict[str, st
             with contextlib.suppress(LoracleError):
                 found[dialect] = dict(module.settings(winner, rows)[0])
     return found
+
+
+def _written(
+    write: Callable[[Winner, Path], Sequence[str]], winner: Winner, destination: Path
+) -> Sequence[str]:
+    """Has a dialect write into a folder beside the destination, which then gets its name; its notes."""
+    near = next(folder for folder in destination.absolute().parents if folder.exists())
+    partial = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=near))
+    try:
+        notes = write(winner, partial)
+        partial.chmod(0o755)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        _put(partial, destination)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return notes
+
+
+def _stopped(error: OSError, destination: Path) -> str:
+    """What kept an export from being made: something that it writes, or something that it is made of."""
+    if isinstance(error, shutil.Error):  # of files that were copied together
+        source, _, why = error.args[0][0]
+        return f"{destination} cannot be made of {source}: {why}"
+    why = error.strerror or str(error)
+    if error.filename is None:
+        return f"{destination} cannot be made: {why}"
+    place, made = Path(os.fsdecode(error.filename)).absolute(), destination.absolute()
+    partly = any(part.startswith(f".{destination.name}-") for part in place.parts)
+    if partly or place == made or place in made.parents or made in place.parents:
+        return f"{destination} cannot be written: {why}"
+    return f"{destination} cannot be made of {place}: {why}"
 
 
 def _put(made: Path, destination: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from test_own_trainer import objective, run
 
 from loracle.cli import main
 from loracle.config.loading import load_config
+from loracle.config.user_function import load_function
 from loracle.errors import ConfigError
 from loracle.execution.executor import Job
 from loracle.execution.local import LocalWorkers
@@ -355,6 +357,22 @@ def test_a_file_never_takes_the_place_of_another_module(tmp_path: Path) -> None:
     assert run(objective(tmp_path, function="textwrap.py:train"), tmp_path).value == 5
     assert sys.modules["textwrap"] is textwrap
     assert textwrap.shorten("a b", 5) == "a b"
+
+
+def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
+    """As metrics of two experiments are; what pickles and dataclasses look up is each one's own."""
+    functions = []
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        code = f"class Found:\n    number = {number}\n\n\ndef train():\n    return Found()\n"
+        (tmp_path / str(number) / "same_name.py").write_text(code)
+        functions.append(load_function(f"{number}/same_name.py:train", tmp_path, "objective.function"))
+    again = load_function("2/same_name.py:train", tmp_path, "scoring.metric")
+    assert [function().number for function in (*functions, again)] == [1, 2, 2]
+    assert functions[1].__module__ == again.__module__ != functions[0].__module__
+    found = functions[0]()
+    assert pickle.loads(pickle.dumps(found)).number == 1
+    assert sys.modules[functions[0].__module__].train is functions[0]
 
 
 # -- where a worker finds its own modules -----------------------------------------------------------

@@ -171,7 +171,7 @@ def test_an_export_that_was_cut_off_leaves_nothing(tmp_path: Path, monkeypatch: 
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (best / name).write_text("{}")
     os.mkfifo(best / "pipe")  # it cannot be copied
-    with pytest.raises(StudyError, match="out cannot be written"):
+    with pytest.raises(StudyError, match=r"out cannot be made of .*pipe"):
         export(tmp_path / "run", tmp_path / "out", "peft")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     (best / "pipe").unlink()
@@ -179,6 +179,19 @@ def test_an_export_that_was_cut_off_leaves_nothing(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path / "out")
     export(tmp_path / "run", Path.cwd(), "peft")  # into the folder that one is in
     assert contents(tmp_path / "out") == contents(best)
+
+
+def test_an_export_says_whether_it_could_not_read_or_not_write(tmp_path: Path) -> None:
+    best = tmp_path / "run" / "best"
+    best.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (best / name).write_text("{}")
+    with pytest.raises(StudyError, match="x cannot be written: File name too long"):
+        export(tmp_path / "run", tmp_path / ("x" * 300), "peft")
+    (best / "tokenizer.json").symlink_to("gone.json")
+    with pytest.raises(StudyError, match=r"out cannot be made of .*/best/tokenizer.json: .*No such file"):
+        export(tmp_path / "run", tmp_path / "out", "peft")
+    assert not (tmp_path / "out").exists()
 
 
 # -- what is lost is made again -----------------------------------------------------------------------

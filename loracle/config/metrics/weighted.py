@@ -57,12 +57,15 @@ def spelt(weights: Mapping[str, float]) -> str:
 def weighted(name: str, metric_of: Callable[[str], Metric]) -> WeightedSum | None:
     """The sum that a name spells; None where it spells none, such as a sum of sums.
 
+    A metric that is named twice has both weights: `0.5*bleu + 0.25*bleu` is 0.75 of it.
+
     Raises:
         KeyError: an unknown metric.
     """
     if "*" not in name:
         return None
-    weights: dict[Metric, float] = {}
+    weights: dict[str, float] = {}
+    metrics: dict[str, Metric] = {}
     for part in name.split(" + "):
         number, times, own = part.partition("*")
         try:
@@ -74,5 +77,6 @@ def weighted(name: str, metric_of: Callable[[str], Metric]) -> WeightedSum | Non
         metric = metric_of(own.strip())
         if metric.needs in ("parts", "nothing"):
             return None
-        weights[metric] = weight
-    return WeightedSum(name, weights)
+        metrics[metric.name] = metric
+        weights[metric.name] = weights.get(metric.name, 0.0) + weight
+    return WeightedSum(name, {metric: weights[known] for known, metric in metrics.items()})

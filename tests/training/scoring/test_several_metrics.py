@@ -223,6 +223,14 @@ def test_a_weighted_sum_is_recorded_beside_another_metric(base: Base) -> None:
     assert metric_of(name).score(found.items_of(name)) == pytest.approx(parts[name])
 
 
+def test_a_metric_that_is_named_twice_in_a_sum_has_both_weights(base: Base) -> None:
+    name = "0.5*perplexity + 1.0*chrf + 0.25*perplexity"
+    found = scored(base, copy_rows(12), ScoringConfig(metric=name, max_new_tokens=8))
+    parts = found.metrics
+    assert found.value == pytest.approx(parts["chrf"] - 0.75 * parts["perplexity"])
+    assert metric_of(name).title == "- 0.75 perplexity + 1 chrF"
+
+
 @pytest.mark.parametrize(
     ("metric", "said"),
     [
