@@ -136,6 +136,12 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_verdict_command::test_the_exit_code_says_what_the_sentence_says",
         "test_verdict_command::test_a_run_that_is_not_finished_is_one_line_and_code_2",
     ),
+    "What must not be lost can be named": (
+        "test_guarded_runs::test_the_winner_keeps_what_the_best_score_forgets_and_the_report_says_what_was_given_up",
+        "test_guarded_runs::test_a_file_of_plain_text_is_watched_by_its_loss",
+        "test_guarded_runs::test_a_guard_is_broken_beyond_noise_alone",
+        "test_feasibility::test_a_search_goes_up_to_what_is_kept_and_recommends_nothing_beyond",
+    ),
     "| `best/` |": (
         "test_final_training::test_best_is_complete_and_reads_as_the_hub_reads_it",
         "test_recipe::test_the_installed_libraries_read_it_back",

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from loracle.config.data.sources import resolved
-from loracle.config.settings import NO_DATA, KnobConfig, RunConfig, SpaceConfig
+from loracle.config.settings import NO_DATA, KnobConfig, RunConfig, ScoringConfig, SpaceConfig
 from loracle.config.yaml_file import YamlError, dump, parse, read_text
 from loracle.errors import ConfigError
 from loracle.text.escape import printable
@@ -60,15 +60,11 @@ def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
         changes["data"] = config.data.model_copy(update=found)
     if config.model and _exists(folder / config.model, folder=True):
         changes["model"] = str((folder / config.model).resolve())
-    where = (folder / config.scoring.working_folder).resolve()
-    scoring: dict[str, Any] = {"working_folder": where}
-    if (tasks := config.scoring.lm_eval.folder) is not None:
-        harness = config.scoring.lm_eval.model_copy(update={"folder": (folder / tasks).resolve()})
-        scoring["lm_eval"] = harness
-    if config.scoring.code is not None:
-        tests = (folder / config.scoring.code.tests).resolve()
-        scoring["code"] = config.scoring.code.model_copy(update={"tests": tests})
-    changes["scoring"] = config.scoring.model_copy(update=scoring)
+    changes["scoring"] = config.scoring.model_copy(update=_scoring_paths(config.scoring, folder))
+    changes["guard"] = {
+        name: guard.model_copy(update=_scoring_paths(guard, folder) | {"data": resolved(guard.data, folder)})
+        for name, guard in config.guard.items()
+    }
     if config.objective is not None:
         where = (folder / config.objective.working_folder).resolve()
         changes["objective"] = config.objective.model_copy(update={"working_folder": where})
@@ -82,6 +78,17 @@ def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
         storage = resolve_storage(config.execution.storage, folder)
         changes["execution"] = config.execution.model_copy(update={"storage": storage})
     return config.model_copy(update=changes)
+
+
+def _scoring_paths(settings: ScoringConfig, folder: Path) -> dict[str, Any]:
+    changes: dict[str, Any] = {"working_folder": (folder / settings.working_folder).resolve()}
+    if (tasks := settings.lm_eval.folder) is not None:
+        harness = settings.lm_eval.model_copy(update={"folder": (folder / tasks).resolve()})
+        changes["lm_eval"] = harness
+    if settings.code is not None:
+        tests = (folder / settings.code.tests).resolve()
+        changes["code"] = settings.code.model_copy(update={"tests": tests})
+    return changes
 
 
 def _exists(path: Path, *, folder: bool = False) -> bool:

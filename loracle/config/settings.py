@@ -14,6 +14,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from loracle.config.data.settings import NO_DATA as NO_DATA
 from loracle.config.data.settings import DataConfig as DataConfig
 from loracle.config.knobs import complete_problem
+from loracle.config.metrics.guard import GuardConfig as GuardConfig
+from loracle.config.metrics.guard import Guards
 from loracle.config.metrics.settings import ScoringConfig as ScoringConfig
 from loracle.config.metrics.settings import check_pattern
 from loracle.config.placeholders import check_environment, check_names, check_placeholders, split_command
@@ -166,6 +168,7 @@ class RunConfig(Section):
     objective: ObjectiveConfig | None = None
     training: TrainingConfig = TrainingConfig()
     scoring: ScoringConfig = ScoringConfig()
+    guard: Guards = Field(default_factory=dict)  # what must not be lost, by name
     language: LanguageConfig = LanguageConfig()
     search: SearchConfig = SearchConfig()
     execution: ExecutionConfig = ExecutionConfig()
@@ -214,6 +217,18 @@ class RunConfig(Section):
                 f"variant {value.variant} begins with a part of the base model's weights and takes it off "
                 f"them, which {info.data['quantization']} weights cannot give; choose lora, dora or eva, or "
                 "leave quantization out"
+            )
+        return value
+
+    @field_validator("guard")
+    @classmethod
+    def _guards_are_measured(
+        cls, value: dict[str, GuardConfig], info: ValidationInfo
+    ) -> dict[str, GuardConfig]:
+        if value and info.data.get("objective") is not None:
+            raise ValueError(
+                "guards are measured by the built-in trainer; a trainer of your own scores models that are "
+                "not seen here. Leave guard out, and lower the value itself where too much is lost"
             )
         return value
 

@@ -6,6 +6,7 @@ Values are scores, and larger is better everywhere inside the code.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -48,6 +49,43 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class GuardReading:
+    """What a training did to something that must not be lost, on the same items as the base model.
+
+    Attributes:
+        metric: by which it is scored.
+        base, value: what the base model and the trained one score; larger is better.
+        change, low, high: value less base, with its paired 95 % interval over items.
+        allowed: how much may go, in units of the value.
+        items: how many.
+    """
+
+    metric: str
+    base: float
+    value: float
+    change: float
+    low: float
+    high: float
+    allowed: float
+    items: int
+
+    @property
+    def slack(self) -> float:
+        """How far it is from being broken: below 0, more is lost than is allowed, beyond noise."""
+        return self.high + self.allowed
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is not lost as far as these items tell."""
+        return self.slack >= 0
+
+    @property
+    def relative_slack(self) -> float:
+        """The slack in units of what is allowed or, where that is less, of the noise: so guards compare."""
+        return self.slack / max(self.allowed, (self.high - self.low) / 2, 1e-12)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a trial gave. Exactly one of `value` and `failure` is set.
 
@@ -58,6 +96,7 @@ class Outcome:
         failure: why there is no value.
         seconds_by_part: what they went into (`training`, `scoring`, `other`), in seconds; empty where the
             trainer does not say.
+        guards: what became of each guard, by its name.
     """
 
     value: float | None
@@ -65,6 +104,17 @@ class Outcome:
     seconds: float = 0.0
     failure: Failure | None = None
     seconds_by_part: Mapping[str, float] = field(default_factory=dict)
+    guards: Mapping[str, GuardReading] = field(default_factory=dict)
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Names of the guards that it breaks."""
+        return tuple(name for name, reading in self.guards.items() if not reading.kept)
+
+    @property
+    def slack(self) -> float:
+        """That of the guard nearest to being broken, in units that compare; infinite without guards."""
+        return min((reading.relative_slack for reading in self.guards.values()), default=math.inf)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", {_spelt(name): x for name, x in self.metrics.items()})

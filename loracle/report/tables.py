@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loracle.config.metrics import OWN_METRICS, metric_of, show_loss
 from loracle.records.codec import to_plain
 from loracle.records.space import SearchSpace
-from loracle.records.trial import History, Trial
+from loracle.records.trial import GuardReading, History, Trial
 from loracle.report.verdict import Comparison
+from loracle.report.verdict.guards import reading_text
 from loracle.report.wording import (
     knob_titles,
     show_beside,
@@ -51,11 +52,17 @@ def history_json(space: SearchSpace, history: History, metric: str) -> list[dict
                 "value": value,
                 "score": None if value is None else metric_of(metric).read(value),
                 "metrics": outcome.get("metrics", {}),
+                "guards": guards_json(trial.outcome.guards) if trial.outcome else {},
                 "seconds": outcome.get("seconds"),
                 "failure": failure and {name: failure[name] for name in ("kind", "message")},
             }
         )
     return found
+
+
+def guards_json(guards: Mapping[str, GuardReading]) -> dict[str, Any]:
+    """What became of each guard, by name; docs/json.md describes it."""
+    return {name: to_plain(one) | {"slack": one.slack, "kept": one.kept} for name, one in guards.items()}
 
 
 def _result(trial: Trial, metric: str) -> str:
@@ -64,7 +71,8 @@ def _result(trial: Trial, metric: str) -> str:
         return "running"
     if outcome.value is None:
         return str(outcome.failure.kind) if outcome.failure else ""
-    return show_score(outcome.value, metric)
+    lost = f" (loses {' and '.join(outcome.broken)})" if outcome.broken else ""
+    return f"{show_score(outcome.value, metric)}{lost}"
 
 
 def comparison_rows(comparison: Comparison, metric: str, beside: Sequence[str] = ()) -> list[tuple[str, ...]]:
@@ -86,6 +94,9 @@ def comparison_rows(comparison: Comparison, metric: str, beside: Sequence[str] =
         if name not in (metric, "loss"):
             cells = (show_beside(outcome, name) for _, outcome in sides.values())
             rows.append((f"test {metric_of(name).title}", *cells))
+    for name in dict.fromkeys(name for _, outcome in sides.values() for name in outcome.guards):
+        readings = (outcome.guards.get(name) for _, outcome in sides.values())
+        rows.append((f"guard {name}", *(reading_text(one) if one else "" for one in readings)))
     losses = [outcome.metrics.get("test_loss", math.nan) for _, outcome in sides.values()]
     if metric != "loss" and any(map(math.isfinite, losses)):
         rows.append(("test loss", *(show_loss(x) if math.isfinite(x) else "" for x in losses)))
@@ -100,6 +111,7 @@ def comparison_json(comparison: Comparison, metric: str) -> dict[str, Any]:
             "test_value": outcome.value,
             "score": None if outcome.value is None else metric_of(metric).read(outcome.value),
             "metrics": dict(outcome.metrics),
+            "guards": guards_json(outcome.guards),
             "failure": str(outcome.failure.kind) if outcome.failure else None,
         }
         for name, (config, outcome) in comparison.sides.items()
@@ -112,4 +124,5 @@ def comparison_json(comparison: Comparison, metric: str) -> dict[str, Any]:
         "items_trained_on": comparison.overlap.rows + comparison.overlap.prompts,
         "items_needed": comparison.items_needed if comparison.standing == "no_difference" else None,
     }
+    content["guarded"] = None if comparison.guarded is None else to_plain(comparison.guarded)
     return content | {"metric": metric, "standing": comparison.standing, "best": comparison.best}

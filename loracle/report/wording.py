@@ -74,6 +74,17 @@ def _with_interval(value: float, metric: str, ends: Sequence[float]) -> str:
     return f"{show_score(value, metric)} ({low} to {high})"
 
 
+def show_difference(mean: float, low: float, high: float, metric: str) -> str:
+    """A difference of values, larger is better: `better by 3 points (95 % interval 1 to 5)`."""
+    unit, scale = metric_of(metric).unit, metric_of(metric).scale
+    mean, low, high = (scale * x for x in (mean, low, high))
+    if mean < 0:
+        how, mean, low, high = "worse", -mean, -high, -low
+    else:
+        how = "better"
+    return f"{f'{how} by {mean:.3g} {unit}'.rstrip()} (95 % interval {low:.3g} to {high:.3g})"
+
+
 def show_duration(seconds: float) -> str:
     """`45 s`, `12 min`, `3.5 h`."""
     return show_span(seconds, seconds)

@@ -11,6 +11,7 @@ They bind from the first trial on that *counts*: one with a value, or with a fai
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ _PLACES = {
 _PLACES |= {
     f"data.{role}.{name}" for role in ("train", "validation", "test") for name in HubDataset.model_fields
 }
+_GUARD_PLACE = re.compile(r"guard\.[^.]+\.(data(\..*)?|batch_size|working_folder)")
 # What contents say in words, and the hashes that follow from it.
 _IN_WORDS = {PRECISION: "weights of the base model", READING: "model that reads the prompts"}
 _RECORDED_LATER = {*_IN_WORDS, MODEL_SETTINGS}  # runs that were begun before have none
@@ -85,7 +87,7 @@ def common_settings(config: RunConfig) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat.items()
-        if key not in _PLACES and not key.startswith((*_MAY_CHANGE, "objective.environment."))
+        if not _is_place(key) and not key.startswith((*_MAY_CHANGE, "objective.environment."))
     }
 
 
@@ -110,7 +112,7 @@ def require_same_settings(config: RunConfig, path: Path) -> None:
     changed = [
         key
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key not in _PLACES and not key.startswith(_MAY_CHANGE)
+        if before.get(key) != now.get(key) and not _is_place(key) and not key.startswith(_MAY_CHANGE)
     ]
     if changed:
         key = changed[0]
@@ -152,7 +154,9 @@ def require_common_settings(where: str, name: str, known: Mapping[str, Any], now
     """
     known, now = _masked(known), _masked(now)  # earlier versions recorded the command as it was
     known = _defaults(now.keys() - known.keys()) | known  # and had fewer settings
-    keys = sorted((known.keys() | now.keys()) - _PLACES)  # earlier versions recorded some of these
+    keys = sorted(
+        key for key in known.keys() | now.keys() if not _is_place(key)
+    )  # some were recorded earlier
     first = next((key for key in keys if known.get(key) != now.get(key)), None)
     if first is None:
         return
@@ -174,6 +178,10 @@ def require_same_space(where: str, known: Any, now: str) -> None:
             f"{where}: this run searched another space (fingerprint {str(known)[:40]}, now {now}); undo the "
             "change or use another output"
         )
+
+
+def _is_place(key: str) -> bool:
+    return key in _PLACES or _GUARD_PLACE.fullmatch(key) is not None
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

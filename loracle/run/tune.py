@@ -38,7 +38,7 @@ from loracle.report.folders import trial_folder
 from loracle.report.markdown import write_report
 from loracle.report.page.live import LivePage
 from loracle.report.time_left import Forecast, forecast
-from loracle.report.verdict import Comparison, headline, result_notices
+from loracle.report.verdict import Comparison, guarded_search, headline, result_notices
 from loracle.report.verdict.stored import Finished, write_finished
 from loracle.run.final_training import compare, compare_trial
 from loracle.run.folder import hold, own_folder, record_config, require_recorded
@@ -96,6 +96,7 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
             stopped = _search(config, run, study, page, _estimates(config, run))
             history = study.history()
             comparison = _compare(config, run, history, listen)
+            comparison = replace(comparison, guarded=guarded_search(space, history, comparison.winner))
         memory = run.search.memory
         said = describe(memory, space, with_alpha(config.standard or {}), history) if memory else []
         notices = gathered(run.notices, result_notices(comparison, space, history, config.metric))

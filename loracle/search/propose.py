@@ -31,6 +31,7 @@ from loracle.search.prior import describe
 
 if TYPE_CHECKING:
     from loracle.language.features import Features
+    from loracle.search.feasibility import Feasibility
 
 
 def propose(
@@ -101,7 +102,8 @@ def ranking(
     """Indices of the configs that were trained successfully, the one to use first.
 
     By posterior mean, the best raw value is not trusted blindly: of many noisy scores the largest is partly
-    luck. Ties go to the better observed value, then to the earlier trial.
+    luck. Ties go to the better observed value, then to the earlier trial. Where something must not be lost,
+    configs that keep it come first, and behind them those that break it, the least first.
 
     Raises:
         SpaceError: no trial has succeeded.
@@ -115,7 +117,8 @@ def ranking(
     if preset.recommend == "posterior_mean":
         mean = Beliefs.of(space, history, preset, features, seed).mean(rows[known])
         scores = list(zip(mean.tolist(), values, strict=True))
-    order = sorted(range(len(succeeded)), key=lambda i: (-scores[i][0], -scores[i][1], i))
+    slack = [min(0.0, trial.outcome.slack) if trial.outcome else 0.0 for trial in succeeded]
+    order = sorted(range(len(succeeded)), key=lambda i: (-slack[i], -scores[i][0], -scores[i][1], i))
     return list(dict.fromkeys(succeeded[i].index for i in order))
 
 
@@ -140,12 +143,14 @@ class Beliefs:
         observations: what trials said.
         y: (n,) their values as the surrogate models them.
         surrogate: fitted to them; None where there is nothing to go by.
+        feasibility: what is likely to keep what must not be lost; None where nothing is watched.
     """
 
     preset: Preset
     observations: Observations
     y: Floats
     surrogate: Surrogate | None
+    feasibility: Feasibility | None = None
 
     @classmethod
     def of(
@@ -162,13 +167,14 @@ class Beliefs:
         prior = isinstance(settings, EnsembleSettings) and settings.informed > 0
         if not prior and found.rows.size == 0:
             return cls(preset, found, y, None)
+        feasibility = _feasibility(space, history)
         asked = (space.fingerprint, settings, found.rows.tobytes(), y.tobytes(), seed)
         for known, read, fitted in tuple(_last):  # one or none, which another thread may replace
             if known == asked and read is features:
-                return cls(preset, found, y, fitted)
+                return cls(preset, found, y, fitted, feasibility)
         fitted = _fit(space, preset, features, found.rows, y, seed)
         _last[:] = [(asked, features, fitted)]
-        return cls(preset, found, y, fitted)
+        return cls(preset, found, y, fitted, feasibility)
 
     @property
     def informed(self) -> bool:
@@ -181,7 +187,10 @@ class Beliefs:
         return self.surrogate.belief(at=rows).mean
 
     def best(self, pending: Sequence[int], free: Mask) -> int:
-        """Row of the free candidate with the largest acquisition value; the lowest row of equals."""
+        """Row of the free candidate with the largest acquisition value; the lowest row of equals.
+
+        Where something must not be lost, only what keeps it is improved on; see `feasibility.py`.
+        """
         from loracle.search.acquisition import ACQUISITIONS
 
         assert self.surrogate is not None
@@ -191,14 +200,35 @@ class Beliefs:
         others = tried if len(tried) else np.arange(len(free))
         belief = self.surrogate.belief(pending, at=np.concatenate([open_rows, others]))
         mean, sd = belief.mean[: len(open_rows)], belief.sd[: len(open_rows)]
+        acquire = ACQUISITIONS[self.preset.acquisition]
+        if self.feasibility is not None:
+            likely = self.feasibility.log_probability(pending, at=open_rows)
+            keeps = self.feasibility.keeps(others)
+            if not keeps.any():
+                return int(open_rows[np.argmax(likely)])
+            best = float(belief.mean[len(open_rows) :][keeps].max())
+            if self.preset.incumbent == "observed":
+                best = float(self.y[self.feasibility.keeps(self.observations.rows)].max())
+            gain = acquire(mean, sd, best)
+            if not self.preset.acquisition.startswith("log_"):
+                gain = np.log(np.maximum(gain, np.finfo(float).tiny))
+            return int(open_rows[np.argmax(gain + likely)])
         if self.preset.incumbent == "posterior_mean":
             incumbent = float(belief.mean[len(open_rows) :].max())
         else:
             incumbent = float(self.y.max())
-        return int(open_rows[np.argmax(ACQUISITIONS[self.preset.acquisition](mean, sd, incumbent))])
+        return int(open_rows[np.argmax(acquire(mean, sd, incumbent))])
 
 
 # -- helpers ----------------------------------------------------------------------------------------
+
+
+def _feasibility(space: SearchSpace, history: History) -> Feasibility | None:
+    if not any(trial.outcome and trial.outcome.guards for trial in history.succeeded):
+        return None
+    from loracle.search.feasibility import Feasibility
+
+    return Feasibility.of(space, history)
 
 
 def _fit(

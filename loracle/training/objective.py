@@ -19,13 +19,16 @@ import torch
 
 from loracle import __version__
 from loracle.config.knobs import check_knobs
-from loracle.config.metrics import metric_of
+from loracle.config.metrics import Item, Needs, metric_of
+from loracle.config.metrics.guard import GuardConfig
+from loracle.config.metrics.settings import ScoringConfig
 from loracle.config.settings import RunConfig, build_space
 from loracle.errors import ModelError
 from loracle.records.notices import Notice, gathered
 from loracle.records.objective import Pace, Progress, Report
 from loracle.records.sizes import Sizes
 from loracle.records.space import Config, with_alpha
+from loracle.records.standard_settings import STANDARD
 from loracle.records.trial import Outcome
 from loracle.records.trial_files import stored_outcomes
 from loracle.training.contents import scoring_contents, training_contents
@@ -35,6 +38,7 @@ from loracle.training.dataset.splits import Splits, load_splits, overlap, proxy_
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.dataset.told import about_data
 from loracle.training.early_stopping import Watched
+from loracle.training.guard import Guard, load_guards
 from loracle.training.memory.counting import build_memory_model
 from loracle.training.memory.plan import MemoryModel, Observation, observed
 from loracle.training.model.base_model import Base, load_base
@@ -45,8 +49,8 @@ from loracle.training.optimizer import check_optimizer
 from loracle.training.pace import Sample, measure_pace
 from loracle.training.parallel.group import ALONE, Group
 from loracle.training.parallel.peers import Peers
-from loracle.training.scoring import Questions, check_splits, needs_of, prepare
-from loracle.training.trial import TrialPlan, run_trial
+from loracle.training.scoring import Questions, check_splits, needs_of, prepare, score
+from loracle.training.trial import TrialPlan, Watch, run_trial
 
 
 class TrainingObjective:
@@ -62,6 +66,7 @@ class TrainingObjective:
         questions: what trainings are scored on, by split.
         data_fingerprint: sha256 of all splits.
         adapted: names of the modules and weights that have an adapter.
+        guards: what must not be lost.
         notices: what the user must see about data and model.
     """
 
@@ -74,6 +79,7 @@ class TrainingObjective:
         training = resolved_targets(base, config.training)
         check_optimizer(config.training)
         self._needs = needs_of(config.scoring)
+        needs = self._needs.union(*map(needs_of, config.guard.values()))
         encoded = {name: self._encode(name, part) for name, part in splits.parts.items()}
         self._train = encoded["train"]
         self.n_train = len(self._train)
@@ -104,13 +110,18 @@ class TrainingObjective:
             training,
             self._train.tokens,
             dropout=_largest_dropout(config),
-            writes="writing" in self._needs,
-            chooses="choices" in self._needs,
+            writes="writing" in needs,
+            chooses="choices" in needs,
         )
         self.base, self._training, self._with_dropout = found.base, found.settings, found.dropout
         self.adapted = found.adapted
+        self.guards = load_guards(config, self.base)
         self.notices: tuple[Notice, ...] = gathered(
-            splits.notices, self._about_data(encoded), about_own_dropout(base.model), found.notices
+            splits.notices,
+            self._about_data(encoded),
+            (notice for guard in self.guards for notice in guard.told()),
+            about_own_dropout(base.model),
+            found.notices,
         )
 
     @classmethod
@@ -132,8 +143,12 @@ class TrainingObjective:
 
     def report(self) -> Report:
         """Hashes of data and model, what the user must see, counts, and the memory of this machine."""
+        for guard in self.guards:  # before the first trial; workers that come later find it
+            for split in guard.questions:
+                self._base_items(guard, split)
+        contents = training_contents(self.splits, self.base) | scoring_contents(self.config.scoring)
         return Report(
-            contents=training_contents(self.splits, self.base) | scoring_contents(self.config.scoring),
+            contents=contents | {f"rows of guard {guard.name}": guard.content for guard in self.guards},
             notices=self.notices,
             sizes=self.sizes,
             memory=self.memory.as_json(),
@@ -254,6 +269,11 @@ class TrainingObjective:
             progress=progress,
             adapter=adapter,
             group=self._group,
+            guards=tuple(
+                Watch(guard, guard.questions[split], self._guard_scoring(guard, split, config), items)
+                for guard in self.guards
+                for items in [self._base_items(guard, split)]
+            ),
         )
         outcome = run_trial(plan, self._provenance(plan))
         self._observed += observed([outcome])
@@ -268,15 +288,41 @@ class TrainingObjective:
         batch_size = memory.scoring_batch(encoded, config, self.config.scoring.batch_size, written=0)
         return Watched(encoded, batch_size)
 
+    def _base_items(self, guard: Guard, split: str) -> Sequence[Item]:
+        """What the base model gives; measured once a run, and by every worker that does not find it."""
+        settings = self._guard_scoring(guard, split, with_alpha(self.config.standard or STANDARD))
+
+        def ask(questions: Questions, asked: GuardConfig) -> Sequence[Item]:
+            return score(self.base, questions, settings, split).items
+
+        return guard.base_items(split, self.base.fingerprint, ask)
+
+    def _guard_scoring(self, guard: Guard, split: str, config: Config) -> ScoringConfig:
+        """The settings by which it is scored, in batches that fit."""
+        questions, needs = guard.questions[split], needs_of(guard.settings)
+        batch = self._largest_batch(self.memory, questions, config, guard.settings, needs)
+        return guard.settings.model_copy(update={"batch_size": batch})
+
     def _scoring_batch(self, memory: MemoryModel, questions: Questions, config: Config) -> int:
         """How many examples are scored at a time, in whatever way the metrics need."""
-        largest = self.config.scoring.batch_size
+        return self._largest_batch(memory, questions, config, self.config.scoring, self._needs)
+
+    def _largest_batch(
+        self,
+        memory: MemoryModel,
+        questions: Questions,
+        config: Config,
+        scoring: ScoringConfig,
+        needs: set[Needs],
+    ) -> int:
+        largest = scoring.batch_size
+        written = scoring.max_new_tokens if "writing" in needs else 0
         if questions.choices is not None:
             continued = self.base.continuing is not None
             largest = memory.scoring_batch(questions.choices, config, largest, written=0, continued=continued)
-            if "writing" not in self._needs:
+            if "writing" not in needs:
                 return largest
-        return memory.scoring_batch(questions.encoded, config, largest, written=self._written)
+        return memory.scoring_batch(questions.encoded, config, largest, written=written)
 
     def _encode(self, name: str, examples: Sequence[Example]) -> Encoded:
         encoded = self.base.texts.encoded(name, examples, self.config.data)
@@ -302,11 +348,6 @@ class TrainingObjective:
     def _prepare(self, examples: Sequence[Example], encoded: Encoded) -> Questions:
         longest = self.base.texts.longest(self.config.data)
         return prepare(examples, encoded, self.base, self.config.scoring, longest)
-
-    @property
-    def _written(self) -> int:
-        """Tokens that scoring generates for an example, at most."""
-        return self.config.scoring.max_new_tokens if "writing" in self._needs else 0
 
     def _provenance(self, plan: TrialPlan) -> dict[str, Any]:
         packages = ("torch", "transformers", "peft", "numpy")

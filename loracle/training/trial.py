@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from loracle.config.metrics import metric_of
+from loracle.config.metrics import Item, metric_of
 from loracle.config.metrics.settings import ScoringConfig
 from loracle.config.training.settings import TrainingConfig
 from loracle.errors import LoracleError
@@ -19,11 +19,12 @@ from loracle.records.codec import json_text
 from loracle.records.failures import DISK_ERRORS, crash, no_room
 from loracle.records.objective import Progress
 from loracle.records.space import Config
-from loracle.records.trial import Failure, FailureKind, Outcome
+from loracle.records.trial import Failure, FailureKind, GuardReading, Outcome
 from loracle.records.trial_files import items_file, write_attempt
 from loracle.text.files import write_atomically
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.early_stopping import Watched
+from loracle.training.guard import Guard
 from loracle.training.intervals import confidence_interval
 from loracle.training.loop import Step, Trained, TrainingFailed, train_adapter
 from loracle.training.memory.measurement import out_of_memory, release
@@ -34,6 +35,17 @@ from loracle.training.parallel.group import ALONE, Group
 from loracle.training.scoring import Questions, Score, score
 
 _WHILE_SCORING = "while scoring one example at a time"
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What must not be lost, as one training is asked about it: the guard, its questions and how they are
+    scored, in batches that fit, and what the base model gives."""
+
+    guard: Guard
+    questions: Questions
+    scoring: ScoringConfig
+    base_items: Sequence[Item]
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,7 @@ class TrialPlan:
         progress: called after each step, and while scoring.
         adapter: where the adapter is saved; None: nowhere.
         group: the processes that train it; this one, the first of them, scores.
+        guards: what must not be lost.
     """
 
     base: Base
@@ -72,6 +85,7 @@ class TrialPlan:
     progress: Progress | None = None
     adapter: Path | None = None
     group: Group = ALONE
+    guards: tuple[Watch, ...] = ()
 
 
 def run_trial(plan: TrialPlan, provenance: Mapping[str, Any]) -> Outcome:
@@ -106,7 +120,7 @@ def run_trial(plan: TrialPlan, provenance: Mapping[str, Any]) -> Outcome:
     parts["other"] = seconds - sum(parts.values())
     if isinstance(result, _Result):
         measured = metrics | dict(result.metrics)
-        outcome = Outcome(result.value, measured, seconds, seconds_by_part=parts)
+        outcome = Outcome(result.value, measured, seconds, seconds_by_part=parts, guards=result.guards)
         for table, records in result.items.items():
             text = "".join(json_text(item, None) for item in records)
             write_atomically(items_file(plan.folder, table), text)
@@ -125,6 +139,7 @@ class _Result:
     metrics: Mapping[str, float]
     items: Mapping[str, Sequence[Mapping[str, Any]]]
     seconds: Mapping[str, float]
+    guards: Mapping[str, GuardReading]
 
 
 def _attempt(plan: TrialPlan) -> _Result | Failure:
@@ -168,7 +183,8 @@ def _train_and_score(plan: TrialPlan) -> _Result:
             group=plan.group,
         ) as trained:
             began = time.perf_counter()
-            scored = _score(plan)
+            scored = _score(plan, plan.questions, plan.scoring)
+            watched = [_watched(plan, watch) for watch in plan.guards]
             scoring_seconds = time.perf_counter() - began
             log.write(f"# {plan.split}: " + json.dumps(dict(scored.metrics)) + "\n")
             _require_finite(scored, plan.split)
@@ -178,15 +194,27 @@ def _train_and_score(plan: TrialPlan) -> _Result:
             saved.finish()
     seconds = {"training": trained.seconds, "scoring": scoring_seconds}
     items = {"": scored.items, **scored.documents}
-    return _Result(scored.value, _metrics(plan, trained, scored), items, seconds)
+    items |= {watch.guard.table: found.items for watch, found in zip(plan.guards, watched, strict=True)}
+    guards = {
+        watch.guard.name: watch.guard.reading(watch.base_items, found.items)
+        for watch, found in zip(plan.guards, watched, strict=True)
+    }
+    return _Result(scored.value, _metrics(plan, trained, scored), items, seconds, guards)
 
 
-def _score(plan: TrialPlan) -> Score:
+def _watched(plan: TrialPlan, watch: Watch) -> Score:
+    """What the trained model makes of a guard. One that gives no number any more has diverged."""
+    found = _score(plan, watch.questions, watch.scoring)
+    _require_finite(found, f"guard {watch.guard.name}")
+    return found
+
+
+def _score(plan: TrialPlan, questions: Questions, scoring: ScoringConfig) -> Score:
     """Scores the trained model; in smaller batches where memory runs out, down to one example."""
-    for batch_size in halvings(plan.scoring.batch_size):
-        settings = plan.scoring.model_copy(update={"batch_size": batch_size})
+    for batch_size in halvings(scoring.batch_size):
+        settings = scoring.model_copy(update={"batch_size": batch_size})
         try:
-            return score(plan.base, plan.questions, settings, plan.split, plan.progress)
+            return score(plan.base, questions, settings, plan.split, plan.progress)
         except (RuntimeError, MemoryError) as error:
             shortage = out_of_memory(error)
             if shortage is None:

@@ -42,6 +42,7 @@ def test_programs_get_numbers_and_a_state() -> None:
         "value": 0.25,
         "score": 0.25,
         "metrics": {"test_loss": 1.5},
+        "guards": {},
         "seconds": 2.0,
         "failure": None,
     }

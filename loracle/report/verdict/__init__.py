@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from loracle.report.verdict.comparison import Comparison, Standing
+from loracle.report.verdict.comparison import Comparison, GivenUp, GuardedSearch, Standing
+from loracle.report.verdict.guards import guarded_search
 from loracle.report.verdict.sentences import (
     edges,
     headline,
@@ -17,8 +18,11 @@ from loracle.report.verdict.sentences import (
 
 __all__ = [
     "Comparison",
+    "GivenUp",
+    "GuardedSearch",
     "Standing",
     "edges",
+    "guarded_search",
     "headline",
     "nothing_learnt",
     "paired",

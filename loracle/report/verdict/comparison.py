@@ -21,6 +21,38 @@ Standing = Literal["better", "worse", "no_difference", "same", "not_compared"]
 
 
 @dataclass(frozen=True)
+class GivenUp:
+    """The best trial of those that lost what must not be lost, where its value is above the winner's.
+
+    Attributes:
+        number, config, value: of the trial; the value is of validation items.
+        winner_value: the best of the winner's own trials, on the same items.
+        broken: names of the guards that it breaks.
+    """
+
+    number: int
+    config: Config
+    value: float
+    winner_value: float
+    broken: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GuardedSearch:
+    """How the guards fared in the trials.
+
+    Attributes:
+        tried: configs that were asked about them.
+        kept: how many of those kept them all.
+        given_up: what was not recommended; None where nothing that broke a guard scored higher.
+    """
+
+    tried: int
+    kept: int
+    given_up: GivenUp | None = None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Winner and standard settings, both trained on all training data and scored once on test data.
 
@@ -33,6 +65,8 @@ class Comparison:
         differing: how many of those the two scored differently.
         same: whether winner and standard train identically; then they were trained once.
         overlap: test items that were seen before they were scored, so what scores say of new data is less.
+        guarded: how what must not be lost fared in the search; None where nothing was watched. How it fared
+            in the final trainings stands in their outcomes.
     """
 
     winner: Config
@@ -46,6 +80,7 @@ class Comparison:
     differing: int = 0
     same: bool = False
     overlap: Overlap = field(default_factory=Overlap)
+    guarded: GuardedSearch | None = None
 
     @property
     def standing(self) -> Standing:
@@ -70,16 +105,25 @@ class Comparison:
         """What `loracle verdict` tells a script: see `EXIT_CODES`.
 
         A winner that failed where the standard settings succeeded is worse. Where nothing was compared,
-        nothing is known to be better.
+        nothing is known to be better. A winner that breaks a guard is worse where it matters.
         """
-        if self.standing == "worse" or (self.standing == "not_compared" and self.best == "standard"):
+        if (
+            self.winner_outcome.broken
+            or self.standing == "worse"
+            or (self.standing == "not_compared" and self.best == "standard")
+        ):
             return EXIT_CODES["worse"]
         return EXIT_CODES["better" if self.standing == "better" else "no_difference"]
 
     @property
     def best(self) -> Literal["winner", "standard"]:
-        """Whose settings to use: those of the standard only where they did better."""
+        """Whose settings to use: those of the standard only where they did better, or keep what the winner
+        loses. What loses something that must not be lost is used only where the other does, too."""
         failed = self.winner_outcome.value is None and self._standard_value is not None
+        if self._standard_value is not None and self.standard_outcome is not None and not failed:
+            losing = [bool(outcome.broken) for outcome in (self.winner_outcome, self.standard_outcome)]
+            if losing[0] != losing[1] and self.winner_outcome.value is not None:
+                return "standard" if losing[0] else "winner"
         return "standard" if failed or self.standing == "worse" else "winner"
 
     @property

@@ -12,8 +12,10 @@ from loracle.records.notices import Notice
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import History
 from loracle.report.verdict.comparison import EXIT_CODES, Comparison
+from loracle.report.verdict.guards import guard_lines, in_short
 from loracle.report.wording import (
     show_config,
+    show_difference,
     show_score,
     show_value,
 )
@@ -43,10 +45,11 @@ def headline(comparison: Comparison, metric: str) -> str:
     winner, standard = comparison.winner_outcome, comparison.standard_outcome
     if winner.value is None or standard is None or standard.value is None or comparison.same:
         text = _result(comparison, metric).removesuffix(".")
-        return f"{_WORDS[comparison.exit_code]}: {text[:1].lower()}{text[1:]}."
+        return f"{_WORDS[comparison.exit_code]}: {text[:1].lower()}{text[1:]}{in_short(comparison)}."
     against = f"{_phrase(winner.value, metric)} against {show_score(standard.value, metric)}"
     by = _by_how_much(comparison, metric)
-    return f"{_WORDS[comparison.exit_code]}: {against} of the standard settings{by}."
+    said = f"{against} of the standard settings{by}{in_short(comparison)}"
+    return f"{_WORDS[comparison.exit_code]}: {said}."
 
 
 _WORDS = {
@@ -60,20 +63,9 @@ def _by_how_much(comparison: Comparison, metric: str) -> str:
     """The difference with its interval, as the end of a sentence."""
     if comparison.difference is None or comparison.low is None or comparison.high is None:
         return " (one run each, so chance plays a part)"
-    by = shown_difference(comparison.difference, comparison.low, comparison.high, metric)
+    by = show_difference(comparison.difference, comparison.low, comparison.high, metric)
     plural = "" if comparison.items == 1 else "s"
     return f", {by} on the same {comparison.items:,} test item{plural}"
-
-
-def shown_difference(mean: float, low: float, high: float, metric: str) -> str:
-    """A difference of values, larger is better: `better by 3 points (95 % interval 1 to 5)`."""
-    unit, scale = metric_of(metric).unit, metric_of(metric).scale
-    mean, low, high = (scale * x for x in (mean, low, high))
-    if mean < 0:
-        how, mean, low, high = "worse", -mean, -high, -low
-    else:
-        how = "better"
-    return f"{f'{how} by {mean:.3g} {unit}'.rstrip()} (95 % interval {low:.3g} to {high:.3g})"
 
 
 def verdict_lines(comparison: Comparison, metric: str, history: History | None = None) -> list[str]:
@@ -83,6 +75,7 @@ def verdict_lines(comparison: Comparison, metric: str, history: History | None =
         _result(comparison, metric),
         paired(comparison, metric),
         seen_before(comparison),
+        *guard_lines(comparison, metric),
         best_line(comparison, metric),
     ]
     return [part for part in parts if part]
@@ -132,6 +125,8 @@ def _winner_failed(comparison: Comparison, metric: str) -> str:
 def best_line(comparison: Comparison, metric: str) -> str:
     """Whose settings `best` holds, where that is not plain."""
     place = "`best.yaml`" if metric in OWN_METRICS else "`best/`"
+    if comparison.best == "standard" and comparison.winner_outcome.broken and comparison.standing != "worse":
+        return f"So {place} holds the standard settings, which keep what must not be lost."
     if comparison.best == "standard":
         return f"So {place} holds the standard settings."
     if comparison.standing == "no_difference":
@@ -145,7 +140,7 @@ def paired(comparison: Comparison, metric: str) -> str:
         return ""
     mean, low, high = comparison.difference, comparison.low, comparison.high
     plural = "" if comparison.items == 1 else "s"
-    by = shown_difference(mean, low, high, metric)
+    by = show_difference(mean, low, high, metric)
     text = f"On the same {comparison.items:,} test item{plural} the winner is {by}."
     if mean == 0:
         text = f"On the same {comparison.items:,} test items the two score the same"

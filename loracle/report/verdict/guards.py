@@ -1,0 +1,93 @@
+"""What became of what must not be lost, and what was given up for it: as records, and in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loracle.config.metrics import metric_of
+from loracle.records.space import Config, SearchSpace
+from loracle.records.trial import GuardReading, History, Outcome
+from loracle.report.verdict.comparison import Comparison, GivenUp, GuardedSearch
+from loracle.report.wording import show_config, show_difference, show_score
+
+
+def guarded_search(space: SearchSpace, history: History, winner: Config) -> GuardedSearch | None:
+    """How the guards fared in the trials; None where nothing was watched."""
+    asked = [t for t in history.succeeded if t.outcome and t.outcome.guards]
+    if not asked:
+        return None
+    found: dict[int, list[Outcome]] = {}
+    for trial in asked:
+        assert trial.outcome is not None
+        found.setdefault(trial.index, []).append(trial.outcome)
+    kept = sum(any(not outcome.broken for outcome in outcomes) for outcomes in found.values())
+    own = [o.value for o in found.get(space.index(winner), []) if o.value is not None]
+    rivals = [
+        GivenUp(t.number, space.config(t.index), t.outcome.value, max(own), t.outcome.broken)
+        for t in asked
+        if own and t.outcome and t.outcome.value is not None and t.outcome.broken
+    ]
+    best = max(rivals, key=lambda rival: rival.value, default=None)
+    above = best is not None and best.value > best.winner_value
+    return GuardedSearch(len(found), kept, best if above else None)
+
+
+def guard_lines(comparison: Comparison, metric: str) -> Iterator[str]:
+    """What must not be lost, in a sentence a guard, and what was given up for it."""
+    for name, reading in comparison.winner_outcome.guards.items():
+        yield f"Of what must not be lost, the winner {_fate(name, reading)}."
+    standard = comparison.standard_outcome
+    if standard is not None and not comparison.same:
+        for name in standard.broken:
+            lost = _fate(name, standard.guards[name])
+            yield f"Of the standard settings: the adapter {lost}."
+    search = comparison.guarded
+    if search is None:
+        return
+    if search.kept == 0:
+        some = "the one config that was tried" if search.tried == 1 else f"any of the {search.tried} configs"
+        how = "" if search.tried == 1 else " that were tried"
+        yield f"Nothing is kept by {some}{how}; the winner is the one that loses the least."
+    if search.given_up is not None:
+        given = search.given_up
+        values = [show_score(value, metric) for value in (given.value, given.winner_value)]
+        yield (
+            f"Given up for it: trial {given.number} scored {values[0]} in validation, where the winner "
+            f"scored {values[1]}, and lost {_and(given.broken)}: {show_config(given.config)}."
+        )
+
+
+def in_short(comparison: Comparison) -> str:
+    """The same as the end of a sentence; empty where nothing was watched."""
+    readings = comparison.winner_outcome.guards
+    broken = comparison.winner_outcome.broken
+    if broken:
+        return f"; {_and(broken)} {'is' if len(broken) == 1 else 'are'} lost: {_loss(readings[broken[0]])}"
+    return f"; {_and(tuple(readings))} {'is' if len(readings) == 1 else 'are'} kept" if readings else ""
+
+
+def reading_text(reading: GuardReading) -> str:
+    """What was scored against the base model, for a cell of a table."""
+    shown = [show_score(value, reading.metric) for value in (reading.value, reading.base)]
+    return f"{shown[0]} (base {shown[1]}): {'kept' if reading.kept else 'lost'}"
+
+
+def _fate(name: str, reading: GuardReading) -> str:
+    metric = metric_of(reading.metric)
+    shown = [show_score(value, reading.metric) for value in (reading.value, reading.base)]
+    verb = "keeps" if reading.kept else "loses"
+    return (
+        f"{verb} {name}: {metric.title} {shown[0]} against {shown[1]} of the base model, {_loss(reading)} "
+        f"on {reading.items:,} items"
+    )
+
+
+def _loss(reading: GuardReading) -> str:
+    metric = metric_of(reading.metric)
+    allowed = f"{metric.scale * reading.allowed:.3g} {metric.unit}".rstrip()
+    by = show_difference(reading.change, reading.low, reading.high, reading.metric)
+    return f"{by}, where {allowed} may be lost"
+
+
+def _and(names: tuple[str, ...]) -> str:
+    return " and ".join(names)
