@@ -337,6 +337,7 @@ NO_PROMISE = (
     "| | knows LoRA |",
     "| [Optuna]",
     "| Ray Tune |",
+    "| [`oumi tune`]",
     "| the paper's released code |",
     "Search quality against them",
     "Python 3.11+, Linux or macOS",
