@@ -69,13 +69,30 @@ class Expected:
 
 
 @dataclass(frozen=True)
+class Believed:
+    """What a search expects of a trial, with an interval of 95 %: values, larger is better."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class TrialStarted:
-    """A trial begins: how many have finished, the budget, its config, and its own number."""
+    """A trial begins.
+
+    Attributes:
+        done, budget: how many have finished, and how many there will be.
+        config: that it trains.
+        number: its own.
+        believed: what the search expects of it; None: nothing yet, or it would have to be computed anew.
+    """
 
     done: int
     budget: int
     config: Config
     number: int
+    believed: Believed | None = None
 
 
 @dataclass(frozen=True)

@@ -104,11 +104,13 @@ def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Searc
     space = search_space(config, report.n_examples)
     preset = run_preset(config)
     if not preset.reads:
-        return Search(space, preset, None, config.search.seed, contents=prior_contents(preset))
+        return Search(
+            space, preset, None, config.search.seed, contents=prior_contents(preset), metric=config.metric
+        )
     from loracle.run.reading import features_of  # needs torch
 
     features, contents, preset = features_of(config, space, preset, report, listen)
-    return Search(space, preset, features, config.search.seed, contents=contents)
+    return Search(space, preset, features, config.search.seed, contents=contents, metric=config.metric)
 
 
 # -- helpers ----------------------------------------------------------------------------------------

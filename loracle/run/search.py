@@ -6,32 +6,40 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from loracle.config.knobs import KNOBS, check_knobs
 from loracle.config.settings import RunConfig, build_space
 from loracle.config.training.plan import plan_training
 from loracle.errors import ConfigError
 from loracle.records.contents import file_hash
+from loracle.records.events import Believed
 from loracle.records.notices import Notice
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.standard_settings import STANDARD
 from loracle.records.trial import History, Trial
-from loracle.search.observations import value_of
+from loracle.report.findings.score_scale import ScoreScale
+from loracle.search.observations import row_of, value_of
 from loracle.search.presets import EnsembleSettings, Preset, get_preset, with_standard
 from loracle.search.prior import SHIPPED
-from loracle.search.propose import propose, ranking
+from loracle.search.propose import Beliefs, propose, ranking
 from loracle.training.memory.plan import MemoryModel, allowed
 
 if TYPE_CHECKING:
     from loracle.language.features import Features
 
 
+_WIDE = 1.96  # standard deviations of a normal interval of 95 %
+
+
 @dataclass(frozen=True)
 class Search:
     """The search half of a run, ready to choose.
 
-    `memory` says which candidates can fit; None where trials run on other machines, or it cannot be known.
-    `notices` are what the user must see about the space and how it is searched; `contents` holds hashes of
-    the prior, or of the prompt and of the model that reads it.
+    `metric` is what scores are of; empty: nobody asks. `memory` says which candidates can fit; None where
+    trials run on other machines, or it cannot be known. `notices` are what the user must see about the space
+    and how it is searched; `contents` holds hashes of the prior, or of the prompt and of the model that reads
+    it.
     """
 
     space: SearchSpace
@@ -41,6 +49,7 @@ class Search:
     memory: MemoryModel | None = None
     notices: tuple[Notice, ...] = ()
     contents: Mapping[str, str] = field(default_factory=dict)
+    metric: str = ""
 
     def within(self, room: float | None) -> Search:
         """The same search where trainings may grow by `room` bytes, whatever is free just now."""
@@ -58,6 +67,19 @@ class Search:
             strict=False,
         )
         return chosen[0] if chosen else None
+
+    def believed(self, history: History, index: int) -> Believed | None:
+        """What a config that `next` has just chosen is expected to score; None before the first score."""
+        if not self.metric or not history.succeeded:
+            return None
+        beliefs = Beliefs.of(self.space, history, self.preset, self.features, self.seed)  # its fit is kept
+        if beliefs.surrogate is None:
+            return None
+        belief = beliefs.surrogate.belief(at=np.array([row_of(self.space, index)]))
+        scale = ScoreScale.of(beliefs.y, beliefs.observations.values, self.metric)
+        reach = _WIDE * belief.caution * belief.sd
+        low, middle, high = (float(scale.value(belief.mean + sign * reach)[0]) for sign in (-1, 0, 1))
+        return Believed(middle, low, high)
 
     def ranking(self, history: History) -> list[int]:
         """Successful configs, the one to use first."""

@@ -256,7 +256,8 @@ def _fill(
             return f"all {budget} trials are done"
         if len(finished) + len(history.pending) >= budget:
             return None
-        index = again.pop(0) if again else search.next(history)
+        chosen = not again
+        index = search.next(history) if chosen else again.pop(0)
         if index is None:
             return None if history.pending else _exhausted(search, history)
         number = study.claim(index, budget)
@@ -265,7 +266,8 @@ def _fill(
         running[number] = index
         config = search.space.config(index)
         executor.submit(Job(number, config, search.seed, trial_folder(folder, number)))
-        listen(TrialStarted(len(finished) + len(running) - 1, budget, config, number))
+        believed = search.believed(history, index) if chosen else None
+        listen(TrialStarted(len(finished) + len(running) - 1, budget, config, number, believed))
     return None
 
 

@@ -20,7 +20,16 @@ from rich.console import Console
 from loracle.commands.terminal.display import Display
 from loracle.config.loading import load_config
 from loracle.errors import StudyError
-from loracle.records.events import Event, Expected, RunEnded, Span, Step, TrialFinished, TrialStarted
+from loracle.records.events import (
+    Believed,
+    Event,
+    Expected,
+    RunEnded,
+    Span,
+    Step,
+    TrialFinished,
+    TrialStarted,
+)
 from loracle.records.trial import Failure, FailureKind, Outcome, Trial
 from loracle.run.storage.event_file import follow, recorded
 from loracle.run.storage.lock import run_lock
@@ -39,6 +48,9 @@ def test_what_is_told_in_a_run_is_what_watch_shows(
         event for event in told if not isinstance(event, Step)
     ]
     assert sum(isinstance(event, TrialFinished) for event in seen) == 5
+    first, *later = [event.believed for event in seen if isinstance(event, TrialStarted)]
+    assert first is None  # nothing has been measured
+    assert all(one is not None and one.low <= one.value <= one.high <= 0 for one in later)  # losses
     code, out, errors = loracle("watch", tmp_path / "run")
     assert code == 0
     assert len(re.findall(r"^ +\d/5 ", errors, flags=re.MULTILINE)) == 5
@@ -132,13 +144,14 @@ def test_what_is_best_what_it_took_and_what_failed_stands_below_the_bars(width: 
         display.show(Expected(30, 30, 1, 2, whole=Span(500.0, 600.0, 700.0), cost_per_hour=2.0))
         display.show(TrialFinished(best, CONFIG, best, 1, 30, Span(500.0, 600.0, 700.0)))
         display.show(TrialFinished(failed, CONFIG, best, 2, 30, Span(400.0, 450.0, 600.0)))
-        display.show(TrialStarted(2, 30, CONFIG, 2), at=0.0)
+        display.show(TrialStarted(2, 30, CONFIG, 2, Believed(0.6, 0.41, 0.8)), at=0.0)
         below = Console(file=io.StringIO(), record=True, width=width)
         below.print(display.bars)
     bar, *lines = below.export_text().splitlines()
     assert re.search(r"\d+ days", bar)  # since it began, not since it was looked at
-    assert [line.split()[0] for line in lines] == ["best", "time", "failed"]
+    assert [line.split()[0] for line in lines] == ["best", "expect", "time", "failed"]
     assert "50.0 %, trial 0: rank 8, alpha 16" in lines[0]
-    assert "2 min of trials (0.07), 7 to 10 min left (about 0.25)" in lines[1]
-    assert "1 of 2; trial 1, crashed: b[/x] \\x1b[2J" in lines[2]
+    assert "2 min of trials (0.07), 7 to 10 min left (about 0.25)" in lines[2]
+    assert lines[1].split(maxsplit=1)[1] == "60.0 % (41.0 to 80.0) of trial 2"
+    assert "1 of 2; trial 1, crashed: b[/x] \\x1b[2J" in lines[3]
     assert max(map(len, lines)) <= width

@@ -139,7 +139,7 @@ class Display:
             case TrialStarted(done=done, budget=budget, config=config, number=number):
                 self._remove(None)
                 note = show_config(config) if self._console.width >= _ROOM_FOR_CONFIGS else ""
-                self._add(number, f"trial {done + 1}/{budget}", note, _STARTING)
+                self._add(number, f"trial {number} ({done + 1}/{budget})", note, _STARTING)
             case Step(number=number) if number in self._bars:
                 self._step(self._bars[number], event)
             case TrialFinished():

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from loracle.records.events import Event, Expected, Span, TrialFinished
+from loracle.config.metrics import metric_of
+from loracle.records.events import Believed, Event, Expected, PhaseStarted, Span, TrialFinished, TrialStarted
 from loracle.records.space import Config
 from loracle.records.trial import Trial
 from loracle.report.wording import show_config, show_duration, show_money, show_score, show_span
@@ -34,15 +35,21 @@ class Summary:
     _failures: int = 0
     _done: int = 0
     _last_failure: str = ""
+    _believed: dict[int, Believed] = field(default_factory=dict)  # by trial that runs
 
     def take(self, event: Event) -> None:
         """Notes what an event says."""
         match event:
             case Expected(whole=whole, cost_per_hour=cost):
                 self._left, self._cost_per_hour = whole, cost
+            case PhaseStarted():
+                self._believed.clear()
+            case TrialStarted(number=number, believed=believed) if believed is not None:
+                self._believed[number] = believed
             case TrialFinished(trial=trial, config=config, best=best, done=done, left=left):
                 assert trial.outcome is not None
                 self._configs[trial.index] = config
+                self._believed.pop(trial.number, None)
                 self._best, self._done, self._left = best, done, left
                 self._seconds += trial.outcome.seconds
                 if failure := trial.outcome.failure:
@@ -58,6 +65,11 @@ class Summary:
             config = self._configs.get(self._best.index)
             shown = f"{show_score(self._best.outcome.value, self.metric)}, trial {self._best.number}"
             yield "best", shown + (f": {show_config(config)}" if config else ""), "green"
+        for number, believed in self._believed.items():
+            metric = metric_of(self.metric)
+            ends = (believed.low, believed.high)
+            low, high = (metric.number(end) for end in sorted(map(metric.read, ends)))
+            yield "expect", f"{metric.show(believed.value)} ({low} to {high}) of trial {number}", ""
         parts = []
         if self._seconds:
             parts.append(f"{show_duration(self._seconds)} of trials{self._price(self._seconds)}")

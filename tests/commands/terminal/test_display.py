@@ -65,7 +65,7 @@ def test_how_long_a_run_takes_is_said_before_its_first_trial() -> None:
 
 def test_a_terminal_shows_a_bar_with_the_time_left() -> None:
     text = shown(terminal=True)
-    assert "trial 3/30" in text
+    assert "trial 2 (3/30)" in text
     assert "1.1 to 2.2 h left" in text
 
 
@@ -81,8 +81,8 @@ def test_trials_that_run_at_the_same_time_have_a_bar_each() -> None:
         text = Console(file=io.StringIO(), record=True, width=160)
         text.print(both)
         lines = text.export_text().splitlines()
-        assert ["trial 8/30" in lines[0], "4/10" in lines[0], "loss 2.500" in lines[0]] == [True] * 3
-        assert ["trial 9/30" in lines[1], "3/10" in lines[1], "loss 1.250" in lines[1]] == [True] * 3
+        assert ["trial 7 (8/30)" in lines[0], "4/10" in lines[0], "loss 2.500" in lines[0]] == [True] * 3
+        assert ["trial 8 (9/30)" in lines[1], "3/10" in lines[1], "loss 1.250" in lines[1]] == [True] * 3
         display.show(PhaseStarted("training the winner", -1))
         display.show(PhaseStarted("training the standard settings", -2))
         display.show(Step(5, 10, 0.5, -2))
@@ -110,7 +110,7 @@ def test_every_part_has_a_bar_that_fits(width: int) -> None:
         assert loading.rstrip().endswith("0:00:00")
         display.show(TrialStarted(29, 30, CONFIG, 0))
         (line,) = bars_of(display, width)
-        assert "trial 30/30" in line
+        assert "trial 0 (30/30)" in line
         assert "starting" in line
         display.show(Step(3, 10, 1.25, 0))
         (line,) = bars_of(display, width)
@@ -154,7 +154,7 @@ def test_lines_fit_the_terminal(width: int) -> None:
     text = re.sub(r"\x1b\[[0-9?]*[A-Za-z]", "", out.getvalue())
     lines = [line for line in text.splitlines() if "50.0 %" in line or "learning_rate" in line]
     assert max(map(len, lines + shown)) <= width
-    assert "trial 2/30" in shown[0]
+    assert "trial 1 (2/30)" in shown[0]
     assert "loss 1.250" in shown[0]
     assert shown[2] == "time    5 min of trials, 70 to 87 s left"
 
