@@ -20,6 +20,7 @@ from loracle.commands.export import export
 from loracle.commands.importing import import_settings
 from loracle.commands.init import init
 from loracle.commands.proxy import proxy
+from loracle.commands.results.explain import explain
 from loracle.commands.results.report import report
 from loracle.commands.results.show import show
 from loracle.commands.results.verdict import verdict
@@ -43,6 +44,7 @@ for command in (
     demo,
     show,
     verdict,
+    explain,
     report,
     watch,
     proxy,

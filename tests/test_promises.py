@@ -163,6 +163,12 @@ PROMISES: dict[str, tuple[str, ...]] = {
     ),
     "| `verdict.json` |": ("test_verdict_command::test_what_is_kept_is_the_whole_record",),
     "| `notices.json` |": ("test_notices_shown::test_doctor_tune_report_show_and_json_say_the_same",),
+    "`loracle explain RUN [TRIAL]` says": (
+        "test_explanation::test_the_search_asked_again_gives_every_trial",
+        "test_explanation::test_each_sentence_has_the_numbers_of_its_record",
+        "test_explanation::test_conclusions_say_which_knobs_matter_and_the_next_experiment_is_the_next_proposal",
+        "test_explanation::test_explain_prints_the_sentences_of_a_run_and_json_their_numbers",
+    ),
     "`loracle show RUN` lists trials": (
         "test_report_command::test_a_run_leaves_its_page_and_report_makes_it_again",
         "test_cli::test_tune_show_export",

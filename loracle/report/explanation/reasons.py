@@ -1,0 +1,240 @@
+"""From a run's trials to the numbers of an explanation. The search is asked again, which it was made for:
+`propose` depends on its arguments alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from scipy.special import ndtr
+
+from loracle.config.metrics import metric_of
+from loracle.config.settings import RunConfig
+from loracle.errors import StudyError
+from loracle.records.space import SearchSpace
+from loracle.records.trial import FailureKind, History, Trial
+from loracle.report.explanation.records import (
+    Conclusion,
+    Evidence,
+    Expected,
+    Explanation,
+    Next,
+    PriorWord,
+    Proposal,
+)
+from loracle.report.findings.score_scale import ScoreScale
+from loracle.report.verdict import Comparison
+from loracle.search.acquisition import expected_improvement
+from loracle.search.ensemble import Ensemble, fit_ensemble
+from loracle.search.observations import row_of, rows_of, value_of
+from loracle.search.presets import EnsembleSettings, Preset, get_preset
+from loracle.search.prior import describe
+from loracle.search.propose import Beliefs, propose, ranking, seed_indices
+
+_WIDE = 1.96  # standard deviations of a normal interval of 95 %
+_DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """What a run's search can be asked.
+
+    Attributes:
+        config, space: of the run.
+        preset: how it chooses.
+    """
+
+    config: RunConfig
+    space: SearchSpace
+    preset: Preset
+
+    @property
+    def own(self) -> bool:
+        """Whether its belief can be made again here: one that reads prompts needs the model that reads."""
+        return isinstance(self.preset.surrogate, EnsembleSettings)
+
+    @property
+    def _asked(self) -> Preset:
+        return (
+            self.preset if self.own else replace(get_preset("default"), seed_configs=self.preset.seed_configs)
+        )
+
+    def explain(
+        self, history: History, numbers: tuple[int, ...] = (), comparison: Comparison | None = None
+    ) -> Explanation:
+        """Explains these trials, what may be concluded from all, and what to try next.
+
+        Raises:
+            StudyError: there is no such trial.
+        """
+        trials = {trial.number: trial for trial in history.trials}
+        for number in numbers:
+            if number not in trials:
+                raise StudyError(f"there is no trial {number}; the run has {len(trials)}, from 0 on")
+        conclusions = sorted(self._conclusions(history, comparison), key=lambda one: not one.safe)
+        return Explanation(
+            self.config.metric,
+            tuple(self._proposal(history, trials[number]) for number in numbers),
+            tuple(conclusions),
+            self._next(history),
+            self.own,
+        )
+
+    # -- one trial ------------------------------------------------------------------------------------
+
+    def _proposal(self, history: History, trial: Trial) -> Proposal:
+        before = History(tuple(t for t in history.finished if t.number < trial.number and not t.interrupted))
+        named = trial.index in seed_indices(self.space, self._asked.seed_configs)
+        beliefs = self._beliefs(before)
+        telling = [t for t in before.trials if _says_something(t)]
+        failure = trial.outcome.failure if trial.outcome else None
+        return Proposal(
+            trial.number,
+            self.space.config(trial.index),
+            "named" if named else "belief" if beliefs.informed else "chance",
+            len(telling),
+            self._again(before, trial),
+            self._expected(beliefs, trial.index),
+            self._nearest(telling, trial.index),
+            self._prior(beliefs, trial.index),
+            None if trial.outcome is None or trial.outcome.value is None else self._read(trial.outcome.value),
+            None if failure is None else str(failure.kind),
+        )
+
+    def _again(self, before: History, trial: Trial) -> bool | None:
+        if not self.own:
+            return None
+        return propose(self.space, before, self._asked, seed=self.config.search.seed, strict=False) == [
+            trial.index
+        ]
+
+    def _expected(self, beliefs: Beliefs, index: int) -> Expected | None:
+        values = beliefs.observations.values
+        if beliefs.surrogate is None or not np.isfinite(values).any():
+            return None
+        rows = np.concatenate([[row_of(self.space, index)], beliefs.observations.rows])
+        belief = beliefs.surrogate.belief(at=rows)
+        mean, sd = float(belief.mean[0]), float(belief.sd[0])
+        keeps, known = None, belief.mean[1:]
+        if beliefs.feasibility is not None:
+            keeps = float(np.exp(beliefs.feasibility.log_probability([], rows[:1])[0]))
+            keeping = beliefs.feasibility.keeps(rows[1:])
+            known = known[keeping] if keeping.any() else known
+        best = float(known.max())
+        scale = ScoreScale.of(beliefs.y, values, self.config.metric)
+        if scale.slope <= 0:  # fewer than three different scores do not say what a difference is worth
+            return None
+        noise = beliefs.surrogate.noise if isinstance(beliefs.surrogate, Ensemble) else 0.0
+        wide = _WIDE * belief.caution * float(np.hypot(sd, noise))
+        low, middle, high, top = scale.score(np.array([mean - wide, mean, mean + wide, best])).tolist()
+        gain = float(expected_improvement(np.array([mean]), np.array([sd]), best)[0]) * scale.slope
+        chance = float(ndtr((mean - best) / max(sd, 1e-12)))
+        or_worse = bool(mean - wide <= scale.y[0])
+        return Expected(middle, min(low, high), max(low, high), top, gain, chance, keeps, or_worse)
+
+    def _nearest(self, known: list[Trial], index: int) -> Evidence | None:
+        if not known:
+            return None
+        indices = np.array([index, *(trial.index for trial in known)])
+        places = self.space.coordinates(indices)
+        place = int(np.argmin(((places[1:] - places[0]) ** 2).sum(axis=1)))
+        near, own = known[place], self.space.config(index)
+        there = self.space.config(near.index)
+        differs = tuple(name for name in self.space.names if own[name] != there[name])
+        value = near.outcome.value if near.outcome else None
+        return Evidence(near.number, None if value is None else self._read(value), differs)
+
+    def _prior(self, beliefs: Beliefs, index: int) -> PriorWord | None:
+        settings = self._asked.surrogate
+        if not isinstance(settings, EnsembleSettings) or settings.informed <= 0:
+            return None
+        nothing = np.zeros(0, dtype=np.int64)
+        alone = fit_ensemble(replace(settings, informed=1.0), describe(self.space), nothing, np.zeros(0))
+        mean = alone.belief().mean
+        share = float((mean > mean[row_of(self.space, index)]).mean())
+        assert isinstance(beliefs.surrogate, Ensemble)
+        return PriorWord(share, float(beliefs.surrogate.weights[0]))
+
+    # -- all of them ----------------------------------------------------------------------------------
+
+    def _conclusions(self, history: History, comparison: Comparison | None) -> list[Conclusion]:
+        found = []
+        if comparison is not None and comparison.difference is not None and not comparison.same:
+            assert comparison.low is not None
+            assert comparison.high is not None
+            safe = comparison.standing in ("better", "worse")
+            ends = (comparison.difference, comparison.low, comparison.high)
+            found.append(Conclusion("standard", safe, *ends, name="standard"))
+        if len({trial.index for trial in history.succeeded}) < 2:
+            return found
+        beliefs = self._beliefs(history)
+        if not isinstance(beliefs.surrogate, Ensemble):
+            return found
+        scale = ScoreScale.of(beliefs.y, beliefs.observations.values, self.config.metric)
+        order = ranking(self.space, history, self._asked, seed=self.config.search.seed)
+        best_of = {t.index: t.number for t in sorted(history.succeeded, key=value_of)}
+        found.append(
+            _difference(
+                beliefs.surrogate,
+                scale,
+                [row_of(self.space, i) for i in order[:2]],
+                "runner_up",
+                f"trial {best_of[order[1]]}",
+            )
+        )
+        return found + self._knobs(beliefs.surrogate, scale, order[0])
+
+    def _knobs(self, belief: Ensemble, scale: ScoreScale, leader: int) -> list[Conclusion]:
+        """What each knob's best value changes against its worst, all else as in the leading config."""
+        own = self.space.config(leader)
+        found = []
+        for knob in self.space.knobs:
+            if len(knob.values) < 2:
+                continue
+            changed = [{n: own[n] for n in self.space.names} | {knob.name: value} for value in knob.values]
+            indices = self.space.canonical([self.space.index(one) for one in changed])
+            rows, known = rows_of(self.space, indices.tolist())
+            rows, values = rows[known], np.asarray(knob.values, dtype=float)[known]
+            if len(set(rows.tolist())) < 2:
+                continue
+            mean = belief.belief(at=rows).mean
+            ends = [int(np.argmax(mean)), int(np.argmin(mean))]
+            one = _difference(belief, scale, [int(rows[end]) for end in ends], "knob", knob.name)
+            found.append(replace(one, best=float(values[ends[0]])))
+        return sorted(found, key=lambda one: -one.difference)
+
+    def _next(self, history: History) -> Next | None:
+        done = History(tuple(trial for trial in history.trials if not trial.interrupted))
+        chosen = propose(self.space, done, self._asked, seed=self.config.search.seed, strict=False)
+        if not chosen:
+            return None
+        took = [trial.outcome.seconds for trial in history.succeeded if trial.outcome]
+        seconds = float(np.median(took)) if took else None
+        price = self.config.execution.cost_per_hour
+        cost = None if price is None or seconds is None else price * seconds / 3600
+        expected = self._expected(self._beliefs(history), chosen[0])
+        return Next(self.space.config(chosen[0]), expected, seconds, cost)
+
+    # -- helpers --------------------------------------------------------------------------------------
+
+    def _beliefs(self, history: History) -> Beliefs:
+        return Beliefs.of(self.space, history, self._asked, None, self.config.search.seed)
+
+    def _read(self, value: float) -> float:
+        return metric_of(self.config.metric).read(value)
+
+
+def _difference(
+    belief: Ensemble, scale: ScoreScale, rows: list[int], about: Literal["runner_up", "knob"], name: str
+) -> Conclusion:
+    """The first of two rows less the second, in values, of functions drawn from the belief."""
+    drawn = scale.value(belief.draws(np.array(rows), _DRAWS))
+    low, middle, high = np.percentile(drawn[:, 0] - drawn[:, 1], [2.5, 50, 97.5]).tolist()
+    return Conclusion(about, low > 0 or high < 0, middle, low, high, name=name)
+
+
+def _says_something(trial: Trial) -> bool:
+    failure = trial.outcome.failure if trial.outcome else None
+    return trial.outcome is not None and (failure is None or failure.kind is FailureKind.DIVERGED)

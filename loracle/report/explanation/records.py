@@ -1,0 +1,153 @@
+"""The numbers that an explanation is made of. Scores are as the metric reads; intervals are of 95 %."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from loracle.records.space import Config
+
+Source = Literal["named", "chance", "belief"]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What was believed of a config before it was trained.
+
+    Attributes:
+        score, low, high: of its training.
+        best: what the best config known then was believed to score.
+        gain: expected improvement over that, of the score, never below 0.
+        chance: probability of any improvement.
+        keeps: probability that every guard is kept; None without guards.
+        or_worse: whether the worse end is the worst score so far, below which nothing says how bad it gets.
+    """
+
+    score: float
+    low: float
+    high: float
+    best: float
+    gain: float
+    chance: float
+    keeps: float | None = None
+    or_worse: bool = False
+
+    def holds(self, score: float, *, less_is_better: bool) -> bool:
+        """Whether what came is inside the interval."""
+        beyond = score > self.high if less_is_better else score < self.low
+        return self.low <= score <= self.high or (self.or_worse and beyond)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The nearest config that was known.
+
+    Attributes:
+        trial: its number.
+        score: what it scored; None: it diverged.
+        differs: names of the knobs with another value.
+    """
+
+    trial: int
+    score: float | None
+    differs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PriorWord:
+    """What other landscapes alone say of a config.
+
+    Attributes:
+        share: of all candidates, that the prior alone expects more of; 0 is its favourite.
+        weight: probability, after what was known, that this task is like those the prior was fitted to.
+    """
+
+    share: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Why a trial was made.
+
+    Attributes:
+        trial: its number.
+        config: that was trained.
+        source: `named`: the settings that are tried first; `chance`: nothing was known; `belief`.
+        known: trials that had said something before it.
+        again: whether the search, asked again with the trials before this one, chooses the same; None where
+            it cannot be asked, as its belief reads prompts.
+        expected, prior: None where there was nothing to go by.
+        nearest: None for the first.
+        score: what came of it; None: it failed, or is not over.
+        failure: its kind.
+    """
+
+    trial: int
+    config: Config
+    source: Source
+    known: int
+    again: bool | None
+    expected: Expected | None
+    nearest: Evidence | None
+    prior: PriorWord | None
+    score: float | None
+    failure: str | None
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """Something that one would like to say, and whether the numbers carry it.
+
+    Attributes:
+        about: `standard` (winner against it, on test items), `runner_up` (the leading config against the next
+            one, as believed), or `knob` (what a knob's value changes around the leading config).
+        safe: whether the interval excludes no difference.
+        difference, low, high: of the value, larger is better.
+        name: of the knob, or what the leading config is compared with.
+        best: the value of the knob that is believed best.
+    """
+
+    about: Literal["standard", "runner_up", "knob"]
+    safe: bool
+    difference: float
+    low: float
+    high: float
+    name: str = ""
+    best: float | None = None
+
+
+@dataclass(frozen=True)
+class Next:
+    """The experiment that promises most.
+
+    Attributes:
+        config: to train.
+        expected: of it.
+        seconds: a trial of this run takes, the median; None: none has succeeded.
+        cost: at the price of an hour that the config names; None without one.
+    """
+
+    config: Config
+    expected: Expected | None
+    seconds: float | None
+    cost: float | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All of it.
+
+    Attributes:
+        metric: of the scores.
+        proposals: of the trials that were asked about.
+        conclusions: safe ones first.
+        next: None where every candidate was tried.
+        own: whether the belief is the one that the search used; else that on numbers stands in.
+    """
+
+    metric: str
+    proposals: tuple[Proposal, ...]
+    conclusions: tuple[Conclusion, ...]
+    next: Next | None
+    own: bool

@@ -1,0 +1,125 @@
+"""Sentences of an explanation, each of the numbers of one record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loracle.config.metrics import OWN_METRICS, metric_of
+from loracle.report.explanation.records import Conclusion, Expected, Explanation, Next, Proposal
+from loracle.report.wording import show_config, show_difference, show_duration, show_value
+
+
+def sentences(explanation: Explanation) -> Iterator[str]:
+    """All of it, a thought a line."""
+    metric = explanation.metric
+    for proposal in explanation.proposals:
+        yield from proposal_lines(proposal, metric)
+    if not explanation.own:
+        yield "The search reads prompts with a language model; the belief on numbers alone stands in for it."
+    if not explanation.conclusions:
+        yield "Nothing can be concluded yet."
+    for conclusion in explanation.conclusions:
+        yield conclusion_line(conclusion, metric)
+    yield next_line(explanation.next, metric)
+
+
+def proposal_lines(proposal: Proposal, metric: str) -> Iterator[str]:
+    """Why a trial was made, and what came of it."""
+    yield f"Trial {proposal.trial} trained {show_config(proposal.config)}."
+    match proposal.source:
+        case "named":
+            yield "It is one of the settings that are named to begin with."
+        case "chance":
+            yield "Nothing was known, so chance chose it."
+        case _:
+            known = "1 trial" if proposal.known == 1 else f"{proposal.known} trials"
+            yield f"It promised most of what was untried, after {known}."
+    if proposal.again is False and proposal.source != "named":
+        yield (
+            "Asked again with all trials before it, the search would choose another: when it chose, some of "
+            "them were not over, or memory ruled out what it would take."
+        )
+    if proposal.expected is not None:
+        yield _expected(proposal.expected, metric)
+    if proposal.nearest is not None:
+        near = proposal.nearest
+        what = "diverged" if near.score is None else f"scored {_shown(near.score, metric)}"
+        differs = " and ".join(near.differs) if near.differs else "nothing"
+        yield f"The nearest evidence was trial {near.trial}, which {what} and differs in {differs}."
+    if proposal.prior is not None:
+        word = proposal.prior
+        yield (
+            f"Of all candidates, the prior alone expects more of {100 * word.share:.0f} %; its weight was "
+            f"{100 * word.weight:.0f} %."
+        )
+    yield _outcome(proposal, metric)
+
+
+def _expected(expected: Expected, metric: str) -> str:
+    interval = f"{_shown(expected.low, metric)} to {_shown(expected.high, metric)}"
+    interval += " or worse" if expected.or_worse else ""
+    text = (
+        f"It was expected to score {_shown(expected.score, metric)} (95 % interval {interval}), where the "
+        f"best known config was believed to reach {_shown(expected.best, metric)}: an expected gain of "
+        f"{_amount(expected.gain, metric)}, and a chance of {100 * expected.chance:.0f} % to be better"
+    )
+    if expected.keeps is not None:
+        text += f", and one of {100 * expected.keeps:.0f} % to keep what must not be lost"
+    return f"{text}."
+
+
+def _outcome(proposal: Proposal, metric: str) -> str:
+    if proposal.failure is not None:
+        return f"It failed: {proposal.failure}."
+    if proposal.score is None:
+        return "It is not over."
+    said = f"It scored {_shown(proposal.score, metric)}"
+    if proposal.expected is None:
+        return f"{said}."
+    inside = proposal.expected.holds(proposal.score, less_is_better=metric_of(metric).less_is_better)
+    return f"{said}, {'inside' if inside else 'outside'} the interval."
+
+
+def conclusion_line(conclusion: Conclusion, metric: str) -> str:
+    """What may be concluded, or not."""
+    by = show_difference(conclusion.difference, conclusion.low, conclusion.high, metric)
+    safe = "Safe" if conclusion.safe else "Not safe"
+    match conclusion.about:
+        case "standard":
+            return f"{safe}: on test items, the winner is {by} than the standard settings."
+        case "runner_up":
+            return (
+                f"{safe}: as far as is believed, the leading config is {by} than that of {conclusion.name}."
+            )
+        case _:
+            assert conclusion.best is not None
+            value = show_value(conclusion.best)
+            return (
+                f"{safe}: with all else as in the leading config, {conclusion.name} {value} is {by} than its "
+                "worst value."
+            )
+
+
+def next_line(following: Next | None, metric: str) -> str:
+    """What to try next, and what it costs."""
+    if following is None:
+        return "Every candidate was tried, so there is no next experiment."
+    text = f"The next best experiment is {show_config(following.config)}"
+    if following.seconds is not None:
+        text += f"; a trial takes about {show_duration(following.seconds)}"
+    if following.cost is not None:
+        text += f" and costs {following.cost:.2g}"
+    if following.expected is not None:
+        gain, chance = following.expected.gain, following.expected.chance
+        text += f"; expected gain {_amount(gain, metric)}, a chance of {100 * chance:.0f} % to be better"
+    return f"{text}."
+
+
+def _shown(score: float, metric: str) -> str:
+    """A score as the metric reads it."""
+    return f"{score:.6g}" if metric in OWN_METRICS else metric_of(metric).show(metric_of(metric).read(score))
+
+
+def _amount(gain: float, metric: str) -> str:
+    found = metric_of(metric)
+    return f"{found.scale * gain:.2g} {found.unit}".rstrip()

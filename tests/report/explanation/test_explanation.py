@@ -1,0 +1,212 @@
+"""Explanations: numbers that are those of the search, and sentences that are those of the numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Loracle
+from finished_runs import finish
+
+from loracle.config.settings import NO_DATA, RunConfig
+from loracle.errors import StudyError
+from loracle.records.space import default_space
+from loracle.records.trial import Failure, FailureKind, GuardReading, History, Outcome, Trial
+from loracle.report.explanation.reasons import Reasons
+from loracle.report.explanation.records import Conclusion, Evidence, Expected, Explanation, Next, PriorWord
+from loracle.report.explanation.sentences import conclusion_line, next_line, proposal_lines, sentences
+from loracle.report.verdict import Comparison
+from loracle.search.presets import get_preset
+from loracle.search.propose import propose
+
+SPACE = default_space()
+CONFIG = RunConfig(model="", data=NO_DATA, execution={"cost_per_hour": 3.6})  # type: ignore[arg-type]
+REASONS = Reasons(CONFIG, SPACE, get_preset("default"))
+
+
+def loss(index: int) -> float:
+    """Depends on the size of the step alone; least at 1e-3."""
+    config = SPACE.config(index)
+    return 1.0 + abs(math.log10(config["learning_rate"] * config["alpha_ratio"]) + 3.0)
+
+
+def searched(n: int) -> History:
+    history = History()
+    for number in range(n):
+        (index,) = propose(SPACE, history, get_preset("default"))
+        outcome = Outcome(-loss(index), seconds=10.0 + number)
+        history = History((*history.trials, Trial(number, index, outcome)))
+    return history
+
+
+@pytest.fixture(scope="module")
+def history() -> History:
+    return searched(12)
+
+
+@pytest.fixture(scope="module")
+def explained(history: History) -> Explanation:
+    return REASONS.explain(history, tuple(range(12)))
+
+
+def test_the_search_asked_again_gives_every_trial(explained: Explanation, history: History) -> None:
+    assert [one.again for one in explained.proposals] == [True] * 12
+    assert [one.source for one in explained.proposals[:2]] == ["named", "belief"]
+    assert [one.known for one in explained.proposals] == list(range(12))
+    assert [one.score for one in explained.proposals] == [loss(trial.index) for trial in history.trials]
+
+
+def test_what_was_expected_is_an_interval_that_mostly_holds_what_came(explained: Explanation) -> None:
+    expected = [(one.expected, one.score) for one in explained.proposals if one.expected]
+    assert len(expected) == 9  # before there were three scores, nothing said what a difference is worth
+    assert all(e.low <= e.score <= e.high for e, _ in expected)
+    assert all(0 <= e.chance <= 1 and e.gain >= 0 and e.keeps is None for e, _ in expected)
+    assert sum(e.holds(score or 0, less_is_better=True) for e, score in expected) >= 7
+    late = explained.proposals[-1].expected
+    assert late is not None
+    assert late.best == pytest.approx(1.0, abs=0.3)  # what the best known config really has
+
+
+def test_the_nearest_evidence_is_the_nearest_and_its_differences_are_true(
+    explained: Explanation, history: History
+) -> None:
+    for proposal in explained.proposals[1:]:
+        near = proposal.nearest
+        assert near is not None
+        indices = [history.trials[n].index for n in range(proposal.trial + 1)]
+        places = SPACE.coordinates(np.array(indices))
+        away = ((places[:-1] - places[-1]) ** 2).sum(axis=1)
+        assert away[near.trial] == away.min()
+        there = SPACE.config(history.trials[near.trial].index)
+        assert set(near.differs) == {n for n in SPACE.names if there[n] != proposal.config[n]}
+        assert near.score == loss(history.trials[near.trial].index)
+
+
+def test_the_second_trial_is_what_the_prior_likes(explained: Explanation) -> None:
+    word = explained.proposals[1].prior
+    assert word is not None
+    assert word.share < 0.1
+    assert 0 <= word.weight <= 1
+
+
+def test_conclusions_say_which_knobs_matter_and_the_next_experiment_is_the_next_proposal(
+    explained: Explanation, history: History
+) -> None:
+    knobs = {one.name: one for one in explained.conclusions if one.about == "knob"}
+    assert knobs["learning_rate"].safe
+    assert not knobs["dropout"].safe
+    assert all(one.safe == (one.low > 0 or one.high < 0) for one in explained.conclusions)
+    assert [one.safe for one in explained.conclusions] == sorted(
+        (one.safe for one in explained.conclusions), reverse=True
+    )
+    (index,) = propose(SPACE, history, get_preset("default"))
+    assert explained.next is not None
+    assert explained.next.config == SPACE.config(index)
+    assert explained.next.seconds == pytest.approx(15.5)
+    assert explained.next.cost == pytest.approx(3.6 * 15.5 / 3600)
+
+
+def test_the_verdict_is_a_conclusion_and_is_safe_where_it_is_told(history: History) -> None:
+    settings = SPACE.config(0)
+    told = Comparison(settings, settings, Outcome(-1.0), Outcome(-1.4), 0.4, 0.3, 0.5, 100, 50)
+    for comparison, safe in ((told, True), (replace(told, low=-0.1), False)):
+        found = REASONS.explain(history, (), comparison)
+        (one,) = (one for one in found.conclusions if one.about == "standard")
+        assert (one.safe, one.difference, one.low, one.high) == (safe, 0.4, comparison.low, 0.5)
+
+
+def test_odd_runs_have_explanations() -> None:
+    nothing = REASONS.explain(History())
+    assert nothing.conclusions == ()
+    assert nothing.next is not None
+    assert nothing.next.expected is None
+    assert "Nothing can be concluded yet." in list(sentences(nothing))
+    failed = Outcome(None, failure=Failure(FailureKind.DIVERGED, "NaN"))
+    history = History((Trial(0, 40, failed), Trial(1, 77)))
+    found = REASONS.explain(history, (0, 1))
+    assert [one.failure for one in found.proposals] == ["diverged", None]
+    assert "It failed: diverged." in list(sentences(found))
+    assert "It is not over." in list(sentences(found))
+    with pytest.raises(StudyError, match="there is no trial 7"):
+        REASONS.explain(history, (7,))
+
+
+def test_guards_are_a_part_of_the_expectation() -> None:
+    reading = GuardReading("loss", -1.0, -1.0, 0.0, -0.01, 0.01, 0.02, 50)
+    history = searched(4)
+    watched = History(
+        tuple(
+            replace(t, outcome=replace(t.outcome, guards={"a": reading})) for t in history.trials if t.outcome
+        )
+    )
+    (one,) = REASONS.explain(watched, (3,)).proposals
+    assert one.expected is not None
+    assert one.expected.keeps is not None
+    assert f"one of {100 * one.expected.keeps:.0f} % to keep what must not be lost" in " ".join(
+        proposal_lines(one, "loss")
+    )
+
+
+def test_each_sentence_has_the_numbers_of_its_record(explained: Explanation) -> None:
+    base = explained.proposals[5]
+    made = replace(
+        base,
+        again=True,
+        known=5,
+        expected=Expected(1.25, 1.0, 1.5, 1.3, 0.062, 0.71),
+        nearest=Evidence(3, 1.375, ("rank", "dropout")),
+        prior=PriorWord(0.031, 0.84),
+        score=1.625,
+        failure=None,
+    )
+    said = list(proposal_lines(made, "loss"))
+    assert said[1:] == [
+        "It promised most of what was untried, after 5 trials.",
+        "It was expected to score 1.2500 (95 % interval 1.0000 to 1.5000), where the best known "
+        "config was believed to reach 1.3000: an expected gain of 0.062 nats a token, and a chance of 71 % "
+        "to be better.",
+        "The nearest evidence was trial 3, which scored 1.3750 and differs in rank and dropout.",
+        "Of all candidates, the prior alone expects more of 3 %; its weight was 84 %.",
+        "It scored 1.6250, outside the interval.",
+    ]
+    assert "the search would choose another" in " ".join(proposal_lines(replace(made, again=False), "loss"))
+    share = Conclusion("standard", True, 0.05, 0.02, 0.08)
+    assert conclusion_line(share, "exact_match") == (
+        "Safe: on test items, the winner is better by 5 points (95 % interval 2 to 8) than the standard "
+        "settings."
+    )
+    knob = Conclusion("knob", False, 0.3, -0.1, 0.5, "rank", 32.0)
+    assert conclusion_line(knob, "loss") == (
+        "Not safe: with all else as in the leading config, rank 32 is better by 0.3 nats a token "
+        "(95 % interval -0.1 to 0.5) than its worst value."
+    )
+    following = Next(base.config, made.expected, 120.0, 0.12)
+    assert next_line(following, "loss").endswith(
+        "; a trial takes about 2 min and costs 0.12; expected gain 0.062 nats a token, a chance of 71 % to "
+        "be better."
+    )
+    assert next_line(None, "loss") == "Every candidate was tried, so there is no next experiment."
+
+
+def test_explain_prints_the_sentences_of_a_run_and_json_their_numbers(
+    loracle: Loracle, tmp_path: Path, tiny_model: Path
+) -> None:
+    knobs = {"rank": [2, 4], "alpha_ratio": [2], "dropout": [0.0], "batch_size": [8], "learning_rate": [1e-3]}
+    space = {"base": "empty", "knobs": {name: {"values": values} for name, values in knobs.items()}}
+    run = finish(tmp_path, tiny_model, space=space, search={"trials": 2})
+    code, out, err = loracle("explain", run, 1)
+    assert (code, err) == (0, "")
+    assert out.startswith("Trial 1 trained ")
+    assert "Every candidate was tried" in out
+    code, text, _ = loracle("explain", run, 1, "--json")
+    content = json.loads(text)
+    assert content["proposals"][0]["again"] is True
+    assert content["sentences"] == out.strip().splitlines()
+    code, out, err = loracle("explain", run, 9)
+    assert (code, out) == (2, "")
+    assert re.search(r"there is no trial 9; the run has 2", err)
