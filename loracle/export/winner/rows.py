@@ -64,7 +64,16 @@ def ends_of_rows(winner: Winner) -> tuple[str, str]:
 
 
 def plain_row(row: Example) -> dict[str, Any]:
-    """A row as most trainers read it: `text`, `prompt` and `completion`, or `messages`."""
+    """A row as most trainers read it: `text`, `prompt` and `completion`, or `messages`.
+
+    Raises:
+        LoracleError: a turn has several parts, which trainers put together each in its own way.
+    """
+    if any(turn.parts for turn in row.messages):
+        raise LoracleError(
+            f"{row.source}: a turn has several parts, and trainers put these together each in its own way; "
+            "join them to one text and train anew"
+        )
     if row.form == "messages":
         return {"messages": [turn.as_turn for turn in row.messages]}
     return {"text": row.text} if row.form == "text" else {"prompt": row.prompt, "completion": row.completion}

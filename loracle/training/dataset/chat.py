@@ -24,6 +24,7 @@ Piece = tuple[str, bool]  # a stretch of text, and whether it counts in the loss
 Turns = Sequence[dict[str, Any]]
 
 _DATE = re.compile(r"""strftime_now\(\s*['"]([^'"]+)['"]""")  # its form, in a template that asks for the date
+_PRINTED = ("'type': 'text'", '"type": "text"')  # by a template that takes parts for a text
 _NOT_SAID = {"id", "type", "index", "call_id", "tool_call_id"}  # keys in a tool call that only link it
 
 
@@ -39,6 +40,7 @@ class Remarks:
         doubled: rows that begin with the token that opens a text twice.
         unopened: chats that do not begin with it, where the tokenizer puts it before texts.
         dated: rows into which the chat template writes the date of the day.
+        joined: rows with turns of several parts, which the chat template does not read.
     """
 
     turns: int = 0
@@ -48,6 +50,7 @@ class Remarks:
     doubled: int = 0
     unopened: int = 0
     dated: int = 0
+    joined: int = 0
 
 
 class Chats:
@@ -113,6 +116,8 @@ class Chats:
                 continue
             if missing is None:
                 self._roles.update(turn.role for turn in example.messages if (turn.content or "").strip())
+                given = any(turn.parts for turn in example.messages)
+                self.remarks.joined += given and not any(_is_parts(turn) for turn in turns)
                 return chat
             left_out = left_out or missing
         if left_out is None:
@@ -161,6 +166,8 @@ class _Chat:
             if name in ("tools", "documents") and _Chat(self.turns, rest, self.tokenizer).whole == whole:
                 return f"the row's {name}"
         everything = "\n".join(str(leaf) for _, leaf in leaves([self.turns, self.beside]))
+        if any(map(_is_parts, self.turns)) and any(whole.count(m) > everything.count(m) for m in _PRINTED):
+            return "content that has parts"
         new = {str(turn["role"]) for turn in self.turns} - set(known_roles)
         for number, turn in enumerate(self.turns):
             for name in turn:
@@ -213,17 +220,40 @@ class _Chat:
 
 def _spellings(turns: Turns) -> Iterator[Turns]:
     """The turns as they are; with arguments of tool calls as objects; without text as null or as no text;
-    with texts as parts, which templates of models that see want."""
+    with texts as parts, which templates of models that see want; with several parts as one text, a line
+    each, which is how vLLM hands them to templates that read none."""
     given = [turns]
     if any(turn.get("tool_calls") for turn in turns):
         given.append([_with_objects(turn) for turn in turns])
+    if any(map(_is_parts, turns)):
+        yield from given
+        yield from map(_in_parts, given)
+        given = [[_in_one(turn) for turn in some] for some in given]
     for some in given:
         yield some
         if any(not turn["content"] for turn in some):
             yield [{**turn, "content": turn["content"] or ""} for turn in some]
             yield [{**turn, "content": turn["content"] or None} for turn in some]
-    for some in given:
-        yield [{**turn, "content": [{"type": "text", "text": turn["content"] or ""}]} for turn in some]
+    yield from map(_in_parts, given)
+
+
+def _is_parts(turn: dict[str, Any]) -> bool:
+    return isinstance(turn["content"], list)
+
+
+def _in_parts(turns: Turns) -> Turns:
+    """All texts as parts."""
+    return [
+        turn if _is_parts(turn) else {**turn, "content": [{"type": "text", "text": turn["content"] or ""}]}
+        for turn in turns
+    ]
+
+
+def _in_one(turn: dict[str, Any]) -> dict[str, Any]:
+    """A turn whose parts are one text."""
+    if not _is_parts(turn):
+        return turn
+    return {**turn, "content": "\n".join(part["text"] for part in turn["content"])}
 
 
 def _with_objects(turn: dict[str, Any]) -> dict[str, Any]:

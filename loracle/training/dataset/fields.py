@@ -188,15 +188,19 @@ def turn_weight(turn: Mapping[str, Any], source: str) -> int:
     return int(weight)
 
 
-def turn_content(value: Any, source: str) -> str | None:
-    """The text of a turn. A list of one part of text is that text. Raises DataError for anything else."""
+def turn_content(value: Any, source: str) -> str | tuple[str, ...] | None:
+    """The text of a turn, or its texts where it has several parts. A list of one part of text is that text.
+
+    Raises:
+        DataError: anything else, such as an image.
+    """
     if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
         for part in value:
             if part.get("type", "text") != "text" or not is_text(part.get("text")):
                 kind = part.get("type")
                 raise DataError(f"{source}: a turn has a part of type {named(kind)}; only text can be learnt")
         if len(value) > 1:
-            raise DataError(f"{source}: a turn has {len(value)} parts; join them to one text")
+            return tuple(part["text"] for part in value)
         value = value[0]["text"]
     if value is not None and not is_text(value):
         raise DataError(f"{source}: a turn is a role and a content, both text; got content {shown(value)}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 from loracle.config.metrics import Metric
 from loracle.errors import DataError
@@ -21,6 +24,9 @@ _FEW = 100  # rows, below which a user is told what so few can show
 _NAMES = 10  # of fields, in one notice
 _LABELS = 20  # distinct answers, at most, where they are labels
 _TIMES = 5  # that a label occurs on average, at least
+_MARK = r"""[.,;:!?'"`\u2018-\u201f\u00ab\u00bb\u00a1\u00bf]+"""
+_MARKS = re.compile(rf"(?<!\w){_MARK}|{_MARK}(?!\w)")  # that end or begin a word
+_FEWEST_WORDS = 3  # of a text whose capitals, spaces and marks may not matter
 _UNEVEN = 0.9  # share of the most common label, from which on a user is told
 
 
@@ -91,7 +97,10 @@ def labels_of(parts: Parts) -> dict[str, Counter[str]]:
 def _shared(first: str, ours: Sequence[Example], second: str, theirs: Sequence[Example]) -> Iterator[Notice]:
     contents, questions = {e.content for e in ours}, {e.question for e in ours}
     rows = sum(e.content in contents for e in theirs)
-    prompts = sum(e.question in questions for e in theirs) - rows
+    others = [e for e in theirs if e.question not in questions]
+    prompts = len(theirs) - len(others) - rows
+    plain = {_plain(question) for question in questions}
+    alike = sum((asked := _plain(e.question)) in plain and _has_words(asked) for e in others)
     if first == "train":
         why = "a score on what was trained on says little about anything new"
     else:
@@ -106,6 +115,31 @@ def _shared(first: str, ours: Sequence[Example], second: str, theirs: Sequence[E
         yield Notice(
             "data", "prompts_shared", f"{said} ask what a row of {first} asks; {why}: {todo}", prompts
         )
+    if alike:
+        said = f"{second} has prompts much like those of {first}: {alike:,} of its {len(theirs):,} rows"
+        yield Notice(
+            "data",
+            "prompts_alike",
+            f"{said} differ from one in capitals, spaces and marks at the ends of words alone; where these "
+            f"change no answer, {why}: {todo}",
+            alike,
+        )
+
+
+def _plain(question: Any) -> Any:
+    """A question without capitals, spaces and marks that end or begin a word. Signs between and among
+    numbers stay: 2-1 and 2+1 are two questions."""
+    if isinstance(question, str):
+        text = _MARKS.sub(" ", unicodedata.normalize("NFKC", question).casefold())
+        return " ".join(text.split())
+    return tuple(map(_plain, question)) if isinstance(question, tuple) else question
+
+
+def _has_words(question: Any) -> bool:
+    """Whether some text of a question is a few words: of a letter or a code, capitals may be all."""
+    if isinstance(question, tuple):
+        return any(map(_has_words, question))
+    return isinstance(question, str) and question.count(" ") >= _FEWEST_WORDS - 1
 
 
 # -- of rows as they are learnt ---------------------------------------------------------------------
@@ -145,6 +179,11 @@ _TOLD = {
         "the chat template writes the date of today into {} rows, so a run that goes on another day trains "
         "on other prompts; templates with a setting for it, such as date_string, take it from the rows' "
         "chat_template_kwargs",
+    ),
+    "joined": (
+        "parts_joined",
+        "{} chats have turns of several parts, which are learnt as one text with line breaks in between, as "
+        "the chat template reads no parts",
     ),
     "doubled": (
         "special_tokens_doubled",

@@ -177,6 +177,50 @@ def test_templates_that_want_parts_are_given_parts() -> None:
     assert learnt(parts, seeing) == learnt(parts, byte_level()) == "rain<|im_end|>"
 
 
+SEEING = (  # as those of Gemma 3 and Qwen-VL: a text, or parts
+    "{% for m in messages %}<|im_start|>{% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endif %}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+)
+
+
+def in_parts(*texts: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text} for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("template", "whole", "answer", "joined"),
+    [(SEEING, "<|im_start|>Paris?<|im_end|>", "rain", 0), (None, "Paris\n?", "ra\nin", 1)],
+    ids=["reads parts", "reads texts alone"],
+)
+def test_several_parts_are_put_together_as_the_template_does(
+    template: str | None, whole: str, answer: str, joined: int
+) -> None:
+    """One that prints whatever it is given would print the list; it gets a line for each part instead."""
+    tokenizer = with_template(template or str(byte_level().chat_template))
+    asked, said = in_parts("Paris", "?"), in_parts("ra", "in")
+    row = {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]}
+    assert learnt(row, tokenizer) == f"{answer}<|im_end|>"
+    encoded = encode([as_example(row, "a:1")], tokenizer, 100)
+    assert whole in whole_text(encoded, tokenizer)
+    assert "type" not in whole_text(encoded, tokenizer)
+    assert encoded.remarks.joined == joined
+    if template is not None:
+        rendered = tokenizer.apply_chat_template(row["messages"], tokenize=False)
+        assert whole_text(encoded, tokenizer) == f"{rendered}</s>"
+
+
+def test_parts_beside_texts() -> None:
+    """A template that wants parts gets them for the turns that are texts as well."""
+    wants_parts = SEEING.replace("{% if m['content'] is string %}{{ m['content'] }}{% else %}", "").replace(
+        "{% endif %}<|im_end|>", "<|im_end|>"
+    )
+    row = {"messages": [{"role": "user", "content": in_parts("Par", "is?")}, ANSWER]}
+    encoded = encode([as_example(row, "a:1")], with_template(wants_parts), 100)
+    assert whole_text(encoded, with_template(wants_parts)).startswith("<|im_start|>Paris?<|im_end|>")
+    assert learnt(row, with_template(wants_parts)) == "rain<|im_end|>"
+
+
 def test_thoughts_are_learnt_with_the_turn_that_keeps_them() -> None:
     tokenizer = with_template(FULL)
     last = {**ANSWER, "reasoning_content": "cloudy"}

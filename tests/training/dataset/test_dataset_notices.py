@@ -259,6 +259,27 @@ def test_chats_share_a_prompt_where_all_before_the_answer_is_equal(write_rows: W
     assert (found.name, found.count) == ("prompts_shared", 1)
 
 
+def test_prompts_that_are_alike_but_for_capitals_spaces_and_marks_are_counted(write_rows: Write) -> None:
+    def rows(*prompts: str) -> list[dict[str, str]]:
+        return [{"prompt": prompt, "completion": str(i)} for i, prompt in enumerate(prompts)]
+
+    config = DataConfig(
+        train=write_rows(
+            "t.jsonl", rows("What is 2-1?", "Say “hello”, now.", "a.b", "It is 3.5", "same", "A b")
+        ),
+        validation=write_rows(
+            "v.jsonl",
+            rows("what is  2-1", "SAY hello now!", "What is 2+1?", "a b", "it is 35", "same", "A B"),
+        ),
+        test=write_rows("s.jsonl", rows("one", "two")),
+    )
+    found = by_name(load_splits(config, 0).notices)
+    assert found["prompts_shared"].count == 1
+    assert found["prompts_alike"].count == 2
+    said = "validation has prompts much like those of train: 2 of its 7 rows differ from one in capitals"
+    assert found["prompts_alike"].text.startswith(said)
+
+
 def test_rows_that_repeat_are_told(write_rows: Write) -> None:
     rows = [{"prompt": f"p{i}", "completion": "x"} for i in range(30)]
     config = DataConfig(

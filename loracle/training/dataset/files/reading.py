@@ -13,6 +13,7 @@ from loracle.errors import DataError
 from loracle.records.notices import Notice
 from loracle.text.escape import printable
 from loracle.training.dataset.fields import named, shown
+from loracle.training.dataset.files.cells import with_lists
 from loracle.training.dataset.files.encoding import encoding_of
 from loracle.training.dataset.files.hub import read_hub
 from loracle.training.dataset.files.places import SUFFIXES, files_of, format_of
@@ -105,8 +106,9 @@ def _rows_of(path: Path, settings: DataConfig, told: list[Notice]) -> Iterator[t
     if kind in ("jsonl", "json"):
         return (read_jsonl if kind == "jsonl" else read_json)(path, encoding)
     separator = settings.separator or ("\t" if kind == "tsv" else None)
-    columns = list((settings.columns or {}).values())
-    return read_csv(path, encoding, separator or separator_of(path, encoding, columns))
+    columns = settings.columns or {}
+    separator = separator or separator_of(path, encoding, list(columns.values()))
+    return with_lists(read_csv(path, encoding, separator), columns, path.name, told)
 
 
 # -- the shape of all rows --------------------------------------------------------------------------

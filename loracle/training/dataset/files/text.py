@@ -15,7 +15,6 @@ from loracle.training.dataset.files.tables import refuse_twice
 
 _SEPARATORS = ",;\t|"
 _ROWS_TRIED = 100  # of which each has to have as many columns as the first, where a separator is looked for
-_NESTED = ("messages", "conversations", "history", "choices")  # columns that hold JSON
 
 csv.field_size_limit(2**31 - 1)  # a long text is not an error
 
@@ -67,8 +66,7 @@ def read_csv(path: Path, encoding: str, separator: str) -> Iterator[tuple[str, A
                 source = f"{path}:{line}"
                 if "" in row or None in row.values():
                     raise DataError(f"{source}: a row needs {len(names)} columns")
-                nested = {k: parse_json(row[k], source) for k in _NESTED if row.get(k)}
-                yield source, row | nested
+                yield source, row
                 line = reader.line_num + 1
         except csv.Error as error:
             raise DataError(f"{path}:{line}: not valid CSV: {error}") from None

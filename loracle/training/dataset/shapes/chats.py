@@ -142,4 +142,7 @@ def _turn(turn: Any, source: str) -> Message:
     check_texts(more, "a turn", source)
     if "tool_calls" in more and not is_list_of_objects(more["tool_calls"]):
         raise DataError(f"{source}: tool_calls is a list of objects; got {shown(more['tool_calls'])}")
-    return Message(turn["role"], content, more, turn_weight(turn, source) == 1)
+    learnt = turn_weight(turn, source) == 1
+    if isinstance(content, tuple):
+        return Message(turn["role"], "\n".join(content), more, learnt, parts=content)
+    return Message(turn["role"], content, more, learnt)

@@ -20,25 +20,30 @@ class Message:
     """One turn of a chat.
 
     Attributes:
-        role, content: who says what; no content where a turn only calls tools.
+        role, content: who says what; no content where a turn only calls tools, and the texts of several
+            parts one a line.
         more: all other fields of the turn, for the chat template.
         learnt: False for a turn of weight 0, which is read and not learnt.
+        parts: the texts of a content of several parts; how they are put together, the chat template says.
     """
 
     role: str
     content: str | None
     more: Mapping[str, Any] = field(default_factory=dict, hash=False)
     learnt: bool = True
+    parts: tuple[str, ...] = ()
 
     @property
     def as_turn(self) -> dict[str, Any]:
         """The turn as the chat template is given it."""
-        return {"role": self.role, "content": self.content, **self.more}
+        content = [{"type": "text", "text": text} for text in self.parts] or self.content
+        return {"role": self.role, "content": content, **self.more}
 
     @property
     def says(self) -> tuple[Any, ...]:
         """Equal for turns that the chat template renders alike."""
-        return (self.role, self.content, *([canonical(self.more)] if self.more else []))
+        more = [canonical(self.more)] if self.more else []
+        return (self.role, self.content, *more, *([self.parts] if self.parts else []))
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,11 @@ class Example:
     @property
     def reference(self) -> str | None:
         """What the model shall write after the prompt; None for free text, and where only the chat template
-        can tell: for a last turn that calls tools or thinks."""
+        can tell: for a last turn that calls tools, thinks, or has several parts."""
         if not self.messages:
             return self.completion
         last = self.messages[-1]
-        return None if TURN_CONTENT & last.more.keys() else last.content
+        return None if last.parts or TURN_CONTENT & last.more.keys() else last.content
 
     @property
     def content(self) -> tuple[Any, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,45 @@ def test_an_encoding_is_recognised_and_told(text: str, encoding: str, found: str
     assert not told
     with pytest.raises(DataError, match=r"a.jsonl: is not .* text: byte 0x.*see data.encoding"):
         read_examples(path, DataConfig(train=path, encoding="ascii"))
+
+
+TURNS = [{"role": "user", "content": "it's 1"}, {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize("spelt", [json.dumps, repr], ids=["JSON", "as pandas writes it"])
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"messages": TURNS}, {}),
+        ({"dialog": TURNS}, {"messages": "dialog"}),
+        ({"prompt": TURNS[:1], "completion": TURNS[1:]}, {}),
+        ({"asked": TURNS[:1], "said": TURNS[1:]}, {"prompt": "asked", "completion": "said"}),
+    ],
+    ids=lambda value: "-".join(value) or "as it is",
+)
+def test_chats_in_cells_are_chats(
+    row: dict[str, Any], columns: dict[str, str], spelt: Callable[[Any], str], tmp_path: Path
+) -> None:
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([row.keys(), *[[spelt(value) for value in row.values()]] * 3])
+    told: list[Notice] = []
+    examples = read_examples(tmp_path / "a.csv", DataConfig(train=Path("t"), columns=columns), told=told)
+    assert [[turn.as_turn for turn in example.messages] for example in examples] == [TURNS] * 3
+    pair = "prompt" in columns or "prompt" in row
+    assert [(notice.name, notice.count) for notice in told] == [("chats_in_cells", 3)] * pair
+
+
+def test_cells_that_only_look_like_chats_are_told_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('prompt,completion\nas json,"[{""role"": ""user"", ""content"": ""a""}]"\n')
+    told: list[Notice] = []
+    (example,) = read_examples(path, told=told)
+    assert example.completion == '[{"role": "user", "content": "a"}]'
+    assert told[0].text == "a.csv: cells of 1 rows hold answers like lists of turns, and are learnt as texts"
+    path.write_text('prompt,completion\n"[{""role"": ""user"", ",b\n')
+    with pytest.raises(DataError, match=r"a.csv:2: not valid JSON: .*, in prompt"):
+        read_examples(path)
 
 
 def test_a_separator_that_is_named_is_taken(tmp_path: Path) -> None:
