@@ -20,6 +20,7 @@ from loracle.commands.export import export
 from loracle.commands.importing import import_settings
 from loracle.commands.init import init
 from loracle.commands.proxy import proxy
+from loracle.commands.results.compare import compare
 from loracle.commands.results.explain import explain
 from loracle.commands.results.report import report
 from loracle.commands.results.show import show
@@ -45,6 +46,7 @@ for command in (
     show,
     verdict,
     explain,
+    compare,
     report,
     watch,
     proxy,

@@ -169,6 +169,11 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_explanation::test_conclusions_say_which_knobs_matter_and_the_next_experiment_is_the_next_proposal",
         "test_explanation::test_explain_prints_the_sentences_of_a_run_and_json_their_numbers",
     ),
+    "`loracle compare RUN RUN ...` sets": (
+        "test_compare_command::test_two_runs_of_the_same_rows_are_paired_and_others_say_why_not",
+        "test_compare_command::test_of_many_pairs_each_has_to_be_told_more_clearly",
+        "test_compare_command::test_a_permutation_test_is_a_sign_test_where_answers_are_right_or_wrong",
+    ),
     "`loracle show RUN` lists trials": (
         "test_report_command::test_a_run_leaves_its_page_and_report_makes_it_again",
         "test_cli::test_tune_show_export",

@@ -151,6 +151,13 @@ def read_history(folder: Path, space: SearchSpace, storage: str | None = None) -
     return History() if study is None else study.history()
 
 
+def read_contents(folder: Path, storage: str | None = None) -> dict[str, str]:
+    """Hashes of what a run is made of, by name; none of one that has not begun. Raises as `read_history`."""
+    opened = open_to_read(folder, storage)
+    study = _existing(opened, _study_name(folder, storage))
+    return {} if study is None else dict(opened.ask(lambda: study.user_attrs).get(_CONTENTS_KEY, {}))
+
+
 def _open_to_read(folder: Path, space: SearchSpace, storage: str | None) -> Study | None:
     """What is there now; None: a run whose first record is being written."""
     opened = open_to_read(folder, storage)

@@ -1,0 +1,1 @@
+"""Several runs side by side: records, a table, sentences, a figure."""

@@ -1,0 +1,81 @@
+"""Several runs for people: one table, a sentence a pair, one figure."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from loracle.config.metrics import metric_of
+from loracle.report.comparison.records import Pair, RunRow, RunsCompared
+from loracle.report.wording import show_difference, show_duration, show_score
+
+_COLUMNS = ("run", "model", "data", "variant", "search", "metric", "winner", "standard", "verdict", "trials")
+
+
+def table(found: RunsCompared) -> list[list[str]]:
+    """A row a run, first the titles."""
+    rows = [[*_COLUMNS, "time"]]
+    for row in found.runs:
+        standard = "" if row.standard is None else show_score(row.standard, row.metric)
+        named = [row.run, row.model, row.data, row.variant, row.preset, metric_of(row.metric).title]
+        verdict = row.standing.replace("_", " ")
+        rows.append([*named, _winner(row), standard, verdict, str(row.trials), show_duration(row.seconds)])
+    return rows
+
+
+def _winner(row: RunRow) -> str:
+    if row.value is None:
+        return "failed"
+    shown = show_score(row.value, row.metric)
+    if row.low is None or row.high is None:
+        return shown
+    of = metric_of(row.metric)
+    ends = sorted(of.read(end) for end in (row.low, row.high))
+    return f"{shown} ({of.number(ends[0])} to {of.number(ends[1])})"
+
+
+def pair_lines(found: RunsCompared) -> Iterator[str]:
+    """A sentence a pair: what may be said of it, or why nothing."""
+    metrics = {row.run: row.metric for row in found.runs}
+    for pair in found.pairs:
+        yield pair_line(pair, metrics[pair.one], len([one for one in found.pairs if not one.why_not]))
+
+
+def pair_line(pair: Pair, metric: str, pairs: int) -> str:
+    """One of `pairs` comparisons."""
+    if pair.difference is None or pair.low is None or pair.high is None or pair.holm is None:
+        return f"{pair.one} and {pair.other} cannot be paired: {pair.why_not}."
+    by = show_difference(pair.difference, pair.low, pair.high, metric)
+    adjusted = "" if pairs == 1 else f", adjusted for {pairs} pairs"
+    said = f"{pair.one} is {by} than {pair.other} on the same {pair.items:,} test items"
+    told = "told apart" if pair.told else "not told apart"
+    return f"{said}: {told} (p = {pair.holm:.2g}{adjusted})."
+
+
+def write_figure(path: Path, found: RunsCompared) -> None:
+    """Winners and standard settings of all runs with their intervals, a panel a metric, as a PNG."""
+    from matplotlib.figure import Figure  # here: whoever reads runs needs no matplotlib
+
+    metrics = list(dict.fromkeys(row.metric for row in found.runs))
+    figure = Figure(figsize=(9, 1.2 + 0.9 * len(metrics) + 0.45 * len(found.runs)), layout="constrained")
+    heights = [1 + sum(row.metric == name for row in found.runs) for name in metrics]
+    panels = figure.subplots(len(metrics), 1, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for axes, name in zip(panels[:, 0], metrics, strict=True):
+        rows = [row for row in found.runs if row.metric == name and row.value is not None]
+        read = metric_of(name).read
+        for place, row in enumerate(rows):
+            assert row.value is not None
+            if row.low is not None and row.high is not None:
+                axes.plot([read(row.low), read(row.high)], [place, place], color="#2a6fbb", linewidth=2)
+            axes.plot([read(row.value)], [place], "o", color="#2a6fbb", label="" if place else "winner")
+            if row.standard is not None:
+                label = "" if place else "standard"
+                axes.plot([read(row.standard)], [place], "|", color="#d9822b", markersize=14, label=label)
+        axes.set(yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5), xlabel=f"test {metric_of(name).axis}")
+        axes.set_yticklabels([row.run for row in rows], parse_math=False)
+        if rows:
+            axes.legend(loc="best", fontsize="small")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # letters that the font lacks
+        figure.savefig(path, dpi=120)

@@ -1,0 +1,99 @@
+"""`loracle compare`: runs side by side, paired on the test items that they share."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Loracle, copy_rows
+from finished_runs import finish
+
+from loracle.records.trial_files import read_items
+from loracle.report.comparison.records import Pair
+from loracle.report.comparison.shown import pair_line
+from loracle.training.intervals import paired_difference, paired_p_value
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, Path]:
+    """Runs that are really finished: a short one, one of DoRA with larger steps, one of other rows."""
+    folder = tmp_path_factory.mktemp("compared")
+    knobs = {"rank": 8, "alpha_ratio": 4, "dropout": 0.0, "batch_size": 4, "learning_rate": 1e-2}
+    space = {"base": "empty", "knobs": {name: {"values": [value]} for name, value in knobs.items()}}
+    changes: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "dora": {"training": {"variant": "dora", "epochs": 4}, "space": space},
+        "rows": {"rows": copy_rows(50, seed=3)},
+        "answers": {"scoring": {"metric": "exact_match", "max_new_tokens": 8}},
+    }
+    found = {}
+    for name, own in changes.items():
+        (folder / name).mkdir()
+        found[name] = finish(folder / name, tiny_model, output=name, **own).with_name(name)
+    return found
+
+
+def test_two_runs_of_the_same_rows_are_paired_and_others_say_why_not(
+    loracle: Loracle, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    plot = tmp_path / "compared.png"
+    code, out, err = loracle("compare", *runs.values(), "--plot", plot)
+    assert (code, err) == (0, "")
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "dora is better by" in out
+    assert "their test rows differ" in out
+    assert "one is scored by exact_match, the other by loss" in out
+    content = json.loads(loracle("compare", runs["plain"], runs["dora"], "--json")[1])
+    assert [row["run"] for row in content["runs"]] == ["dora", "plain"]  # the better one first
+    assert [row["variant"] for row in content["runs"]] == ["dora", "lora"]
+    (pair,) = content["pairs"]
+    items = [read_items(runs[name] / "final" / "winner") for name in ("dora", "plain")]
+    assert [pair["difference"], pair["low"], pair["high"]] == pytest.approx(paired_difference(*items, "loss"))
+    assert pair["p"] == pair["holm"] == paired_p_value(*items, "loss")
+    assert pair["items"] == len(items[0])
+    scores = {row["run"]: row["value"] for row in content["runs"]}
+    assert pair["difference"] == pytest.approx(scores["dora"] - scores["plain"])
+
+
+def test_of_many_pairs_each_has_to_be_told_more_clearly(
+    loracle: Loracle, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    copies = [Path(shutil.copytree(runs["plain"], tmp_path / name / "run")) for name in ("a", "b")]
+    content = json.loads(loracle("compare", runs["dora"], *copies, "--json")[1])
+    assert len({row["run"] for row in content["runs"]}) == 3  # folders of one name have more of their paths
+    by_p = sorted(content["pairs"], key=lambda pair: pair["p"])
+    assert by_p[-1]["p"] == 1.0  # two copies of one run
+    assert [pair["holm"] for pair in by_p] == pytest.approx(
+        [min(1.0, 3 * by_p[0]["p"]), max(min(1.0, 3 * by_p[0]["p"]), min(1.0, 2 * by_p[1]["p"])), 1.0]
+    )
+
+
+def test_what_cannot_be_compared_is_one_line_and_code_2(loracle: Loracle, runs: dict[str, Path]) -> None:
+    for arguments, why in (
+        ([runs["plain"]], "name two or more runs"),
+        ([runs["plain"], runs["plain"]], "is named twice"),
+        ([runs["plain"], runs["plain"].parents[1]], "is not a run folder"),
+    ):
+        code, out, err = loracle("compare", *arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert why in err
+
+
+def test_a_permutation_test_is_a_sign_test_where_answers_are_right_or_wrong() -> None:
+    right = [{"index": i, "correct": True} for i in range(40)]
+    ten = [{"index": i, "correct": i >= 10} for i in range(40)]
+    found = paired_p_value(right, ten, "exact_match")
+    assert found == pytest.approx(2 * 0.5**10, abs=0.002)
+    assert paired_p_value(right, right, "exact_match") == 1.0
+
+
+def test_a_sentence_has_the_numbers_of_its_pair() -> None:
+    pair = Pair("a", "b", 0.05, 0.02, 0.08, 0.004, 0.012, 300)
+    assert pair_line(pair, "exact_match", 3) == (
+        "a is better by 5 points (95 % interval 2 to 8) than b on the same 300 test items: told apart "
+        "(p = 0.012, adjusted for 3 pairs)."
+    )
+    assert "not told apart (p = 0.2)" in pair_line(Pair("a", "b", 0.05, -0.02, 0.08, 0.2, 0.2, 9), "loss", 1)
