@@ -44,6 +44,7 @@ _HOME = {
     "load_config": "config.loading",
     "load_language_model": "language.reader",
     "load_prompt": "language.prompt",
+    "load_run": "loaded_run",
     "paper_space": "records.space",
     "propose": "search.propose",
     "tune": "run.tune",

@@ -33,7 +33,8 @@ MAY_IMPORT: dict[str, str] = {
     "export": "errors text records config training",
     "report": "errors text records config search export",
     "run": "errors text records config language training execution own_trainer search report",
-    "commands": "errors text records config language search report export run",
+    "loaded_run": "errors text records config search report run",
+    "commands": "errors text records config language search report export run loaded_run",
     "cli": "errors commands",
     "hf": "errors text records config search run",
     "ray_tune": "errors search",
@@ -58,10 +59,11 @@ LIGHT: dict[str, str] = {
     "commands": "",
     "cli": "",
     "hf": "",
+    "loaded_run": "",
     "trackers": "",
     "run": "run.checks run.data.page run.data.view run.proxy run.reading",
 }
-OPTUNA_TOO = ("commands", "hf", "run", "search")  # it holds a run's trials
+OPTUNA_TOO = ("commands", "hf", "loaded_run", "run", "search")  # it holds a run's trials
 
 # -- what is not so yet; strike out what is mended -----------------------------------------------------
 

@@ -36,6 +36,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "Other commands: `loracle watch RUN` follows": (
         "test_watch::test_what_is_told_in_a_run_is_what_watch_shows",
         "test_watch::test_a_run_is_followed_while_it_goes_on_and_said_to_be_gone_when_it_is_killed",
+        "test_loaded_run::test_a_run_is_read_as_tables_and_says_what_its_commands_say",
     ),
     "The documentation, from a [tutorial]": (
         "test_docs::test_the_tutorial_runs_from_its_first_block_to_its_last",

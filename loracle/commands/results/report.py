@@ -20,28 +20,16 @@ def report(
     """Write the report of a run, finished or not, as one HTML page."""
     from loracle.commands.terminal.console import console, say, say_json
     from loracle.errors import StudyError
+    from loracle.loaded_run import load_run
     from loracle.records.codec import to_plain
-    from loracle.records.notices import read_notices
-    from loracle.report.findings.finding import Subject
     from loracle.report.page.page import FILE, write_page
-    from loracle.report.verdict.stored import read_finished
-    from loracle.run.folder import open_run
-    from loracle.run.search import run_preset
-    from loracle.run.storage.opening import read_history
 
-    config, space = open_run(run)
-    history = read_history(config.output, space, config.execution.storage)
-    notices, subject = read_notices(config.output), Subject(config, space, run_preset(config))
-    try:
-        finished = read_finished(config.output, history)
-    except StudyError:  # then the report is one of a search that is not over
-        found = subject.find(history, notices=notices)
-    else:
-        found = subject.find(history, finished.comparison, finished.stopped, notices=notices)
+    loaded = load_run(run)
+    found = loaded.findings
     if as_json:
         say_json(to_plain(found))
         return
-    path = config.output / FILE if to is None else to
+    path = loaded.config.output / FILE if to is None else to
     try:
         write_page(found, path)
     except OSError as error:

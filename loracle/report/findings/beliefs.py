@@ -232,6 +232,34 @@ def understand(
     return Understanding(space, history, beliefs.surrogate, preset.surrogate, scale, row, own)
 
 
+@dataclass(frozen=True)
+class BelievedScores:
+    """What is believed of m configs: their indices, and scores with 95 % intervals, (m,) each."""
+
+    indices: Rows
+    score: Floats
+    low: Floats
+    high: Floats
+
+
+def believed_scores(understood: Understanding, indices: Rows | None = None) -> BelievedScores:
+    """What a run believes of candidates; None: of all of them, the best believed first."""
+    space = understood.space
+    wanted = space.candidates if indices is None else space.canonical(indices)
+    rows, _ = rows_of(space, wanted.tolist())
+    belief = understood.ensemble.belief(at=rows)
+    if indices is None:
+        order = np.argsort(-belief.mean, kind="stable")
+        wanted, belief = (
+            wanted[order],
+            dataclasses.replace(belief, mean=belief.mean[order], sd=belief.sd[order]),
+        )
+    reach = _WIDE * belief.caution * belief.sd
+    ends = [understood.scale.score(belief.mean + sign * reach) for sign in (-1, 1)]
+    score = understood.scale.score(belief.mean)
+    return BelievedScores(np.asarray(wanted), score, np.minimum(*ends), np.maximum(*ends))
+
+
 def _searched(config: Config, space: SearchSpace) -> Config:
     return {name: config[name] for name in space.names}
 
