@@ -192,6 +192,8 @@ def _so_far(
     done: int, budget: int, winner: int | None, rows: Sequence[TrialRow], metric: str
 ) -> tuple[str, ...]:
     said = f"The search is not over: {done} of {budget} trials are done."
+    if done >= budget:  # final trainings are going on, were cut off, or are an earlier version's
+        said = f"All {budget} trials are done; the same loracle tune compares the winner where nothing does."
     if winner is not None:
         row = next(row for row in rows if row.number == winner)
         assert row.value is not None

@@ -131,6 +131,11 @@ def test_a_run_that_was_interrupted_and_one_that_goes_on(tmp_path: Path) -> None
     assert f"Trial {found.leader} leads" in found.verdict[0]
 
 
+def test_a_search_that_is_over_is_not_said_to_go_on(tmp_path: Path) -> None:
+    found = made(tmp_path, n=30, finished=False).find()
+    assert found.verdict[0].startswith("All 30 trials are done; the same loracle tune compares the winner")
+
+
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_a_trainer_of_ones_own_with_one_knob(tmp_path: Path, direction: str) -> None:
     space = {"base": "empty", "knobs": {"temperature": {"values": [0.1, 0.2, 0.5, 1.0]}}}
