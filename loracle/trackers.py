@@ -11,14 +11,16 @@ losses and its score. A tracker is imported when it is asked for, and its own se
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
 from loracle.errors import ConfigError, suggest
 from loracle.records.events import Event, Listener, Step, TrialFinished, TrialStarted
+from loracle.records.failures import raised
 from loracle.records.space import Config
 
 
@@ -77,6 +79,45 @@ def tracker(
     finally:
         for run in runs.values():
             run.close("interrupted")
+
+
+@contextmanager
+def tracked(
+    names: Sequence[str], folder: Path, listen: Listener, tell: Callable[[str], None]
+) -> Iterator[Listener]:
+    """A listener, and trackers beside it. One that fails is told of once, and the search goes on without it.
+
+    Args:
+        names: of the trackers, as `report_to` has them.
+        folder: of the run, where TensorBoard's files are written.
+        listen: is told of everything first.
+        tell: is given what went wrong, in one line.
+
+    Raises:
+        ConfigError: a tracker is not installed.
+    """
+    opened: dict[str, AbstractContextManager[Listener]] = {
+        name: tracker(name, folder / name) for name in names
+    }
+    there = {name: context.__enter__() for name, context in opened.items()}
+
+    def attempt(name: str, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except Exception as error:  # of other people's packages: a network that is gone, a full disk
+            if there.pop(name, None) is not None:
+                tell(f"{name} is told nothing more: {raised(error)}")
+
+    def listen_all(event: Event) -> None:
+        listen(event)
+        for name, told in list(there.items()):
+            attempt(name, partial(told, event))
+
+    try:
+        yield listen_all
+    finally:
+        for name, context in opened.items():
+            attempt(name, partial(context.__exit__, None, None, None))
 
 
 def _end(run: Run, event: TrialFinished) -> None:

@@ -120,7 +120,9 @@ def datasets() -> dict[str, dict[str, dict[str, list[Row]]]]:
     """Rows by dataset, config and split, with the columns of the real ones."""
     return {
         "meta-math/MetaMathQA": {"default": {"train": [_metamath(i) for i in range(40)]}},
-        "openai/gsm8k": {"main": {"test": [_gsm8k(i) for i in range(40)]}},
+        "openai/gsm8k": {
+            "main": {"test": [_gsm8k(i) for i in range(40)], "train": [_gsm8k(i) for i in range(40, 100)]}
+        },
         "EleutherAI/hendrycks_math": {
             subject: {"test": [_math(subject, i) for i in range(6)]} for subject in SUBJECTS
         },

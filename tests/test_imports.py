@@ -34,11 +34,11 @@ MAY_IMPORT: dict[str, str] = {
     "report": "errors text records config search export",
     "run": "errors text records config language training execution own_trainer search report",
     "loaded_run": "errors text records config search report run",
-    "commands": "errors text records config language search report export run loaded_run",
+    "trackers": "errors records",
+    "commands": "errors text records config language search report export run loaded_run trackers",
     "cli": "errors commands",
     "hf": "errors text records config search run",
     "ray_tune": "errors search",
-    "trackers": "errors records",
     "__main__": "cli",
     "__init__": "errors records search",  # for type checkers alone
 }

@@ -122,6 +122,27 @@ def test_what_is_not_downloaded_is_named(loracle: Loracle, tmp_path: Path) -> No
         assert f"data/{kind}/train.jsonl" in out
 
 
+def test_the_example_with_gsm8k_reads_it_from_the_hub(
+    paper: Path, loracle: Loracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows, splits and model are stand-ins of the same names and columns."""
+    example = ROOT / "examples" / "gsm8k.yaml"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    code, out, errors = loracle("doctor", example)
+    assert code == 2
+    assert "openai/gsm8k, main, split train cannot be read from the hub" in " ".join(
+        f"{out} {errors}".split()
+    )
+    model = paper.parent / "models" / "meta-llama" / "Llama-2-7b-hf"
+    path = tmp_path / "gsm8k.yaml"
+    path.write_text(example.read_text().replace("meta-llama/Llama-3.2-1B", str(model)))
+    monkeypatch.chdir(paper.parent / "hub")
+    code, out, errors = loracle("doctor", path, "--json")
+    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    assert code == 0, (errors, checks)
+    assert "40 test rows are few" in checks["data"]["text"]
+
+
 def passes(loracle: Loracle, path: Path) -> None:
     code, out, errors = loracle("doctor", path, "--json")
     checks = {check["name"]: check for check in json.loads(out)["checks"]}

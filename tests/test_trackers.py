@@ -7,11 +7,16 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from conftest import Loracle
 from places import TESTS
 
+from loracle import trackers
+from loracle.config.settings import NO_DATA, RunConfig, TrackerName
 from loracle.errors import ConfigError
 from loracle.records.events import Event, Step, TrialFinished, TrialStarted
 from loracle.records.trial import Failure, FailureKind, Outcome, Trial
@@ -80,6 +85,53 @@ def test_a_tracker_that_is_not_there_is_refused_in_one_line() -> None:
         tracker("tensorbord"),
     ):
         pass
+
+
+def test_a_config_names_the_trackers_that_there_are() -> None:
+    assert set(get_args(TrackerName)) == set(trackers.TRACKERS)
+    given = [RunConfig(model="m", data=NO_DATA, report_to=to).report_to for to in ("none", "wandb")]  # type: ignore[arg-type]
+    assert given == [[], ["wandb"]]
+    with pytest.raises(ValueError, match="'tensorboard', 'wandb', 'trackio' or 'mlflow'"):
+        RunConfig(model="m", data=NO_DATA, report_to=["tensorbord"])  # type: ignore[list-item]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_tune_tells_the_trackers_of_its_config(run_config: Callable[..., Path], loracle: Loracle) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    path = run_config(search={"trials": 2}, report_to="tensorboard")
+    code, out, _ = loracle("tune", path, "--json")
+    assert code == 0
+    folder = path.parent / "run" / "tensorboard"
+    assert sorted(trial.name for trial in folder.iterdir()) == ["trial-0000", "trial-0001"]
+    outcome = json.loads((path.parent / "run" / "trials" / "0001" / "outcome.json").read_text())
+    logs = EventAccumulator(str(folder / "trial-0001")).Reload()
+    assert logs.Scalars("trial/value")[0].value == pytest.approx(outcome["value"], rel=1e-6)
+    assert logs.Scalars("training/loss")
+    path.write_text(path.read_text().replace("report_to: tensorboard", "report_to: none"))
+    assert json.loads(loracle("tune", path, "--json")[1]) == json.loads(out)  # nothing that a run is bound to
+
+
+def test_a_tracker_that_fails_costs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def log(self, *_: object) -> None:
+            raise ConnectionError("the server\nis gone")
+
+        def close(self, *_: object) -> None:
+            raise ConnectionError("still")
+
+    monkeypatch.setitem(trackers.TRACKERS, "wandb", ("json", Broken))  # type: ignore[misc]
+    seen: list[Event] = []
+    said: list[str] = []
+    with trackers.tracked(["wandb"], tmp_path, seen.append, said.append) as listen:
+        for event in two_trials():
+            listen(event)
+    assert seen == two_trials()
+    assert said == ["wandb is told nothing more: ConnectionError: the server is gone"]
 
 
 def test_nothing_is_imported_unless_asked_for() -> None:

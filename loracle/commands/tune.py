@@ -40,8 +40,13 @@ def tune_and_tell(config: RunConfig, as_json: bool) -> None:
     from loracle.report.verdict import headline, verdict_lines
     from loracle.report.verdict.stored import verdict_json
     from loracle.run.tune import tune as run
+    from loracle.trackers import tracked
 
-    with live(config) as listen:
+    errors = console(errors=True)
+    with (
+        live(config) as show,
+        tracked(config.report_to, config.output, show, lambda text: say(errors, text)) as listen,
+    ):
         result = run(config, listen)
     metric, found = config.metric, result.comparison
     if as_json:

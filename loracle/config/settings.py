@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from loracle.config.data.settings import NO_DATA as NO_DATA
 from loracle.config.data.settings import DataConfig as DataConfig
@@ -152,12 +152,21 @@ class SearchConfig(Section):
     seed_configs: list[dict[str, Number]] | None = None  # None: as the preset says
 
 
+TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]  # as in transformers' `report_to`
+
+
+def _as_list(value: Any) -> Any:
+    """One name, several, or `none`."""
+    return [] if value in (None, "none") else [value] if isinstance(value, str) else value
+
+
 class RunConfig(Section):
     """A whole run."""
 
     model: str
     data: DataConfig
     output: Path = Path("run")
+    report_to: Annotated[list[TrackerName], BeforeValidator(_as_list)] = Field(default_factory=list)
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Literal["4bit", "8bit"] | None = None  # of the frozen weights, by bitsandbytes

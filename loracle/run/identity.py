@@ -32,6 +32,7 @@ BINDING = frozenset({FailureKind.DIVERGED, FailureKind.OUT_OF_MEMORY, FailureKin
 # A run may be continued with other values of these; anything else would mix values that do not compare.
 _MAY_CHANGE = (
     "output",
+    "report_to",
     "threads",
     "search.trials",
     "language.batch_size",

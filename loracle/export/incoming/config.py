@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from loracle.config.loading import parse_config
 from loracle.config.new_file import write_new
 from loracle.config.yaml_file import dump
 from loracle.errors import ConfigError
-from loracle.export.incoming import meanings
+from loracle.export.incoming import datasets, meanings
 from loracle.export.incoming.kinds import Source, read_source
 from loracle.export.incoming.sweep import knob_values
 from loracle.records.standard_settings import STANDARD
@@ -115,6 +114,7 @@ _ELSEWHERE = {
     *meanings.ACCUMULATION,
     *("datasets", "dataset", "dataset_name", "eval_dataset", "validation_datasets", "test_datasets"),
     *("val_set_size", "val_size", "warmup_steps", "template", "chat_template", "data_files"),
+    *("dataset_config", "dataset_train_split"),
 }
 
 
@@ -216,22 +216,20 @@ def _complete(reading: _Reading, main: Source) -> None:
 
 def _data(reading: _Reading, source: Source, output: Path) -> None:
     settings = source.settings
-    sources = settings.get("datasets") or settings.get("dataset") or settings.get("dataset_name")
-    listed = sources if isinstance(sources, list) else str(sources).split(",") if sources else []
-    names = [_place(item) for item in listed]
-    if len(names) > 1:
+    given = datasets.listed(settings)
+    if len(given) > 1:
+        names = ", ".join(map(datasets.place_of, given))
         reading.notes.append(
-            f"data: {len(names)} datasets ({', '.join(names)}); the first is named, join them in one file"
+            f"data: {len(given)} datasets ({names}); the first is named, join them in one file"
         )
-    train = names[0] if names else "train.jsonl"
-    found = next((p for p in (Path(train), source.path.parent / train) if p.is_file()), None)
-    if found is not None:
-        train = os.path.relpath(found.resolve(), output.absolute().parent)
+    if given:
+        reading.put("data.train", datasets.train_source(given[0], source, output, reading.notes.append))
     else:
-        why = "no dataset is named" if not names else "is no file here"
-        reading.notes.append(f"data.train: {train}: {why}; put the file there or name yours (docs/data.md)")
-    reading.put("data.train", train)
-    shape = listed[0].get("type") if listed and isinstance(listed[0], dict) else None
+        reading.put("data.train", "train.jsonl")
+        reading.notes.append(
+            "data.train: train.jsonl: no dataset is named; put the file there or name yours (docs/data.md)"
+        )
+    shape = given[0].get("type") if given and isinstance(given[0], dict) else None
     if shape:
         reading.notes.append(
             f"data: its rows are of type {printable(repr(shape), 60)} there; see docs/data.md"
@@ -252,15 +250,6 @@ def _data(reading: _Reading, source: Source, output: Path) -> None:
     for key in ("template", "chat_template"):
         if settings.get(key):
             reading.notes.append(f"{key}: {settings[key]}; here the chat template of the tokenizer is used")
-
-
-def _place(item: Any) -> str:
-    """File or name of a dataset, as axolotl, TRL and oumi have it."""
-    if not isinstance(item, dict):
-        return str(item).strip()
-    files = item.get("data_files") or item.get("dataset_path")
-    first = files[0] if isinstance(files, list) and files else files
-    return str(first or item.get("path") or item.get("dataset_name") or "train.jsonl")
 
 
 def _text(reading: _Reading, source: Source) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from loracle.config.data.sources import HubDataset
 from loracle.config.loading import load_config
 from loracle.config.settings import RunConfig, build_space
 
@@ -213,3 +214,54 @@ def test_a_file_that_is_there_and_one_that_is_not(tmp_path: Path, said: Callable
     errors = said("import", tmp_path / "theirs.yaml", "-o", tmp_path / "o.yaml", refused=True)
     assert "exists already" in errors
     assert (tmp_path / "o.yaml").read_text() == "mine"
+
+
+HUB = "teknium/GPT4-LLM-Cleaned"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (("", ""), HubDataset(hub=HUB)),
+        (("type: alpaca", "name: en, split: 'train[:50%]', revision: v2"), None),
+        (("path: teknium/GPT4-LLM-Cleaned", "path: rows/mine.jsonl"), "rows/mine.jsonl"),
+        (("path: teknium/GPT4-LLM-Cleaned", "path: ./rows/mine"), "rows/mine"),
+        (("path: teknium/GPT4-LLM-Cleaned", "path: json, data_files: [here.jsonl]"), "here.jsonl"),
+    ],
+)
+def test_datasets_of_the_hub_and_files_are_told_apart(
+    changes: tuple[str, str], expected: Any, imported: Imported, tmp_path: Path
+) -> None:
+    (tmp_path / "here.jsonl").touch()
+    config, said = imported(AXOLOTL.replace(*changes))
+    if expected is None:
+        expected = HubDataset(hub=HUB, config="en", split="train[:50%]", revision="v2")
+    if isinstance(expected, str):
+        expected = tmp_path / expected
+    assert config.data.train == expected
+    assert ("is read from the hub" in said) == isinstance(expected, HubDataset)
+
+
+def test_names_of_llama_factory_are_looked_up_where_it_keeps_them(imported: Imported, tmp_path: Path) -> None:
+    text = LLAMA_FACTORY.replace("identity,alpaca_en_demo", "mine")
+    assert imported(text)[0].data.train == tmp_path / "mine"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset_info.json").write_text(
+        '{"mine": {"hf_hub_url": "org/rows", "subset": "a"}}'
+    )
+    (tmp_path / "ours.yaml").unlink()
+    assert imported(text)[0].data.train == HubDataset(hub="org/rows", config="a")
+    (tmp_path / "data" / "mine.json").write_text("[]")
+    (tmp_path / "data" / "dataset_info.json").write_text('{"mine": {"file_name": "mine.json"}}')
+    (tmp_path / "ours.yaml").unlink()
+    assert imported(text)[0].data.train == tmp_path / "data" / "mine.json"
+
+
+def test_splits_as_trl_and_oumi_name_them(imported: Imported, tmp_path: Path) -> None:
+    trl = TRL.replace(
+        "datasets: [{path: json, data_files: train.jsonl}]",
+        "dataset_name: trl-lib/Capybara\ndataset_config: c\ndataset_train_split: train",
+    )
+    assert imported(trl)[0].data.train == HubDataset(hub="trl-lib/Capybara", config="c", split="train")
+    (tmp_path / "ours.yaml").unlink()
+    assert imported(OUMI)[0].data.train == HubDataset(hub="yahma/alpaca-cleaned", split="train[90%:]")
