@@ -43,7 +43,7 @@ def numbers(section: type[BaseModel] = RunConfig, above: str = "") -> Iterator[s
             yield above + name
         for kind in kinds - {KnobConfig}:
             if isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from numbers(kind, f"{above}{name}.")
+                yield from numbers(kind, f"{above}{name}.{'' if name != 'guard' else 'own.'}")  # of any name
 
 
 def with_value(name: str, value: str) -> str:
@@ -56,8 +56,10 @@ def with_value(name: str, value: str) -> str:
     inner[last] = "VALUE"
     if name.startswith("objective"):
         content["objective"] |= {"function": "a:b", "direction": "maximize"}
-    if path[:1] == ["scoring"] and len(path) > 1:
-        inner |= {"code": {"tests": "t.jsonl"}, "judge": {"url": "http://h", "model": "m"}}.get(path[1], {})
+    if path[:1] == ["guard"]:
+        content["guard"]["own"] |= {"data": "g.jsonl"}
+    if path[:1] in (["scoring"], ["guard"]):
+        inner |= {"code": {"tests": "t.jsonl"}, "judge": {"url": "http://h", "model": "m"}}.get(path[-1], {})
     return dump(content).replace("VALUE", value)
 
 
