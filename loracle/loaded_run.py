@@ -26,7 +26,7 @@ from loracle.run.search import run_preset
 from loracle.run.storage.opening import read_history
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas  # type: ignore[import-untyped]
     from matplotlib.figure import Figure
 
 

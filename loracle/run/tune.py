@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,8 +84,7 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         LoracleError: bad input, refused before anything is trained; or a run that cannot go on.
         KeyboardInterrupt: as it came; the trial is recorded as interrupted, and the run can be continued.
     """
-    with hold(config.output), recorded(config.output, listen) as listen:
-        require_recorded(config)
+    with hold(config.output), _begun(config, listen) as listen:
         run = prepare(config, listen)
         space = run.search.space
         with closing(run.executor), _open(config, run) as study:
@@ -137,6 +136,14 @@ def work(config: RunConfig, listen: Listener = lambda event: None) -> tuple[str,
             stopped = _search(config, run, study, listen)
             listen(RunEnded(stopped))
             return stopped, study.history()
+
+
+@contextmanager
+def _begun(config: RunConfig, listen: Listener) -> Iterator[Listener]:
+    """Tells those who follow, too, what happens; what is refused first leaves the events of a run alone."""
+    require_recorded(config)
+    with recorded(config.output, listen) as told:
+        yield told
 
 
 def _tell(notices: Sequence[Notice], folder: Path, listen: Listener) -> None:
