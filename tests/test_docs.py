@@ -8,9 +8,10 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -115,3 +116,80 @@ def test_the_tutorial_runs_from_its_first_block_to_its_last(
     assert said["verdict"].strip() in said["tune"]
     assert "\nFROM ./model\n" in Path("for-ollama/Modelfile").read_text()
     assert "Sort: red blue green" in printed.getvalue()
+    (notebook,) = (text for _, text in blocks(DOCS / "report.md", "python"))
+    names: dict[str, Any] = {}
+    exec(compile(notebook, "report.md", "exec"), names)
+    assert len(names["run"].trials) == 2
+
+
+BEFORE = """
+import sys
+from pathlib import Path
+
+import optuna
+import torch
+from peft import LoraConfig, get_peft_model
+from ray import tune
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+import loracle
+from loracle import LoracleSampler
+
+model, config = sys.argv[1], loracle.load_config(Path(sys.argv[2]))
+rows = [{"input_ids": ids, "labels": ids} for ids in torch.randint(4, 20, (16, 8))]
+OPTIONS = dict(max_steps=1, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no")
+
+def objective(trial):
+    return (trial.suggest_float("lr", 1e-5, 1e-2, log=True) - 1e-3) ** 2
+
+def make_model(rank=8):
+    lora = LoraConfig(r=rank, target_modules=["q_proj"])
+    return get_peft_model(AutoModelForCausalLM.from_pretrained(model), lora)
+
+def make_trainer(config):
+    options = TrainingArguments("trainer", learning_rate=config["learning_rate"], **OPTIONS)
+    return Trainer(make_model(config["r"]), options, train_dataset=rows, eval_dataset=rows)
+
+def hp_space(trial):
+    return {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True)}
+
+def train(config):
+    tune.report({"loss": config["lr"]})
+
+trainer = Trainer(
+    None, TrainingArguments("t", **OPTIONS), train_dataset=rows, eval_dataset=rows,
+    model_init=lambda trial: make_model(),
+)
+"""
+
+
+@pytest.mark.slow
+def test_the_python_of_other_peoples_code_runs(
+    tmp_path: Path, tiny_model: Path, run_config: Callable[..., Path]
+) -> None:
+    """In a process of its own, because those libraries warn; with fewer trials."""
+    pytest.importorskip("ray")
+    config = run_config(search={"trials": 1, "seed": 0})
+    text = "\n".join([BEFORE, *(block for _, block in blocks(DOCS / "inside-your-code.md", "python"))])
+    text = re.sub(r"trials=\d\d", "trials=2", text)
+    assert text.count("trials=2") == 3
+    command = [sys.executable, "-c", f"{text}\nprint('runs:', found.params, len(study.trials))"]
+    done = subprocess.run(
+        [*command, str(tiny_model), str(config)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(r"runs: .*learning_rate.* 2\n", done.stdout)
+    assert list((tmp_path / "logs").rglob("events.out.tfevents.*"))
+
+
+def test_the_metrics_that_a_page_shows_are_metrics() -> None:
+    function, letters = (text for _, text in blocks(DOCS / "metrics.md", "python"))
+    names: dict[str, Any] = {}
+    exec(compile(function, "metrics.md", "exec"), names)
+    assert names["keyword_share"](["a b", "c"], ["a x", "c"], [{}, {}]) == [0.5, 1.0]
+    exec(compile(letters, "metrics.md", "exec"), names)
+    assert names["LetterOverlap"]().judge("abc", "bcd") == pytest.approx(2 / 3)
