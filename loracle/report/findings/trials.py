@@ -122,8 +122,10 @@ def _finals(comparison: Comparison | None, trials: Sequence[Outcome]) -> list[Ou
 
 
 def _knows(space: SearchSpace, config: RunConfig) -> bool:
-    """Whether the standard settings have a value for every knob of the space."""
+    """Whether the standard settings have a value for every knob of the space, and for nothing else."""
     given = with_alpha(config.standard or {})
+    if set(given) - {*space.names, "alpha", "alpha_ratio"}:
+        return False
     for knob in space.knobs:
         value = given.get(knob.name)
         if value is None and not (knob.name == "alpha_ratio" and {"alpha", "rank"} <= set(given)):

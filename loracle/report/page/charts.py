@@ -71,7 +71,7 @@ def _progress(found: Findings) -> Chart:
         "data": traces,
         "layout": layout,
         "choices": [
-            {"name": "by trial", "title": "trial", "x": by_trial},
+            {"name": "by trial", "title": "trial", "x": by_trial, "dtick": 1 if len(spent) < 12 else None},
             {"name": "by time", "title": "seconds of training and scoring, all trials", "x": by_cost},
         ],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html as _html
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from loracle.text import escape
 
@@ -38,14 +39,32 @@ def code_in(sentence: str) -> str:
     return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
 
 
-def section(name: str, title: str, *content: str, why: str | None = None) -> str:
-    """A part of the page; `why` stands in its place where there is nothing to show."""
-    inside = paragraph(code_in(why)) if why else "\n".join(part for part in content if part)
-    kind = "part absent" if why else "part"
-    return (
-        f'<section id="{name}" class="{kind}" aria-labelledby="{name}-title">\n'
-        f'<h2 id="{name}-title">{text(title)}</h2>\n{inside}\n</section>'
+@dataclass(frozen=True)
+class Part:
+    """A part of the page: its HTML, or why there is none.
+
+    Attributes:
+        name: its id.
+        link: its title in the list of parts, short.
+    """
+
+    name: str
+    link: str
+    title: str
+    html: str = ""
+    why: str | None = None
+
+
+def section(name: str, link: str, title: str, *content: str, why: str | None = None) -> Part:
+    """A part of the page; `why` says in a sentence why there is nothing to show."""
+    if why is not None:
+        return Part(name, link, title, why=why)
+    inside = "\n".join(part for part in content if part)
+    html = (
+        f'<section id="{name}" aria-labelledby="{name}-title">\n'
+        f'<h2 id="{name}-title">{text(title)}</h2>\n{inside}\n</section>\n'
     )
+    return Part(name, link, title, html)
 
 
 def chart(name: str, label: str, kind: str = "") -> str:

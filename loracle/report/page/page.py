@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,29 +17,11 @@ from pathlib import Path
 from loracle.records.codec import finite
 from loracle.report.findings.records import Findings
 from loracle.report.page.charts import charts
-from loracle.report.page.markup import text
+from loracle.report.page.markup import Part, code_in, items, section, text
 from loracle.report.page.sections import sections
 from loracle.text.files import write_atomically
 
 FILE = "report.html"
-
-_PARTS = (
-    ("verdict", "Verdict"),
-    ("recipe", "Recipe"),
-    ("progress", "Best so far"),
-    ("curves", "Curves"),
-    ("trials", "Trials"),
-    ("parallel", "Settings"),
-    ("slices", "Belief"),
-    ("importance", "Importance"),
-    ("prior", "Prior"),
-    ("cheaper", "Cheaper"),
-    ("cliff", "Cliff"),
-    ("proxy", "Full training"),
-    ("examples", "Examples"),
-    ("cost", "Cost"),
-    ("provenance", "Provenance"),
-)
 
 
 def write_page(findings: Findings, path: Path) -> None:
@@ -54,7 +37,9 @@ def page(found: Findings) -> str:
     )
     policy += f"; script-src {_hash(library)} {_hash(script)}"
     title = f"LoRA search: {text(found.name, 200)}"
-    links = "".join(f'<li><a href="#{name}">{title_}</a></li>' for name, title_ in _PARTS)
+    parts = sections(found)
+    there = [part for part in parts if part.why is None]
+    links = "".join(f'<li><a href="#{part.name}">{text(part.link)}</a></li>' for part in there)
     return "\n".join(
         [
             "<!DOCTYPE html>",
@@ -72,7 +57,7 @@ def page(found: Findings) -> str:
             f"<header><h1>LoRA search: <bdi>{text(found.name, 200)}</bdi></h1>"
             '<button type="button" id="theme">Dark</button></header>',
             f'<nav aria-label="Parts of the report"><ul>{links}</ul></nav>',
-            f"<main>{''.join(sections(found))}</main>",
+            f"<main>{''.join(part.html for part in there)}{_absent(parts)}</main>",
             "<footer>Made by Loracle. Charts: plotly.js.</footer>",
             f'<script type="application/json" id="charts">{_json(charts(found))}</script>',
             f"<script>{library}</script>",
@@ -82,6 +67,15 @@ def page(found: Findings) -> str:
             "",
         ]
     )
+
+
+def _absent(parts: Sequence[Part]) -> str:
+    """In one place, what is not there, and why."""
+    absent = [part for part in parts if part.why is not None]
+    if not absent:
+        return ""
+    lines = [f"<strong>{text(part.title)}.</strong> {code_in(part.why or '')}" for part in absent]
+    return section("absent", "", "What is not here, and why", items(lines)).html
 
 
 def _json(content: object) -> str:

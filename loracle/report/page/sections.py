@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from loracle.config.metrics import OWN_METRICS
 from loracle.report.findings.records import Example, Findings, NearEqual, Share
 from loracle.report.page import wording
 from loracle.report.page.markup import (
+    Part,
     block,
     chart,
     code_in,
@@ -33,9 +35,9 @@ _STANDINGS = {
 _AXES = {"learning_rate": "the learning rate", "alpha_ratio": "alpha / rank"}
 
 
-def sections(found: Findings) -> list[str]:
+def sections(found: Findings) -> list[Part]:
     """All of them."""
-    made = [
+    return [
         _verdict(found),
         _recipe(found),
         _progress(found),
@@ -52,13 +54,12 @@ def sections(found: Findings) -> list[str]:
         _cost(found),
         _provenance(found),
     ]
-    return [part for part in made if part]
 
 
 # -- the answer -----------------------------------------------------------------------------------------
 
 
-def _verdict(found: Findings) -> str:
+def _verdict(found: Findings) -> Part:
     word, look = _STANDINGS[found.standing]
     head, *rest = found.verdict
     said = [f'<p class="lead">{code_in(head)}</p>', *(f"<p>{code_in(line)}</p>" for line in rest)]
@@ -68,11 +69,11 @@ def _verdict(found: Findings) -> str:
     notices = ""
     if found.notices:
         notices = f"<h3>To know</h3>{items(code_in(notice + '.') for notice in found.notices)}"
-    ended = f"{found.done} of {found.budget} trials are done"
-    if found.stopped:
-        ended = f"{found.done} trials; {found.stopped}"
-    how = f"{ended}. {found.candidates:,} configs to choose from."
-    return section("verdict", "Verdict", badge, *said, numbers, compared, notices, paragraph(text(how)))
+    ended = f"{found.done} trials; {found.stopped}. " if found.stopped else ""
+    how = f"{ended}{found.candidates:,} configs to choose from."
+    return section(
+        "verdict", "Verdict", "Verdict", badge, *said, numbers, compared, notices, paragraph(text(how))
+    )
 
 
 def _numbers(found: Findings) -> str:
@@ -95,7 +96,7 @@ def _numbers(found: Findings) -> str:
     return f'<dl class="numbers">{inside}</dl>' if inside else ""
 
 
-def _recipe(found: Findings) -> str:
+def _recipe(found: Findings) -> Part:
     parts = []
     for place, recipe in enumerate(found.recipes):
         name = f"recipe-{place}"
@@ -113,39 +114,42 @@ def _recipe(found: Findings) -> str:
                 "Settings alone; `loracle export RUN --to FORMAT FOLDER` writes them with adapter and rows."
             )
         )
-    return section("recipe", "The recipe", note, *parts, why=found.left_out.get("recipes"))
+    return section("recipe", "Recipe", "The recipe", note, *parts, why=found.left_out.get("recipes"))
 
 
 # -- the search -----------------------------------------------------------------------------------------
 
 
-def _progress(found: Findings) -> str:
+def _progress(found: Findings) -> Part:
     why = found.left_out.get("progress")
     word = "lowest" if found.less_is_better else "highest"
     label = f"Scores of all trials, the {word} so far, and the standard settings as a line."
+    where = "" if found.metric in OWN_METRICS else ", on validation data"
     note = paragraph(
-        "Scores are those of the trials, on validation data. What wins is what the belief trusts most, and "
-        f"not the {word} score alone, which is partly luck."
+        f"Scores are those of the trials{where}. What wins is what the belief trusts most, and not the "
+        f"{word} score alone, which is partly luck."
     )
-    return section("progress", "Best so far", chart("progress-chart", label), note, why=why)
+    return section("progress", "Best so far", "Best so far", chart("progress-chart", label), note, why=why)
 
 
-def _curves(found: Findings) -> str:
+def _curves(found: Findings) -> Part:
     label = "Training loss by step, a line for each trial."
     note = paragraph("Each point is the mean over a stretch of steps. Hover over a line for its trial.")
     why = found.left_out.get("curves")
-    return section("curves", "Learning curves", chart("curves-chart", label), note, why=why)
+    return section("curves", "Curves", "Learning curves", chart("curves-chart", label), note, why=why)
 
 
-def _parallel(found: Findings) -> str:
+def _parallel(found: Findings) -> Part:
     varied = any(len({row.config[name] for row in found.trials}) > 1 for name in found.knobs)
     why = None if found.trials and varied else "There are no two trials of different settings to compare."
     label = "Each trial as a line across its settings to its score."
     note = paragraph("One line a trial. The stronger its blue, the better its score; red lines failed.")
-    return section("parallel", "All settings at once", chart("parallel-chart", label, "tall"), note, why=why)
+    return section(
+        "parallel", "Settings", "All settings at once", chart("parallel-chart", label, "tall"), note, why=why
+    )
 
 
-def _slices(found: Findings) -> str:
+def _slices(found: Findings) -> Part:
     places = [
         chart(f"slice-{i}", f"Believed {found.title} over {one.knob}, with the trials.", "small")
         for i, one in enumerate(found.slices)
@@ -156,13 +160,13 @@ def _slices(found: Findings) -> str:
         "crosses failed."
     )
     grid = f'<div class="grid">{"".join(places)}</div>'
-    return section("slices", "What is believed", note, grid, why=found.left_out.get("slices"))
+    return section("slices", "Belief", "What is believed", note, grid, why=found.left_out.get("slices"))
 
 
-def _importance(found: Findings) -> str:
+def _importance(found: Findings) -> Part:
     why = found.left_out.get("importance")
     if found.importance is None:
-        return section("importance", "Which settings matter", why=why)
+        return section("importance", "Importance", "Which settings matter", why=why)
     first = found.importance.knobs[0]
     said = [_explains(found, first)]
     pair = found.importance.interaction
@@ -182,7 +186,7 @@ def _importance(found: Findings) -> str:
     )
     label = "Share of the variance of the believed score that each setting explains."
     body = chart("importance-chart", label)
-    return section("importance", "Which settings matter", paragraph(*said), body, note)
+    return section("importance", "Importance", "Which settings matter", paragraph(*said), body, note)
 
 
 def _explains(found: Findings, share: Share) -> str:
@@ -195,10 +199,10 @@ def _interval(share: Share) -> str:
     return text(f"{wording.per_cent(share.share)} ({ends})")
 
 
-def _prior(found: Findings) -> str:
+def _prior(found: Findings) -> Part:
     why = found.left_out.get("prior")
     if found.prior is None:
-        return section("prior", "What the prior said", why=why)
+        return section("prior", "Prior", "What the prior said", why=why)
     prior = found.prior
     said = []
     if prior.agreement is not None:
@@ -219,16 +223,16 @@ def _prior(found: Findings) -> str:
         ["believed best now", *map(wording.value, now.values())],
     ]
     body = chart("prior-chart", "Score of each trial against what the prior expected of it.")
-    return section("prior", "What the prior said", paragraph(*said), body, table(rows, "Favourites"))
+    return section("prior", "Prior", "What the prior said", paragraph(*said), body, table(rows, "Favourites"))
 
 
 # -- what follows ---------------------------------------------------------------------------------------
 
 
-def _near_equals(found: Findings) -> str:
+def _near_equals(found: Findings) -> Part:
     title = "As good within noise, but cheaper"
     if not found.near_equals:
-        return section("cheaper", title, why=found.left_out.get("near_equals"))
+        return section("cheaper", "Cheaper", title, why=found.left_out.get("near_equals"))
     unit = wording.gain_unit(found)
     heads = [
         *shown_knobs(found.near_equals[0].config),
@@ -241,7 +245,7 @@ def _near_equals(found: Findings) -> str:
         "A smaller rank or fewer steps than the leading config, and a believed difference of less than the "
         "noise of one score."
     )
-    return section("cheaper", title, note, table(rows, title))
+    return section("cheaper", "Cheaper", title, note, table(rows, title))
 
 
 def _near_row(found: Findings, place: int, one: NearEqual) -> list[str]:
@@ -255,20 +259,20 @@ def _near_row(found: Findings, place: int, one: NearEqual) -> list[str]:
     ]
 
 
-def _cliff(found: Findings) -> str:
+def _cliff(found: Findings) -> Part:
     cliff = found.cliff
     if cliff is None:
-        return section("cliff", "Where the cliff is", why=found.left_out.get("cliff"))
+        return section("cliff", "Cliff", "Where the cliff is", why=found.left_out.get("cliff"))
     numbers = ", ".join(map(str, cliff.trials))
     said = paragraph(
         f"From {own(cliff.of)} of {wording.value(cliff.breaks)} on, every trial diverged or collapsed "
         f"({len(cliff.trials)} of {len(cliff.trials)}: trials {numbers}). The largest that did well has "
         f"{wording.value(cliff.holds)}; {cliff.within} trials did."
     )
-    return section("cliff", "Where the cliff is", said)
+    return section("cliff", "Cliff", "Where the cliff is", said)
 
 
-def _proxy(found: Findings) -> str:
+def _proxy(found: Findings) -> Part:
     title = "Trials against full training"
     rows = [["", "in its trial", "on all data, test"]]
     rows += [
@@ -287,13 +291,15 @@ def _proxy(found: Findings) -> str:
             "Both order the two alike." if kept else "The two come out in another order: trials misled here."
         )
     body = table(rows, title) if found.proxy else ""
-    return section("proxy", title, paragraph(said), body, note, why=found.left_out.get("proxy"))
+    return section(
+        "proxy", "Full training", title, paragraph(said), body, note, why=found.left_out.get("proxy")
+    )
 
 
-def _examples(found: Findings) -> str:
+def _examples(found: Findings) -> Part:
     title = "Examples where the two differ"
     if found.examples is None:
-        return section("examples", title, why=found.left_out.get("examples"))
+        return section("examples", "Examples", title, why=found.left_out.get("examples"))
     both = found.examples
     said = (
         f"Of {both.items:,} test items the winner does better on {both.n_won:,}, the standard settings on "
@@ -310,7 +316,7 @@ def _examples(found: Findings) -> str:
             inside = "".join(_example(one) for one in some)
             head = f"<summary>{text(name + shown)}</summary>"
             parts.append(f'<details{opened}>{head}<div class="examples">{inside}</div></details>')
-    return section("examples", title, *parts)
+    return section("examples", "Examples", title, *parts)
 
 
 def _example(one: Example) -> str:
@@ -324,9 +330,9 @@ def _example(one: Example) -> str:
 # -- what it took, what it is made of -------------------------------------------------------------------
 
 
-def _cost(found: Findings) -> str:
+def _cost(found: Findings) -> Part:
     if found.cost is None:
-        return section("cost", "What it cost", why=found.left_out.get("cost"))
+        return section("cost", "Cost", "What it cost", why=found.left_out.get("cost"))
     cost = found.cost
     rows = [["trials", show_duration(cost.trials_seconds)]]
     if cost.finals_seconds:
@@ -340,13 +346,13 @@ def _cost(found: Findings) -> str:
         rows.append(["money (execution.cost_per_hour)", f"{cost.money:,.2f}"])
     if cost.kilowatt_hours is not None:
         rows.append(["energy (execution.watts)", f"{cost.kilowatt_hours:.3g} kWh"])
-    return section("cost", "What it cost", table(rows, "Cost", first_is_head=False))
+    return section("cost", "Cost", "What it cost", table(rows, "Cost", first_is_head=False))
 
 
-def _provenance(found: Findings) -> str:
+def _provenance(found: Findings) -> Part:
     rows = [[name, shown] for name, shown in _flat(found.provenance) if shown]
     body = table(rows, "Provenance", first_is_head=False)
-    return section("provenance", "What it is made of", body)
+    return section("provenance", "Provenance", "What it is made of", body)
 
 
 def _flat(content: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:

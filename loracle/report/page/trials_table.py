@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from loracle.report.findings.records import Findings, TrialRow
 from loracle.report.page import wording
-from loracle.report.page.markup import own, scrolling, section, text
+from loracle.report.page.markup import Part, own, scrolling, section, text
 from loracle.report.wording import knob_titles, shown_knobs
 
 _COLUMNS = ("trial", "score", "seconds", "what came of it")
 
 
-def trials_table(found: Findings) -> str:
+def trials_table(found: Findings) -> Part:
     """The part with its fields to filter by."""
     if not found.trials:
-        return section("trials", "All trials", why="There are no trials yet.")
+        return section("trials", "Trials", "All trials", why="There are no trials yet.")
     names = list(shown_knobs(found.trials[0].config))
     titles = knob_titles(names, _COLUMNS)
     heads = [("trial", "number"), *((titles[name], "number") for name in names)]
@@ -33,7 +33,7 @@ def trials_table(found: Findings) -> str:
         '<output id="trials-count" aria-live="polite"></output></div>'
     )
     whole = f'<table id="trials-table"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
-    return section("trials", "All trials", fields, scrolling(whole, "All trials"))
+    return section("trials", "Trials", "All trials", fields, scrolling(whole, "All trials"))
 
 
 _STATES = ("succeeded", "failed", "interrupted", "running")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from reported_runs import CLIFF, history_of, made, outcome, write_logs
+from reported_runs import CLIFF, KNOBS, history_of, made, outcome, write_logs
 
 from loracle.config.settings import build_space
 from loracle.records.codec import finite, to_plain
@@ -150,6 +150,13 @@ def test_a_trainer_of_ones_own_with_one_knob(tmp_path: Path, direction: str) -> 
     assert found.importance.knobs[0].share == pytest.approx(1.0)
     scores = [row.score for row in found.trials]
     assert scores == ([-4.0, -1.0, 0.0, -1.0] if direction == "maximize" else [4.0, 1.0, 0.0, 1.0])
+
+
+def test_standard_settings_that_are_none_of_the_space_have_no_line(tmp_path: Path) -> None:
+    knobs = {name: knob for name, knob in KNOBS.items() if name != "dropout"}
+    progress = made(tmp_path, n=5, space={"base": "empty", "knobs": knobs}).find().progress
+    assert progress is not None
+    assert progress.standard is None
 
 
 def test_values_of_any_size_are_no_obstacle(tmp_path: Path) -> None:

@@ -113,4 +113,4 @@ def test_odd_runs_have_a_page(tmp_path: Path) -> None:
         run = made(tmp_path / str(n), n=n, finished=False)
         read = Reader(page(run.find()))
         assert f"{n} of 30 trials are done" in read.text
-        assert "It is written when the search is over" in read.text
+        assert "What is not here, and why" in read.text

@@ -36,7 +36,7 @@
       hoverlabel: { bgcolor: paper, bordercolor: style.getPropertyValue("--rule").trim(), font: { color: ink }, align: "left" },
     };
     if (found.narrow && place.clientWidth < 640) layout.xaxis = { ...layout.xaxis, ...found.narrow };
-    if (choice) layout.xaxis = { ...layout.xaxis, title: { ...layout.xaxis.title, text: choice.title } };
+    if (choice) layout.xaxis = { ...layout.xaxis, title: { ...layout.xaxis.title, text: choice.title }, dtick: choice.dtick };
     place.querySelector("noscript")?.remove();
     Plotly.react(place, data, layout, { responsive: true, displayModeBar: false, showTips: false });
     if (found.choices && !ready.has(name)) addChoices(place, name, found.choices);

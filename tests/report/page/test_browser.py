@@ -1,0 +1,184 @@
+"""The page in a real browser: Debian's Chromium without a screen, driven by playwright, started once.
+
+apt-get install chromium
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reported_runs import history_of, made
+
+from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.report.page.page import write_page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright comes with the extra `dev`")
+axe_module = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe comes with `dev`")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="there is no chromium here: apt-get install chromium"
+)
+
+ODD = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "\u202ertl \u05e9\u05dc\u05d5\u05dd",
+    "x" * 9000,
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a finished run with failures, and with hostile texts wherever foreign texts come from."""
+    folder = tmp_path_factory.mktemp("page")
+    run = made(folder, n=40, texts=ODD, model="org/<b>base</b> \u202e" + "y" * 9000)
+    failures = tuple(
+        Trial(40 + i, int(run.space.candidates[i]), Outcome(None, failure=Failure(FailureKind.CRASHED, text)))
+        for i, text in enumerate(ODD)
+    )
+    history = History((*run.history.trials, *failures))
+    write_page(run.subject.find(history, run.comparison, "all 44 trials are done"), folder / "report.html")
+    return folder / "report.html"
+
+
+@dataclass
+class Seen:
+    """A page that was opened, and what it did meanwhile."""
+
+    page: Any
+    faults: list[str] = field(default_factory=list)
+    asked_for: list[str] = field(default_factory=list)
+
+    def draw_all(self) -> None:
+        """Scrolls through the page: charts are drawn when they come near."""
+        height = int(self.page.evaluate("document.body.scrollHeight"))
+        for y in range(0, height, 500):
+            self.page.evaluate(f"scrollTo({{top: {y}, behavior: 'instant'}})")
+            self.page.wait_for_timeout(30)
+        self.page.wait_for_function(
+            "[...document.querySelectorAll('.chart')].every((one) => one.querySelector('.main-svg'))"
+        )
+
+
+def opened(browser: Any, path: Path, width: int, scheme: str, dark_button: bool = False) -> Seen:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    seen = Seen(context.new_page())
+    seen.page.on("console", lambda said: seen.faults.append(said.text) if said.type != "log" else None)
+    seen.page.on("pageerror", lambda error: seen.faults.append(str(error)))
+    seen.page.on("dialog", lambda dialog: (seen.faults.append("a dialog"), dialog.dismiss()))
+    seen.page.on("request", lambda request: seen.asked_for.append(request.url))
+    seen.page.goto(path.as_uri())
+    return seen
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_it_opens_without_fault_asks_for_nothing_and_fits(
+    browser: Any, report: Path, width: int, scheme: str
+) -> None:
+    seen = opened(browser, report, width, scheme)
+    seen.draw_all()
+    assert seen.faults == []
+    assert [url for url in seen.asked_for if not url.startswith("data:")] == [report.as_uri()]
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+    dark = seen.page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+    assert dark == (scheme == "dark")
+    seen.page.click("#theme")
+    turned = seen.page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+    assert turned != dark
+    assert seen.faults == []
+    found = axe_module.Axe().run(seen.page)
+    grave = [one for one in found.response["violations"] if one["impact"] in ("serious", "critical")]
+    told = [(one["id"], one["nodes"][0]["html"][:200], one["nodes"][0]["failureSummary"]) for one in grave]
+    assert told == []
+
+
+def test_trials_are_sorted_and_filtered(browser: Any, report: Path) -> None:
+    seen = opened(browser, report, 1440, "light")
+
+    def column(number: int) -> list[str]:
+        cells = seen.page.locator(f"#trials-table tbody tr:visible > :nth-child({number})")
+        return [str(text) for text in cells.all_inner_texts()]
+
+    head = seen.page.locator("#trials-table thead button", has_text="exact match")
+    head.click()
+    scores = [float(text.split()[0]) for text in column(7) if text]
+    assert scores == sorted(scores)
+    assert column(7)[-1] == ""  # what has no score comes last
+    head.click()
+    scores = [float(text.split()[0]) for text in column(7) if text]
+    assert scores == sorted(scores, reverse=True)
+    assert column(7)[-1] == ""
+    assert seen.page.locator("#trials-table thead th[aria-sort=descending]").count() == 1
+    seen.page.select_option("#trials-state", "failed")
+    causes = column(9)
+    assert causes
+    assert all(cause.startswith(("diverged", "crashed")) for cause in causes)
+    seen.page.fill("#trials-text", "CRASHED")
+    assert len(column(9)) == len(ODD)
+    assert seen.page.inner_text("#trials-count") == "4 of 44 trials"
+    seen.page.fill("#trials-text", "there is no such trial")
+    assert column(9) == []
+    assert seen.faults == []
+
+
+def test_hovering_tells_of_a_trial_and_the_axis_changes(browser: Any, report: Path) -> None:
+    seen = opened(browser, report, 1440, "light")
+    seen.draw_all()
+    point = seen.page.locator("#progress-chart .scatterlayer .point").first
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
+    seen.page.mouse.move(box["x"] + box["width"] / 2 + 30, box["y"] + 30)
+    seen.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=3)
+    label = seen.page.locator("#progress-chart .hoverlayer .hovertext").first
+    label.wait_for(state="attached")
+    assert "trial" in label.text_content()
+    seen.page.get_by_role("button", name="by time").click()
+    title = seen.page.locator("#progress-chart .xtitle").text_content()
+    assert title == "seconds of training and scoring, all trials"
+    assert seen.faults == []
+
+
+def test_a_recipe_is_copied_or_selected(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "best").mkdir(parents=True)
+    (tmp_path / "best" / "recipe.yaml").write_text("lora: {r: 8}  # <b>\n")
+    write_page(made(tmp_path, n=4).find(), tmp_path / "report.html")
+    seen = opened(browser, tmp_path / "report.html", 1440, "light")
+    button = seen.page.locator("#recipe .copy").first
+    button.click()
+    seen.page.wait_for_function("document.querySelector('#recipe .copy').textContent !== 'Copy'")
+    assert button.inner_text() in ("Copied", "Selected")
+    assert seen.page.inner_text("#recipe-0").strip() == "lora: {r: 8}  # <b>"
+
+
+def test_it_prints_with_all_its_charts(browser: Any, report: Path, tmp_path: Path) -> None:
+    seen = opened(browser, report, 1440, "dark")
+    pdf = seen.page.pdf(path=str(tmp_path / "report.pdf"), print_background=True)
+    assert pdf.startswith(b"%PDF")
+    drawn = "[...document.querySelectorAll('.chart')].every((one) => one.querySelector('.main-svg'))"
+    assert seen.page.evaluate(drawn)
+    assert seen.faults == []
+
+
+@pytest.mark.parametrize("n", [0, 1, 300])
+def test_few_and_many_trials_open_alike(browser: Any, tmp_path: Path, n: int) -> None:
+    run = made(tmp_path, n=1, finished=False)
+    history = history_of(run.space, n)
+    write_page(made(tmp_path, history, finished=n > 1).find(), tmp_path / "report.html")
+    seen = opened(browser, tmp_path / "report.html", 390, "light")
+    seen.draw_all()
+    assert seen.faults == []
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
