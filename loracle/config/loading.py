@@ -19,6 +19,10 @@ from loracle.errors import ConfigError
 from loracle.text.escape import printable
 
 _SHOWN = 200  # characters of a key or value in an error
+_REFUSED = {  # what users of transformers look for
+    "device_map": "a base model is not divided between GPUs, it has to fit one; set quantization to make it "
+    "smaller, or execution.gpus_per_trial to train one config on several, each with the whole model"
+}
 _SECRET = (["objective", "environment"], ["execution", "storage"])  # values that no error shows
 
 
@@ -125,6 +129,8 @@ def _explain(error: ValidationError, node: yaml.Node | None, source: str) -> str
     line = _line(node, location)
     key = printable(".".join(str(part) for part in location), _SHOWN)
     if first["type"] == "extra_forbidden":
+        if key in _REFUSED:
+            return f"{source}:{line}: {key}: {_REFUSED[key]}"
         known = _known_keys(location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"

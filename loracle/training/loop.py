@@ -124,7 +124,7 @@ def train_adapter(
                     seed=seed,
                     share=share,
                     watched=watched,
-                    reading=base.reading,
+                    batching={name: getattr(base, name) for name in ("reading", "writing", "continuing")},
                 )
                 stack.enter_context(torch.random.fork_rng(devices=cuda))
                 torch.manual_seed(seed)
@@ -142,6 +142,7 @@ def train_adapter(
                 raise
         if failure is not None:  # raised here, so that the old traceback no longer holds tensors
             raise TrainingFailed(failure)
+        stack.callback(group.finish)
         yield trained
 
 
@@ -211,7 +212,7 @@ def _batches(
     def add(number: int, factor: float) -> torch.Tensor:
         part = slice(number * plan.batch_size, (number + 1) * plan.batch_size)
         chosen, n_tokens = order[part], int(encoded.counts[order[part]].sum())
-        own = group.share(encoded.lengths[chosen])
+        own = group.shares(encoded.lengths[chosen])[group.rank]
         batch = EffectiveBatch(number, chosen[own], known_as[part][own], n_tokens, factor)
         return accumulate(base, encoded, batch, masks, plan.settings.largest_micro_batch, breaks)
 

@@ -144,5 +144,6 @@ def _seconds(sample: Sample, settings: ScoringConfig, n: int) -> float:
     some = np.linspace(0, total - 1, min(n, total)).astype(np.int64)
     cut = min(settings.max_new_tokens, _WRITTEN)
     began = time.perf_counter()
-    score(sample.base, sample.questions.select(some), settings.model_copy(update={"max_new_tokens": cut}))
+    settings = settings.model_copy(update={"max_new_tokens": cut})
+    score(sample.base, sample.questions.select(some), settings, group=sample.group)
     return max(time.perf_counter() - began, math.ulp(1.0))

@@ -65,7 +65,7 @@ class TrialPlan:
         micro_batch: the largest that fits, in sequences of each process.
         progress: called after each step, and while scoring.
         adapter: where the adapter is saved; None: nowhere.
-        group: the processes that train it; this one, the first of them, scores.
+        group: the processes that train and score it, this one the first of them.
         guards: what must not be lost.
     """
 
@@ -214,7 +214,7 @@ def _score(plan: TrialPlan, questions: Questions, scoring: ScoringConfig) -> Sco
     for batch_size in halvings(scoring.batch_size):
         settings = scoring.model_copy(update={"batch_size": batch_size})
         try:
-            return score(plan.base, questions, settings, plan.split, plan.progress)
+            return score(plan.base, questions, settings, plan.split, plan.progress, plan.group)
         except (RuntimeError, MemoryError) as error:
             shortage = out_of_memory(error)
             if shortage is None:

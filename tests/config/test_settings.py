@@ -21,6 +21,7 @@ MINIMAL = "model: some/model\ndata: {train: train.jsonl}\n"
     ("text", "message"),
     [
         ("serch: {trials: 3}", ":3: unknown key 'serch'; did you mean 'search'?"),
+        ("device_map: auto", ":3: device_map: a base model is not divided between GPUs, it has to fit one"),
         ("search:\n  trails: 3", ":4: unknown key 'search.trails'; did you mean 'trials'?"),
         ("search:\n  zzz: 3", ":4: unknown key 'search.zzz'; known keys: preset, trials, seed, seed_configs"),
         (

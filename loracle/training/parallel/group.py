@@ -4,6 +4,8 @@ What they exchange is what the optimizer sees, the sum of all gradients and of t
 is made in all of them. accelerate's state joins them to a process group of torch: gloo on CPUs, and NCCL for
 what is on GPUs.
 
+Scoring is divided as well: the first process asks the others through pipes, and alone puts answers together.
+
 Whatever happens to one happens to all. Before anything is exchanged each tells whether it got there
 (`agree`), and one that fails tells it at that moment: so memory that runs out in one of them ends the attempt
 in all of them, and none waits for another in vain. One that dies takes the others along; see `peers.py`.
@@ -11,12 +13,14 @@ in all of them, and none waits for another in vain. One that dies takes the othe
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +29,12 @@ from torch import distributed
 from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.nn.utils import parameters_to_vector
 
+from loracle.records.failures import one_line
 from loracle.training.memory.measurement import out_of_memory
 
-_FINE, _NO_MEMORY, _FAILED = range(3)
+Result = TypeVar("Result")
+
+FINE, _NO_MEMORY, _FAILED = range(3)
 _HOWEVER_LONG = datetime.timedelta(days=365)  # who watches the worker decides how long is too long
 _SECONDS_TO_DIE = 10.0  # until a process whose connection broke is known to have died
 
@@ -38,10 +45,7 @@ class Group:
     Args:
         rank: which one this is, from 0.
         size: how many there are.
-        begin: has the others take part in a training, of which it is given all that they have to know; of the
-            first process alone.
-        tell: takes an error of this process, before the others know that it has failed.
-        hear: says what the process of a rank told; of the first process alone.
+        pipes: of the first process those to all others, in their order; of the others the one to the first.
 
     Attributes:
         rank, size: as given.
@@ -52,30 +56,57 @@ class Group:
         self,
         rank: int = 0,
         size: int = 1,
-        *,
-        begin: Callable[[Mapping[str, Any]], None] = lambda training: None,
-        tell: Callable[[Exception], None] = lambda error: None,
-        hear: Callable[[int], str] = lambda rank: "",
+        pipes: Sequence[Connection[Any, Any]] = (),
     ) -> None:
         self.rank = rank
         self.size = size
         self.parted = False
-        self._begin = begin
-        self._tell = tell
-        self._hear = hear
+        self._pipes = pipes
+        self._others = pipes if rank == 0 else ()  # who does what this process says
 
     def begin(self, **training: Any) -> None:
-        """Has the others take part in a training."""
-        self._begin(training)
+        """Has the others take part in a training, of which this is all that they have to know."""
+        for pipe in self._others:
+            while pipe.poll():  # what nobody asked for about the one before
+                pipe.recv()
+            pipe.send(training)
 
-    def share(self, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Positions of the examples that are this process's, of all with these lengths: there may be none.
+    def finish(self) -> None:
+        """Has the others take their adapters off."""
+        for pipe in self._others:
+            with contextlib.suppress(OSError):  # it is dying, and so will this one
+                pipe.send(None)
+
+    def at_once(
+        self, own: Callable[[], Result], function: Callable[..., Result], others: Sequence[tuple[Any, ...]]
+    ) -> list[Result]:
+        """Results of `own` here and, meanwhile, of `function(base, *arguments)` for each of `others` in
+        another process, in this order. Between the end of a training and `finish`.
+
+        Raises:
+            torch.OutOfMemoryError, RuntimeError: as `in_step`, and whatever `own` raises.
+        """
+        pipes = self._others[: len(others)]
+        for pipe, arguments in zip(pipes, others, strict=True):
+            pipe.send((function, arguments))
+        try:
+            results = [own()]
+        finally:  # whatever happens here, nobody is left in the middle of a word
+            replies = [self._together(pipe.recv) for pipe in pipes]
+        for rank, (code, found) in enumerate(replies, start=1):
+            self._require(code, rank, found)
+            results.append(found)
+        return results
+
+    def shares(self, lengths: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        """Positions of the examples that are each process's, of all with these lengths: there may be none.
 
         Dealt out by length, so that all have as much to do.
         """
         if self.size == 1:
-            return np.arange(len(lengths))
-        return np.argsort(-lengths, kind="stable")[self.rank :: self.size]
+            return [np.arange(len(lengths))]
+        order = np.argsort(-lengths, kind="stable")
+        return [order[rank :: self.size] for rank in range(self.size)]
 
     @contextmanager
     def in_step(self) -> Iterator[None]:
@@ -94,22 +125,28 @@ class Group:
             self.agree()
         except Exception as error:
             if not self.parted:
-                self._tell(error)
-                self._exchange(_NO_MEMORY if out_of_memory(error) else _FAILED)
+                if self.rank > 0:  # what it says comes before the others know that it has failed
+                    self._pipes[0].send(one_line(error))
+                self._exchange(code_of(error))
             raise
 
     def agree(self) -> None:
         """All processes are here. Raises as `in_step`, where one of them failed before it came here."""
         if self.size == 1:
             return
-        codes = self._exchange(_FINE)
+        codes = self._exchange(FINE)
         if not self.parted:
             return
         rank = int(np.argmax(codes))
-        where = f"in process {rank + 1} of {self.size}: {self._hear(rank)}"
-        if max(codes) == _NO_MEMORY:
+        said = self._others[rank - 1].recv() if self._others else "it failed"
+        self._require(codes[rank], rank, said)
+
+    def _require(self, code: int, rank: int, said: str) -> None:
+        where = f"in process {rank + 1} of {self.size}: {said}"
+        if code == _NO_MEMORY:
             raise torch.OutOfMemoryError(f"out of memory {where}")
-        raise RuntimeError(where)
+        if code == _FAILED:
+            raise RuntimeError(where)
 
     @torch.no_grad()
     def start_alike(self, parameters: list[torch.nn.Parameter]) -> None:
@@ -165,16 +202,25 @@ class Group:
         self.parted = any(found)
         return found
 
-    def _together(self, exchange: Callable[..., Any], *arguments: Any) -> None:
+    def _together(self, exchange: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            exchange(*arguments)
-        except RuntimeError:  # a connection broke, as its other end is dying; then this one dies like it
+            return exchange(*arguments)
+        except (
+            RuntimeError,
+            EOFError,
+            OSError,
+        ):  # a connection broke, as its other end is dying; then this one dies like it
             self.parted = True
             time.sleep(_SECONDS_TO_DIE)
             raise
 
 
 ALONE = Group()
+
+
+def code_of(error: Exception) -> int:
+    """What the others are told of an error."""
+    return _NO_MEMORY if out_of_memory(error) else _FAILED
 
 
 def join(rank: int, size: int, device: torch.device, store: Store) -> None:

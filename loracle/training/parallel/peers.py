@@ -34,7 +34,7 @@ from loracle.records.failures import one_line
 from loracle.training.loop import TrainingFailed, train_adapter
 from loracle.training.memory.measurement import release
 from loracle.training.model.base_model import Base, load_base
-from loracle.training.parallel.group import Group, join, leave
+from loracle.training.parallel.group import FINE, Group, code_of, join, leave
 
 _SECONDS_TO_DIE = 1.0  # of a signal
 
@@ -49,7 +49,7 @@ class Peers:
     def __init__(self, config: RunConfig) -> None:
         self._size = config.processes
         self._processes: list[BaseProcess] = []
-        self._pipes: list[Connection] = []
+        self._pipes: list[Connection[Any, Any]] = []
         self._closing = False
         context = multiprocessing.get_context("spawn")
         for rank in range(1, self._size):
@@ -79,9 +79,10 @@ class Peers:
         store = TCPStore(
             "127.0.0.1", port, self._size, True, wait_for_workers=False, master_listen_fd=place.detach()
         )
-        self._send(port)
+        for pipe in self._pipes:
+            pipe.send(port)
         join(0, self._size, device, store)
-        return Group(0, self._size, begin=self._begin, hear=lambda rank: str(self._pipes[rank - 1].recv()))
+        return Group(0, self._size, self._pipes)
 
     def close(self) -> None:
         """Ends them; this process is alone again."""
@@ -94,16 +95,6 @@ class Peers:
             process.kill()
         for process in self._processes:
             process.join()
-
-    def _begin(self, training: Mapping[str, Any]) -> None:
-        for pipe in self._pipes:
-            while pipe.poll():  # what nobody asked for about the one before
-                pipe.recv()
-        self._send(training)
-
-    def _send(self, what: Any) -> None:
-        for pipe in self._pipes:
-            pipe.send(what)
 
     def _die_like(self, ended: BaseProcess) -> None:
         if self._closing:
@@ -122,7 +113,7 @@ class Peers:
         return f"process {rank + 1} of {self._size}"
 
 
-def serve(rank: int, config: RunConfig, pipe: Connection) -> None:
+def serve(rank: int, config: RunConfig, pipe: Connection[Any, Any]) -> None:
     """What another process does: it takes part in trainings until the first one has gone."""
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -140,17 +131,19 @@ def serve(rank: int, config: RunConfig, pipe: Connection) -> None:
         pipe.send(problem)
         port = pipe.recv()
         join(rank, config.processes, base.device, TCPStore("127.0.0.1", port, config.processes))
-        group = Group(rank, config.processes, tell=lambda error: pipe.send(one_line(error)))
+        group = Group(rank, config.processes, [pipe])
         while True:
-            _take_part(base, group, pipe.recv())
+            _take_part(base, group, pipe, pipe.recv())
 
 
-def _take_part(base: Base, group: Group, training: dict[str, Any]) -> None:
-    """Trains with the others. That it failed they know, where it did, and the first one says what follows."""
-    base = replace(base, reading=training.pop("reading"))
+def _take_part(base: Base, group: Group, pipe: Connection[Any, Any], training: dict[str, Any]) -> None:
+    """Trains with the others, and does what the first one asks of the trained model. That a training failed
+    they know, where it did, and the first one says what follows."""
+    base = replace(base, **training.pop("batching"))
     try:
         with train_adapter(base, **training, group=group):
-            pass
+            while (asked := pipe.recv()) is not None:
+                pipe.send(_answer(base, *asked))
     except Exception as error:
         if not group.parted:
             raise
@@ -158,6 +151,17 @@ def _take_part(base: Base, group: Group, training: dict[str, Any]) -> None:
             traceback.print_exc()
     if base.device.type == "cpu":
         release(base.device)  # as after a trial
+
+
+def _answer(base: Base, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[int, Any]:
+    """What became of it, and what it gave or says."""
+    try:
+        return FINE, function(base, *arguments)
+    except Exception as error:  # of any kind: it is the first process's to judge
+        traceback.print_exc()
+        code, said = code_of(error), one_line(error)
+    release(base.device)  # here, where the error no longer holds tensors
+    return code, said
 
 
 def _when_one_ends(processes: Mapping[int, Any], then: Callable[[Any], None]) -> None:

@@ -29,6 +29,7 @@ from loracle.training.judging.random_state import kept_random_state
 from loracle.training.model.base_model import Base, batches, collate
 from loracle.training.model.output.loss import counted_losses
 from loracle.training.model.positions import length_breaks
+from loracle.training.parallel.group import ALONE, Group
 from loracle.training.scoring.answers import comparable
 from loracle.training.scoring.questions import Questions, ends_with_reference, metrics_of, needs_of
 
@@ -83,15 +84,16 @@ def score(
     settings: ScoringConfig,
     split: str = "validation",
     progress: Progress | None = None,
+    group: Group = ALONE,
 ) -> Score:
     """Scores the model as it is, adapter included, by all metrics of the settings.
 
     `loss` is the mean over all tokens that count. `split` says which documents of a task are meant.
-    `progress` is told of examples, batch by batch.
+    `progress` is told of examples, batch by batch. The processes of a group that has trained share the
+    examples; what is made of answers is this one's affair alone.
     """
     metrics = metrics_of(settings)
-    with torch.inference_mode():
-        answers = _ask(base, questions, settings, progress)
+    answers = _ask_all(base, questions, settings, progress, group)
     items = _items(questions, answers)
     tokens = questions.encoded.counts
     found = {"loss": float(answers.losses.sum() / tokens.sum())}
@@ -122,7 +124,34 @@ def score(
     return Score(name, metrics[0].read(found[name]), found, tuple(items), documents)
 
 
-def _ask(base: Base, questions: Questions, settings: ScoringConfig, progress: Progress | None) -> _Answers:
+def _ask_all(
+    base: Base, questions: Questions, settings: ScoringConfig, progress: Progress | None, group: Group
+) -> _Answers:
+    """Answers to all questions, in their order, whoever gives them."""
+    parts = [part for part in group.shares(questions.encoded.lengths) if len(part)]
+    if len(parts) < 2:
+        return _ask(base, questions, settings, progress)
+    here, *elsewhere = map(questions.select, parts)
+    found = group.at_once(
+        lambda: _ask(base, here, settings, progress), _ask, [(some, settings) for some in elsewhere]
+    )
+    place = np.argsort(np.concatenate(parts))
+
+    def joined(name: str) -> list[str] | None:
+        given = [getattr(answers, name) for answers in found]
+        if given[0] is None:
+            return None
+        every = [one for own in given for one in own]
+        return [every[i] for i in place]
+
+    losses = np.concatenate([answers.losses for answers in found])[place]
+    return _Answers(losses, joined("written"), joined("chosen"))
+
+
+@torch.inference_mode()
+def _ask(
+    base: Base, questions: Questions, settings: ScoringConfig, progress: Progress | None = None
+) -> _Answers:
     """Everything that the metrics need of the model, each once."""
     needs = needs_of(settings)
     losses = chosen = None

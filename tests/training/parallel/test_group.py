@@ -20,6 +20,7 @@ from loracle.config.training.optimizers import OPTIMIZERS
 from loracle.config.training.variants import VARIANTS
 from loracle.errors import ConfigError
 from loracle.records.trial import FailureKind, Outcome
+from loracle.records.trial_files import read_items
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
 from loracle.training.early_stopping import Watched
@@ -33,6 +34,7 @@ from loracle.training.trial import TrialPlan, run_trial
 
 # Three examples cannot be divided by two, and the last batch is of one alone.
 CONFIG = {"rank": 4, "alpha": 8, "dropout": 0.2, "batch_size": 3, "learning_rate": 1e-2}
+CHOICES = [row["completion"] for row in copy_rows(10, 8)]
 EXAMPLES = [Example(f"t:{i}", **row) for i, row in enumerate(copy_rows(10, 8))]
 
 
@@ -111,6 +113,26 @@ def test_early_stopping_ends_both_at_the_same_step(group: Group, base: Base, enc
     assert_like_one(group, base, encoded, config, watched, early_stopping=stopping, epochs=6)
 
 
+@pytest.mark.parametrize(
+    "scored",
+    [
+        {"metric": "exact_match", "metrics": ["token_f1"]},
+        {"metric": "choice_accuracy", "metrics": ["exact_match"], "choices": CHOICES},
+        {"metric": "bits_per_byte"},
+    ],
+)
+def test_every_item_is_scored_as_by_one(
+    group: Group, base: Base, encoded: Encoded, tmp_path: Path, scored: dict[str, Any]
+) -> None:
+    one = outcome_of(ALONE, base, encoded, encoded, tmp_path / "one", **scored)
+    two = outcome_of(group, base, encoded, encoded, tmp_path / "two", **scored)
+    assert one.value == pytest.approx(two.value, rel=1e-5)
+    items, expected = read_items(tmp_path / "two"), read_items(tmp_path / "one")
+    assert [item.pop("loss") for item in items] == pytest.approx([e.pop("loss") for e in expected], rel=1e-5)
+    assert items == expected
+    assert [item["index"] for item in items] == list(range(10))
+
+
 # -- failures ---------------------------------------------------------------------------------------
 
 
@@ -119,8 +141,12 @@ class NoMemory(Encoded):
 
     @property
     def lengths(self) -> Any:
-        _once(MemoryError("an injected shortage"))
+        _once(type(self), MemoryError("an injected shortage"))
         return super().lengths
+
+
+class NoMemoryToScore(NoMemory):
+    """The same, once more."""
 
 
 class Crash(Encoded):
@@ -128,16 +154,16 @@ class Crash(Encoded):
 
     @property
     def lengths(self) -> Any:
-        _once(ValueError("an injected crash"))
+        _once(type(self), ValueError("an injected crash"))
         return super().lengths
 
 
-RAISED: set[type[Exception]] = set()
+RAISED: set[type[Encoded]] = set()
 
 
-def _once(error: Exception) -> None:
-    if multiprocessing.parent_process() is not None and type(error) not in RAISED:
-        RAISED.add(type(error))
+def _once(kind: type[Encoded], error: Exception) -> None:
+    if multiprocessing.parent_process() is not None and kind not in RAISED:
+        RAISED.add(kind)
         raise error
 
 
@@ -145,9 +171,12 @@ def spoilt(encoded: Encoded, kind: type[Encoded]) -> Encoded:
     return kind(**{field.name: getattr(encoded, field.name) for field in fields(Encoded)})
 
 
-def outcome_of(group: Group, base: Base, encoded: Encoded, train: Encoded, folder: Path) -> Outcome:
+def outcome_of(
+    group: Group, base: Base, train: Encoded, asked: Encoded, folder: Path, **scored: Any
+) -> Outcome:
     """A whole trial of four examples at a time, two of them in each process."""
-    settings, scoring = TrainingConfig(), ScoringConfig(metric="loss")
+    settings = TrainingConfig(epochs=4)
+    scoring = ScoringConfig.model_validate({"metric": "loss", "max_new_tokens": 9, "batch_size": 4, **scored})
     plan = TrialPlan(
         base=base,
         training=settings,
@@ -157,8 +186,8 @@ def outcome_of(group: Group, base: Base, encoded: Encoded, train: Encoded, folde
         folder=folder,
         split="validation",
         train=train,
-        questions=prepare(EXAMPLES, encoded, base, scoring, 64),
-        memory=build_memory_model(base, settings, encoded, processes=group.size),
+        questions=prepare(EXAMPLES, asked, base, scoring, 64),
+        memory=build_memory_model(base, settings, asked, processes=group.size),
         micro_batch=2,
         group=group,
     )
@@ -169,7 +198,7 @@ def test_memory_that_runs_out_in_one_is_less_at_a_time_in_all(
     group: Group, base: Base, encoded: Encoded, tmp_path: Path
 ) -> None:
     alone = outcome_of(ALONE, base, encoded, encoded, tmp_path / "alone")
-    outcome = outcome_of(group, base, encoded, spoilt(encoded, NoMemory), tmp_path / "both")
+    outcome = outcome_of(group, base, spoilt(encoded, NoMemory), encoded, tmp_path / "both")
     assert [outcome.metrics["attempts"], outcome.metrics["micro_batch"]] == [2, 1]
     assert outcome.value == pytest.approx(alone.value, rel=1e-5)
     kept = json.loads((tmp_path / "both" / "attempt-1.json").read_text())["failure"]
@@ -177,10 +206,20 @@ def test_memory_that_runs_out_in_one_is_less_at_a_time_in_all(
     assert kept["message"] == "out of memory in process 2 of 2: an injected shortage"
 
 
+def test_memory_that_runs_out_while_another_scores_is_fewer_at_a_time(
+    group: Group, base: Base, encoded: Encoded, tmp_path: Path
+) -> None:
+    outcome = outcome_of(group, base, encoded, spoilt(encoded, NoMemoryToScore), tmp_path / "both")
+    assert outcome.value == pytest.approx(
+        outcome_of(ALONE, base, encoded, encoded, tmp_path / "alone").value, rel=1e-5
+    )
+    assert outcome.metrics.get("attempts") is None  # of the training
+
+
 def test_a_crash_of_another_process_is_one_of_the_trial(
     group: Group, base: Base, encoded: Encoded, tmp_path: Path
 ) -> None:
-    failure = outcome_of(group, base, encoded, spoilt(encoded, Crash), tmp_path / "crash").failure
+    failure = outcome_of(group, base, spoilt(encoded, Crash), encoded, tmp_path / "crash").failure
     assert failure is not None
     assert failure.kind is FailureKind.CRASHED
     assert "in process 2 of 2: an injected crash" in failure.message
@@ -208,7 +247,6 @@ def test_what_fails_in_the_first_process_fails_in_all(group: Group, base: Base, 
 
 def test_an_examples_share_is_dealt_by_length() -> None:
     lengths = np.array([3, 9, 4, 7, 1])
-    shares = [Group(rank, 2).share(lengths).tolist() for rank in range(2)]
-    assert shares == [[1, 2, 4], [3, 0]]
-    assert ALONE.share(lengths).tolist() == [0, 1, 2, 3, 4]
-    assert Group(1, 2).share(lengths[:1]).tolist() == []
+    assert [share.tolist() for share in Group(0, 2).shares(lengths)] == [[1, 2, 4], [3, 0]]
+    assert [share.tolist() for share in Group(1, 3).shares(lengths[:2])] == [[1], [0], []]
+    assert [share.tolist() for share in ALONE.shares(lengths)] == [[0, 1, 2, 3, 4]]
