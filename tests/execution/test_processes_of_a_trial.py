@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,6 +148,21 @@ def test_a_process_that_stands_still_is_a_worker_that_does(
     assert kept["message"].startswith("no sign of life for 30 s")
     workers.close()
     assert processes_of_trials() == []
+
+
+@pytest.mark.slow
+def test_none_outlives_a_driver_that_is_killed(written: Callable[..., Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "loracle", "tune", str(written(training={"epochs": 200}))]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path) as driver:
+        end = time.monotonic() + PATIENCE
+        while not list(tmp_path.glob("run/trials/*/log.txt")):
+            assert driver.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        there = processes_of_trials()
+        assert len(there) == 2
+        driver.kill()
+    assert gone([process.pid for process in there])
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -52,12 +53,7 @@ class Group:
         parted: whether this training is over because one of them failed, and all know it.
     """
 
-    def __init__(
-        self,
-        rank: int = 0,
-        size: int = 1,
-        pipes: Sequence[Connection[Any, Any]] = (),
-    ) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, pipes: Sequence[Connection[Any, Any]] = ()) -> None:
         self.rank = rank
         self.size = size
         self.parted = False
@@ -205,11 +201,8 @@ class Group:
     def _together(self, exchange: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return exchange(*arguments)
-        except (
-            RuntimeError,
-            EOFError,
-            OSError,
-        ):  # a connection broke, as its other end is dying; then this one dies like it
+        except (RuntimeError, EOFError, OSError):
+            # A connection broke, as its other end is dying; then this one dies like it.
             self.parted = True
             time.sleep(_SECONDS_TO_DIE)
             raise
@@ -226,12 +219,14 @@ def code_of(error: Exception) -> int:
 def join(rank: int, size: int, device: torch.device, store: Store) -> None:
     """Joins a group of processes that all know of `store`; waits for the others."""
     from accelerate import PartialState
-    from accelerate.utils import patch_environment
+    from accelerate.utils import check_cuda_p2p_ib_support, patch_environment
 
     here = {"rank": rank, "world_size": size, "local_rank": rank, "local_world_size": size}
     backend = "gloo"
     if device.type == "cuda" and torch.cuda.device_count() >= size:  # NCCL wants a GPU for each
         backend = "cpu:gloo,cuda:nccl"
+        if not check_cuda_p2p_ib_support():  # GeForce 40: as `accelerate launch` has it
+            os.environ |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
     # Only now: programs that scoring starts would take themselves for a part of this.
     with patch_environment(
         **here,
