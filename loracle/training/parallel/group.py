@@ -235,6 +235,7 @@ def join(rank: int, size: int, device: torch.device, store: Store) -> None:
         omp_num_threads=torch.get_num_threads(),  # else it chooses
         gloo_socket_ifname="lo" if sys.platform == "linux" else "lo0",  # all are on this machine
     ):
+        PartialState._reset_state()  # there is one in a process; a trainer of transformers leaves that of one
         PartialState(
             cpu=device.type == "cpu",
             backend=backend,
