@@ -154,5 +154,5 @@ def _pandas() -> Any:
     try:
         import pandas
     except ImportError:
-        raise StudyError("tables of a run are pandas' own; pip install pandas") from None
+        raise StudyError("tables of a run are pandas' own; pip install 'loracle[notebook]'") from None
     return pandas

@@ -41,7 +41,8 @@ def load_function(name: str, folder: Path, setting: str) -> Callable[..., Any]:
             module = _from_file(path) if source.endswith(".py") else _from_folder(source, folder)
         if not hasattr(module, attribute):
             file = getattr(module, "__file__", None) or "built in"
-            raise AttributeError(f"module {module.__name__!r} has no attribute {attribute!r} ({file})")
+            shown = path.stem if source.endswith(".py") else source
+            raise AttributeError(f"module {shown!r} has no attribute {attribute!r} ({file})")
         function = getattr(module, attribute)
     except (Exception, SystemExit) as error:  # the user's code: whatever keeps it from loading is told
         raise ConfigError(f"{setting}: {name!r} cannot be loaded: {_unloaded(error)}") from None
@@ -107,6 +108,10 @@ def _is_taken(name: str, path: Path) -> bool:
 
 def _from_folder(source: str, folder: Path) -> Any:
     _add_home(folder)
+    own = folder.joinpath(*source.split(".")).with_suffix(".py")
+    loaded = getattr(sys.modules.get(source), "__file__", None)
+    if loaded is not None and own.is_file() and not own.samefile(loaded):  # of one name in another folder
+        return _from_file(own)
     return importlib.import_module(source)
 
 

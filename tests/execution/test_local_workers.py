@@ -383,10 +383,10 @@ def test_a_run_under_nohup_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a megabyte."""
+    """A file system of a few megabytes: room for the report, and not for what `fill` writes."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    options = ["-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(["mount", *options], capture_output=True).returncode:
         pytest.skip("mounting is not permitted")
     yield folder

@@ -37,6 +37,9 @@ CONFIG = {"rank": 4, "alpha": 8, "dropout": 0.2, "batch_size": 3, "learning_rate
 CHOICES = [row["completion"] for row in copy_rows(10, 8)]
 EXAMPLES = [Example(f"t:{i}", **row) for i, row in enumerate(copy_rows(10, 8))]
 
+# In a process of their own (`make slow`): where another process of a group dies, so does the one that tests.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def encoded(base: Base) -> Encoded:
