@@ -54,24 +54,29 @@ def show_test(outcome: Outcome, metric: str) -> str:
         return str(outcome.failure.kind) if outcome.failure else ""
     if metric in OWN_METRICS:
         return show_score(outcome.value, metric)
-    read = metric_of(metric).read
-    return _with_interval(outcome.value, metric, [read(outcome.metrics.get(e, math.nan)) for e in _ENDS])
+    return show_with_interval(outcome.value, metric, [outcome.metrics.get(e, math.nan) for e in _ENDS])
 
 
 def show_beside(outcome: Outcome, metric: str) -> str:
     """A test score by a metric that is recorded beside the one that is optimised, with its 95 % interval."""
     if metric not in outcome.metrics:
         return ""
-    value = metric_of(metric).read(outcome.metrics[metric])  # it stands there as it reads, and so do the ends
-    return _with_interval(value, metric, [outcome.metrics.get(f"{metric}_{e}", math.nan) for e in _ENDS])
+    read = metric_of(metric).read  # it stands there as it reads, and so do the ends
+    ends = [read(outcome.metrics.get(f"{metric}_{e}", math.nan)) for e in _ENDS]
+    return show_with_interval(read(outcome.metrics[metric]), metric, ends)
 
 
-def _with_interval(value: float, metric: str, ends: Sequence[float]) -> str:
-    """A score (larger is better) with the ends of its interval as they read, where both are there."""
+def show_with_interval(value: float, metric: str, ends: Sequence[float]) -> str:
+    """A score with the ends of its interval (larger is better), where both are there: `61 % (55 to 66)`."""
     if not all(map(math.isfinite, ends)):
         return show_score(value, metric)
-    low, high = map(metric_of(metric).number, sorted(ends))
+    low, high = map(metric_of(metric).number, sorted(map(metric_of(metric).read, ends)))
     return f"{show_score(value, metric)} ({low} to {high})"
+
+
+def show_reading(reading: float, metric: str) -> str:
+    """A score that reads as its metric does, with its unit."""
+    return show_score(metric_of(metric).read(reading), metric)
 
 
 def show_difference(mean: float, low: float, high: float, metric: str) -> str:

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from loracle.language.features import Features
 
 
-_WIDE = 1.96  # standard deviations of a normal interval of 95 %
-
-
 @dataclass(frozen=True)
 class Search:
     """The search half of a run, ready to choose.
@@ -77,9 +74,7 @@ class Search:
             return None
         belief = beliefs.surrogate.belief(at=np.array([row_of(self.space, index)]))
         scale = ScoreScale.of(beliefs.y, beliefs.observations.values, self.metric)
-        reach = _WIDE * belief.caution * belief.sd
-        low, middle, high = (float(scale.value(belief.mean + sign * reach)[0]) for sign in (-1, 0, 1))
-        return Believed(middle, low, high)
+        return Believed(*(float(end[0]) for end in scale.interval(belief)))
 
     def ranking(self, history: History) -> list[int]:
         """Successful configs, the one to use first."""

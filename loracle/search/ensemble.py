@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -214,6 +215,11 @@ def _root(spread: Floats, jitter: float) -> Floats:
             return np.asarray(np.tril(lower))
         jitter *= 10
     raise np.linalg.LinAlgError("the covariance of the belief is not positive definite")
+
+
+def prior_alone(settings: EnsembleSettings, numbers: Floats) -> Ensemble:
+    """What the prior says before any trial, whatever weight it has."""
+    return fit_ensemble(replace(settings, informed=1.0), numbers, np.zeros(0, dtype=np.int64), np.zeros(0))
 
 
 def fit_ensemble(settings: EnsembleSettings, numbers: Floats, rows: Rows, y: Floats) -> Ensemble:

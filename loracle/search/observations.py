@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loracle.errors import SpaceError
-from loracle.records.space import Indices, SearchSpace
+from loracle.records.space import Config, Indices, SearchSpace
 from loracle.records.trial import FailureKind, History, Trial
 
 Mask = npt.NDArray[np.bool_]
@@ -50,6 +50,14 @@ def row_of(space: SearchSpace, index: int) -> int:
     raise SpaceError(f"index {shown} is not a candidate of this space")
 
 
+def rows_along(space: SearchSpace, config: Config, name: str) -> tuple[npt.NDArray[np.float64], Indices]:
+    """The values of one knob and the rows of the candidates that have them, all else as in `config`."""
+    own = {other: config[other] for other in space.names}
+    changed = [space.index(own | {name: value}) for value in space[name].values]
+    rows, known = rows_of(space, space.canonical(changed).tolist())
+    return np.asarray(space[name].values, dtype=float)[known], rows[known]
+
+
 def untried(space: SearchSpace, history: History) -> Mask:
     """Which candidates are free, (N,). Interrupted trials said nothing, so their configs are free again."""
     for trial in history.trials:
@@ -79,20 +87,21 @@ def fitting(space: SearchSpace, history: History) -> Mask:
     return fits
 
 
+def tells(trial: Trial) -> bool:
+    """Whether a trial says something about the score: it has one, or diverged."""
+    failure = trial.outcome.failure if trial.outcome else None
+    return trial.outcome is not None and (failure is None or failure.kind is FailureKind.DIVERGED)
+
+
 def observed(space: SearchSpace, history: History) -> Observations:
     """All trials that say something about the score.
 
     A diverged trial is worse than any success. Out of memory, timeout, crash and loss say nothing about the
     score: their configs are only not tried again.
     """
-    telling, values = [], []
-    for trial in history.finished:
-        assert trial.outcome is not None
-        failure = trial.outcome.failure
-        if failure is None or failure.kind is FailureKind.DIVERGED:
-            telling.append(trial.index)
-            values.append(np.nan if failure else value_of(trial))
-    rows, known = rows_of(space, telling)
+    telling = [trial for trial in history.trials if tells(trial)]
+    rows, known = rows_of(space, [trial.index for trial in telling])
+    values = [np.nan if trial.outcome and trial.outcome.failure else value_of(trial) for trial in telling]
     scores = np.array(values, dtype=np.float64)[known]
     return Observations(rows[known], scores, np.isnan(scores))
 

@@ -16,25 +16,19 @@ def explain(
 ) -> None:
     """Say why a trial was made, what may be concluded from a run, and what to try next."""
     from loracle.commands.terminal.console import console, say, say_json
-    from loracle.errors import StudyError
+    from loracle.loaded_run import load_run
     from loracle.records.codec import to_plain
     from loracle.report.explanation.reasons import Reasons
     from loracle.report.explanation.sentences import sentences
-    from loracle.report.verdict.stored import read_finished
-    from loracle.run.folder import open_run
     from loracle.run.search import run_preset
-    from loracle.run.storage.opening import read_history
 
-    config, space = open_run(run)
-    history = read_history(config.output, space, config.execution.storage)
-    try:
-        comparison = read_finished(config.output, history).comparison
-    except StudyError:  # the run is not finished: nothing was compared
-        comparison = None
+    loaded = load_run(run)
+    comparison = None if loaded.finished is None else loaded.finished.comparison
     numbers = () if trial is None else (trial,)
-    found = Reasons(config, space, run_preset(config)).explain(history, numbers, comparison)
+    reasons = Reasons(loaded.config, loaded.space, run_preset(loaded.config))
+    found = reasons.explain(loaded.history, numbers, comparison)
     if as_json:
-        content = {"run": str(config.output), **to_plain(found), "sentences": list(sentences(found))}
+        content = {"run": str(loaded.config.output), **to_plain(found), "sentences": list(sentences(found))}
         say_json(content)
         return
     for line in sentences(found):

@@ -8,11 +8,17 @@ from dataclasses import dataclass, field
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from loracle.config.metrics import metric_of
 from loracle.records.events import Believed, Event, Expected, PhaseStarted, Span, TrialFinished, TrialStarted
 from loracle.records.space import Config
 from loracle.records.trial import Trial
-from loracle.report.wording import show_config, show_duration, show_money, show_score, show_span
+from loracle.report.wording import (
+    show_config,
+    show_duration,
+    show_money,
+    show_score,
+    show_span,
+    show_with_interval,
+)
 from loracle.text import escape
 
 _LABEL = 8  # columns
@@ -66,10 +72,8 @@ class Summary:
             shown = f"{show_score(self._best.outcome.value, self.metric)}, trial {self._best.number}"
             yield "best", shown + (f": {show_config(config)}" if config else ""), "green"
         for number, believed in self._believed.items():
-            metric = metric_of(self.metric)
-            ends = (believed.low, believed.high)
-            low, high = (metric.number(end) for end in sorted(map(metric.read, ends)))
-            yield "expect", f"{metric.show(believed.value)} ({low} to {high}) of trial {number}", ""
+            shown = show_with_interval(believed.value, self.metric, (believed.low, believed.high))
+            yield "expect", f"{shown} of trial {number}", ""
         parts = []
         if self._seconds:
             parts.append(f"{show_duration(self._seconds)} of trials{self._price(self._seconds)}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from loracle.config.metrics import metric_of
 from loracle.report.comparison.records import Pair, RunRow, RunsCompared
-from loracle.report.wording import show_difference, show_duration, show_score
+from loracle.report.wording import show_difference, show_duration, show_score, show_with_interval
 
 _COLUMNS = ("run", "model", "data", "variant", "search", "metric", "winner", "standard", "verdict", "trials")
 
@@ -27,12 +28,8 @@ def table(found: RunsCompared) -> list[list[str]]:
 def _winner(row: RunRow) -> str:
     if row.value is None:
         return "failed"
-    shown = show_score(row.value, row.metric)
-    if row.low is None or row.high is None:
-        return shown
-    of = metric_of(row.metric)
-    ends = sorted(of.read(end) for end in (row.low, row.high))
-    return f"{shown} ({of.number(ends[0])} to {of.number(ends[1])})"
+    ends = [math.nan if end is None else end for end in (row.low, row.high)]
+    return show_with_interval(row.value, row.metric, ends)
 
 
 def pair_lines(found: RunsCompared) -> Iterator[str]:

@@ -14,7 +14,7 @@ from loracle.config.metrics import metric_of
 from loracle.config.settings import RunConfig
 from loracle.errors import StudyError
 from loracle.records.space import SearchSpace
-from loracle.records.trial import FailureKind, History, Trial
+from loracle.records.trial import History, Trial
 from loracle.report.explanation.records import (
     Conclusion,
     Evidence,
@@ -24,16 +24,16 @@ from loracle.report.explanation.records import (
     PriorWord,
     Proposal,
 )
-from loracle.report.findings.score_scale import ScoreScale
+from loracle.report.findings.score_scale import WIDE, ScoreScale
 from loracle.report.verdict import Comparison
 from loracle.search.acquisition import expected_improvement
-from loracle.search.ensemble import Ensemble, fit_ensemble
-from loracle.search.observations import row_of, rows_of, value_of
+from loracle.search.belief import Belief
+from loracle.search.ensemble import Ensemble, prior_alone
+from loracle.search.observations import row_of, rows_along, tells, value_of
 from loracle.search.presets import EnsembleSettings, Preset, get_preset
 from loracle.search.prior import describe
 from loracle.search.propose import Beliefs, propose, ranking, seed_indices
 
-_WIDE = 1.96  # standard deviations of a normal interval of 95 %
 _DRAWS = 2000
 
 
@@ -88,7 +88,7 @@ class Reasons:
         before = History(tuple(t for t in history.finished if t.number < trial.number and not t.interrupted))
         named = trial.index in seed_indices(self.space, self._asked.seed_configs)
         beliefs = self._beliefs(before)
-        telling = [t for t in before.trials if _says_something(t)]
+        telling = [t for t in before.trials if tells(t)]
         failure = trial.outcome.failure if trial.outcome else None
         return Proposal(
             trial.number,
@@ -127,12 +127,13 @@ class Reasons:
         if scale.slope <= 0:  # fewer than three different scores do not say what a difference is worth
             return None
         noise = beliefs.surrogate.noise if isinstance(beliefs.surrogate, Ensemble) else 0.0
-        wide = _WIDE * belief.caution * float(np.hypot(sd, noise))
-        low, middle, high, top = scale.score(np.array([mean - wide, mean, mean + wide, best])).tolist()
+        of_score = Belief(belief.mean[:1], np.hypot(belief.sd[:1], noise), belief.caution)
+        middle, low, high = (float(end[0]) for end in scale.scores(of_score))
+        top = self._read(float(scale.value(np.array([best]))[0]))
         gain = float(expected_improvement(np.array([mean]), np.array([sd]), best)[0]) * scale.slope
         chance = float(ndtr((mean - best) / max(sd, 1e-12)))
-        or_worse = bool(mean - wide <= scale.y[0])
-        return Expected(middle, min(low, high), max(low, high), top, gain, chance, keeps, or_worse)
+        or_worse = bool(mean - WIDE * of_score.caution * of_score.sd[0] <= scale.y[0])
+        return Expected(middle, low, high, top, gain, chance, keeps, or_worse)
 
     def _nearest(self, known: list[Trial], index: int) -> Evidence | None:
         if not known:
@@ -150,9 +151,7 @@ class Reasons:
         settings = self._asked.surrogate
         if not isinstance(settings, EnsembleSettings) or settings.informed <= 0:
             return None
-        nothing = np.zeros(0, dtype=np.int64)
-        alone = fit_ensemble(replace(settings, informed=1.0), describe(self.space), nothing, np.zeros(0))
-        mean = alone.belief().mean
+        mean = prior_alone(settings, describe(self.space)).belief().mean
         share = float((mean > mean[row_of(self.space, index)]).mean())
         assert isinstance(beliefs.surrogate, Ensemble)
         return PriorWord(share, float(beliefs.surrogate.weights[0]))
@@ -191,12 +190,7 @@ class Reasons:
         own = self.space.config(leader)
         found = []
         for knob in self.space.knobs:
-            if len(knob.values) < 2:
-                continue
-            changed = [{n: own[n] for n in self.space.names} | {knob.name: value} for value in knob.values]
-            indices = self.space.canonical([self.space.index(one) for one in changed])
-            rows, known = rows_of(self.space, indices.tolist())
-            rows, values = rows[known], np.asarray(knob.values, dtype=float)[known]
+            values, rows = rows_along(self.space, own, knob.name)
             if len(set(rows.tolist())) < 2:
                 continue
             mean = belief.belief(at=rows).mean
@@ -233,8 +227,3 @@ def _difference(
     drawn = scale.value(belief.draws(np.array(rows), _DRAWS))
     low, middle, high = np.percentile(drawn[:, 0] - drawn[:, 1], [2.5, 50, 97.5]).tolist()
     return Conclusion(about, low > 0 or high < 0, middle, low, high, name=name)
-
-
-def _says_something(trial: Trial) -> bool:
-    failure = trial.outcome.failure if trial.outcome else None
-    return trial.outcome is not None and (failure is None or failure.kind is FailureKind.DIVERGED)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loracle.config.metrics import OWN_METRICS, metric_of
+from loracle.config.metrics import metric_of
 from loracle.report.explanation.records import Conclusion, Expected, Explanation, Next, Proposal
-from loracle.report.wording import show_config, show_difference, show_duration, show_value
+from loracle.report.wording import (
+    show_config,
+    show_difference,
+    show_duration,
+    show_reading,
+    show_value,
+)
 
 
 def sentences(explanation: Explanation) -> Iterator[str]:
@@ -43,7 +49,7 @@ def proposal_lines(proposal: Proposal, metric: str) -> Iterator[str]:
         yield _expected(proposal.expected, metric)
     if proposal.nearest is not None:
         near = proposal.nearest
-        what = "diverged" if near.score is None else f"scored {_shown(near.score, metric)}"
+        what = "diverged" if near.score is None else f"scored {show_reading(near.score, metric)}"
         differs = " and ".join(near.differs) if near.differs else "nothing"
         yield f"The nearest evidence was trial {near.trial}, which {what} and differs in {differs}."
     if proposal.prior is not None:
@@ -56,12 +62,13 @@ def proposal_lines(proposal: Proposal, metric: str) -> Iterator[str]:
 
 
 def _expected(expected: Expected, metric: str) -> str:
-    interval = f"{_shown(expected.low, metric)} to {_shown(expected.high, metric)}"
+    interval = f"{show_reading(expected.low, metric)} to {show_reading(expected.high, metric)}"
     interval += " or worse" if expected.or_worse else ""
+    score, best = (show_reading(reading, metric) for reading in (expected.score, expected.best))
     text = (
-        f"It was expected to score {_shown(expected.score, metric)} (95 % interval {interval}), where the "
-        f"best known config was believed to reach {_shown(expected.best, metric)}: an expected gain of "
-        f"{_amount(expected.gain, metric)}, and a chance of {100 * expected.chance:.0f} % to be better"
+        f"It was expected to score {score} (95 % interval {interval}), where the best known config was "
+        f"believed to reach {best}: an expected gain of {_amount(expected.gain, metric)}, and a chance of "
+        f"{100 * expected.chance:.0f} % to be better"
     )
     if expected.keeps is not None:
         text += f", and one of {100 * expected.keeps:.0f} % to keep what must not be lost"
@@ -73,7 +80,7 @@ def _outcome(proposal: Proposal, metric: str) -> str:
         return f"It failed: {proposal.failure}."
     if proposal.score is None:
         return "It is not over."
-    said = f"It scored {_shown(proposal.score, metric)}"
+    said = f"It scored {show_reading(proposal.score, metric)}"
     if proposal.expected is None:
         return f"{said}."
     inside = proposal.expected.holds(proposal.score, less_is_better=metric_of(metric).less_is_better)
@@ -113,11 +120,6 @@ def next_line(following: Next | None, metric: str) -> str:
         gain, chance = following.expected.gain, following.expected.chance
         text += f"; expected gain {_amount(gain, metric)}, a chance of {100 * chance:.0f} % to be better"
     return f"{text}."
-
-
-def _shown(score: float, metric: str) -> str:
-    """A score as the metric reads it."""
-    return f"{score:.6g}" if metric in OWN_METRICS else metric_of(metric).show(metric_of(metric).read(score))
 
 
 def _amount(gain: float, metric: str) -> str:

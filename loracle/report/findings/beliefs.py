@@ -6,8 +6,7 @@ Where the preset's own belief reads prompts with a language model, the belief on
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
+from loracle.config.metrics import metric_of
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import History
 from loracle.report.findings.importance import grid, importance, most_varied
@@ -27,8 +27,8 @@ from loracle.report.findings.records import (
     SlicePoint,
 )
 from loracle.report.findings.score_scale import ScoreScale
-from loracle.search.ensemble import Ensemble, fit_ensemble
-from loracle.search.observations import observed, row_of, rows_of
+from loracle.search.ensemble import Ensemble, prior_alone
+from loracle.search.observations import observed, row_of, rows_along, rows_of, tells
 from loracle.search.presets import EnsembleSettings, Preset, get_preset
 from loracle.search.prior import describe
 from loracle.search.propose import Beliefs
@@ -36,7 +36,6 @@ from loracle.search.propose import Beliefs
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
-_WIDE = 1.96  # standard deviations of a normal interval of 95 %
 _GRID = 1_200  # configs that joint draws are made at: they take the third power of it
 _DRAWS = 200
 _LOOKED_AT = 100_000  # candidates whose belief is asked for
@@ -78,16 +77,9 @@ class Understanding:
 
     def _slice(self, name: str) -> Slice | None:
         knob, config = self.space[name], self._config(self.leader)
-        changed = [{**_searched(config, self.space), name: value} for value in knob.values]
-        indices = self.space.canonical([self.space.index(one) for one in changed])
-        rows, known = rows_of(self.space, indices.tolist())
-        belief = self.ensemble.belief(at=rows[known])
-        wide = _WIDE * belief.caution * belief.sd
-        ends = [self.scale.score(belief.mean + sign * wide) for sign in (-1, 0, 1)]
-        points = tuple(
-            SlicePoint(float(value), float(middle), float(min(a, b)), float(max(a, b)))
-            for value, a, middle, b in zip(np.asarray(knob.values, dtype=float)[known], *ends, strict=True)
-        )
+        values, rows = rows_along(self.space, config, name)
+        ends = self.scale.scores(self.ensemble.belief(at=rows))
+        points = tuple(SlicePoint(*map(float, point)) for point in zip(values, *ends, strict=True))
         if len(points) < 2:
             return None
         return Slice(name, float(config[name]), knob.scale != "linear", points)
@@ -114,12 +106,9 @@ class Understanding:
         if self.settings.informed <= 0:
             return None
         looked = self._looked_at
-        nothing = np.zeros(0, dtype=np.int64)
-        before = fit_ensemble(
-            dataclasses.replace(self.settings, informed=1.0), describe(self.space), nothing, np.zeros(0)
-        )
+        before = prior_alone(self.settings, describe(self.space))
         mean = before.belief(at=looked).mean
-        seen = [trial for trial in self.history.finished if _tells(trial.outcome)]
+        seen = [trial for trial in self.history.trials if tells(trial)]
         rows, known = rows_of(self.space, [trial.index for trial in seen])
         expected = before.belief(at=rows[known]).mean
         kept = [trial for trial, is_one in zip(seen, known, strict=True) if is_one]
@@ -196,8 +185,6 @@ class Understanding:
         return self.space.config(int(self.space.candidates[row]))
 
     def _read(self, value: float) -> float:
-        from loracle.config.metrics import metric_of
-
         return metric_of(self.scale.metric).read(value)
 
     @cached_property
@@ -248,25 +235,15 @@ def believed_scores(understood: Understanding, indices: Rows | None = None) -> B
     wanted = space.candidates if indices is None else space.canonical(indices)
     rows, _ = rows_of(space, wanted.tolist())
     belief = understood.ensemble.belief(at=rows)
-    if indices is None:
-        order = np.argsort(-belief.mean, kind="stable")
-        wanted, belief = (
-            wanted[order],
-            dataclasses.replace(belief, mean=belief.mean[order], sd=belief.sd[order]),
-        )
-    reach = _WIDE * belief.caution * belief.sd
-    ends = [understood.scale.score(belief.mean + sign * reach) for sign in (-1, 1)]
-    score = understood.scale.score(belief.mean)
-    return BelievedScores(np.asarray(wanted), score, np.minimum(*ends), np.maximum(*ends))
+    found = BelievedScores(np.asarray(wanted), *understood.scale.scores(belief))
+    if indices is not None:
+        return found
+    order = np.argsort(-belief.mean, kind="stable")
+    return BelievedScores(found.indices[order], found.score[order], found.low[order], found.high[order])
 
 
 def _searched(config: Config, space: SearchSpace) -> Config:
     return {name: config[name] for name in space.names}
-
-
-def _tells(outcome: object) -> bool:
-    failure = getattr(outcome, "failure", None)
-    return outcome is not None and (failure is None or failure.kind == "diverged")
 
 
 def _spearman(a: Floats, b: Floats) -> float | None:
@@ -277,8 +254,3 @@ def _spearman(a: Floats, b: Floats) -> float | None:
     if any(np.ptp(one) == 0 for one in ranks):
         return None
     return float(np.corrcoef(*ranks)[0, 1])
-
-
-def names_of(parts: Sequence[str]) -> str:
-    """Names in a row, as people list them."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

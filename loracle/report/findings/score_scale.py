@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from loracle.config.metrics import metric_of
+from loracle.search.belief import Belief
 
 Floats = npt.NDArray[np.float64]
 
+WIDE = 1.96  # standard deviations of a normal interval of 95 %
 _LARGEST = 1e300  # so that nothing that is made of values overflows
 
 
@@ -53,7 +55,13 @@ class ScoreScale:
             found = np.clip(found, 0.0, 1.0)
         return np.asarray(found)
 
-    def score(self, y: Floats) -> Floats:
-        """What the metric reads; same shape as given."""
-        values = self.value(y)
-        return -values if metric_of(self.metric).less_is_better else values
+    def interval(self, belief: Belief) -> tuple[Floats, Floats, Floats]:
+        """Values that are believed, and the lower and upper ends of their 95 % intervals, (m,) each."""
+        reach = WIDE * belief.caution * belief.sd
+        low, middle, high = (self.value(belief.mean + sign * reach) for sign in (-1, 0, 1))
+        return middle, low, high
+
+    def scores(self, belief: Belief) -> tuple[Floats, Floats, Floats]:
+        """The same as the metric reads: score, smaller and larger end, (m,) each."""
+        middle, low, high = self.interval(belief)
+        return (-middle, -high, -low) if metric_of(self.metric).less_is_better else (middle, low, high)

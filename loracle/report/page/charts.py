@@ -11,7 +11,7 @@ import numpy as np
 from loracle.report.axis_limits import clipped
 from loracle.report.findings.records import Curve, Findings, Share, Slice, TrialRow
 from loracle.report.page import wording
-from loracle.report.wording import show_duration, shown_knobs
+from loracle.report.wording import show_duration, show_value, shown_knobs
 
 Chart = dict[str, Any]
 
@@ -87,7 +87,7 @@ def _hover(found: Findings, row: TrialRow) -> str:
         head += f": {wording.score(found, row.score)}"
     elif row.failure:
         head += f": {wording.in_figure(row.failure.replace('_', ' '))}"
-    lines = [f"{wording.in_figure(name)} {wording.value(x)}" for name, x in shown_knobs(row.config).items()]
+    lines = [f"{wording.in_figure(name)} {show_value(x)}" for name, x in shown_knobs(row.config).items()]
     shown = [", ".join(lines[i : i + 2]) for i in range(0, len(lines), 2)]
     if row.seconds is not None:
         shown.append(show_duration(row.seconds))
@@ -225,7 +225,7 @@ def _tick_texts(
         for i in sorted(
             {round(j * (count - 1) / (min(count, _TICKS) - 1)) for j in range(min(count, _TICKS))}
         ):
-            found_texts.append(_at(place, i / (count - 1), wording.value(ticks[name][i])))
+            found_texts.append(_at(place, i / (count - 1), show_value(ticks[name][i])))
     if ends is not None:
         sized = [end / found.scale for end in ends]
         found_texts += [
@@ -254,7 +254,7 @@ def _slice(found: Findings, one: Slice) -> Chart:
         "showlegend": False,
     }
     texts = [
-        f"{wording.in_figure(one.knob)} {wording.value(p.value)}<br>believed {wording.score(found, p.score)} "
+        f"{wording.in_figure(one.knob)} {show_value(p.value)}<br>believed {wording.score(found, p.score)} "
         f"({wording.score(found, p.low)} to {wording.score(found, p.high)})"
         for p in one.points
     ]
@@ -275,7 +275,7 @@ def _slice(found: Findings, one: Slice) -> Chart:
     ]
     layout = _layout(wording.in_figure(one.knob), _axis(found))
     shown = x if len(x) <= _TICKS else [x[round(i * (len(x) - 1) / (_TICKS - 1))] for i in range(_TICKS)]
-    layout["xaxis"] |= {"tickvals": shown, "ticktext": [wording.value(v) for v in shown]}
+    layout["xaxis"] |= {"tickvals": shown, "ticktext": [show_value(v) for v in shown]}
     if one.logarithmic:
         layout["xaxis"]["type"] = "log"
     layout["shapes"] = [

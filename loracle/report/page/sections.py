@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from loracle.config.metrics import OWN_METRICS
+from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.report.findings.records import Example, Findings, NearEqual, Share
 from loracle.report.page import wording
 from loracle.report.page.markup import (
@@ -21,7 +21,7 @@ from loracle.report.page.markup import (
     text,
 )
 from loracle.report.page.trials_table import trials_table
-from loracle.report.wording import show_duration, shown_knobs
+from loracle.report.wording import show_duration, show_value, shown_knobs
 
 # `standing`: a word for the eye, and the look of it.
 _STANDINGS = {
@@ -88,7 +88,7 @@ def _numbers(found: Findings) -> str:
             cells.append((title, wording.score(found, side["score"])))
     gap = data["difference"]
     if gap["mean"] is not None and found.standing != "same":
-        unit = wording.gain_unit(found)
+        unit = metric_of(found.metric).unit
         ends = f"{wording.gain(found, gap['low'])} to {wording.gain(found, gap['high'])}"
         shown = f"{wording.gain(found, gap['mean'])} {unit}".rstrip()
         cells.append((f"difference, 95 % interval {ends}", shown))
@@ -219,8 +219,8 @@ def _prior(found: Findings) -> Part:
     before, now = shown_knobs(prior.favourite), shown_knobs(prior.favourite_now)
     rows = [
         ["", *before],
-        ["the prior's own choice", *map(wording.value, before.values())],
-        ["believed best now", *map(wording.value, now.values())],
+        ["the prior's own choice", *map(show_value, before.values())],
+        ["believed best now", *map(show_value, now.values())],
     ]
     body = chart("prior-chart", "Score of each trial against what the prior expected of it.")
     return section("prior", "Prior", "What the prior said", paragraph(*said), body, table(rows, "Favourites"))
@@ -233,7 +233,7 @@ def _near_equals(found: Findings) -> Part:
     title = "As good within noise, but cheaper"
     if not found.near_equals:
         return section("cheaper", "Cheaper", title, why=found.left_out.get("near_equals"))
-    unit = wording.gain_unit(found)
+    unit = metric_of(found.metric).unit
     heads = [
         *shown_knobs(found.near_equals[0].config),
         "steps",
@@ -252,7 +252,7 @@ def _near_row(found: Findings, place: int, one: NearEqual) -> list[str]:
     ends = f"{wording.gain(found, one.low)} to {wording.gain(found, one.high)}"
     return [
         str(place + 1),
-        *(wording.value(value) for value in shown_knobs(one.config).values()),
+        *(show_value(value) for value in shown_knobs(one.config).values()),
         "" if one.steps is None else f"{one.steps:,}",
         f"{wording.gain(found, one.difference)} ({ends})",
         "not tried" if one.trial is None else str(one.trial),
@@ -265,9 +265,9 @@ def _cliff(found: Findings) -> Part:
         return section("cliff", "Cliff", "Where the cliff is", why=found.left_out.get("cliff"))
     numbers = ", ".join(map(str, cliff.trials))
     said = paragraph(
-        f"From {own(cliff.of)} of {wording.value(cliff.breaks)} on, every trial diverged or collapsed "
+        f"From {own(cliff.of)} of {show_value(cliff.breaks)} on, every trial diverged or collapsed "
         f"({len(cliff.trials)} of {len(cliff.trials)}: trials {numbers}). The largest that did well has "
-        f"{wording.value(cliff.holds)}; {cliff.within} trials did."
+        f"{show_value(cliff.holds)}; {cliff.within} trials did."
     )
     return section("cliff", "Cliff", "Where the cliff is", said)
 
@@ -285,8 +285,8 @@ def _proxy(found: Findings) -> Part:
     )
     said = ""
     if len(found.proxy) == 2:
-        (a, b), sign = found.proxy, -1 if found.less_is_better else 1
-        kept = sign * (a.trial - b.trial) * (a.final - b.final) * sign >= 0
+        a, b = found.proxy
+        kept = (a.trial - b.trial) * (a.final - b.final) >= 0
         said = (
             "Both order the two alike." if kept else "The two come out in another order: trials misled here."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from loracle.report.findings.records import Findings, TrialRow
 from loracle.report.page import wording
 from loracle.report.page.markup import Part, own, scrolling, section, text
-from loracle.report.wording import knob_titles, shown_knobs
+from loracle.report.wording import knob_titles, show_value, shown_knobs
 
 _COLUMNS = ("trial", "score", "seconds", "what came of it")
 
@@ -43,12 +43,12 @@ def _row(found: Findings, row: TrialRow, names: list[str]) -> str:
     config = shown_knobs(row.config)
     mark = " leads" if row.number == found.leader else ""
     cells = [f'<th scope="row" data-value="{row.number}">{row.number}</th>']
-    cells += [_number(config[name], wording.value(config[name])) for name in names]
+    cells += [_number(config[name], show_value(config[name])) for name in names]
     shown = "" if row.score is None else wording.score(found, row.score)
     cells.append(_number(row.score, shown))
     cells.append(_number(row.seconds, "" if row.seconds is None else f"{row.seconds:.1f}"))
     cells.append(f'<td class="said">{_said(found, row)}</td>')
-    searched = ", ".join(f"{name} {wording.value(config[name])}" for name in names)
+    searched = ", ".join(f"{name} {show_value(config[name])}" for name in names)
     inside = "".join(cells)
     about = f'data-state="{row.state}" data-text="{text(searched)}"'
     return f'<tr class="{row.state}{mark}" {about}>{inside}</tr>'

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from loracle.config.metrics import metric_of
-from loracle.records.space import Config, Value
 from loracle.report.findings.records import Findings
-from loracle.report.wording import show_value, shown_knobs
+from loracle.report.wording import show_reading
 from loracle.text import escape
 
 _LONGEST = 160  # characters of a foreign text in a figure
@@ -13,17 +11,12 @@ _LONGEST = 160  # characters of a foreign text in a figure
 
 def score(found: Findings, reading: float) -> str:
     """A score that reads as its metric does, with its unit."""
-    return f"{metric_of(found.metric).number(reading)} {found.unit}".rstrip()
+    return show_reading(reading, found.metric)
 
 
 def gain(found: Findings, value: float) -> str:
     """A difference of values (larger is better), with its sign."""
     return f"{found.scale * value:+.3g}".replace("-", "\N{MINUS SIGN}")
-
-
-def gain_unit(found: Findings) -> str:
-    """What such a difference is in."""
-    return metric_of(found.metric).unit
 
 
 def per_cent(share: float) -> str:
@@ -36,16 +29,6 @@ def amount(number: float) -> str:
     return f"{number:.3g}" if abs(number) < 1000 else f"{number:,.0f}"
 
 
-def config_line(config: Config) -> str:
-    """A config, one knob after the other."""
-    return ", ".join(f"{name} {show_value(value)}" for name, value in shown_knobs(config).items())
-
-
 def in_figure(text: str) -> str:
     """Foreign text for a chart, which would take markup for markup: short, and escaped."""
     return escape.html(escape.printable(text, _LONGEST))
-
-
-def value(number: Value) -> str:
-    """A knob's value."""
-    return show_value(number)

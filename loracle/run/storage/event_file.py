@@ -13,17 +13,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, get_args
 
 import psutil
 
 from loracle.errors import StudyError
-from loracle.records import events
 from loracle.records.codec import from_plain, json_text, to_plain
 from loracle.records.events import Event, Listener, RunEnded, Step
 
 FILE = ".events.jsonl"
-_KINDS = {kind.__name__: kind for kind in events.Event.__args__}
+_KINDS = {kind.__name__: kind for kind in get_args(Event)}
 _SECONDS_BETWEEN_STEPS = 2.0  # of one trial: more often nobody looks
 _SECONDS_BETWEEN_LOOKS = 0.5
 

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,6 @@ from loracle.records.contents import text_hash
 from loracle.records.notices import Notice
 from loracle.records.trial import GuardReading
 from loracle.text.files import write_atomically
-from loracle.training.dataset.shapes import Example
 from loracle.training.guard.rows import guard_rows
 from loracle.training.intervals import paired_difference
 from loracle.training.model.base_model import Base
@@ -139,9 +137,5 @@ def _load(name: str, settings: GuardConfig, config: RunConfig, base: Base) -> Gu
     for split, rows in chosen.items():
         some = encoded.select(np.sort(rows).astype(np.int64))
         questions[split] = prepare(examples, some, base, settings, longest)
-    content = text_hash(json.dumps([_content(example) for example in examples]))
+    content = text_hash(json.dumps([example.content for example in examples], default=str))
     return Guard(name, settings, questions, content, encoded.dropped, config.output / "guard")
-
-
-def _content(example: Example) -> Any:
-    return json.loads(json.dumps(example.content, default=str))
