@@ -17,7 +17,6 @@ adds to a log, leaves out what is there, and can be stopped at any time. `show` 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import os
@@ -35,6 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 from landscape_data import Landscape, load_landscapes
+from other_process import OtherProcess
 from search import about, observe, read_log, regret
 from search_methods import FACTORY, LoracleMethod, Start, table_space
 
@@ -98,41 +98,22 @@ def nearest(space: SearchSpace, chosen: dict[str, float]) -> int:
     return int(np.ravel_multi_index(tuple(positions), space.shape))
 
 
-class Oumi:
+class Oumi(OtherProcess):
     """`oumi tune` in a process of its own."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [os.environ["LORACLE_OUMI"], str(Path(__file__).with_name("oumi_process.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        super().__init__("LORACLE_OUMI", "oumi_process.py")
 
     def tune(self, space: SearchSpace, value: Value, trials: int) -> tuple[list[int], list[Any]]:
         """Configs and values of one tuning in their order; fewer than `trials` where it ended early."""
         tried: list[int] = []
         values: list[Any] = []
-        self._say(oumi_settings(space, trials))
-        assert self._process.stdout is not None
-        while (line := self._process.stdout.readline()) and (chosen := json.loads(line)):
+        self.say(oumi_settings(space, trials))
+        while chosen := self.hear():
             tried.append(nearest(space, chosen))
             values.append(value(tried[-1]))
-            self._say(values[-1])
+            self.say(values[-1])
         return tried, values
-
-    def close(self) -> int:
-        """Ends the process; its exit status."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        return self._process.wait()
-
-    def _say(self, what: Any) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(what) + "\n")
-        self._process.stdin.flush()
 
 
 def best_observed(tried: Sequence[int], values: Sequence[float | None]) -> int:

@@ -8,12 +8,9 @@ a failed trial as the worst value seen so far; in `factory` each starts and trea
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
-import subprocess
 import warnings
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +21,7 @@ import optuna
 import torch
 from landscape_data import Landscape
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from other_process import OtherProcess
 from pretrain import make
 
 from loracle.language.features import Features
@@ -336,27 +334,12 @@ class HeboMethod(_Observed):
     def __init__(self, start: Start) -> None:
         super().__init__(start)
         self.knobs = [knob for knob in self.space if len(knob.values) > 1]
-        self.process = subprocess.Popen(
-            [os.environ["LORACLE_HEBO"], str(Path(__file__).with_name("hebo_process.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        weakref.finalize(self, self.process.kill)
-        self._say({"sizes": [len(knob.values) for knob in self.knobs], "seed": start.seed})
-
-    def _say(self, what: dict[str, Any]) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(what) + "\n")
-        self.process.stdin.flush()
+        self.process = OtherProcess("LORACLE_HEBO", "hebo_process.py")
+        self.process.say({"sizes": [len(knob.values) for knob in self.knobs], "seed": start.seed})
 
     def choose(self) -> int:
-        assert self.process.stdout is not None
-        self._say({})
-        given = dict(
-            zip([k.name for k in self.knobs], json.loads(self.process.stdout.readline()), strict=True)
-        )
+        self.process.say({})
+        given = dict(zip([k.name for k in self.knobs], self.process.hear(), strict=True))
         positions = tuple(given.get(name, 0) for name in self.space.names)
         return self.nearest_open(int(np.ravel_multi_index(positions, self.space.shape)))
 
@@ -364,7 +347,9 @@ class HeboMethod(_Observed):
         super().tell(index, value)
         for known, score in self.scored(index, value):
             places = zip(self.space, self.positions(known), strict=True)
-            self._say({"at": [place for knob, place in places if len(knob.values) > 1], "cost": -score})
+            self.process.say(
+                {"at": [place for knob, place in places if len(knob.values) > 1], "cost": -score}
+            )
 
 
 def unseen_prior(start: Start) -> Path:
