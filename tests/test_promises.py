@@ -42,6 +42,11 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_docs::test_the_tutorial_runs_from_its_first_block_to_its_last",
         "test_docs::test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere",
     ),
+    "The whole report is one page, `report.html`": (
+        "test_browser::test_it_opens_without_fault_asks_for_nothing_and_fits",
+        "test_page::test_a_page_is_one_well_formed_file_that_asks_for_nothing",
+    ),
+    "![the beginning of report.html": ("test_browser::test_pictures_of_a_report_are_small_and_whole",),
     # -- the start of the page
     "The same on a pretrained model and real text": (
         "test_real_model::test_a_file_that_is_not_the_published_one_is_refused",

@@ -90,7 +90,7 @@ class Display:
     def __init__(self, metric: str, console: Console | None = None) -> None:
         self._metric = metric
         self._console = console or plain_console(errors=True)
-        self._summary = Summary(metric)
+        self._summary = Summary(metric, self._console.width)
         self._progress = _Bars(
             self._summary,
             TextColumn("{task.description}", markup=False),

@@ -30,9 +30,11 @@ class Summary:
 
     Attributes:
         metric: of the run.
+        columns: of the terminal.
     """
 
     metric: str
+    columns: int
     _best: Trial | None = None
     _configs: dict[int, Config] = field(default_factory=dict)  # by index
     _seconds: float = 0.0
@@ -70,7 +72,12 @@ class Summary:
         if self._best is not None and self._best.outcome is not None and self._best.outcome.value is not None:
             config = self._configs.get(self._best.index)
             shown = f"{show_score(self._best.outcome.value, self.metric)}, trial {self._best.number}"
-            yield "best", shown + (f": {show_config(config)}" if config else ""), "green"
+            settings = show_config(config) if config else ""
+            if _LABEL + len(f"{shown}: {settings}") <= self.columns:
+                yield "best", f"{shown}: {settings}" if settings else shown, "green"
+            else:
+                yield "best", shown, "green"
+                yield "", settings, "green"
         for number, believed in self._believed.items():
             shown = show_with_interval(believed.value, self.metric, (believed.low, believed.high))
             yield "expect", f"{shown} of trial {number}", ""

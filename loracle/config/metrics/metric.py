@@ -156,5 +156,8 @@ def rating_of(item: Item, name: str) -> Any:
 
 
 def show_loss(loss: float, decimals: int = 4) -> str:
-    """A loss with its decimals; a huge one as a power of ten."""
+    """A loss with its decimals; a huge one, or one that they would make zero, as a power of ten."""
+    if 0 < abs(loss) < 0.5 * 10**-decimals:
+        mantissa, exponent = f"{loss:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
     return f"{loss:.{decimals}f}" if abs(loss) < _LARGE else f"{loss:.4g}"

@@ -117,10 +117,15 @@ def _curves(found: Findings) -> Chart:
     losses = [loss for curve in found.curves for loss in curve.losses]
     layout = _layout("step", "training loss")
     if min(losses) > 0 and max(losses) > 50 * min(losses):
-        layout["yaxis"]["type"] = "log"
-        layout["yaxis"]["exponentformat"] = "power"
-        layout["yaxis"]["dtick"] = 1
+        ticks = _powers(min(losses), max(losses))
+        layout["yaxis"] |= {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
     return {"data": traces, "layout": layout}
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """Powers of ten from one number to another, at most about six."""
+    first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
+    return [10.0**exponent for exponent in range(first, last + 1, 1 + (last - first) // 6)]
 
 
 def _joined(curves: Sequence[Curve], name: str, colour: str, width: float) -> Chart:
@@ -274,8 +279,8 @@ def _slice(found: Findings, one: Slice) -> Chart:
         ),
     ]
     layout = _layout(wording.in_figure(one.knob), _axis(found))
-    shown = x if len(x) <= _TICKS else [x[round(i * (len(x) - 1) / (_TICKS - 1))] for i in range(_TICKS)]
-    layout["xaxis"] |= {"tickvals": shown, "ticktext": [show_value(v) for v in shown]}
+    shown = _apart(x, one)
+    layout["xaxis"] |= {"tickvals": shown, "ticktext": [show_value(v) for v in shown], "tickangle": 0}
     if one.logarithmic:
         layout["xaxis"]["type"] = "log"
     layout["shapes"] = [
@@ -291,6 +296,17 @@ def _slice(found: Findings, one: Slice) -> Chart:
     ]
     layout["showlegend"] = False
     return {"data": [trace for trace in traces if trace["x"]], "layout": layout}
+
+
+def _apart(values: Sequence[float], one: Slice) -> list[float]:
+    """Values of a knob that have room side by side: both ends, and what is far enough from all."""
+    places = np.array([math.log(value) if one.logarithmic else value for value in values])
+    places = (places - places[0]) / (places[-1] - places[0])
+    kept = [0, len(values) - 1]
+    for i in range(1, len(values) - 1):
+        if min(abs(places[i] - places[j]) for j in kept) >= 1 / _TICKS:
+            kept.append(i)
+    return [values[i] for i in sorted(kept)]
 
 
 def _importance(found: Findings) -> Chart:
@@ -323,9 +339,9 @@ def _importance(found: Findings) -> Chart:
     marks = _marks([x for x, _ in total], [], [], "with all its interactions", _INK, "line-ns-open")
     marks |= {"y": [name for _, name in total], "hoverinfo": "skip"}
     marks["marker"] |= {"size": 14, "line": {"width": 2, "color": _INK}}
-    layout = _layout("share of the variance of the believed score, %", "")
+    layout = _layout("variance explained, %", "")
     layout["xaxis"]["range"] = [0, 100]
-    layout["yaxis"] |= {"automargin": True, "showgrid": False}
+    layout["yaxis"] |= {"showgrid": False, "ticksuffix": "\N{NO-BREAK SPACE}"}
     return {"data": [bars, marks], "layout": layout}
 
 

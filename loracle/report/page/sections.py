@@ -32,7 +32,7 @@ _STANDINGS = {
     "not_compared": ("nothing was compared", "even"),
     None: ("not finished", "even"),
 }
-_AXES = {"learning_rate": "the learning rate", "alpha_ratio": "alpha / rank"}
+_RATIO = "<code>alpha_ratio</code> is alpha&nbsp;/&nbsp;rank."
 
 
 def sections(found: Findings) -> list[Part]:
@@ -69,8 +69,8 @@ def _verdict(found: Findings) -> Part:
     notices = ""
     if found.notices:
         notices = f"<h3>To know</h3>{items(code_in(notice + '.') for notice in found.notices)}"
-    ended = f"{found.done} trials; {found.stopped}. " if found.stopped else ""
-    how = f"{ended}{found.candidates:,} configs to choose from."
+    ended = f"The search ended: {found.stopped}. " if found.stopped else ""
+    how = f"{ended}There are {found.candidates:,} configs to choose from."
     return section(
         "verdict", "Verdict", "Verdict", badge, *said, numbers, compared, notices, paragraph(text(how))
     )
@@ -143,7 +143,8 @@ def _parallel(found: Findings) -> Part:
     varied = any(len({row.config[name] for row in found.trials}) > 1 for name in found.knobs)
     why = None if found.trials and varied else "There are no two trials of different settings to compare."
     label = "Each trial as a line across its settings to its score."
-    note = paragraph("One line a trial. The stronger its blue, the better its score; red lines failed.")
+    said = "One line a trial. The stronger its blue, the better its score; red lines failed."
+    note = paragraph(said, _ratio(found))
     return section(
         "parallel", "Settings", "All settings at once", chart("parallel-chart", label, "tall"), note, why=why
     )
@@ -157,10 +158,16 @@ def _slices(found: Findings) -> Part:
     note = paragraph(
         "Blue is what the search believes where one setting changes and the others stay as in the leading "
         "config (dotted), with an interval of 95 %. Points are trials, whatever their other settings were; "
-        "crosses failed."
+        "crosses failed.",
+        _ratio(found),
     )
     grid = f'<div class="grid">{"".join(places)}</div>'
     return section("slices", "Belief", "What is believed", note, grid, why=found.left_out.get("slices"))
+
+
+def _ratio(found: Findings) -> str:
+    """What is meant by the one setting that tables show otherwise."""
+    return _RATIO if "alpha_ratio" in found.knobs else ""
 
 
 def _importance(found: Findings) -> Part:

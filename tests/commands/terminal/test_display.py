@@ -156,7 +156,11 @@ def test_lines_fit_the_terminal(width: int) -> None:
     assert max(map(len, lines + shown)) <= width
     assert "trial 1 (2/30)" in shown[0]
     assert "loss 1.250" in shown[0]
-    assert shown[2] == "time    5 min of trials, 70 to 87 s left"
+    assert shown[-1] == "time    5 min of trials, 70 to 87 s left"
+    best = " ".join(shown[1:-1])  # in two lines where one has no room for it
+    assert len(shown) == (4 if width == 80 else 3)
+    assert "50.0 %, trial 0" in best
+    assert not best.endswith("\N{HORIZONTAL ELLIPSIS}")
 
 
 def test_hostile_names_are_text() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 from reported_runs import history_of, made
 
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
@@ -171,6 +172,19 @@ def test_it_prints_with_all_its_charts(browser: Any, report: Path, tmp_path: Pat
     drawn = "[...document.querySelectorAll('.chart')].every((one) => one.querySelector('.main-svg'))"
     assert seen.page.evaluate(drawn)
     assert seen.faults == []
+
+
+def test_pictures_of_a_report_are_small_and_whole(browser: Any, report: Path, tmp_path: Path) -> None:
+    pictures = pytest.importorskip("report_pictures")
+    pictures.photograph(browser, report, tmp_path)
+    kept = ROOT / "docs" / "figures"
+    for name, (width, *_) in pictures.PARTS.items():
+        for folder in (tmp_path, kept):
+            with pictures.Image.open(folder / f"{name}.png") as picture:
+                assert picture.width == width
+                assert picture.height > 400
+            assert (folder / f"{name}.png").stat().st_size < 200_000
+    assert "url(http" not in (kept / "live.svg").read_text(encoding="utf-8").replace('"', "")
 
 
 @pytest.mark.parametrize("n", [0, 1, 300])

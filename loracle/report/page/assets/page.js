@@ -37,10 +37,20 @@
     };
     if (found.narrow && place.clientWidth < 640) layout.xaxis = { ...layout.xaxis, ...found.narrow };
     if (choice) layout.xaxis = { ...layout.xaxis, title: { ...layout.xaxis.title, text: choice.title }, dtick: choice.dtick };
+    layout.xaxis = { ...layout.xaxis, title: { ...layout.xaxis.title, text: broken(layout.xaxis.title.text, place.clientWidth / 8) } };
     place.querySelector("noscript")?.remove();
     Plotly.react(place, data, layout, { responsive: true, displayModeBar: false, showTips: false });
     if (found.choices && !ready.has(name)) addChoices(place, name, found.choices);
     ready.add(name);
+  };
+
+  const broken = (text, longest) => {
+    let line = 0; // a title in lines that fit
+    return text.split(" ").map((word, i) => {
+      const fits = i === 0 || line + word.length < longest;
+      line = fits ? line + word.length + 1 : word.length;
+      return i === 0 ? word : (fits ? " " : "<br>") + word;
+    }).join("");
   };
 
   const addChoices = (place, name, choices) => {
