@@ -13,10 +13,10 @@ from loracle.records.trial import FailureKind, History
 from loracle.report.folders import final_folder
 from loracle.report.tables import comparison_rows, history_table
 from loracle.report.verdict import Comparison, trained_once, verdict
-from loracle.report.wording import show_duration
 from loracle.search.presets import PRESETS
 from loracle.text import escape
 from loracle.text.files import write_atomically
+from loracle.text.quantities import show_duration
 
 
 def write_report(

@@ -11,6 +11,7 @@ import numpy as np
 
 from loracle.records.codec import finite, to_plain
 from loracle.records.space import Config
+from loracle.text.quantities import show_seconds
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def proxy_table(found: ProxyResult) -> list[list[str]]:
     for part in found.fractions:
         by_kind = {(c.kind, c.among): _interval(c.estimate, c.low, c.high) for c in part.correlations}
         for i, kind in enumerate(("pearson", "spearman", "kendall")):
-            first = [f"{100 * part.fraction:g} %", f"{part.n_examples:,}", f"{part.seconds:.1f}"]
+            first = [f"{100 * part.fraction:g} %", f"{part.n_examples:,}", show_seconds(part.seconds)]
             rows.append(
                 [
                     *(first if i == 0 else ("", "", "")),

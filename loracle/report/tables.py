@@ -20,6 +20,7 @@ from loracle.report.wording import (
     show_value,
     shown_knobs,
 )
+from loracle.text.quantities import show_seconds
 
 _COLUMNS = ("trial", "score", "seconds")
 
@@ -31,7 +32,7 @@ def history_table(space: SearchSpace, history: History, metric: str) -> list[lis
     titles = knob_titles(names, _COLUMNS)
     rows = [["trial", *(titles[name] for name in names), "score", "seconds"]]
     for trial, config in zip(history.trials, configs, strict=True):
-        seconds = f"{trial.outcome.seconds:.1f}" if trial.outcome else ""
+        seconds = show_seconds(trial.outcome.seconds) if trial.outcome else ""
         knobs = [show_value(config[name]) for name in names]
         rows.append([str(trial.number), *knobs, _result(trial, metric), seconds])
     return rows

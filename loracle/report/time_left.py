@@ -16,7 +16,8 @@ from loracle.records.objective import Pace
 from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace
 from loracle.records.trial import Outcome, Trial
-from loracle.report.wording import show_duration, show_money, show_span, show_value
+from loracle.report.wording import show_value
+from loracle.text.quantities import show_duration, show_money, show_span
 
 # A first estimate rests on a few seconds; by how much runs differ from it: `benchmarks/first_estimate.py`.
 _MARGIN = 1.5

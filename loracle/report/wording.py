@@ -9,6 +9,9 @@ from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.records.space import Config, Value
 from loracle.records.trial import Outcome
 
+NUMBERS_STAND_IN = (  # where the belief of a preset that reads is asked for
+    "The search reads prompts with a language model; the belief on numbers alone stands in for it."
+)
 _LARGE = 1e6  # from here on, powers of ten
 _ENDS = ("low", "high")  # of an interval, as results name them
 
@@ -81,30 +84,31 @@ def show_reading(reading: float, metric: str) -> str:
 
 def show_difference(mean: float, low: float, high: float, metric: str) -> str:
     """A difference of values, larger is better: `better by 3 points (95 % interval 1 to 5)`."""
-    unit, scale = metric_of(metric).unit, metric_of(metric).scale
-    mean, low, high = (scale * x for x in (mean, low, high))
     if mean < 0:
         how, mean, low, high = "worse", -mean, -high, -low
     else:
         how = "better"
-    return f"{f'{how} by {mean:.3g} {unit}'.rstrip()} (95 % interval {low:.3g} to {high:.3g})"
+    ends = f"{_number(low, metric)} to {_number(high, metric)}"
+    return f"{how} by {show_amount(mean, metric)} (95 % interval {ends})"
 
 
-def show_duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.5 h`."""
-    return show_span(seconds, seconds)
+def show_amount(amount: float, metric: str) -> str:
+    """An amount of a score, such as a difference, in its unit: `3.2 points`."""
+    return f"{_number(amount, metric)} {metric_of(metric).unit}".rstrip()
 
 
-def show_money(amount: float) -> str:
-    """An amount in whatever currency the user counts in."""
-    return f"{amount:.2f}" if amount < 100 else f"{amount:,.0f}"
+def show_amounts(low: float, high: float, metric: str) -> str:
+    """An interval of amounts: `-1 to 3.2 points`."""
+    return f"{_number(low, metric)} to {show_amount(high, metric)}"
 
 
-def show_span(low: float, high: float) -> str:
-    """`20 to 45 s`, `12 to 18 min`, `3.5 to 5.0 h`; `12 min` where both ends are the same."""
-    unit, seconds, digits = ("s", 1, 0) if high < 90 else ("min", 60, 0) if high < 5400 else ("h", 3600, 1)
-    ends = [f"{end / seconds:.{digits}f}" for end in (low, high)]
-    return f"{' to '.join(dict.fromkeys(ends))} {unit}"
+def show_change(change: float, metric: str) -> str:
+    """An amount with its sign and without its unit: `+3.2`."""
+    return _number(change, metric, "+").replace("-", "\N{MINUS SIGN}")
+
+
+def _number(amount: float, metric: str, sign: str = "") -> str:
+    return f"{metric_of(metric).scale * amount:{sign}.3g}"
 
 
 def round_up(number: float) -> int:

@@ -29,6 +29,7 @@ from loracle.run.search import check_values, search_space
 from loracle.run.search_notices import search_notices
 from loracle.search.presets import get_preset
 from loracle.text.escape import printable
+from loracle.text.quantities import show_bytes
 from loracle.training.memory.plan import allowed, describe
 from loracle.training.model.base_model import Base
 from loracle.training.model.probe_notices import patterns
@@ -227,7 +228,7 @@ def _output(config: RunConfig) -> Check:
         return Check("output", "bad", f"{folder} cannot be used: {error.strerror}")
     if not os.access(existing, os.W_OK):
         return Check("output", "bad", f"{existing} cannot be written; name another output")
-    return Check("output", "ok", f"{folder}, {_gigabytes(shutil.disk_usage(existing).free)} free")
+    return Check("output", "ok", f"{folder}, {show_bytes(shutil.disk_usage(existing).free)} free")
 
 
 def _count(n: int) -> str:
@@ -235,7 +236,3 @@ def _count(n: int) -> str:
         if n >= size:
             return f"{n / size:.3g} {unit}"
     return str(n)
-
-
-def _gigabytes(n_bytes: float) -> str:
-    return f"{n_bytes / 2**30:.1f} GiB"

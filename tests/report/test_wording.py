@@ -9,8 +9,10 @@ from loracle.records.trial import Failure, FailureKind, Outcome
 from loracle.report.wording import (
     knob_titles,
     round_up,
+    show_amount,
+    show_amounts,
+    show_change,
     show_config,
-    show_duration,
     show_score,
     show_test,
     show_value,
@@ -77,6 +79,13 @@ def test_a_knob_with_the_name_of_a_column_is_told_from_it() -> None:
     assert knob_titles(["rank", "score"], ["trial", "score"]) == {"rank": "rank", "score": "score (knob)"}
 
 
-def test_durations_and_round_numbers() -> None:
-    assert [show_duration(x) for x in (5.0, 120.0, 7200.0)] == ["5 s", "2 min", "2.0 h"]
+def test_round_numbers() -> None:
     assert [round_up(x) for x in (3.2, 99.0, 1234.0, 1200.0)] == [4, 99, 1300, 1200]
+
+
+def test_amounts_of_a_score_are_in_its_unit() -> None:
+    assert show_amount(0.0324, "exact_match") == "3.24 points"
+    assert show_amount(0.5, "value") == "0.5"
+    assert show_amounts(-0.01, 0.0324, "exact_match") == "-1 to 3.24 points"
+    assert show_change(-0.0324, "exact_match") == "\N{MINUS SIGN}3.24"
+    assert show_change(0.02, "loss") == "+0.02"

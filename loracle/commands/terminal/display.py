@@ -37,6 +37,7 @@ from loracle.report.time_left import in_words
 from loracle.report.wording import show_config, show_score
 from loracle.search.presets import PRESETS
 from loracle.text import escape
+from loracle.text.quantities import show_seconds
 
 _ROOM_FOR_CONFIGS = 120  # columns of a terminal that shows the config beside the bar
 _LONGEST_TITLE = 34  # characters
@@ -175,7 +176,7 @@ class Display:
         style = "red" if outcome.failure else "green" if is_best else ""
         head = f"{event.done:>4}/{event.budget}  "
         score = f"{_score(event.trial, self._metric):>13}"
-        rest = f"  best {_score(event.best, self._metric)}  {outcome.seconds:5.1f} s"
+        rest = f"  best {_score(event.best, self._metric)}  {show_seconds(outcome.seconds):>5} s"
         config = f"  {show_config(event.config)}"
         width = len(head) + len(score) + len(rest) + len(config)
         line = Text.assemble(head, (score, style), rest)

@@ -13,13 +13,11 @@ from loracle.records.space import Config
 from loracle.records.trial import Trial
 from loracle.report.wording import (
     show_config,
-    show_duration,
-    show_money,
     show_score,
-    show_span,
     show_with_interval,
 )
 from loracle.text import escape
+from loracle.text.quantities import show_duration, show_money, show_span
 
 _LABEL = 8  # columns
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from loracle.config.metrics import metric_of
 from loracle.report.comparison.records import Pair, RunRow, RunsCompared
-from loracle.report.wording import show_difference, show_duration, show_score, show_with_interval
+from loracle.report.wording import show_difference, show_score, show_with_interval
+from loracle.text.quantities import show_duration
 
 _COLUMNS = ("run", "model", "data", "variant", "search", "metric", "winner", "standard", "verdict", "trials")
 

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from loracle.config.metrics import metric_of
 from loracle.report.explanation.records import Conclusion, Expected, Explanation, Next, Proposal
 from loracle.report.wording import (
+    NUMBERS_STAND_IN,
+    show_amount,
     show_config,
     show_difference,
-    show_duration,
     show_reading,
     show_value,
 )
+from loracle.text.quantities import show_duration, show_money, show_share
 
 
 def sentences(explanation: Explanation) -> Iterator[str]:
@@ -21,7 +23,7 @@ def sentences(explanation: Explanation) -> Iterator[str]:
     for proposal in explanation.proposals:
         yield from proposal_lines(proposal, metric)
     if not explanation.own:
-        yield "The search reads prompts with a language model; the belief on numbers alone stands in for it."
+        yield NUMBERS_STAND_IN
     if not explanation.conclusions:
         yield "Nothing can be concluded yet."
     for conclusion in explanation.conclusions:
@@ -55,8 +57,8 @@ def proposal_lines(proposal: Proposal, metric: str) -> Iterator[str]:
     if proposal.prior is not None:
         word = proposal.prior
         yield (
-            f"Of all candidates, the prior alone expects more of {100 * word.share:.0f} %; its weight was "
-            f"{100 * word.weight:.0f} %."
+            f"Of all candidates, the prior alone expects more of {show_share(word.share)}; its weight was "
+            f"{show_share(word.weight)}."
         )
     yield _outcome(proposal, metric)
 
@@ -67,11 +69,11 @@ def _expected(expected: Expected, metric: str) -> str:
     score, best = (show_reading(reading, metric) for reading in (expected.score, expected.best))
     text = (
         f"It was expected to score {score} (95 % interval {interval}), where the best known config was "
-        f"believed to reach {best}: an expected gain of {_amount(expected.gain, metric)}, and a chance of "
-        f"{100 * expected.chance:.0f} % to be better"
+        f"believed to reach {best}: an expected gain of {show_amount(expected.gain, metric)}, and a chance "
+        f"of {show_share(expected.chance)} to be better"
     )
     if expected.keeps is not None:
-        text += f", and one of {100 * expected.keeps:.0f} % to keep what must not be lost"
+        text += f", and one of {show_share(expected.keeps)} to keep what must not be lost"
     return f"{text}."
 
 
@@ -115,13 +117,8 @@ def next_line(following: Next | None, metric: str) -> str:
     if following.seconds is not None:
         text += f"; a trial takes about {show_duration(following.seconds)}"
     if following.cost is not None:
-        text += f" and costs {following.cost:.2g}"
+        text += f" and costs {show_money(following.cost)}"
     if following.expected is not None:
         gain, chance = following.expected.gain, following.expected.chance
-        text += f"; expected gain {_amount(gain, metric)}, a chance of {100 * chance:.0f} % to be better"
+        text += f"; expected gain {show_amount(gain, metric)}, a chance of {show_share(chance)} to be better"
     return f"{text}."
-
-
-def _amount(gain: float, metric: str) -> str:
-    found = metric_of(metric)
-    return f"{found.scale * gain:.2g} {found.unit}".rstrip()

@@ -149,7 +149,8 @@ class Subject:
         belief = understand(self.space, history, self.preset, seed, found.metric, leader)
         if belief is None:
             return found
-        found = replace(found, slices=belief.slices, prior=belief.prior if belief.own else None)
+        prior = belief.prior if belief.own else None
+        found = replace(found, own_belief=belief.own, slices=belief.slices, prior=prior)
         if not whole:
             return found
         return replace(

@@ -287,6 +287,7 @@ class Findings:
         stopped: why the search ended; None where that was not recorded.
         notices: what the user must see.
         candidates: how many configs there are to choose from.
+        own_belief: whether what is believed here is what the search believes; else numbers alone stand in.
         left_out: by part: why it cannot be said.
         provenance: what the run is made of, as it was recorded.
     """
@@ -311,6 +312,7 @@ class Findings:
     notices: tuple[str, ...]
     candidates: int
     trials: tuple[TrialRow, ...]
+    own_belief: bool = True
     progress: Progress | None = None
     curves: tuple[Curve, ...] = ()
     slices: tuple[Slice, ...] = ()

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from loracle.config.metrics import show_loss
 from loracle.report.axis_limits import clipped
 from loracle.report.findings.records import Curve, Findings, Share, Slice, TrialRow
 from loracle.report.page import wording
-from loracle.report.wording import show_duration, show_value, shown_knobs
+from loracle.report.wording import show_value, shown_knobs
+from loracle.text.quantities import show_duration, show_share
 
 Chart = dict[str, Any]
 
@@ -136,7 +138,7 @@ def _joined(curves: Sequence[Curve], name: str, colour: str, width: float) -> Ch
     for curve in curves:
         x += [*curve.steps, None]
         y += [*curve.losses, None]
-        texts += [f"trial {curve.number}, step {step:g}: {loss:.4g}" for step, loss in _points(curve)]
+        texts += [f"trial {curve.number}, step {step:g}: {show_loss(loss)}" for step, loss in _points(curve)]
         texts.append("")
     line = _line(x, y, name, colour)
     return line | {"line": {"color": colour, "width": width}, "hovertext": texts, "hoverinfo": "text"}
@@ -349,8 +351,8 @@ def _share_text(share: Share) -> str:
     name = " and ".join(map(wording.in_figure, share.knobs)) + (
         " beyond each" if len(share.knobs) > 1 else ""
     )
-    interval = f"{wording.per_cent(share.low)} to {wording.per_cent(share.high)}"
-    return f"<b>{name}</b>: {wording.per_cent(share.share)} ({interval})"
+    interval = f"{show_share(share.low)} to {show_share(share.high)}"
+    return f"<b>{name}</b>: {show_share(share.share)} ({interval})"
 
 
 def _prior(found: Findings) -> Chart:

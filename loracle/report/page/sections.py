@@ -21,7 +21,8 @@ from loracle.report.page.markup import (
     text,
 )
 from loracle.report.page.trials_table import trials_table
-from loracle.report.wording import show_duration, show_value, shown_knobs
+from loracle.report.wording import NUMBERS_STAND_IN, show_value, shown_knobs
+from loracle.text.quantities import show_bytes, show_duration, show_money, show_share
 
 # `standing`: a word for the eye, and the look of it.
 _STANDINGS = {
@@ -160,6 +161,7 @@ def _slices(found: Findings) -> Part:
         "config (dotted), with an interval of 95 %. Points are trials, whatever their other settings were; "
         "crosses failed.",
         _ratio(found),
+        _stands_in(found),
     )
     grid = f'<div class="grid">{"".join(places)}</div>'
     return section("slices", "Belief", "What is believed", note, grid, why=found.left_out.get("slices"))
@@ -168,6 +170,11 @@ def _slices(found: Findings) -> Part:
 def _ratio(found: Findings) -> str:
     """What is meant by the one setting that tables show otherwise."""
     return _RATIO if "alpha_ratio" in found.knobs else ""
+
+
+def _stands_in(found: Findings) -> str:
+    """Whose belief it is, where it is not the search's own."""
+    return "" if found.own_belief else text(NUMBERS_STAND_IN)
 
 
 def _importance(found: Findings) -> Part:
@@ -189,7 +196,8 @@ def _importance(found: Findings) -> Part:
     note = paragraph(
         f"Functional analysis of variance of the belief over {found.importance.configs:,} configs, in "
         f"{found.importance.draws} functions drawn from it; scores below the median count by their rank. "
-        "Bars: by itself, 95 % of the draws; marks: with all interactions. Hutter et al., ICML 2014."
+        "Bars: by itself, 95 % of the draws; marks: with all interactions. Hutter et al., ICML 2014.",
+        _stands_in(found),
     )
     label = "Share of the variance of the believed score that each setting explains."
     body = chart("importance-chart", label)
@@ -197,13 +205,13 @@ def _importance(found: Findings) -> Part:
 
 
 def _explains(found: Findings, share: Share) -> str:
-    total = "" if share.total is None else f", {wording.per_cent(share.total)} with its interactions"
+    total = "" if share.total is None else f", {show_share(share.total)} with its interactions"
     return f"{own(share.knobs[0])} explains most by itself: {_interval(share)} of the variance{total}."
 
 
 def _interval(share: Share) -> str:
-    ends = f"{wording.per_cent(share.low)} to {wording.per_cent(share.high)}"
-    return text(f"{wording.per_cent(share.share)} ({ends})")
+    ends = f"{show_share(share.low)} to {show_share(share.high)}"
+    return text(f"{show_share(share.share)} ({ends})")
 
 
 def _prior(found: Findings) -> Part:
@@ -220,8 +228,8 @@ def _prior(found: Findings) -> Part:
             f"{prior.agreement:.2f} over {len(prior.expected)} trials."
         )
     said.append(
-        f"How much the search trusts it: {wording.per_cent(prior.weight_before)} before the first trial, "
-        f"{wording.per_cent(prior.weight)} now."
+        f"How much the search trusts it: {show_share(prior.weight_before)} before the first trial, "
+        f"{show_share(prior.weight)} now."
     )
     before, now = shown_knobs(prior.favourite), shown_knobs(prior.favourite_now)
     rows = [
@@ -250,7 +258,8 @@ def _near_equals(found: Findings) -> Part:
     rows = [["", *heads], *(_near_row(found, i, one) for i, one in enumerate(found.near_equals))]
     note = paragraph(
         "A smaller rank or fewer steps than the leading config, and a believed difference of less than the "
-        "noise of one score."
+        "noise of one score.",
+        _stands_in(found),
     )
     return section("cheaper", "Cheaper", title, note, table(rows, title))
 
@@ -348,9 +357,9 @@ def _cost(found: Findings) -> Part:
     if cost.tokens is not None:
         rows.append(["tokens trained on", f"{cost.tokens:,}"])
     if cost.peak_memory_bytes is not None:
-        rows.append(["peak memory", f"{cost.peak_memory_bytes / 2**30:.2f} GiB"])
+        rows.append(["peak memory", show_bytes(cost.peak_memory_bytes)])
     if cost.money is not None:
-        rows.append(["money (execution.cost_per_hour)", f"{cost.money:,.2f}"])
+        rows.append(["money (execution.cost_per_hour)", show_money(cost.money)])
     if cost.kilowatt_hours is not None:
         rows.append(["energy (execution.watts)", f"{cost.kilowatt_hours:.3g} kWh"])
     return section("cost", "Cost", "What it cost", table(rows, "Cost", first_is_head=False))

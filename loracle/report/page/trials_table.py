@@ -6,6 +6,7 @@ from loracle.report.findings.records import Findings, TrialRow
 from loracle.report.page import wording
 from loracle.report.page.markup import Part, own, scrolling, section, text
 from loracle.report.wording import knob_titles, show_value, shown_knobs
+from loracle.text.quantities import show_seconds
 
 _COLUMNS = ("trial", "score", "seconds", "what came of it")
 
@@ -46,7 +47,7 @@ def _row(found: Findings, row: TrialRow, names: list[str]) -> str:
     cells += [_number(config[name], show_value(config[name])) for name in names]
     shown = "" if row.score is None else wording.score(found, row.score)
     cells.append(_number(row.score, shown))
-    cells.append(_number(row.seconds, "" if row.seconds is None else f"{row.seconds:.1f}"))
+    cells.append(_number(row.seconds, "" if row.seconds is None else show_seconds(row.seconds)))
     cells.append(f'<td class="said">{_said(found, row)}</td>')
     searched = ", ".join(f"{name} {show_value(config[name])}" for name in names)
     inside = "".join(cells)

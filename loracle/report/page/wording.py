@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loracle.report.findings.records import Findings
-from loracle.report.wording import show_reading
+from loracle.report.wording import show_change, show_reading
 from loracle.text import escape
 
 _LONGEST = 160  # characters of a foreign text in a figure
@@ -16,17 +16,7 @@ def score(found: Findings, reading: float) -> str:
 
 def gain(found: Findings, value: float) -> str:
     """A difference of values (larger is better), with its sign."""
-    return f"{found.scale * value:+.3g}".replace("-", "\N{MINUS SIGN}")
-
-
-def per_cent(share: float) -> str:
-    """A share from 0 to 1."""
-    return f"{100 * share:.0f} %" if share >= 0.01 or share == 0 else "below 1 %"
-
-
-def amount(number: float) -> str:
-    """A plain number, short."""
-    return f"{number:.3g}" if abs(number) < 1000 else f"{number:,.0f}"
+    return show_change(value, found.metric)
 
 
 def in_figure(text: str) -> str:

@@ -8,7 +8,7 @@ from loracle.config.metrics import metric_of
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import GuardReading, History, Outcome
 from loracle.report.verdict.comparison import Comparison, GivenUp, GuardedSearch
-from loracle.report.wording import show_config, show_difference, show_score
+from loracle.report.wording import show_amount, show_config, show_difference, show_score
 
 
 def guarded_search(space: SearchSpace, history: History, winner: Config) -> GuardedSearch | None:
@@ -83,8 +83,7 @@ def _fate(name: str, reading: GuardReading) -> str:
 
 
 def _loss(reading: GuardReading) -> str:
-    metric = metric_of(reading.metric)
-    allowed = f"{metric.scale * reading.allowed:.3g} {metric.unit}".rstrip()
+    allowed = show_amount(reading.allowed, reading.metric)
     by = show_difference(reading.change, reading.low, reading.high, reading.metric)
     return f"{by}, where {allowed} may be lost"
 

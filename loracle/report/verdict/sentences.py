@@ -14,6 +14,7 @@ from loracle.records.trial import History
 from loracle.report.verdict.comparison import EXIT_CODES, Comparison
 from loracle.report.verdict.guards import guard_lines, in_short
 from loracle.report.wording import (
+    show_amounts,
     show_config,
     show_difference,
     show_score,
@@ -144,8 +145,7 @@ def paired(comparison: Comparison, metric: str) -> str:
     text = f"On the same {comparison.items:,} test item{plural} the winner is {by}."
     if mean == 0:
         text = f"On the same {comparison.items:,} test items the two score the same"
-        unit, scale = metric_of(metric).unit, metric_of(metric).scale
-        ends = f"{scale * low:.3g} to {scale * high:.3g} {unit}".rstrip()
+        ends = show_amounts(low, high, metric)
         text = f"{text} (95 % interval of the difference {ends})."
     return f"{text} {_why_not_told(comparison)}".strip()
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from loracle.errors import ConfigError
 from loracle.records.space import SearchSpace, Value
 from loracle.records.trial import FailureKind, History, Outcome
+from loracle.text.quantities import show_bytes
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.memory.equations import Footprint, Logits, Sizes, scoring_growth, training_growth
 
@@ -256,10 +257,10 @@ def describe(
         **({"standard": standard} if standard else {}),
         "largest": space.config(int(space.candidates[int(np.argmax(peaks_at_most))])),
     }
-    peaks = [f"{_gigabytes(now.peak(config))} ({name})" for name, config in configs.items()]
+    peaks = [f"{show_bytes(now.peak(config))} ({name})" for name, config in configs.items()]
     micro = [now.micro_batch(config) for config in configs.values()]
     batches = str(micro[0]) if len(set(micro)) == 1 else _and([str(m) for m in micro])
-    there = "" if now.limit is None else f" of {_gigabytes(now.limit)} to use"
+    there = "" if now.limit is None else f" of {show_bytes(now.limit)} to use"
     lines = [f"predicted peaks {_and(peaks)}{there}; micro-batches of {batches}"]
     known = _after_failures(model, history)
     fits = known.fits(space)
@@ -269,7 +270,7 @@ def describe(
     if measured:
         most = max(o.observed for o in now.observations if o.observed is not None) + now.loaded
         lines.append(
-            f"observed peaks up to {_gigabytes(most)}; trainings grew {median(measured):.2f} times as much "
+            f"observed peaks up to {show_bytes(most)}; trainings grew {median(measured):.2f} times as much "
             "as the equations say (median)"
         )
     return lines
@@ -288,14 +289,9 @@ def _left_out(model: MemoryModel, space: SearchSpace, fits: npt.NDArray[np.bool_
     config = space.config(int(space.candidates[row]))
     return (
         f"{int((~fits).sum()):,} of {len(fits):,} candidates are left out: rank {config['rank']:g} and above "
-        f"need {_gigabytes(least[row])} and more, with 1 x {model.sizes.longest:,} tokens at a time"
+        f"need {show_bytes(least[row])} and more, with 1 x {model.sizes.longest:,} tokens at a time"
     )
 
 
 def _and(parts: list[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
-
-
-def _gigabytes(n_bytes: float) -> str:
-    gigabytes = n_bytes / 2**30
-    return f"{gigabytes:.2f} GiB" if gigabytes < 10 else f"{gigabytes:.1f} GiB"

@@ -12,6 +12,7 @@ from reported_runs import history_of, made
 
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.report.page.page import page, write_page
+from loracle.text.quantities import show_bytes, show_duration, show_money
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -114,3 +115,21 @@ def test_odd_runs_have_a_page(tmp_path: Path) -> None:
         read = Reader(page(run.find()))
         assert f"{n} of 30 trials are done" in read.text
         assert "What is not here, and why" in read.text
+
+
+@pytest.mark.parametrize("preset", ["default", "language", "paper"])
+def test_it_says_whose_belief_it_shows(tmp_path: Path, preset: str) -> None:
+    read = Reader(page(made(tmp_path, preset=preset).find()))
+    said = "The search reads prompts with a language model; the belief on numbers alone stands in for it."
+    places = 1 + ("Which settings matter" in read.text) + ("but cheaper" in read.text)
+    assert read.text.count(said) == (0 if preset == "default" else 3)
+    assert places == 3
+
+
+def test_costs_read_as_in_the_terminal(tmp_path: Path) -> None:
+    price = {"cost_per_hour": 3.0, "watts": 300}
+    read = Reader(page(made(tmp_path, n=4, execution=price).find(whole=False)))
+    spent = sum(trial.outcome.seconds for trial in made(tmp_path, n=4).history.trials if trial.outcome)
+    assert f"{show_duration(spent)}" in read.text
+    assert show_money(3.0 * (spent + 80.0) / 3600) in read.text
+    assert show_bytes(2.0e9) in read.text

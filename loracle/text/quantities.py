@@ -1,0 +1,38 @@
+"""Amounts as people read them, each in one way wherever it is shown: seconds, money, bytes, shares."""
+
+from __future__ import annotations
+
+
+def show_duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.5 h`."""
+    return show_span(seconds, seconds)
+
+
+def show_span(low: float, high: float) -> str:
+    """`20 to 45 s`, `12 to 18 min`, `3.5 to 5.0 h`; `12 min` where both ends are the same."""
+    unit, seconds, digits = ("s", 1, 0) if high < 90 else ("min", 60, 0) if high < 5400 else ("h", 3600, 1)
+    ends = [f"{end / seconds:.{digits}f}" for end in (low, high)]
+    return f"{' to '.join(dict.fromkeys(ends))} {unit}"
+
+
+def show_seconds(seconds: float) -> str:
+    """Seconds for a column of them, without the unit: trials compare to the tenth."""
+    return f"{seconds:.1f}"
+
+
+def show_money(amount: float) -> str:
+    """An amount in whatever currency the user counts in."""
+    return f"{amount:.2f}" if amount < 100 else f"{amount:,.0f}"
+
+
+def show_bytes(amount: float) -> str:
+    """Memory and room on disks: `0.60 GiB`, `79.2 GiB`."""
+    gigabytes = amount / 2**30
+    return f"{gigabytes:.2f} GiB" if gigabytes < 10 else f"{gigabytes:.1f} GiB"
+
+
+def show_share(share: float) -> str:
+    """A share from 0 to 1 in per cent; one that is not nothing, or not all, is not rounded to it."""
+    if 0 < share < 0.01:
+        return "below 1 %"
+    return "above 99 %" if 0.995 <= share < 1 else f"{100 * share:.0f} %"
