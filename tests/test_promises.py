@@ -148,6 +148,11 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_guarded_runs::test_a_guard_is_broken_beyond_noise_alone",
         "test_feasibility::test_a_search_goes_up_to_what_is_kept_and_recommends_nothing_beyond",
     ),
+    "A winner that loses it in its final training": (
+        "test_guarded_runs::test_a_winner_that_forgets_in_its_final_training_is_passed_over_however_often_the_run_is_killed",
+        "test_guarded_runs::test_where_no_final_training_of_the_search_keeps_it_the_standard_settings_are_used",
+        "test_guarded_runs::test_where_nothing_that_was_trained_on_all_data_keeps_it_the_verdict_says_so",
+    ),
     "| `best/` |": (
         "test_final_training::test_best_is_complete_and_reads_as_the_hub_reads_it",
         "test_recipe::test_the_installed_libraries_read_it_back",

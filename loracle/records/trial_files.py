@@ -18,13 +18,13 @@ from loracle.records.space import Config
 from loracle.records.trial import Outcome
 from loracle.text.files import write_atomically
 
-_OUTCOME = "outcome.json"
+OUTCOME = "outcome.json"
 
 
 def read_outcome(folder: Path, config: Config) -> Outcome | None:
     """What the training of `config` in `folder` gave; None where there is no finished one of it."""
     with contextlib.suppress(FileNotFoundError, ValueError):  # not there or damaged: it is trained again
-        content = json.loads((folder / _OUTCOME).read_text(encoding="utf-8"))
+        content = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
         if isinstance(content, dict) and content.get("config") == config:
             return from_plain(Outcome, content)
     return None
@@ -35,7 +35,7 @@ def stored_outcomes(folder: Path) -> list[Outcome]:
     found: list[Outcome] = []
     if not os.path.isdir(folder):  # False, too, for a name that no file can have
         return found
-    for path in sorted(folder.glob(f"*/{_OUTCOME}")):
+    for path in sorted(folder.glob(f"*/{OUTCOME}")):
         with contextlib.suppress(OSError, ValueError):  # damaged: it is trained again
             found.append(from_plain(Outcome, json.loads(path.read_text(encoding="utf-8"))))
     return found
@@ -43,7 +43,7 @@ def stored_outcomes(folder: Path) -> list[Outcome]:
 
 def write_outcome(folder: Path, config: Config, outcome: Outcome) -> None:
     """Writes `outcome.json` into a trial's folder."""
-    _write(folder / _OUTCOME, config, outcome)
+    _write(folder / OUTCOME, config, outcome)
 
 
 def write_attempt(folder: Path, attempt: int, config: Config, outcome: Outcome) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from loracle.config.metrics import OWN_METRICS, metric_of, show_loss
 from loracle.records.codec import to_plain
-from loracle.records.space import SearchSpace
-from loracle.records.trial import GuardReading, History, Trial
+from loracle.records.space import Config, SearchSpace
+from loracle.records.trial import GuardReading, History, Outcome, Trial
 from loracle.report.verdict import Comparison
 from loracle.report.verdict.guards import reading_text
 from loracle.report.wording import (
@@ -107,15 +107,7 @@ def comparison_rows(comparison: Comparison, metric: str, beside: Sequence[str] =
 def comparison_json(comparison: Comparison, metric: str) -> dict[str, Any]:
     """A comparison as plain data for programs; docs/json.md describes it."""
     content: dict[str, Any] = {
-        name: {
-            "config": dict(config),
-            "test_value": outcome.value,
-            "score": None if outcome.value is None else metric_of(metric).read(outcome.value),
-            "metrics": dict(outcome.metrics),
-            "guards": guards_json(outcome.guards),
-            "failure": str(outcome.failure.kind) if outcome.failure else None,
-        }
-        for name, (config, outcome) in comparison.sides.items()
+        name: _side_json(config, outcome, metric) for name, (config, outcome) in comparison.sides.items()
     }
     content["difference"] = {
         "mean": comparison.difference,
@@ -126,4 +118,16 @@ def comparison_json(comparison: Comparison, metric: str) -> dict[str, Any]:
         "items_needed": comparison.items_needed if comparison.standing == "no_difference" else None,
     }
     content["guarded"] = None if comparison.guarded is None else to_plain(comparison.guarded)
+    content["passed_over"] = [_side_json(one.config, one.outcome, metric) for one in comparison.passed_over]
     return content | {"metric": metric, "standing": comparison.standing, "best": comparison.best}
+
+
+def _side_json(config: Config, outcome: Outcome, metric: str) -> dict[str, Any]:
+    return {
+        "config": dict(config),
+        "test_value": outcome.value,
+        "score": None if outcome.value is None else metric_of(metric).read(outcome.value),
+        "metrics": dict(outcome.metrics),
+        "guards": guards_json(outcome.guards),
+        "failure": str(outcome.failure.kind) if outcome.failure else None,
+    }

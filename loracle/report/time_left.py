@@ -16,6 +16,7 @@ from loracle.records.objective import Pace
 from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace
 from loracle.records.trial import Outcome, Trial
+from loracle.report.verdict import RUNNERS_UP
 from loracle.report.wording import show_value
 from loracle.text.quantities import show_duration, show_money, show_span
 
@@ -36,27 +37,30 @@ class Finals:
         count: how many there are.
         training: how many times as much as a trial one of them trains.
         scoring: how many times as much it scores.
+        spare: how many more there may be, should the winner lose what must not be lost.
     """
 
     count: int = 0
     training: float = 1.0
     scoring: float = 1.0
+    spare: int = 0
 
 
 NO_FINALS = Finals()
 
 
-def finals(count: int, sizes: Sizes | None, fraction: float) -> Finals:
+def finals(count: int, sizes: Sizes | None, fraction: float, spare: int = 0) -> Finals:
     """The final trainings of a run.
 
     Args:
         count: how many.
         sizes: how many examples a trial and a final training use; None: the trainer is the user's own.
         fraction: of the data, that an own trainer uses in a trial; the final run uses all.
+        spare: how many more there may be.
     """
     if sizes is None:
-        return Finals(count, 1 / fraction, 1.0)
-    return Finals(count, sizes.train / sizes.proxy, sizes.test / sizes.scored)
+        return Finals(count, 1 / fraction, 1.0, spare)
+    return Finals(count, sizes.train / sizes.proxy, sizes.test / sizes.scored, spare)
 
 
 @dataclass(frozen=True)
@@ -124,14 +128,14 @@ class Forecast:
         outcomes = [trial.outcome for trial in done if trial.outcome]
         if not outcomes:
             if self._first is None:
-                return Expected(*numbers, cost_per_hour=self._cost)
+                return Expected(*numbers, cost_per_hour=self._cost, spare=ends.spare)
             trial, final = self._first.trial, self._first.final
             ends_low, ends_high = rounds * final.low, rounds * final.high
             # A search tries many lengths: its mean trial is between the mean of all and their ends.
             low, high = ((end + trial.likely) / 2 * coming / at_a_time for end in (trial.low, trial.high))
             likely = trial.likely * coming / at_a_time + rounds * final.likely
             whole = Span((low + ends_low) / _MARGIN, likely, (high + ends_high) * _MARGIN)
-            return Expected(*numbers, trial, final, whole, self._cost)
+            return Expected(*numbers, trial, final, whole, self._cost, ends.spare)
         seconds = [outcome.seconds for outcome in outcomes]
         succeeded = [outcome for outcome in outcomes if outcome.value is not None]
         each, n = [self._final(outcome) for outcome in succeeded or outcomes], len(seconds)
@@ -141,7 +145,7 @@ class Forecast:
         likely = search.likely + ending.likely
         low, high = search.low + ending.low, search.high + ending.high
         whole = Span(min(low, (1 - _LEAST) * likely), likely, max(high, (1 + _LEAST) * likely))
-        return Expected(*numbers, trial, final, whole, self._cost)
+        return Expected(*numbers, trial, final, whole, self._cost, ends.spare)
 
     def _final(self, outcome: Outcome) -> float:
         whole, parts = outcome.seconds, outcome.seconds_by_part
@@ -170,7 +174,8 @@ def forecast(
     """
     own = config.objective
     fraction = 1.0 if own is None or not has_final else own.fraction
-    ends = finals(has_final + (config.standard is not None), sizes, fraction)
+    spare = RUNNERS_UP if config.guard and has_final else 0
+    ends = finals(has_final + (config.standard is not None), sizes, fraction, spare)
     return Forecast(ends, guess(pace, sizes, space, config.training), config.execution.cost_per_hour)
 
 
@@ -196,6 +201,8 @@ def in_words(expected: Expected) -> str:
     if e.finals:
         then = "then " if parts else ""
         parts.append(then + _plural(e.finals, "final training") + _of_about(e.final))
+        if e.spare:
+            parts[-1] += f" (and up to {e.spare} more, should the winner lose what is guarded)"
     if e.whole is None:
         return f"{', '.join(parts)}: how long they take is known after the first trial"
     cost = ""

@@ -1,11 +1,13 @@
 """What final trainings left in a run folder: used where it is whole, made again where anything is missing.
 
 A training is whole when its outcome, its per-item results and its adapter can be read and are what was
-written: `checksums.json` beside the outcome says so.
+written: `checksums.json` beside the outcome says so. What led and is not recommended is kept beside: in
+`failed-1`, ... where it failed, in `broken-1`, ... where it broke a guard.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,7 +20,7 @@ from loracle.config.settings import RunConfig
 from loracle.records.codec import json_text
 from loracle.records.space import Config
 from loracle.records.trial import Outcome
-from loracle.records.trial_files import read_items, read_outcome
+from loracle.records.trial_files import OUTCOME, read_items, read_outcome
 from loracle.report.folders import final_adapter, final_folder
 from loracle.text.files import write_atomically
 
@@ -28,16 +30,15 @@ _CHECKSUMS = "checksums.json"
 
 def stored_result(config: RunConfig, name: str, knobs: Config) -> Outcome | None:
     """What the final training of `knobs` gave; None where it is to be made, or made again."""
-    place = final_folder(config.output, name)
-    outcome = read_outcome(place, knobs)
-    if outcome is None and name == "winner":  # one that failed was moved aside for the next
-        aside = [read_outcome(folder, knobs) for folder in sorted(place.parent.glob("failed-*"))]
-        return next((found for found in aside if found is not None), None)
-    if outcome is None or outcome.failure is not None or config.objective is not None:
-        return outcome
+    found = _place_of(config, name, knobs)
+    if found is None:
+        return None
+    place, outcome = found
+    if outcome.failure is not None or place != name or config.objective is not None:
+        return outcome  # of what was passed over, nothing else is used
     try:
         _read_all(config, name)
-        noted = json.loads((place / _CHECKSUMS).read_text(encoding="utf-8"))
+        noted = json.loads((final_folder(config.output, name) / _CHECKSUMS).read_text(encoding="utf-8"))
         return outcome if noted == _checksums(config, name) else None
     except FileNotFoundError as error:
         if Path(str(error.filename)).name != _CHECKSUMS:
@@ -56,18 +57,46 @@ def keep_result(config: RunConfig, name: str, outcome: Outcome) -> None:
 
 
 def set_aside(config: RunConfig, knobs: Config) -> None:
-    """Keeps the files of a winner whose final training failed, where the next one does not write."""
+    """Keeps the files of a winner that is passed over where the next one does not write.
+
+    Nothing happens where that was done before, or `final/winner` is of another config.
+    """
     source = final_folder(config.output, "winner")
     outcome = read_outcome(source, knobs)
-    if outcome is None or outcome.failure is None:  # it was set aside before
+    if outcome is None or (outcome.failure is None and not outcome.broken):
         return
-    number = 1
-    while (target := source.with_name(f"failed-{number}")).exists():
+    kind, number = "broken" if outcome.failure is None else "failed", 1
+    while (target := source.with_name(f"{kind}-{number}")).exists():
         if read_outcome(target, knobs) is not None:
             shutil.rmtree(target)  # an earlier training of the same config
             break
         number += 1
     os.replace(source, target)
+
+
+def bring_back(config: RunConfig, knobs: Config) -> None:
+    """Has `final/winner` hold the training of `knobs`, wherever that is; what is there is set aside."""
+    found = _place_of(config, "winner", knobs)
+    if found is None or found[0] == "winner":
+        return
+    target = final_folder(config.output, "winner")
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        there = json.loads((target / OUTCOME).read_text(encoding="utf-8"))["config"]
+        set_aside(config, there)
+    shutil.rmtree(target, ignore_errors=True)  # half of a training that was cut off
+    os.replace(final_folder(config.output, found[0]), target)
+
+
+def _place_of(config: RunConfig, name: str, knobs: Config) -> tuple[str, Outcome] | None:
+    """Where the final training of `knobs` is, as a name for `final_folder`, and what it gave."""
+    places = [final_folder(config.output, name)]
+    if name == "winner":  # what was passed over is beside it
+        places += [*sorted(places[0].parent.glob("failed-*")), *sorted(places[0].parent.glob("broken-*"))]
+    for place in places:
+        outcome = read_outcome(place, knobs)
+        if outcome is not None:
+            return place.name, outcome
+    return None
 
 
 def _read_all(config: RunConfig, name: str) -> None:

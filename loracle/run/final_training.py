@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from loracle.config.metrics import metric_of
 from loracle.config.settings import RunConfig
@@ -12,23 +14,39 @@ from loracle.execution.executor import Executor, Job, next_done
 from loracle.execution.retry_policy import POLICY
 from loracle.records.events import Listener, PhaseEnded, PhaseStarted, tell_steps
 from loracle.records.sizes import Sizes
-from loracle.records.space import Config, with_alpha
-from loracle.records.trial import Outcome
+from loracle.records.space import Config, SearchSpace, with_alpha
+from loracle.records.trial import History, Outcome
 from loracle.records.trial_files import read_items
 from loracle.report.folders import final_adapter, final_folder
-from loracle.report.verdict import Comparison
-from loracle.run.final_results import keep_result, set_aside, stored_result
+from loracle.report.verdict import RUNNERS_UP, Comparison, PassedOver
+from loracle.run.final_results import bring_back, keep_result, set_aside, stored_result
 from loracle.training.intervals import count_differing, paired_difference
 
-_RUNNERS_UP = 2  # tried on all data, one after the other, should the winner fail there
 _NUMBERS = {"winner": -1, "standard": -2}  # final trainings are no trials
 _TITLES = {"winner": "winner", "standard": "standard settings"}
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
+@dataclass(frozen=True)
+class Contender:
+    """A config that succeeded in the search, and how far its trial was from breaking a guard."""
+
+    config: Config
+    slack: float = math.inf
+
+
+def contenders(space: SearchSpace, history: History, ranked: Sequence[int]) -> list[Contender]:
+    """Those with these indices, in this order."""
+    slack: dict[int, float] = {}
+    for trial in history.succeeded:
+        assert trial.outcome is not None
+        slack[trial.index] = max(trial.outcome.slack, slack.get(trial.index, -math.inf))
+    return [Contender(space.config(index), slack[index]) for index in ranked]
+
+
 def compare(
     config: RunConfig,
-    ranked: Sequence[Config],
+    ranked: Sequence[Contender],
     executor: Executor,
     listen: Listener,
     *,
@@ -38,11 +56,12 @@ def compare(
     """Trains the first of `ranked` and the standard settings, and scores both the same way.
 
     At the same time where there is room, and nothing that has been done before. Where both train the same,
-    they are trained once.
+    they are trained once. Where the first fails, or breaks a guard that its trial kept, the next are tried,
+    `RUNNERS_UP` at most; if none of them keeps it, the one that loses the least stands for the search.
 
     Args:
         config: of the run.
-        ranked: configs that succeeded, the winner first.
+        ranked: what succeeded, the winner first.
         executor: with nothing running.
         listen: told of what happens.
         what: the data that a final training takes, in words.
@@ -52,24 +71,44 @@ def compare(
         LoracleError: the run cannot go on.
     """
     standard = None if config.standard is None else with_alpha(config.standard)
-    outcomes: dict[str, Outcome] = {}
-    for i, winner in enumerate(ranked[: 1 + _RUNNERS_UP]):
-        if i > 0:
-            set_aside(config, ranked[i - 1])
-        same = standard is not None and train_alike(config, winner, standard, sizes)
-        wanted = {"winner": winner}
-        if standard is not None and not same and "standard" not in outcomes:
+    other: Outcome | None = None
+    tried: list[PassedOver] = []
+    waiting = deque(ranked)
+    while waiting and len(tried) <= RUNNERS_UP:
+        leader = waiting.popleft()
+        if tried:
+            set_aside(config, tried[-1].config)
+        wanted = {"winner": leader.config}
+        if standard is not None and other is None and not train_alike(config, leader.config, standard, sizes):
             wanted["standard"] = standard
-        outcomes |= _train(config, wanted, executor, listen, what)
-        if outcomes["winner"].failure is None:
+        outcomes = _train(config, wanted, executor, listen, what, next_best=bool(tried))
+        other = outcomes.get("standard", other)
+        found = outcomes["winner"]
+        tried.append(PassedOver(leader.config, found))
+        if found.failure is None and not found.broken:
             break
-    other = outcomes["winner"] if same else outcomes.get("standard")
-    comparison = Comparison(winner, standard, outcomes["winner"], other, same=same)
+        if found.failure is None:  # more data forget more: what lost as much in its trial would lose it, too
+            waiting = deque(one for one in waiting if one.slack > max(0.0, leader.slack))
+    chosen = _least_lost(tried)
+    winner, outcome = chosen.config, chosen.outcome
+    if chosen is not tried[-1]:
+        bring_back(config, winner)
+        outcome = _train(config, {"winner": winner}, executor, listen, what)["winner"]
+    same = standard is not None and train_alike(config, winner, standard, sizes)
+    comparison = Comparison(winner, standard, outcome, outcome if same else other, same=same)
+    comparison = replace(comparison, passed_over=tuple(one for one in tried if one is not chosen))
     if sizes is not None:
         comparison = replace(comparison, overlap=sizes.overlap)
     if same or sizes is None or comparison.standing == "not_compared":
         return comparison
     return _paired(config, comparison)
+
+
+def _least_lost(tried: Sequence[PassedOver]) -> PassedOver:
+    """What stands for the search: of those that succeeded the first that keeps what must not be lost, or the
+    one that is nearest to it; the last where all failed."""
+    succeeded = [one for one in tried if one.outcome.failure is None]
+    return max(succeeded, key=lambda one: min(0.0, one.outcome.slack)) if succeeded else tried[-1]
 
 
 def train_alike(config: RunConfig, one: Config, other: Config, sizes: Sizes | None) -> bool:
@@ -112,9 +151,16 @@ def compare_trial(
 
 
 def _train(
-    config: RunConfig, wanted: Mapping[str, Config], executor: Executor, listen: Listener, what: str
+    config: RunConfig,
+    wanted: Mapping[str, Config],
+    executor: Executor,
+    listen: Listener,
+    what: str,
+    *,
+    next_best: bool = False,
 ) -> dict[str, Outcome]:
     """Outcomes by name; taken from the run folder where they are there, and whole."""
+    titles = _TITLES | ({"winner": "next best settings"} if next_best else {})
     outcomes: dict[str, Outcome] = {}
     waiting = []
     for name, knobs in wanted.items():
@@ -129,7 +175,7 @@ def _train(
             name = waiting.pop(0)
             number, folder = _NUMBERS[name], final_folder(config.output, name)
             running[number] = name
-            listen(PhaseStarted(f"training the {_TITLES[name]}{what}", number))
+            listen(PhaseStarted(f"training the {titles[name]}{what}", number))
             adapter = final_adapter(config.output, name)
             executor.submit(Job(number, wanted[name], config.search.seed, folder, True, adapter))
         for done in next_done(executor, _SECONDS_BETWEEN_LOOKS, tell_steps(listen)):

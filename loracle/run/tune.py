@@ -40,7 +40,7 @@ from loracle.report.page.live import LivePage
 from loracle.report.time_left import Forecast, forecast
 from loracle.report.verdict import Comparison, guarded_search, headline, result_notices
 from loracle.report.verdict.stored import Finished, write_finished
-from loracle.run.final_training import compare, compare_trial
+from loracle.run.final_training import compare, compare_trial, contenders
 from loracle.run.folder import hold, own_folder, record_config, require_recorded
 from loracle.run.prepare import Prepared, prepare
 from loracle.run.search import Search
@@ -312,10 +312,10 @@ def _compare(config: RunConfig, run: Prepared, history: History, listen: Listene
             f"{failures[-1].kind}, {failures[-1].message}"
         )
     ranked = run.search.ranking(history)
-    configs = [run.search.space.config(index) for index in ranked]
     if run.final is not None:
+        configs = contenders(run.search.space, history, ranked)
         return compare(config, configs, run.executor, listen, what=run.final, sizes=run.sizes)
     best = run.search.leader(history)
     assert best is not None
     assert best.outcome is not None
-    return compare_trial(config, configs[0], best.outcome, run.executor, listen)
+    return compare_trial(config, run.search.space.config(ranked[0]), best.outcome, run.executor, listen)

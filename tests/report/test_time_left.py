@@ -14,7 +14,7 @@ from loracle.records.objective import Pace
 from loracle.records.sizes import Sizes
 from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, Outcome, Trial
-from loracle.report.time_left import Finals, Forecast, finals, guess, in_words
+from loracle.report.time_left import Finals, Forecast, Guess, finals, guess, in_words
 from loracle.run.tune import tune
 
 SIZES = Sizes(train=2000, proxy=200, validation=100, scored=100, test=200)
@@ -121,6 +121,16 @@ def test_what_is_to_come_in_words() -> None:
     assert in_words(Expected(1, 1, 1, 0, trial, final, Span(35, 40, 44))) == (
         "1 trial of about 40 s: 35 to 44 s in all"
     )
+
+
+def test_final_trainings_that_a_guard_may_ask_for_are_told_beside_the_whole() -> None:
+    finals_, trial = finals(2, SIZES, 1.0, spare=2), Span(30, 40, 50)
+    expected = Forecast(finals_, Guess(trial, Span(90, 120, 150))).expected([], 3, 1)
+    without = Forecast(finals(2, SIZES, 1.0), Guess(trial, Span(90, 120, 150))).expected([], 3, 1)
+    assert (expected.spare, expected.whole) == (2, without.whole)
+    told = "then 2 final trainings of about 2 min (and up to 2 more, should the winner lose what is guarded)"
+    assert told in in_words(expected)
+    assert "more" not in in_words(without)
 
 
 def test_a_run_counts_its_finals(run_config: Callable[..., Path]) -> None:

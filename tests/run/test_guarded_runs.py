@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import random
 import string
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,14 @@ from conftest import write_config
 from places import PACKAGE
 
 from loracle.config.loading import load_config
+from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, DataError, StudyError
-from loracle.records.trial import GuardReading
-from loracle.report.verdict import headline, verdict
+from loracle.records.events import PhaseStarted
+from loracle.records.trial import Failure, FailureKind, GuardReading, Outcome
+from loracle.records.trial_files import read_outcome, write_outcome
+from loracle.report.verdict import Comparison, PassedOver, headline, verdict
 from loracle.report.verdict.stored import verdict_json
+from loracle.run.final_results import bring_back, set_aside
 from loracle.run.tune import Result, tune
 
 DEMO = PACKAGE / "demo"
@@ -106,6 +113,123 @@ def test_a_longer_search_on_answers_keeps_what_is_known(tmp_path: Path) -> None:
     changes = {"guard": {"strings": {"data": "known.jsonl"} | guard}, "search": {"trials": 6}}
     result = tune(load_config(forgetting(tmp_path, 600, rates, **changes)))
     check_forgotten(result)
+
+
+PART = {"train": "train.jsonl", "proxy": 0.25, "proxy_minimum": 1, "max_length": 64}
+KILLED_AT = """
+import os, sys
+from pathlib import Path
+from loracle.config.loading import load_config
+from loracle.config.settings import RunConfig
+from loracle.run.final_results import bring_back, set_aside
+from loracle.run.tune import tune
+
+def listen(event):
+    if type(event).__name__ == sys.argv[2] and sys.argv[3] in str(event):
+        os.kill(os.getpid(), 9)
+
+tune(load_config(Path(sys.argv[1])), listen)
+"""
+
+
+def killed(path: Path, event: str, part: str) -> None:
+    """The run, killed with signal 9 when it tells of such an event."""
+    ended = subprocess.run([sys.executable, "-c", KILLED_AT, path, event, part], cwd=PACKAGE.parent)
+    assert ended.returncode == -9
+
+
+def finals(config: RunConfig) -> tuple[Result, list[str]]:
+    """The run, and which final trainings it had to make."""
+    told: list[str] = []
+    result = tune(config, lambda e: told.append(e.text) if isinstance(e, PhaseStarted) and e.number else None)
+    return result, told
+
+
+def test_a_winner_that_forgets_in_its_final_training_is_passed_over_however_often_the_run_is_killed(
+    tmp_path: Path,
+) -> None:
+    """On a quarter of the data every config keeps it."""
+    path = forgetting(tmp_path, 160, [1e-6, 1e-3, 1.5e-3], data=PART)
+    killed(path, "PhaseStarted", "training the next best settings")
+    killed(path, "PhaseEnded", "number=-1")
+    config = load_config(path)
+    result, trained = finals(config)
+    assert trained == []
+    comparison = result.comparison
+    assert all(trial.outcome and not trial.outcome.broken for trial in result.history.succeeded)
+    assert comparison.winner["learning_rate"] == 1e-3
+    assert comparison.winner_outcome.guards["strings"].kept
+    (passed,) = comparison.passed_over
+    assert passed.config["learning_rate"] == 1.5e-3
+    assert passed.outcome.broken == ("strings",)
+    assert passed.outcome.value is not None
+    assert comparison.winner_outcome.value is not None
+    assert passed.outcome.value > comparison.winner_outcome.value
+    assert read_outcome(config.output / "final" / "broken-1", passed.config) == passed.outcome
+    report = (config.output / "report.md").read_text()
+    assert "Passed over: rank 16, alpha 32, dropout 0, batch_size 8, learning_rate 1.5e-3 scored" in report
+    found = verdict_json(result.folder, result.finished, "loss", result.history, result.notices)
+    assert found["passed_over"][0]["guards"]["strings"]["kept"] is False
+    assert found["exit_code"] == 0
+    # What is gone of the winner is made again, and nothing else.
+    (config.output / "final" / "winner" / "adapter" / "adapter_model.safetensors").unlink()
+    again, trained = finals(config)
+    assert trained == ["training the next best settings on all 128 examples"]
+    assert again.comparison.winner_outcome.value == comparison.winner_outcome.value
+    assert again.comparison.passed_over == comparison.passed_over
+
+
+def test_where_no_final_training_of_the_search_keeps_it_the_standard_settings_are_used(
+    tmp_path: Path,
+) -> None:
+    guard = {"strings": {"data": "known.jsonl", "tolerance": 0.02, "items": 40}}
+    standard = {"learning_rate": 1e-6}
+    path = forgetting(tmp_path, 160, [1e-3, 1.5e-3], data=PART, guard=guard, standard=standard)
+    config = load_config(path)
+    result, trained = finals(config)
+    assert len(trained) == 3
+    comparison = result.comparison
+    assert comparison.best == "standard"
+    assert comparison.exit_code == 4
+    assert comparison.winner["learning_rate"] == 1e-3  # it loses less
+    assert [one.config["learning_rate"] for one in comparison.passed_over] == [1.5e-3]
+    report = (config.output / "report.md").read_text()
+    assert "So `best/` holds the standard settings, which keep what must not be lost." in report
+    assert "None of" not in report
+    again, trained = finals(config)
+    assert trained == []
+    assert again.comparison == comparison
+
+
+def test_where_nothing_that_was_trained_on_all_data_keeps_it_the_verdict_says_so() -> None:
+    lost = GuardReading("loss", -1.0, -2.0, -1.0, -1.1, -0.9, 0.1, 50)
+    outcome = Outcome(-1.0, guards={"text": lost})
+    knobs = {"rank": 8.0, "alpha": 16.0}
+    comparison = Comparison(knobs, knobs, outcome, outcome, 0.1, 0.05, 0.2, 50, 40)
+    failed = PassedOver(knobs, Outcome(None, failure=Failure(FailureKind.DIVERGED, "diverged")))
+    comparison = replace(comparison, passed_over=(failed, PassedOver(knobs, outcome)))
+    said = verdict(comparison, "loss")
+    assert "Passed over: rank 8, alpha 16 failed in its final training (diverged)." in said
+    assert "Passed over: rank 8, alpha 16 scored 1.0000 on test items and, trained on all data, loses" in said
+    assert "None of the 3 configs that were trained on all data keeps it." in said
+    assert comparison.exit_code == 4
+
+
+def test_of_those_that_all_break_it_the_one_that_loses_the_least_is_brought_back(
+    run_config: Callable[..., Path],
+) -> None:
+    config = load_config(run_config())
+    lost = GuardReading("loss", -1.0, -2.0, -1.0, -1.1, -0.9, 0.1, 50)
+    for rank in (1.0, 2.0):
+        write_outcome(config.output / "final" / "winner", {"rank": rank}, Outcome(-rank, guards={"a": lost}))
+        if rank == 1:
+            set_aside(config, {"rank": rank})
+    bring_back(config, {"rank": 1.0})
+    bring_back(config, {"rank": 1.0})  # nothing to do
+    final = config.output / "final"
+    assert sorted(path.name for path in final.iterdir()) == ["broken-2", "winner"]
+    assert read_outcome(final / "winner", {"rank": 1.0}) is not None
+    assert read_outcome(final / "broken-2", {"rank": 2.0}) is not None
 
 
 def test_where_nothing_keeps_it_the_least_loss_is_recommended_and_told_as_worse(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def _finals(comparison: Comparison | None, trials: Sequence[Outcome]) -> list[Ou
     if comparison is None:
         return []
     found: list[Outcome] = []
-    for _, outcome in comparison.sides.values():
+    for outcome in (*(o for _, o in comparison.sides.values()), *(o.outcome for o in comparison.passed_over)):
         if outcome not in trials and outcome not in found:
             found.append(outcome)
     return found

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from loracle.report.verdict.comparison import Comparison, GivenUp, GuardedSearch, Standing
+from loracle.report.verdict.comparison import (
+    RUNNERS_UP,
+    Comparison,
+    GivenUp,
+    GuardedSearch,
+    PassedOver,
+    Standing,
+)
 from loracle.report.verdict.guards import guarded_search
 from loracle.report.verdict.sentences import (
     edges,
@@ -17,9 +24,11 @@ from loracle.report.verdict.sentences import (
 )
 
 __all__ = [
+    "RUNNERS_UP",
     "Comparison",
     "GivenUp",
     "GuardedSearch",
+    "PassedOver",
     "Standing",
     "edges",
     "guarded_search",

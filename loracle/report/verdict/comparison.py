@@ -15,6 +15,8 @@ from loracle.report.wording import round_up
 MIN_DIFFERING = 6
 _TOO_MANY = 1000  # times the test items that there are
 
+RUNNERS_UP = 2  # trained on all data, one after the other, where the winner fails there or breaks a guard
+
 EXIT_CODES = {"better": 0, "no_difference": 3, "worse": 4}  # 2 is bad input, as for every command
 
 Standing = Literal["better", "worse", "no_difference", "same", "not_compared"]
@@ -53,6 +55,14 @@ class GuardedSearch:
 
 
 @dataclass(frozen=True)
+class PassedOver:
+    """A config that led, and then failed in its final training or lost there what must not be lost."""
+
+    config: Config
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Winner and standard settings, both trained on all training data and scored once on test data.
 
@@ -67,6 +77,7 @@ class Comparison:
         overlap: test items that were seen before they were scored, so what scores say of new data is less.
         guarded: how what must not be lost fared in the search; None where nothing was watched. How it fared
             in the final trainings stands in their outcomes.
+        passed_over: what was trained on all data before the winner, and is not recommended.
     """
 
     winner: Config
@@ -81,6 +92,7 @@ class Comparison:
     same: bool = False
     overlap: Overlap = field(default_factory=Overlap)
     guarded: GuardedSearch | None = None
+    passed_over: tuple[PassedOver, ...] = ()
 
     @property
     def standing(self) -> Standing:

@@ -41,6 +41,7 @@ def guard_lines(comparison: Comparison, metric: str) -> Iterator[str]:
         for name in standard.broken:
             lost = _fate(name, standard.guards[name])
             yield f"Of the standard settings: the adapter {lost}."
+    yield from _passed_over(comparison, metric)
     search = comparison.guarded
     if search is None:
         return
@@ -55,6 +56,23 @@ def guard_lines(comparison: Comparison, metric: str) -> Iterator[str]:
             f"Given up for it: trial {given.number} scored {values[0]} in validation, where the winner "
             f"scored {values[1]}, and lost {_and(given.broken)}: {show_config(given.config)}."
         )
+
+
+def _passed_over(comparison: Comparison, metric: str) -> Iterator[str]:
+    """What led and is not recommended, and whether anything that was trained on all data keeps it all."""
+    for one in comparison.passed_over:
+        failure, value = one.outcome.failure, one.outcome.value
+        if failure is not None or value is None:
+            why = f"failed in its final training ({failure.kind if failure else ''})"
+        else:
+            lost = ", ".join(_fate(name, one.outcome.guards[name]) for name in one.outcome.broken)
+            why = f"scored {show_score(value, metric)} on test items and, trained on all data, {lost}"
+        yield f"Passed over: {show_config(one.config)} {why}."
+    others = [one.outcome for one in comparison.passed_over if one.outcome.failure is None]
+    finals = [*others, *(outcome for _, outcome in comparison.sides.values() if outcome.failure is None)]
+    n = len(finals) - comparison.same  # which was trained once
+    if n > 1 and all(outcome.broken for outcome in finals):
+        yield f"None of the {n} configs that were trained on all data keeps it."
 
 
 def in_short(comparison: Comparison) -> str:
