@@ -208,6 +208,7 @@ def _across(
     x: list[float | None] = []
     y: list[float | None] = []
     texts: list[str] = []
+    numbers: list[int | None] = []  # by them a brush knows which trial is whose
     for row in rows:
         for place, name in enumerate(names):
             x.append(place)
@@ -217,10 +218,13 @@ def _across(
             x.append(len(names))
             y.append((heights[row.number] - ends[0]) / width if width else 1.0)
         texts += [_hover(found, row)] * (len(x) - len(texts))
+        numbers += [row.number] * (len(x) - len(numbers))
         x.append(None)
         y.append(None)
         texts.append("")
-    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "hovertext": texts, "hoverinfo": "text"}
+        numbers.append(None)
+    line = {"type": "scatter", "mode": "lines", "x": x, "y": y, "customdata": numbers}
+    return line | {"hovertext": texts, "hoverinfo": "text"}
 
 
 def _tick_texts(

@@ -31,7 +31,7 @@ def write_page(findings: Findings, path: Path) -> None:
 
 def page(found: Findings) -> str:
     """The page as HTML."""
-    library, script = _asset("plotly-basic.min.js"), _asset("page.js")
+    library, script = _asset("plotly-basic.min.js"), _asset("page.js") + _asset("brush.js")
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     )

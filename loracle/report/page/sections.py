@@ -145,10 +145,13 @@ def _parallel(found: Findings) -> Part:
     why = None if found.trials and varied else "There are no two trials of different settings to compare."
     label = "Each trial as a line across its settings to its score."
     said = "One line a trial. The stronger its blue, the better its score; red lines failed."
-    note = paragraph(said, _ratio(found))
-    return section(
-        "parallel", "Settings", "All settings at once", chart("parallel-chart", label, "tall"), note, why=why
+    how = (
+        '<p class="brushed">Drag along an axis to keep only the trials in that part of it, here and in the '
+        'table of all trials; click on the axis to let go. <output id="brush-count" aria-live="polite">'
+        '</output> <button type="button" id="brush-reset" hidden>Show all</button></p>'
     )
+    inside = (chart("parallel-chart", label, "tall"), paragraph(said, _ratio(found)), how)
+    return section("parallel", "Settings", "All settings at once", *inside, why=why)
 
 
 def _slices(found: Findings) -> Part:

@@ -153,6 +153,62 @@ def test_hovering_tells_of_a_trial_and_the_axis_changes(browser: Any, report: Pa
     assert seen.faults == []
 
 
+def test_brushing_an_axis_keeps_its_trials_in_chart_and_table(browser: Any, report: Path) -> None:
+    seen = opened(browser, report, 1440, "light")
+    chart = seen.page.locator("#parallel-chart")
+    chart.scroll_into_view_if_needed()
+    chart.locator(".main-svg").first.wait_for()
+
+    def drag(axis: int, low: float, high: float) -> None:
+        place = "const p = document.getElementById('parallel-chart'), b = p.getBoundingClientRect();"
+        place += "const {xaxis, yaxis} = p._fullLayout;"
+        x, y0, y1 = seen.page.evaluate(
+            f"() => {{ {place} return [b.left + xaxis._offset + xaxis.d2p({axis}), "
+            f"...[{low}, {high}].map((y) => b.top + yaxis._offset + yaxis.d2p(y))]; }}"
+        )
+        seen.page.mouse.move(x, y0)
+        seen.page.mouse.down()
+        seen.page.mouse.move(x, (y0 + y1) / 2, steps=2)
+        seen.page.mouse.move(x, y1, steps=2)
+        seen.page.mouse.up()
+        seen.page.wait_for_timeout(100)
+
+    def ranks() -> list[int]:
+        cells = seen.page.locator("#trials-table tbody tr:visible > :nth-child(2)").all_inner_texts()
+        return [int(text) for text in cells]
+
+    everything = ranks()
+    back = seen.page.locator("#parallel #brush-reset")
+    assert back.is_hidden()
+    top = chart.bounding_box()["y"]
+    drag(0, 0.7, 1.02)  # ranks 32 and 64 of 4 to 64
+    assert abs(chart.bounding_box()["y"] - top) < 40
+    assert set(ranks()) == {32, 64}
+    both = len(ranks())
+    assert both == sum(rank >= 32 for rank in everything)
+    assert f"{both} of {len(everything)} trials" in seen.page.inner_text("#brush-count")
+    assert "Only those kept" in seen.page.inner_text("#trials .fields")
+    axes = seen.page.evaluate("report.charts['parallel-chart'].layout.xaxis.ticktext.length")
+    drag(axes - 1, 0.5, 1.03)  # the score: the better half of its axis, of those
+    assert 0 < len(ranks()) < both
+    low, high = seen.page.evaluate(
+        "document.getElementById('parallel-chart').layout.shapes.filter((one) => one.type === 'rect')"
+        ".map((one) => [one.y0, one.y1])[0]"
+    )
+    assert (round(low, 1), round(high, 1)) == (0.7, 1.0)
+    drag(0, 0.2, 0.2)  # a click lets go
+    assert len(ranks()) > 0
+    assert set(ranks()) - {32, 64}
+    back.click()
+    assert ranks() == everything
+    assert back.is_hidden()
+    assert seen.page.inner_text("#brush-count") == ""
+    drag(0, 0.7, 1.02)
+    seen.page.get_by_role("button", name="Show all").first.click()
+    assert ranks() == everything
+    assert seen.faults == []
+
+
 def test_a_recipe_is_copied_or_selected(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "best").mkdir(parents=True)
     (tmp_path / "best" / "recipe.yaml").write_text("lora: {r: 8}  # <b>\n")

@@ -1,9 +1,12 @@
 "use strict";
-(() => {
+const report = (() => {
   const root = document.documentElement;
   const charts = JSON.parse(document.getElementById("charts").textContent);
   const ready = new Set();
   const chosen = {};
+  const altered = {}; // by chart: what makes of it the one that is drawn
+  let kept = null; // numbers of the trials that a brush keeps; null: all
+  let filter = () => {};
 
   // -- colours: charts name the page's variables ------------------------------------------------------
 
@@ -22,7 +25,7 @@
   const draw = (name) => {
     const place = document.getElementById(name);
     const style = getComputedStyle(root);
-    const found = coloured(charts[name], style);
+    const found = coloured(altered[name] ? altered[name](charts[name]) : charts[name], style);
     const ink = style.getPropertyValue("--ink").trim();
     const paper = style.getPropertyValue("--paper").trim();
     const choice = found.choices && found.choices[chosen[name] || 0];
@@ -153,11 +156,12 @@
     const state = document.getElementById("trials-state");
     const count = document.getElementById("trials-count");
     const texts = new Map(rows.map((row) => [row, `${row.dataset.text} ${row.textContent}`.toLowerCase()]));
-    const filter = () => {
+    filter = () => {
       const words = wanted.value.toLowerCase().trim();
       let shownRows = 0;
       for (const row of rows) {
-        const fits = texts.get(row).includes(words) && (!state.value || row.dataset.state === state.value);
+        let fits = texts.get(row).includes(words) && (!state.value || row.dataset.state === state.value);
+        fits &&= !kept || kept.has(Number(row.cells[0].dataset.value));
         row.hidden = !fits;
         shownRows += fits;
       }
@@ -182,4 +186,10 @@
       }
     });
   }
+
+  const keep = (numbers) => {
+    kept = numbers;
+    filter();
+  };
+  return { altered, charts, draw, keep };
 })();
