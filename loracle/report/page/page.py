@@ -60,7 +60,7 @@ def page(found: Findings) -> str:
             f"<main>{''.join(part.html for part in there)}{_absent(parts)}</main>",
             "<footer>Made by Loracle. Charts: plotly.js.</footer>",
             f'<script type="application/json" id="charts">{_json(charts(found))}</script>',
-            f"<script>{library}</script>",
+            f'<script type="text/plain" id="library">{library}</script>',
             f"<script>{script}</script>",
             "</body>",
             "</html>",

@@ -42,9 +42,16 @@ const report = (() => {
     if (choice) layout.xaxis = { ...layout.xaxis, title: { ...layout.xaxis.title, text: choice.title }, dtick: choice.dtick };
     layout.xaxis = { ...layout.xaxis, title: { ...layout.xaxis.title, text: broken(layout.xaxis.title.text, place.clientWidth / 8) } };
     place.querySelector("noscript")?.remove();
+    if (!window.Plotly) loadLibrary();
     Plotly.react(place, data, layout, { responsive: true, displayModeBar: false, showTips: false });
     if (found.choices && !ready.has(name)) addChoices(place, name, found.choices);
     ready.add(name);
+  };
+
+  const loadLibrary = () => { // a second of a slow machine, which a page without a chart in sight does not need
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("library").textContent;
+    document.head.append(script);
   };
 
   const broken = (text, longest) => {
@@ -90,7 +97,7 @@ const report = (() => {
         }
       }
     },
-    { rootMargin: "600px" },
+    { rootMargin: "300px" },
   );
   Object.keys(charts).forEach((name) => watcher.observe(document.getElementById(name)));
 
