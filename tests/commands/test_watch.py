@@ -155,3 +155,14 @@ def test_what_is_best_what_it_took_and_what_failed_stands_below_the_bars(width: 
     assert lines[1].split(maxsplit=1)[1] == "60.0 % (41.0 to 80.0) of trial 2"
     assert "1 of 2; trial 1, crashed: b[/x] \\x1b[2J" in lines[3]
     assert max(map(len, lines)) <= width
+
+
+def test_two_trials_at_a_time_share_the_price_of_an_hour() -> None:
+    done = Trial(0, 5, Outcome(0.5, seconds=3600.0))
+    console = Console(file=io.StringIO(), force_terminal=True, width=140, color_system=None)
+    with Display("exact_match", console) as display:
+        display.show(Expected(30, 30, 2, 2, whole=Span(500.0, 600.0, 700.0), cost_per_hour=4.0))
+        display.show(TrialFinished(done, CONFIG, done, 1, 30, Span(500.0, 600.0, 700.0)))
+        below = Console(file=io.StringIO(), record=True, width=140)
+        below.print(display.bars)
+    assert "60 min of trials (2.00)" in below.export_text()

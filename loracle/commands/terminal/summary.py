@@ -37,7 +37,8 @@ class Summary:
     _configs: dict[int, Config] = field(default_factory=dict)  # by index
     _seconds: float = 0.0
     _left: Span | None = None
-    _cost_per_hour: float | None = None
+    _cost_per_hour: float | None = None  # of all workers together
+    _at_a_time: int = 1
     _failures: int = 0
     _done: int = 0
     _last_failure: str = ""
@@ -46,8 +47,8 @@ class Summary:
     def take(self, event: Event) -> None:
         """Notes what an event says."""
         match event:
-            case Expected(whole=whole, cost_per_hour=cost):
-                self._left, self._cost_per_hour = whole, cost
+            case Expected(whole=whole, cost_per_hour=cost, at_a_time=at_a_time):
+                self._left, self._cost_per_hour, self._at_a_time = whole, cost, at_a_time
             case PhaseStarted():
                 self._believed.clear()
             case TrialStarted(number=number, believed=believed) if believed is not None:
@@ -81,7 +82,9 @@ class Summary:
             yield "expect", f"{shown} of trial {number}", ""
         parts = []
         if self._seconds:
-            parts.append(f"{show_duration(self._seconds)} of trials{self._price(self._seconds)}")
+            parts.append(
+                f"{show_duration(self._seconds)} of trials{self._price(self._seconds / self._at_a_time)}"
+            )
         if self._left is not None:
             left = f"{show_span(self._left.low, self._left.high)} left"
             parts.append(left + self._price(self._left.likely, about=True))

@@ -7,6 +7,7 @@ item some numbers (`statistics`) and makes the score of their sums (`combine`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -157,7 +158,7 @@ def rating_of(item: Item, name: str) -> Any:
 
 def show_loss(loss: float, decimals: int = 4) -> str:
     """A loss with its decimals; a huge one, or one that they would make zero, as a power of ten."""
-    if 0 < abs(loss) < 0.5 * 10**-decimals:
-        mantissa, exponent = f"{loss:.1e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
-    return f"{loss:.{decimals}f}" if abs(loss) < _LARGE else f"{loss:.4g}"
+    if 0.5 * 10**-decimals <= abs(loss) < _LARGE or loss == 0 or not math.isfinite(loss):
+        return f"{loss:.{decimals}f}"
+    mantissa, exponent = f"{loss:.{1 if abs(loss) < 1 else 3}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"

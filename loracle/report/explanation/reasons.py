@@ -25,6 +25,7 @@ from loracle.report.explanation.records import (
     Proposal,
 )
 from loracle.report.findings.score_scale import WIDE, ScoreScale
+from loracle.report.findings.trials import price
 from loracle.report.verdict import Comparison
 from loracle.search.acquisition import expected_improvement
 from loracle.search.belief import Belief
@@ -206,8 +207,7 @@ class Reasons:
             return None
         took = [trial.outcome.seconds for trial in history.succeeded if trial.outcome]
         seconds = float(np.median(took)) if took else None
-        price = self.config.execution.cost_per_hour
-        cost = None if price is None or seconds is None else price * seconds / 3600
+        cost = None if seconds is None else price(self.config, seconds)
         expected = self._expected(self._beliefs(history), chosen[0])
         return Next(self.space.config(chosen[0]), expected, seconds, cost)
 

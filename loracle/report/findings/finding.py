@@ -194,7 +194,7 @@ def _so_far(
 ) -> tuple[str, ...]:
     said = f"The search is not over: {done} of {budget} trials are done."
     if done >= budget:  # final trainings are going on, were cut off, or are an earlier version's
-        said = f"All {budget} trials are done; the same loracle tune compares the winner where nothing does."
+        said = f"All {budget} trials are done, the final trainings are not: the same loracle tune does them."
     if winner is not None:
         row = next(row for row in rows if row.number == winner)
         assert row.value is not None

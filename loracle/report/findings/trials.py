@@ -78,18 +78,27 @@ def cost(config: RunConfig, history: History, comparison: Comparison | None) -> 
     tokens = [outcome.metrics["tokens"] for outcome in everything if "tokens" in outcome.metrics]
     peaks = [o.metrics["peak_memory_bytes"] for o in everything if "peak_memory_bytes" in o.metrics]
     in_trials, in_finals = (sum(outcome.seconds for outcome in some) for some in (trials, finals))
-    execution = config.execution
-    hours = (in_trials + in_finals) / 3600 / max(1, execution.workers)  # the price is of all workers together
-    price = execution.cost_per_hour
+    watts = config.execution.watts
+    hours = _hours(config, in_trials + in_finals)
     return Cost(
         in_trials,
         in_finals,
         parts,
         int(sum(tokens)) if tokens else None,
         int(max(peaks)) if peaks else None,
-        None if price is None else price * hours,
-        None if execution.watts is None else execution.watts * hours / 1000,
+        price(config, in_trials + in_finals),
+        None if watts is None else watts * hours / 1000,
     )
+
+
+def price(config: RunConfig, seconds: float) -> float | None:
+    """What trainings of so many seconds, all together, cost; None where nobody has said a price."""
+    of_an_hour = config.execution.cost_per_hour
+    return None if of_an_hour is None else of_an_hour * _hours(config, seconds)
+
+
+def _hours(config: RunConfig, seconds: float) -> float:
+    return seconds / 3600 / max(1, config.execution.workers)  # price and watts are of all workers together
 
 
 def proxy_pairs(

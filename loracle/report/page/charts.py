@@ -69,6 +69,8 @@ def _progress(found: Findings) -> Chart:
     by_cost = [[spent[number] for number in trace["x"]] for trace in traces]
     by_trial = [trace["x"] for trace in traces]
     layout = _layout("trial", _axis(found))
+    if not good:
+        layout["yaxis"]["visible"] = False
     return {
         "data": traces,
         "layout": layout,
@@ -238,9 +240,15 @@ def _tick_texts(
         ):
             found_texts.append(_at(place, i / (count - 1), show_value(ticks[name][i])))
     if ends is not None:
-        sized = [end / found.scale for end in ends]
+        worst, best = (wording.score(found, end / found.scale) for end in ends)
+        far = any(
+            abs(found.scale * row.score - ends[1]) > 1.01 * abs(ends[0] - ends[1])
+            for row in found.trials
+            if row.score is not None
+        )
         found_texts += [
-            _at(len(names), y, wording.score(found, end)) for y, end in zip((0, 1), sized, strict=True)
+            _at(len(names), 0, f"{worst}<br>or worse" if far else worst),
+            _at(len(names), 1, best),
         ]
     return found_texts
 
@@ -256,7 +264,6 @@ def _at(x: float, y: float, text: str) -> Chart:
 
 def _slice(found: Findings, one: Slice) -> Chart:
     x = [point.value for point in one.points]
-    scale = found.scale
     band = {
         "type": "scatter",
         "mode": "lines",
@@ -269,16 +276,19 @@ def _slice(found: Findings, one: Slice) -> Chart:
         f"({wording.score(found, p.low)} to {wording.score(found, p.high)})"
         for p in one.points
     ]
-    mean = _line(x, [scale * p.score for p in one.points], "belief, the other knobs as leading", _BLUE)
     good = [row for row in found.trials if row.score is not None]
     bad = [row for row in found.trials if row.state == "failed"]
-    believed = [scale * y for p in one.points for y in (p.low, p.high)]
-    heights = _heights(found, [row.score for row in good], among=believed)
-    floor = _floor(found, [*heights, *believed])
+    heights = _heights(found, [row.score for row in good])
+    low, middle, high = (
+        _heights(found, [getattr(p, name) for p in one.points], among=heights)
+        for name in ("low", "score", "high")
+    )
+    floor = _floor(found, [*heights, *low, *high])
     traces = [
-        band | {"x": x, "y": [scale * p.low for p in one.points]},
-        band | {"x": x, "y": [scale * p.high for p in one.points], "fill": "tonexty", "fillcolor": _BAND},
-        mean | {"hovertext": texts, "hoverinfo": "text", "mode": "lines+markers", "marker": {"size": 5}},
+        band | {"x": x, "y": low},
+        band | {"x": x, "y": high, "fill": "tonexty", "fillcolor": _BAND},
+        _line(x, middle, "belief, the other knobs as leading", _BLUE)
+        | {"hovertext": texts, "hoverinfo": "text", "mode": "lines+markers", "marker": {"size": 5}},
         _marks([r.config[one.knob] for r in good], heights, _hovers(found, good), "trials", _ORANGE),
         _marks(
             [r.config[one.knob] for r in bad], [floor] * len(bad), _hovers(found, bad), "failed", _RED, "x"

@@ -128,7 +128,8 @@ def _progress(found: Findings) -> Part:
     where = "" if found.metric in OWN_METRICS else ", on validation data"
     note = paragraph(
         f"Scores are those of the trials{where}. What wins is what the belief trusts most, and not the "
-        f"{word} score alone, which is partly luck."
+        f"{word} score alone, which is partly luck.",
+        "" if found.unit else "What is far from all others stands at the edge.",
     )
     return section("progress", "Best so far", "Best so far", chart("progress-chart", label), note, why=why)
 
@@ -356,7 +357,8 @@ def _cost(found: Findings) -> Part:
     rows = [["trials", show_duration(cost.trials_seconds)]]
     if cost.finals_seconds:
         rows.append(["final trainings", show_duration(cost.finals_seconds)])
-    rows += [[f"of both: {name}", show_duration(seconds)] for name, seconds in cost.by_part.items()]
+    whose = "of both" if cost.finals_seconds else "of these"
+    rows += [[f"{whose}: {name}", show_duration(seconds)] for name, seconds in cost.by_part.items()]
     if cost.tokens is not None:
         rows.append(["tokens trained on", f"{cost.tokens:,}"])
     if cost.peak_memory_bytes is not None:

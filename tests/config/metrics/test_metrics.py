@@ -26,6 +26,8 @@ def test_scores_read_as_their_metric_does() -> None:
     assert metric_of("choice_accuracy").title == "choice accuracy"
     assert (metric_of("bleu").title, metric_of("bleu").show(31.26)) == ("BLEU", "31.3")
     assert len(show_loss(1e300)) < 12
+    shown_losses = [show_loss(x) for x in (0.0, 4.1e-5, 6e-5, 0.67214, 1e6, 1.2345e7, float("inf"))]
+    assert shown_losses == ["0.0000", "4.1e-5", "0.0001", "0.6721", "1e6", "1.234e7", "inf"]
     with pytest.raises(KeyError):
         metric_of("accuracy")
 

@@ -6,9 +6,10 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
-from reported_runs import history_of, made
+from reported_runs import history_of, made, quality
 
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.report.page.page import page, write_page
@@ -133,3 +134,32 @@ def test_costs_read_as_in_the_terminal(tmp_path: Path) -> None:
     assert f"{show_duration(spent)}" in read.text
     assert show_money(3.0 * (spent + 80.0) / 3600) in read.text
     assert show_bytes(2.0e9) in read.text
+
+
+def charts_of(html: str) -> dict[str, Any]:
+    charts: dict[str, Any] = json.loads(Reader(html).scripts[0])
+    return charts
+
+
+def test_one_score_far_from_all_others_leaves_a_belief_that_can_be_read(tmp_path: Path) -> None:
+    def loss(config: Any) -> float | None:
+        good = quality(config)
+        return None if good is None else -1e6 if config["rank"] == 4 else good - 2.0
+
+    of_loss = {"scoring": {"metric": "loss"}, "finished": False}
+    history = history_of(made(tmp_path, n=1, **of_loss).space, 30, score=loss)
+    charts = charts_of(page(made(tmp_path, history, **of_loss).find(whole=False)))
+    said = [one["text"] for one in charts["parallel-chart"]["layout"]["annotations"]]
+    assert sum(text.endswith("or worse") for text in said) == 1
+    slices = [chart for name, chart in charts.items() if name.startswith("slice-")]
+    assert slices
+    drawn = [y for chart in slices for trace in chart["data"] for y in trace["y"]]
+    assert 1 < max(drawn) < 20
+    assert min(drawn) > -20
+
+
+def test_trials_that_all_failed_stand_on_no_scale(tmp_path: Path) -> None:
+    history = history_of(made(tmp_path, n=1, finished=False).space, 4, score=lambda config: None)
+    html = page(made(tmp_path, history, finished=False).find())
+    assert charts_of(html)["progress-chart"]["layout"]["yaxis"]["visible"] is False
+    assert "of both" not in Reader(html).text
