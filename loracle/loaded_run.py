@@ -18,6 +18,7 @@ from loracle.records.trial import History
 from loracle.report.findings.beliefs import believed_scores, understand
 from loracle.report.findings.finding import Subject
 from loracle.report.findings.records import Findings
+from loracle.report.objectives import front_json
 from loracle.report.page import markup
 from loracle.report.tables import history_table
 from loracle.report.verdict.stored import Finished, read_finished
@@ -85,11 +86,26 @@ class LoadedRun:
         ]
         return _pandas().DataFrame(rows, columns=None if rows else ["trial"]).set_index("trial")
 
+    @property
+    def pareto_set(self) -> pandas.DataFrame:
+        """The trials than which none is better by one objective and as good by all, on validation data: a row
+        a trial, by its number, with its knobs, and its score by each objective as that reads.
+
+        Of a run with one objective: the best score.
+
+        Raises:
+            StudyError: pandas is not installed.
+        """
+        objectives = self.config.objectives or (self.config.metric,)
+        front = front_json(self.space, self.history, objectives)
+        rows = [{"trial": one["trial"], **one["config"], **one["scores"]} for one in front]
+        return _pandas().DataFrame(rows, columns=None if rows else ["trial"]).set_index("trial")
+
     def belief(self, configs: Iterable[Mapping[str, Value]] | None = None) -> pandas.DataFrame:
         """What the search believes of some configs: their knobs, `score`, `low` and `high` (95 %).
 
-        Scores read as the metric reads. Presets that read prompts are answered for by the belief of `default`
-        on numbers, as in the report.
+        Scores read as the metric reads, of several objectives the first. Presets that read prompts are
+        answered for by the belief of `default` on numbers, as in the report.
 
         Args:
             configs: of the space; None: every candidate, the best believed first.
@@ -123,7 +139,7 @@ class LoadedRun:
 
     def html(self) -> str:
         """The verdict and the trials: what a notebook shows of a run."""
-        rows = history_table(self.space, self.history, self.config.metric)
+        rows = history_table(self.space, self.history, self.config.metric, self.config.objectives)
         return markup.paragraph(self.verdict) + markup.table(rows, "trials")
 
     _repr_html_ = html

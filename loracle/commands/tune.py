@@ -36,6 +36,7 @@ def tune_and_tell(config: RunConfig, as_json: bool) -> None:
     """The whole job, and its result on stdout."""
     from loracle.commands.terminal.console import console, say, say_json, say_notices, say_parts, say_table
     from loracle.commands.terminal.display import live
+    from loracle.report.objectives import PARETO, front_rows
     from loracle.report.tables import comparison_rows
     from loracle.report.verdict import headline, verdict_lines
     from loracle.report.verdict.stored import verdict_json
@@ -50,9 +51,14 @@ def tune_and_tell(config: RunConfig, as_json: bool) -> None:
         result = run(config, listen)
     metric, found = config.metric, result.comparison
     if as_json:
-        say_json(verdict_json(result.folder, result.finished, metric, result.history, result.notices))
+        say_json(verdict_json(config, result.space, result.finished, result.history, result.notices))
         return
     out = console()
+    if config.objectives:
+        say(out, f"Pareto set: {PARETO[:1].lower()}{PARETO[1:]}")
+        winner = result.space.index(found.winner)
+        say_table(out, front_rows(result.space, result.history, config.objectives, winner))
+        say(out, "")
     say_table(out, comparison_rows(found, metric, config.scoring.all_metrics), left=[0])
     for line in verdict_lines(found, metric, result.history):
         say_parts(out, (line, ""))

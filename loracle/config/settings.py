@@ -201,6 +201,11 @@ class RunConfig(Section):
         return "cost" if self.objective.direction == "minimize" else "value"
 
     @property
+    def objectives(self) -> tuple[str, ...]:
+        """The metrics that are optimised at once; empty where it is one."""
+        return tuple(self.scoring.objectives) if self.objective is None else ()
+
+    @property
     def processes(self) -> int:
         """How many train one trial together; an own trainer starts its own."""
         if self.objective is not None:
@@ -256,6 +261,15 @@ class RunConfig(Section):
                 "use minilm, none or a model of your choice"
             )
         return value
+
+    @model_validator(mode="after")
+    def _own_trainers_have_one_objective(self) -> RunConfig:
+        if self.objective is not None and self.scoring.objectives:
+            raise ValueError(
+                "scoring.metric: several objectives are of the built-in trainer, and a trainer of your own "
+                "gives one number; leave scoring.metric out, or let it give a weighted sum"
+            )
+        return self
 
     @field_validator("standard")
     @classmethod

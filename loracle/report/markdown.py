@@ -11,6 +11,7 @@ from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace
 from loracle.records.trial import FailureKind, History
 from loracle.report.folders import final_folder
+from loracle.report.objectives import PARETO, front_rows
 from loracle.report.tables import comparison_rows, history_table
 from loracle.report.verdict import Comparison, trained_once, verdict
 from loracle.search.presets import PRESETS
@@ -72,10 +73,13 @@ def report_text(
     if notices:
         lines += ["## Notices", "", *(f"- {n.about}: {escape.markdown(n.text)}." for n in notices), ""]
     lines += [*_table(comparison_rows(comparison, metric, config.scoring.all_metrics)), ""]
+    if config.objectives:
+        rows = front_rows(space, history, config.objectives, space.index(comparison.winner))
+        lines += ["## Pareto set", "", f"{PARETO}.", "", *_table(rows), ""]
     lines += ["![scores by trial and by knob](progress.png)", "", "## How it was found", ""]
     lines += _how(config, space, history, comparison, stopped, sizes)
     lines += [f"- {line[:1].upper()}{line[1:]}." for line in memory]
-    lines += ["", "## All trials", "", *_table(history_table(space, history, metric)), ""]
+    lines += ["", "## All trials", "", *_table(history_table(space, history, metric, config.objectives)), ""]
     return "\n".join([*lines, "## Use it", "", *_use(config, comparison), ""])
 
 

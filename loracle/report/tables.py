@@ -10,6 +10,7 @@ from loracle.config.metrics import OWN_METRICS, metric_of, show_loss
 from loracle.records.codec import to_plain
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import GuardReading, History, Outcome, Trial
+from loracle.report.objectives import scores_of
 from loracle.report.verdict import Comparison
 from loracle.report.verdict.guards import reading_text
 from loracle.report.wording import (
@@ -25,16 +26,24 @@ from loracle.text.quantities import show_seconds
 _COLUMNS = ("trial", "score", "seconds")
 
 
-def history_table(space: SearchSpace, history: History, metric: str) -> list[list[str]]:
-    """One row a trial: number, knobs, score (or failure, or running), seconds; first the column titles."""
+def history_table(
+    space: SearchSpace, history: History, metric: str, objectives: Sequence[str] = ()
+) -> list[list[str]]:
+    """One row a trial: number, knobs, score (or failure, or running), seconds; first the column titles.
+
+    Of several objectives, each has a column in the place of `score`.
+    """
+    others = objectives[1:]
     configs = [shown_knobs(space.config(trial.index)) for trial in history.trials]
     names = list(configs[0] if configs else shown_knobs(space.config(0)))
-    titles = knob_titles(names, _COLUMNS)
-    rows = [["trial", *(titles[name] for name in names), "score", "seconds"]]
+    heads = [metric_of(name).title for name in objectives] if others else ["score"]
+    titles = knob_titles(names, (*_COLUMNS, *heads))
+    rows = [["trial", *(titles[name] for name in names), *heads, "seconds"]]
     for trial, config in zip(history.trials, configs, strict=True):
         seconds = show_seconds(trial.outcome.seconds) if trial.outcome else ""
         knobs = [show_value(config[name]) for name in names]
-        rows.append([str(trial.number), *knobs, _result(trial, metric), seconds])
+        beside = [_beside(trial, metric, name) for name in others]
+        rows.append([str(trial.number), *knobs, _result(trial, metric), *beside, seconds])
     return rows
 
 
@@ -74,6 +83,13 @@ def _result(trial: Trial, metric: str) -> str:
         return str(outcome.failure.kind) if outcome.failure else ""
     lost = f" (loses {' and '.join(outcome.broken)})" if outcome.broken else ""
     return f"{show_score(outcome.value, metric)}{lost}"
+
+
+def _beside(trial: Trial, metric: str, other: str) -> str:
+    """A trial's score by an objective after the first."""
+    if trial.outcome is None or trial.outcome.value is None:
+        return ""
+    return show_score(scores_of(trial.outcome, (metric, other))[1], other)
 
 
 def comparison_rows(comparison: Comparison, metric: str, beside: Sequence[str] = ()) -> list[tuple[str, ...]]:
@@ -119,6 +135,8 @@ def comparison_json(comparison: Comparison, metric: str) -> dict[str, Any]:
     }
     content["guarded"] = None if comparison.guarded is None else to_plain(comparison.guarded)
     content["passed_over"] = [_side_json(one.config, one.outcome, metric) for one in comparison.passed_over]
+    if comparison.others:
+        content["by_objective"] = [to_plain(o) | {"told": o.told} for o in comparison.by_objective(metric)]
     return content | {"metric": metric, "standing": comparison.standing, "best": comparison.best}
 
 

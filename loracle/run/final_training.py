@@ -18,7 +18,8 @@ from loracle.records.space import Config, SearchSpace, with_alpha
 from loracle.records.trial import History, Outcome
 from loracle.records.trial_files import read_items
 from loracle.report.folders import final_adapter, final_folder
-from loracle.report.verdict import RUNNERS_UP, Comparison, PassedOver
+from loracle.report.objectives import scores_of
+from loracle.report.verdict import RUNNERS_UP, Comparison, Difference, PassedOver
 from loracle.run.final_results import bring_back, keep_result, set_aside, stored_result
 from loracle.training.intervals import count_differing, paired_difference
 
@@ -98,7 +99,8 @@ def compare(
     comparison = Comparison(winner, standard, outcome, outcome if same else other, same=same)
     comparison = replace(comparison, passed_over=tuple(one for one in tried if one is not chosen))
     if sizes is not None:
-        comparison = replace(comparison, overlap=sizes.overlap)
+        others = tuple(_by_another(config, comparison, name) for name in config.objectives[1:])
+        comparison = replace(comparison, overlap=sizes.overlap, others=others)
     if same or sizes is None or comparison.standing == "not_compared":
         return comparison
     return _paired(config, comparison)
@@ -123,18 +125,34 @@ def train_alike(config: RunConfig, one: Config, other: Config, sizes: Sizes | No
 
 
 def _paired(config: RunConfig, comparison: Comparison) -> Comparison:
-    folders = [final_folder(config.output, name) for name in ("winner", "standard")]
-    winner, standard = (read_items(folder, metric_of(config.metric).table) for folder in folders)
-    if not winner or not standard:  # a score that is made in another way than of items
-        return comparison
-    found = paired_difference(winner, standard, config.metric)
+    found = _on_items(config, config.metric)
     if found is None:
         return comparison
-    difference, low, high = found
-    differing = count_differing(winner, standard, config.metric)
-    return replace(
-        comparison, difference=difference, low=low, high=high, items=len(winner), differing=differing
+    (difference, low, high), items, differing = found
+    return replace(comparison, difference=difference, low=low, high=high, items=items, differing=differing)
+
+
+def _by_another(config: RunConfig, comparison: Comparison, name: str) -> Difference:
+    """Winner and standard settings by an objective after the first."""
+    winner, standard = (
+        scores_of(one, (config.metric, name), "test")[1] if one and one.value is not None else None
+        for one in (comparison.winner_outcome, comparison.standard_outcome)
     )
+    found = Difference(name, winner, standard)
+    told = None if comparison.same or winner is None or standard is None else _on_items(config, name)
+    if told is None:
+        return found
+    (mean, low, high), items, differing = told
+    return replace(found, mean=mean, low=low, high=high, items=items, differing=differing)
+
+
+def _on_items(config: RunConfig, metric: str) -> tuple[tuple[float, float, float], int, int] | None:
+    """Winner minus standard on the same test items with a 95 % interval, the number of items, and how many
+    they scored differently; None where a score is made in another way than of items."""
+    folders = [final_folder(config.output, name) for name in ("winner", "standard")]
+    winner, standard = (read_items(folder, metric_of(metric).table) for folder in folders)
+    found = paired_difference(winner, standard, metric) if winner and standard else None
+    return None if found is None else (found, len(winner), count_differing(winner, standard, metric))
 
 
 def compare_trial(

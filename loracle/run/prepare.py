@@ -105,12 +105,26 @@ def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Searc
     preset = run_preset(config)
     if not preset.reads:
         return Search(
-            space, preset, None, config.search.seed, contents=prior_contents(preset), metric=config.metric
+            space,
+            preset,
+            None,
+            config.search.seed,
+            contents=prior_contents(preset),
+            metric=config.metric,
+            objectives=config.objectives,
         )
     from loracle.run.reading import features_of  # needs torch
 
     features, contents, preset = features_of(config, space, preset, report, listen)
-    return Search(space, preset, features, config.search.seed, contents=contents, metric=config.metric)
+    return Search(
+        space,
+        preset,
+        features,
+        config.search.seed,
+        contents=contents,
+        metric=config.metric,
+        objectives=config.objectives,
+    )
 
 
 # -- helpers ----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.standard_settings import STANDARD
 from loracle.records.trial import History, Trial
 from loracle.report.findings.score_scale import ScoreScale
+from loracle.report.objectives import weighed
 from loracle.search.observations import row_of, value_of
 from loracle.search.presets import EnsembleSettings, Preset, get_preset, with_standard
 from loracle.search.prior import SHIPPED
@@ -34,9 +35,10 @@ class Search:
     """The search half of a run, ready to choose.
 
     `metric` is what scores are of; empty: nobody asks. `memory` says which candidates can fit; None where
-    trials run on other machines, or it cannot be known. `notices` are what the user must see about the space
-    and how it is searched; `contents` holds hashes of the prior, or of the prompt and of the model that reads
-    it.
+    trials run on other machines, or it cannot be known. `objectives` are metrics, where several are optimised
+    at once: a proposal weighs them anew, and the config to use weighs them alike (`outputs.as_one`).
+    `notices` are what the user must see about the space and how it is searched; `contents` holds hashes of
+    the prior, or of the prompt and of the model that reads it.
     """
 
     space: SearchSpace
@@ -45,6 +47,7 @@ class Search:
     seed: int
     memory: MemoryModel | None = None
     notices: tuple[Notice, ...] = ()
+    objectives: tuple[str, ...] = ()
     contents: Mapping[str, str] = field(default_factory=dict)
     metric: str = ""
 
@@ -56,7 +59,7 @@ class Search:
         """The config to train next; None if there is none left."""
         chosen = propose(
             self.space,
-            history,
+            self._drawn(history),
             self.preset,
             features=self.features,
             seed=self.seed,
@@ -66,8 +69,9 @@ class Search:
         return chosen[0] if chosen else None
 
     def believed(self, history: History, index: int) -> Believed | None:
-        """What a config that `next` has just chosen is expected to score; None before the first score."""
-        if not self.metric or not history.succeeded:
+        """What a config that `next` has just chosen is expected to score; None before the first score, and of
+        several objectives."""
+        if not self.metric or self.objectives or not history.succeeded:
             return None
         beliefs = Beliefs.of(self.space, history, self.preset, self.features, self.seed)  # its fit is kept
         if beliefs.surrogate is None:
@@ -78,14 +82,26 @@ class Search:
 
     def ranking(self, history: History) -> list[int]:
         """Successful configs, the one to use first."""
-        return ranking(self.space, history, self.preset, features=self.features, seed=self.seed)
+        alike = weighed(history, self.objectives)
+        return ranking(self.space, alike, self.preset, features=self.features, seed=self.seed)
 
     def leader(self, history: History) -> Trial | None:
         """The trial of the config that would be used if the search ended now: its best one."""
         if not history.succeeded:
             return None
         first = self.ranking(history)[0]
-        return max((trial for trial in history.succeeded if trial.index == first), key=value_of)
+        value = {trial.number: value_of(trial) for trial in weighed(history, self.objectives).succeeded}
+        return max((t for t in history.succeeded if t.index == first), key=lambda t: value[t.number])
+
+    def _drawn(self, history: History) -> History:
+        """Several objectives as one, by weights for the next proposal. Interrupted trials change no weight,
+        so that a run that was killed goes on as if it had not been."""
+        if len(self.objectives) < 2 or not history.succeeded:
+            return history
+        from loracle.search.outputs import drawn_weights  # scipy: a worker begins to load before
+
+        begun = sum(not trial.interrupted for trial in history.trials)
+        return weighed(history, self.objectives, drawn_weights(len(self.objectives), self.seed, begun))
 
 
 def search_space(config: RunConfig, n_examples: int | None) -> SearchSpace:

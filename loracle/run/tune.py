@@ -36,6 +36,7 @@ from loracle.report.best_folder import write_best
 from loracle.report.findings.finding import Subject
 from loracle.report.folders import trial_folder
 from loracle.report.markdown import write_report
+from loracle.report.objectives import pareto_notice
 from loracle.report.page.live import LivePage
 from loracle.report.time_left import Forecast, forecast
 from loracle.report.verdict import Comparison, guarded_search, headline, result_notices
@@ -98,7 +99,8 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
             comparison = replace(comparison, guarded=guarded_search(space, history, comparison.winner))
         memory = run.search.memory
         said = describe(memory, space, with_alpha(config.standard or {}), history) if memory else []
-        notices = gathered(run.notices, result_notices(comparison, space, history, config.metric))
+        front = pareto_notice(history, config.objectives, space.index(comparison.winner))
+        notices = gathered(run.notices, result_notices(comparison, space, history, config.metric), front)
         _keep(notices, config.output)
         best = write_best(config, comparison, run.sizes)
         write_report(

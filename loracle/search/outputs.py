@@ -1,4 +1,7 @@
-"""Observed values as a surrogate models them: no mean, unit variance, diverged trials below all successes."""
+"""Observed values as a surrogate models them: no mean, unit variance, diverged trials below all successes.
+
+Several objectives are made one before.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, rankdata
 
+_AUGMENTED = 0.05  # share of the plain sum of several objectives
 _ABSURD = 1e9  # times as far above the median as other good values
 
 
@@ -78,3 +82,34 @@ def _sized(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _rounding(values: npt.NDArray[np.float64]) -> float:
     """How far apart values may be that are all the same."""
     return 1e-12 * float(np.abs(values).max())
+
+
+# -- several objectives -----------------------------------------------------------------------------
+
+
+def drawn_weights(n_objectives: int, seed: int, round_: int) -> npt.NDArray[np.float64]:
+    """Weights of several objectives for one proposal, (k,), uniform over those whose sum is 1."""
+    return np.random.default_rng([seed, round_]).dirichlet(np.ones(n_objectives))
+
+
+def as_one(values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Several objectives as one score, larger is better; (n,).
+
+    The augmented Chebyshev distance from the best in each, as ParEGO has it (Knowles 2006, IEEE TEC 10(1),
+    eq. 2), of ranks instead of values: so neither unit nor scale of an objective counts, and a maximum lies
+    on the Pareto front, whatever its shape.
+
+    Args:
+        values: (n, k), larger is better in each column, all finite.
+        weights: (k,).
+    """
+    worse = np.sum(values[None, :, :] <= values[:, None, :], axis=1) - 1
+    short = worse / max(len(values) - 1, 1) - 1.0  # (n, k), 0 where the best is
+    return np.asarray((weights * short).min(axis=1) + _AUGMENTED * (weights * short).sum(axis=1))
+
+
+def on_front(values: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which rows no other is better than in one column and as good as in all, (n,); values are (n, k)."""
+    as_good = np.all(values[None, :, :] >= values[:, None, :], axis=2)  # [i, j]: j is as good as i in all
+    better = np.any(values[None, :, :] > values[:, None, :], axis=2)
+    return np.asarray(~np.any(as_good & better, axis=1))

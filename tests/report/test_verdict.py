@@ -11,12 +11,15 @@ from loracle.records.space import Knob, SearchSpace, default_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.report.verdict import (
     Comparison,
+    Difference,
     edges,
+    headline,
     nothing_learnt,
     paired,
     relative_gain,
     result_notices,
     verdict,
+    verdict_lines,
 )
 
 SPACE = default_space()
@@ -230,3 +233,83 @@ def test_a_batch_of_all_examples_is_no_edge_and_a_constraint_is() -> None:
     space = SearchSpace(knobs, ("learning_rate < 0.05",), batch_limit=16)
     assert edges(space, {"batch_size": 16, "learning_rate": 1e-3}) == []
     assert edges(space, {"batch_size": 8, "learning_rate": 1e-2}) == [("learning_rate", 1e-2, "highest")]
+
+
+def by_loss(low: float, high: float, differing: int = 50) -> Difference:
+    mean = (low + high) / 2
+    return Difference("loss", -1.2 + mean, -1.2, mean, low, high, 100, differing)
+
+
+@pytest.mark.parametrize(
+    ("ends", "other", "standing", "code", "best", "sentence"),
+    [
+        (
+            (0.1, 0.3),
+            (0.1, 0.3),
+            "better",
+            0,
+            "winner",
+            "better than the standard settings by exact match and",
+        ),
+        (
+            (0.1, 0.3),
+            (-0.1, 0.3),
+            "better",
+            0,
+            "winner",
+            "by exact match, and no difference is told by the o",
+        ),
+        ((-0.1, 0.3), (0.1, 0.3), "better", 0, "winner", "better than the standard settings by loss, and no"),
+        (
+            (0.1, 0.3),
+            (-0.3, -0.1),
+            "trade_off",
+            3,
+            "winner",
+            "better than the standard settings by exact match",
+        ),
+        (
+            (-0.3, -0.1),
+            (-0.1, 0.1),
+            "worse",
+            4,
+            "standard",
+            "worse than the standard settings by exact match",
+        ),
+        ((-0.1, 0.1), (-0.1, 0.1), "no_difference", 3, "winner", "can be told by any of the objectives"),
+    ],
+)
+def test_of_several_objectives_the_verdict_says_what_each_tells(
+    ends: tuple[float, float],
+    other: tuple[float, float],
+    standing: str,
+    code: int,
+    best: str,
+    sentence: str,
+) -> None:
+    config = {"rank": 8.0}
+    outcomes = (Outcome(0.5, {"test_loss": 1.0}), Outcome(0.4, {"test_loss": 1.2}))
+    mean = sum(ends) / 2
+    found = Comparison(config, {"rank": 16.0}, *outcomes, mean, *ends, 100, 50, others=(by_loss(*other),))
+    assert (found.standing, found.exit_code, found.best) == (standing, code, best)
+    lines = verdict_lines(found, "exact_match")
+    assert sentence in lines[0]
+    assert lines[1].startswith("By exact match 50.0 % against 40.0 %, ")
+    assert lines[2].startswith("By loss ")
+    assert ("zero is inside" in lines[2]) == (other[0] <= 0 <= other[1])
+    head = headline(found, "exact_match")
+    assert "; loss " in head
+    assert head.startswith("Better by one objective, worse by another: ") == (standing == "trade_off")
+
+
+def test_an_objective_without_items_and_a_few_items_are_told_with_care() -> None:
+    assert by_loss(0.1, 0.3, differing=5).told == "no_difference"
+    assert Difference("loss", -1.0, -1.2).told == "better"
+    assert Difference("loss", None, -1.2).told == "no_difference"
+
+
+def test_trials_that_differ_by_another_objective_have_taught_something() -> None:
+    trials = [Trial(i, i, Outcome(0.0, {"validation_loss": 1.0 + i})) for i in range(3)]
+    history = History(tuple(trials))
+    assert nothing_learnt(history, "exact_match") != ""
+    assert nothing_learnt(history, "exact_match", ["loss"]) == ""

@@ -21,7 +21,7 @@ def verdict(run: RunFolder, as_json: AsJson = False) -> None:
     finished = read_finished(config.output, history)
     if as_json:
         notices = read_notices(config.output)
-        say_json(verdict_json(config.output, finished, config.metric, history, notices))
+        say_json(verdict_json(config, space, finished, history, notices))
     else:
         say(console(), headline(finished.comparison, config.metric))
     raise typer.Exit(finished.comparison.exit_code)

@@ -17,7 +17,7 @@ def watch(run: RunFolder) -> None:
 
     config, _ = open_run(run)
     try:
-        with Display(config.metric) as display:
+        with Display(config.metric, objectives=config.objectives) as display:
             for told in follow(config.output):
                 display.show(told.event, told.at)
                 if isinstance(told.event, RunEnded):

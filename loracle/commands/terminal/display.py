@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
@@ -33,8 +33,9 @@ from loracle.records.events import (
     TrialStarted,
 )
 from loracle.records.trial import Trial
+from loracle.report.objectives import show_scores
 from loracle.report.time_left import in_words
-from loracle.report.wording import show_config, show_score
+from loracle.report.wording import show_config
 from loracle.search.presets import PRESETS
 from loracle.text import escape
 from loracle.text.quantities import show_seconds
@@ -56,7 +57,7 @@ def live(config: RunConfig, *, models: bool = False) -> Iterator[Listener]:
     """
     quiet(models=models or config.execution.workers == 0 or PRESETS[config.search.preset].reads)
     try:
-        with Display(config.metric) as display:
+        with Display(config.metric, objectives=config.objectives) as display:
             yield display.show
     except KeyboardInterrupt:
         sys.stderr.write("loracle: stopped; the same command continues where it was\n")
@@ -88,10 +89,11 @@ class Display:
     below them what is best, what it took, and what failed last.
     """
 
-    def __init__(self, metric: str, console: Console | None = None) -> None:
-        self._metric = metric
+    def __init__(
+        self, metric: str, console: Console | None = None, *, objectives: Sequence[str] = ()
+    ) -> None:
         self._console = console or plain_console(errors=True)
-        self._summary = Summary(metric, self._console.width)
+        self._summary = Summary(metric, self._console.width, objectives)
         self._progress = _Bars(
             self._summary,
             TextColumn("{task.description}", markup=False),
@@ -175,14 +177,21 @@ class Display:
         is_best = event.best is not None and event.best.index == event.trial.index
         style = "red" if outcome.failure else "green" if is_best else ""
         head = f"{event.done:>4}/{event.budget}  "
-        score = f"{_score(event.trial, self._metric):>13}"
-        rest = f"  best {_score(event.best, self._metric)}  {show_seconds(outcome.seconds):>5} s"
+        score = f"{self._score(event.trial):>13}"
+        rest = f"  best {self._score(event.best)}  {show_seconds(outcome.seconds):>5} s"
         config = f"  {show_config(event.config)}"
         width = len(head) + len(score) + len(rest) + len(config)
         line = Text.assemble(head, (score, style), rest)
         if self._console.is_terminal and width > self._console.width:
             config = f"\n{'':>{len(head) - 2}}{config}"
         self._console.print(line.append(escape.lines(config)), soft_wrap=True)
+
+    def _score(self, trial: Trial | None) -> str:
+        if trial is None or trial.outcome is None:
+            return "-"
+        if trial.outcome.value is None:
+            return str(trial.outcome.failure.kind) if trial.outcome.failure else "-"
+        return show_scores(trial.outcome, self._summary.metric, self._summary.objectives)
 
 
 class _Bars(Progress):
@@ -211,11 +220,3 @@ class _Elapsed(ProgressColumn):
     def render(self, task: Task) -> Text:
         seconds = max(0, int(time.time() - task.fields["began"]))
         return Text(str(timedelta(seconds=seconds)), "progress.elapsed")
-
-
-def _score(trial: Trial | None, metric: str) -> str:
-    if trial is None or trial.outcome is None:
-        return "-"
-    if trial.outcome.value is None:
-        return str(trial.outcome.failure.kind) if trial.outcome.failure else "-"
-    return show_score(trial.outcome.value, metric)

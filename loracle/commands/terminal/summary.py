@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Group, RenderableType
@@ -11,9 +11,9 @@ from rich.text import Text
 from loracle.records.events import Believed, Event, Expected, PhaseStarted, Span, TrialFinished, TrialStarted
 from loracle.records.space import Config
 from loracle.records.trial import Trial
+from loracle.report.objectives import show_scores
 from loracle.report.wording import (
     show_config,
-    show_score,
     show_with_interval,
 )
 from loracle.text import escape
@@ -29,10 +29,12 @@ class Summary:
     Attributes:
         metric: of the run.
         columns: of the terminal.
+        objectives: where they are several.
     """
 
     metric: str
     columns: int
+    objectives: Sequence[str] = ()
     _best: Trial | None = None
     _configs: dict[int, Config] = field(default_factory=dict)  # by index
     _seconds: float = 0.0
@@ -70,7 +72,8 @@ class Summary:
     def _content(self) -> Iterator[tuple[str, str, str]]:
         if self._best is not None and self._best.outcome is not None and self._best.outcome.value is not None:
             config = self._configs.get(self._best.index)
-            shown = f"{show_score(self._best.outcome.value, self.metric)}, trial {self._best.number}"
+            shown = show_scores(self._best.outcome, self.metric, self.objectives)
+            shown += f", trial {self._best.number}"
             settings = show_config(config) if config else ""
             if _LABEL + len(f"{shown}: {settings}") <= self.columns:
                 yield "best", f"{shown}: {settings}" if settings else shown, "green"

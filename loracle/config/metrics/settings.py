@@ -21,11 +21,6 @@ from loracle.text.patterns import Pattern
 
 def _optimised(value: Any) -> str:
     """A metric, or a weighted sum of several, which is kept as one text."""
-    if isinstance(value, list):
-        raise ValueError(
-            "one score is optimised; name a weighted sum, such as {token_f1: 0.7, rouge_l: 0.3}, and what "
-            "else is to be recorded in scoring.metrics"
-        )
     if isinstance(value, dict) and value:
         for name, weight in value.items():
             _metric_name(name)
@@ -129,6 +124,8 @@ class ScoringConfig(Section):
     """How a trained model is scored on validation and test examples."""
 
     metric: Annotated[str, BeforeValidator(_optimised)] = "loss"  # or {metric: weight, ...}
+    # Several at once, where `metric` is a list, which they are then; the first of them is `metric`.
+    objectives: list[Annotated[str, BeforeValidator(_optimised)]] = Field(default_factory=list)
     metrics: list[MetricName] = Field(default_factory=list)  # recorded beside it
     answer_pattern: str | None = None  # regex; its first group (or whole match) is the answer
     answer_at: Literal["first", "last"] = "last"  # which match
@@ -149,11 +146,23 @@ class ScoringConfig(Section):
     def all_metrics(self) -> list[str]:
         """The one that is optimised, those that are recorded beside it, and all that they are sums of."""
         found: list[str] = []
-        for name in (self.metric, *self.metrics):
+        for name in (self.metric, *self.objectives, *self.metrics):
             metric = metric_of(name)
             parts = metric.weights if isinstance(metric, WeightedSum) else ()
             found += [name, *(part.name for part in parts)]
         return list(dict.fromkeys(found))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _several(cls, content: Any) -> Any:
+        """A list of metrics as `objectives`; a list of one is the same as its name."""
+        if not isinstance(content, dict) or not isinstance(content.get("metric"), list):
+            return content
+        names = content["metric"]
+        if not names:
+            raise ValueError("metric: a list of objectives names at least one")
+        several = {"objectives": names} if len(names) > 1 else {}
+        return {**content, "metric": names[0], **several}
 
     @field_validator("answer_pattern")
     @classmethod
@@ -169,6 +178,11 @@ class ScoringConfig(Section):
         return self
 
     def _problems(self) -> Iterator[str]:
+        twice = [name for name in self.objectives if self.objectives.count(name) > 1]
+        if twice:
+            yield f"metric: the objective {twice[0]} is named twice"
+        elif self.objectives and (len(self.objectives) == 1 or self.objectives[0] != self.metric):
+            yield "objectives: are those of metric: [...], the first of which is metric; leave them to it"
         if "judge" in self.all_metrics and self.judge is None:
             yield "the metric judge needs scoring.judge with url and model of an endpoint"
         if "pass_at_1" in self.all_metrics and self.code is None:

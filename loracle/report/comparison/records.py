@@ -21,6 +21,7 @@ class RunRow:
         score: the value as the metric reads.
         standard: value of the standard settings.
         standing: of the winner against them; see `verdict.Standing`.
+        others: objectives after the first, which is `metric`, where the run has several.
         trials: that counted.
         seconds: of training and scoring, trials and final trainings together.
     """
@@ -41,6 +42,7 @@ class RunRow:
     standing: str
     trials: int
     seconds: float
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

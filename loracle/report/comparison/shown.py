@@ -34,7 +34,15 @@ def _winner(row: RunRow) -> str:
 
 
 def pair_lines(found: RunsCompared) -> Iterator[str]:
-    """A sentence a pair: what may be said of it, or why nothing."""
+    """A sentence a run of several objectives, and one a pair: what may be said of it, or why nothing."""
+    for row in found.runs:
+        if row.others:
+            others = " and ".join(metric_of(name).title for name in row.others)
+            first = metric_of(row.metric).title
+            yield (
+                f"{row.run} has several objectives: scores and pairs are of {first} alone, not of {others}; "
+                "its verdict is of all."
+            )
     metrics = {row.run: row.metric for row in found.runs}
     for pair in found.pairs:
         yield pair_line(pair, metrics[pair.one], len([one for one in found.pairs if not one.why_not]))

@@ -68,8 +68,13 @@ class Reasons:
         """Explains these trials, what may be concluded from all, and what to try next.
 
         Raises:
-            StudyError: there is no such trial.
+            StudyError: there is no such trial, or there are several objectives.
         """
+        if self.config.objectives:
+            raise StudyError(
+                "a search of several objectives weighs them anew for every trial, so that no expected score "
+                "explains one; loracle show lists the Pareto set, loracle verdict what test data tell"
+            )
         trials = {trial.number: trial for trial in history.trials}
         for number in numbers:
             if number not in trials:

@@ -25,9 +25,10 @@ from loracle.report.findings.examples import examples
 from loracle.report.findings.recipes import DataAgain
 from loracle.report.findings.records import Findings, TrialRow
 from loracle.report.folders import final_folder
+from loracle.report.objectives import show_scores, weighed
 from loracle.report.tables import comparison_json, comparison_rows
 from loracle.report.verdict import Comparison, verdict_lines
-from loracle.report.wording import show_config, show_score
+from loracle.report.wording import show_config
 from loracle.search.presets import Preset
 from loracle.search.propose import recommend
 
@@ -79,6 +80,7 @@ class Subject:
             **self._head(history, comparison, stopped, winner, rows),
             notices=tuple(f"{notice.about}: {notice.text}" for notice in notices),
             trials=rows,
+            pareto=of_trials.scored_by_each(history, config.objectives, standard),
             progress=of_trials.progress(rows, None if standard is None else rows[standard], metric),
             curves=self.curves.curves(rows, winner, standard),
             cliff=cliff(rows),
@@ -105,7 +107,7 @@ class Subject:
         of_metric = metric_of(metric)
         done, budget = len(history.counted), config.search.trials
         if comparison is None:
-            said: Sequence[str] = _so_far(done, budget, winner, rows, metric)
+            said: Sequence[str] = _so_far(config, history, winner, rows)
             table: Sequence[tuple[str, ...]] = ()
         else:
             said = verdict_lines(comparison, metric, history)
@@ -137,10 +139,11 @@ class Subject:
             return self.space.nearest({name: comparison.winner[name] for name in self.space.names})
         if not history.succeeded:
             return None
+        alike = weighed(history, self.config.objectives)
         if self.preset.reads:  # its belief needs the model that reads
-            best = max(history.succeeded, key=lambda trial: _value(trial.outcome))
+            best = max(alike.succeeded, key=lambda trial: _value(trial.outcome))
             return best.index
-        return recommend(self.space, history, self.preset, seed=self.config.search.seed)
+        return recommend(self.space, alike, self.preset, seed=self.config.search.seed)
 
     def _with_belief(self, found: Findings, history: History, leader: int | None, *, whole: bool) -> Findings:
         if leader is None:
@@ -150,12 +153,15 @@ class Subject:
         if belief is None:
             return found
         prior = belief.prior if belief.own else None
+        if found.pareto is not None:  # the belief is of the first objective, and what leads is of all
+            prior = None
         found = replace(found, own_belief=belief.own, slices=belief.slices, prior=prior)
         if not whole:
             return found
-        return replace(
-            found, importance=belief.importance, near_equals=belief.near_equals(self._steps(found, belief))
-        )
+        found = replace(found, importance=belief.importance)
+        if found.pareto is not None:
+            return found
+        return replace(found, near_equals=belief.near_equals(self._steps(found, belief)))
 
     def _steps(self, found: Findings, belief: Understanding) -> Callable[[Config], int | None]:
         """How many steps a trial of a config takes; nobody knows those of a trainer of the user's own."""
@@ -190,15 +196,17 @@ def _number(space: SearchSpace, rows: Sequence[TrialRow], index: int | None) -> 
 
 
 def _so_far(
-    done: int, budget: int, winner: int | None, rows: Sequence[TrialRow], metric: str
+    config: RunConfig, history: History, winner: int | None, rows: Sequence[TrialRow]
 ) -> tuple[str, ...]:
+    done, budget = len(history.counted), config.search.trials
     said = f"The search is not over: {done} of {budget} trials are done."
     if done >= budget:  # final trainings are going on, were cut off, or are an earlier version's
         said = f"All {budget} trials are done, the final trainings are not: the same loracle tune does them."
     if winner is not None:
         row = next(row for row in rows if row.number == winner)
-        assert row.value is not None
-        shown = show_score(row.value, metric)
+        outcome = next(trial.outcome for trial in history.succeeded if trial.number == winner)
+        assert outcome is not None
+        shown = show_scores(outcome, config.metric, config.objectives)
         said += f" Trial {winner} leads with {shown} in its trial: {show_config(row.config)}."
         return (said, "Nothing has been compared on test data yet.")
     if done:
@@ -250,6 +258,9 @@ def _left_out(found: Findings, comparison: Comparison | None, *, whole: bool) ->
     if not found.near_equals:
         why = "No cheaper config is believed to be as good within noise."
         said["near_equals"] = nothing if not succeeded else why if whole else later
+    if found.pareto is not None and succeeded:
+        several = "It is of one score, and this search has several objectives."
+        said |= dict.fromkeys(("prior", "near_equals"), several)
     if found.cliff is None:
         said["cliff"] = "No size of steps separates trials that broke from trials that did well."
     if comparison is None:

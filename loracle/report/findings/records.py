@@ -266,6 +266,30 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class ScoredTrial:
+    """A trial's score by each of several objectives, as they read, and whether it is in the Pareto set."""
+
+    number: int
+    scores: tuple[float, ...]
+    on_front: bool
+
+
+@dataclass(frozen=True)
+class ParetoSet:
+    """Several objectives.
+
+    Attributes:
+        objectives: names of the metrics.
+        trials: those that succeeded, the Pareto set among them.
+        standard: number of the trial of the standard settings; None where they had none.
+    """
+
+    objectives: tuple[str, ...]
+    trials: tuple[ScoredTrial, ...]
+    standard: int | None
+
+
+@dataclass(frozen=True)
 class Findings:
     """Everything that a report says.
 
@@ -288,6 +312,7 @@ class Findings:
         notices: what the user must see.
         candidates: how many configs there are to choose from.
         own_belief: whether what is believed here is what the search believes; else numbers alone stand in.
+        pareto: of several objectives; None where there is one.
         left_out: by part: why it cannot be said.
         provenance: what the run is made of, as it was recorded.
     """
@@ -313,6 +338,7 @@ class Findings:
     candidates: int
     trials: tuple[TrialRow, ...]
     own_belief: bool = True
+    pareto: ParetoSet | None = None
     progress: Progress | None = None
     curves: tuple[Curve, ...] = ()
     slices: tuple[Slice, ...] = ()

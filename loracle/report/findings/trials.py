@@ -8,7 +8,8 @@ from loracle.config.metrics import metric_of
 from loracle.config.settings import RunConfig
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.trial import History, Outcome
-from loracle.report.findings.records import Cost, Progress, ProxyPair, TrialRow
+from loracle.report.findings.records import Cost, ParetoSet, Progress, ProxyPair, ScoredTrial, TrialRow
+from loracle.report.objectives import pareto_set, scores_of
 from loracle.report.tables import history_json
 from loracle.report.verdict import Comparison
 
@@ -32,6 +33,20 @@ def trial_rows(space: SearchSpace, history: History, metric: str) -> tuple[Trial
             )
         )
     return tuple(rows)
+
+
+def scored_by_each(history: History, objectives: Sequence[str], standard: int | None) -> ParetoSet | None:
+    """What trials scored by several objectives; None where there is one. `standard`: number of its trial."""
+    if len(objectives) < 2:
+        return None
+    front = {trial.number for trial in pareto_set(history, objectives)}
+    found = []
+    for trial in history.succeeded:
+        assert trial.outcome is not None
+        both = zip(objectives, scores_of(trial.outcome, objectives), strict=True)
+        read = tuple(metric_of(name).read(score) for name, score in both)
+        found.append(ScoredTrial(trial.number, read, trial.number in front))
+    return ParetoSet(tuple(objectives), tuple(found), standard)
 
 
 def standard_index(config: RunConfig, space: SearchSpace) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,13 +11,22 @@ from loracle.config.metrics import show_loss
 from loracle.report.axis_limits import clipped
 from loracle.report.findings.records import Curve, Findings, Share, Slice, TrialRow
 from loracle.report.page import wording
+from loracle.report.page.pareto import pareto_charts
+from loracle.report.page.traces import (
+    BAND,
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    RED,
+    Chart,
+    layout_of,
+    line_through,
+    marks_at,
+)
 from loracle.report.wording import show_value, shown_knobs
 from loracle.text.quantities import show_duration, show_share
 
-Chart = dict[str, Any]
-
-_BLUE, _ORANGE, _GREY, _RED, _INK = (f"var(--{name})" for name in ("blue", "orange", "grey", "red", "ink"))
-_BAND = "var(--band)"
 _LEVELS = tuple(f"var(--level{i})" for i in range(5))  # of a score, worst to best
 _TICKS = 8
 
@@ -28,6 +36,7 @@ def charts(found: Findings) -> dict[str, Chart]:
     made: dict[str, Chart] = {}
     if found.progress:
         made["progress-chart"] = _progress(found)
+    made |= pareto_charts(found)
     if found.curves:
         made["curves-chart"] = _curves(found)
     if _varied(found) and found.trials:
@@ -57,18 +66,18 @@ def _progress(found: Findings) -> Chart:
     ends = [progress.numbers[0], progress.numbers[-1]]
     word = "lowest" if found.less_is_better else "highest"
     traces = [
-        _marks([row.number for row in good], heights, _hovers(found, good), "trial", _BLUE),
-        _line([n for n, _ in known], reach, f"{word} so far", _ORANGE, shape="hv"),
-        _marks([row.number for row in bad], [floor] * len(bad), _hovers(found, bad), "failed", _RED, "x"),
+        marks_at([row.number for row in good], heights, _hovers(found, good), "trial", BLUE),
+        line_through([n for n, _ in known], reach, f"{word} so far", ORANGE, shape="hv"),
+        marks_at([row.number for row in bad], [floor] * len(bad), _hovers(found, bad), "failed", RED, "x"),
     ]
     if progress.standard is not None:
         level = _heights(found, [progress.standard], among=heights)
-        line = _line(ends, level * 2, "standard settings", _GREY, dash="dash")
+        line = line_through(ends, level * 2, "standard settings", GREY, dash="dash")
         traces.append(line | {"hovertext": f"standard settings: {wording.score(found, progress.standard)}"})
     traces = [trace for trace in traces if trace["x"]]
     by_cost = [[spent[number] for number in trace["x"]] for trace in traces]
     by_trial = [trace["x"] for trace in traces]
-    layout = _layout("trial", _axis(found))
+    layout = layout_of("trial", _axis(found))
     if not good:
         layout["yaxis"]["visible"] = False
     return {
@@ -104,9 +113,9 @@ def _hover(found: Findings, row: TrialRow) -> str:
 def _curves(found: Findings) -> Chart:
     looks = {
         "other": ("other trials", "var(--faint)", 1),
-        "failed": ("failed or interrupted", _RED, 1.5),
-        "standard": ("standard settings", _GREY, 2.5),
-        "winner": ("leading config" if not found.finished else "winner", _ORANGE, 2.5),
+        "failed": ("failed or interrupted", RED, 1.5),
+        "standard": ("standard settings", GREY, 2.5),
+        "winner": ("leading config" if not found.finished else "winner", ORANGE, 2.5),
     }
     traces = []
     for role, (name, colour, width) in looks.items():
@@ -117,9 +126,9 @@ def _curves(found: Findings) -> Chart:
         ends = [curve for curve in found.curves if curve.role == "failed"]
         texts = [f"trial {curve.number} ended here" for curve in ends]
         x, y = [curve.steps[-1] for curve in ends], [curve.losses[-1] for curve in ends]
-        traces.append(_marks(x, y, texts, "ended early", _RED, "x") | {"showlegend": False})
+        traces.append(marks_at(x, y, texts, "ended early", RED, "x") | {"showlegend": False})
     losses = [loss for curve in found.curves for loss in curve.losses]
-    layout = _layout("step", "training loss")
+    layout = layout_of("step", "training loss")
     if min(losses) > 0 and max(losses) > 50 * min(losses):
         ticks = _powers(min(losses), max(losses))
         layout["yaxis"] |= {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
@@ -142,7 +151,7 @@ def _joined(curves: Sequence[Curve], name: str, colour: str, width: float) -> Ch
         y += [*curve.losses, None]
         texts += [f"trial {curve.number}, step {step:g}: {show_loss(loss)}" for step, loss in _points(curve)]
         texts.append("")
-    line = _line(x, y, name, colour)
+    line = line_through(x, y, name, colour)
     return line | {"line": {"color": colour, "width": width}, "hovertext": texts, "hoverinfo": "text"}
 
 
@@ -173,7 +182,7 @@ def _parallel(found: Findings) -> Chart:
     if found.less_is_better:
         low, high = high, low
     groups: list[tuple[str, str, list[TrialRow]]] = [
-        ("failed", _RED, [row for row in found.trials if row.state == "failed"])
+        ("failed", RED, [row for row in found.trials if row.state == "failed"])
     ]
     names_of_levels = ("worst fifth", "", "middle", "", "best fifth")
     for i, colour in enumerate(_LEVELS):
@@ -184,7 +193,7 @@ def _parallel(found: Findings) -> Chart:
             line = _across(found, rows, names, ticks, heights, (low, high))
             look = {"color": colour, "width": 1 + 0.4 * (title == "best fifth")}
             traces.append(line | {"name": title, "showlegend": bool(title), "line": look})
-    layout = _layout("", "")
+    layout = layout_of("", "")
     layout["xaxis"] |= {
         "tickvals": list(range(len(names) + 1)),
         "ticktext": [*map(wording.in_figure, names), wording.in_figure(found.title)],
@@ -254,7 +263,7 @@ def _tick_texts(
 
 
 def _at(x: float, y: float, text: str) -> Chart:
-    look = {"size": 11, "color": _INK}
+    look = {"size": 11, "color": INK}
     place = {"x": x, "y": y, "xanchor": "center", "yanchor": "middle", "showarrow": False}
     return place | {"text": text, "font": look, "bgcolor": "var(--paper)", "borderpad": 1, "opacity": 0.9}
 
@@ -286,15 +295,15 @@ def _slice(found: Findings, one: Slice) -> Chart:
     floor = _floor(found, [*heights, *low, *high])
     traces = [
         band | {"x": x, "y": low},
-        band | {"x": x, "y": high, "fill": "tonexty", "fillcolor": _BAND},
-        _line(x, middle, "belief, the other knobs as leading", _BLUE)
+        band | {"x": x, "y": high, "fill": "tonexty", "fillcolor": BAND},
+        line_through(x, middle, "belief, the other knobs as leading", BLUE)
         | {"hovertext": texts, "hoverinfo": "text", "mode": "lines+markers", "marker": {"size": 5}},
-        _marks([r.config[one.knob] for r in good], heights, _hovers(found, good), "trials", _ORANGE),
-        _marks(
-            [r.config[one.knob] for r in bad], [floor] * len(bad), _hovers(found, bad), "failed", _RED, "x"
+        marks_at([r.config[one.knob] for r in good], heights, _hovers(found, good), "trials", ORANGE),
+        marks_at(
+            [r.config[one.knob] for r in bad], [floor] * len(bad), _hovers(found, bad), "failed", RED, "x"
         ),
     ]
-    layout = _layout(wording.in_figure(one.knob), _axis(found))
+    layout = layout_of(wording.in_figure(one.knob), _axis(found))
     shown = _apart(x, one)
     layout["xaxis"] |= {"tickvals": shown, "ticktext": [show_value(v) for v in shown], "tickangle": 0}
     if one.logarithmic:
@@ -307,7 +316,7 @@ def _slice(found: Findings, one: Slice) -> Chart:
             "yref": "paper",
             "y0": 0,
             "y1": 1,
-            "line": {"color": _GREY, "width": 1, "dash": "dot"},
+            "line": {"color": GREY, "width": 1, "dash": "dot"},
         }
     ]
     layout["showlegend"] = False
@@ -338,13 +347,13 @@ def _importance(found: Findings) -> Chart:
         "x": [100 * share.share for share in shares],
         "y": names,
         "name": "by itself, with its interval",
-        "marker": {"color": [_ORANGE if len(share.knobs) > 1 else _BLUE for share in shares]},
+        "marker": {"color": [ORANGE if len(share.knobs) > 1 else BLUE for share in shares]},
         "error_x": {
             "type": "data",
             "symmetric": False,
             "array": [100 * (share.high - share.share) for share in shares],
             "arrayminus": [100 * (share.share - share.low) for share in shares],
-            "color": _INK,
+            "color": INK,
             "thickness": 1.2,
         },
         "hovertext": [_share_text(share) for share in shares],
@@ -352,10 +361,10 @@ def _importance(found: Findings) -> Chart:
         "showlegend": False,
     }
     total = [(100 * share.total, name) for share, name in zip(shares, names, strict=True) if share.total]
-    marks = _marks([x for x, _ in total], [], [], "with all its interactions", _INK, "line-ns-open")
+    marks = marks_at([x for x, _ in total], [], [], "with all its interactions", INK, "line-ns-open")
     marks |= {"y": [name for _, name in total], "hoverinfo": "skip"}
-    marks["marker"] |= {"size": 14, "line": {"width": 2, "color": _INK}}
-    layout = _layout("variance explained, %", "")
+    marks["marker"] |= {"size": 14, "line": {"width": 2, "color": INK}}
+    layout = layout_of("variance explained, %", "")
     layout["xaxis"]["range"] = [0, 100]
     layout["yaxis"] |= {"showgrid": False, "ticksuffix": "\N{NO-BREAK SPACE}"}
     return {"data": [bars, marks], "layout": layout}
@@ -375,49 +384,22 @@ def _prior(found: Findings) -> Chart:
     bad = [one for one in found.prior.expected if one.score is None]
     rows = {row.number: row for row in found.trials}
     heights = _heights(found, [one.score for one in seen])
-    good_marks = _marks(
+    good_marks = marks_at(
         [100 * one.rank for one in seen],
         heights,
         _hovers(found, [rows[one.number] for one in seen]),
         "trial",
-        _BLUE,
+        BLUE,
     )
     floor = _floor(found, heights)
     texts = _hovers(found, [rows[one.number] for one in bad])
-    bad_marks = _marks([100 * one.rank for one in bad], [floor] * len(bad), texts, "diverged", _RED, "x")
-    layout = _layout("expected before any trial: % of configs that the prior held for worse", _axis(found))
+    bad_marks = marks_at([100 * one.rank for one in bad], [floor] * len(bad), texts, "diverged", RED, "x")
+    layout = layout_of("expected before any trial: % of configs that the prior held for worse", _axis(found))
     layout["showlegend"] = bool(bad)
     return {"data": [trace for trace in (good_marks, bad_marks) if trace["x"]], "layout": layout}
 
 
 # -- parts --------------------------------------------------------------------------------------------
-
-
-def _layout(x: str, y: str) -> Chart:
-    axis = {"automargin": True, "zeroline": False, "gridcolor": "var(--rule)", "fixedrange": True}
-    return {
-        "xaxis": axis | {"title": {"text": x, "font": {"size": 13}}, "linecolor": "var(--rule)"},
-        "yaxis": axis | {"title": {"text": y, "font": {"size": 13}}},
-        "margin": {"l": 12, "r": 12, "t": 12, "b": 12},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
-        "hovermode": "closest",
-    }
-
-
-def _marks(
-    x: Sequence[Any], y: Sequence[Any], texts: Sequence[str], name: str, colour: str, symbol: str = "circle"
-) -> Chart:
-    marker = {"color": colour, "symbol": symbol, "size": 8, "opacity": 0.85}
-    trace = {"type": "scatter", "mode": "markers", "x": list(x), "y": list(y), "name": name}
-    return trace | {"marker": marker, "hovertext": list(texts), "hoverinfo": "text"}
-
-
-def _line(
-    x: Sequence[Any], y: Sequence[Any], name: str, colour: str, dash: str = "solid", shape: str = "linear"
-) -> Chart:
-    look = {"color": colour, "width": 2, "dash": dash, "shape": shape}
-    trace = {"type": "scatter", "mode": "lines", "x": list(x), "y": list(y), "name": name, "line": look}
-    return trace | {"hoverinfo": "text", "hovertext": name}
 
 
 def _axis(found: Findings) -> str:

@@ -20,8 +20,9 @@ from loracle.report.page.markup import (
     table,
     text,
 )
+from loracle.report.page.pareto import pareto_part
 from loracle.report.page.trials_table import trials_table
-from loracle.report.wording import NUMBERS_STAND_IN, show_value, shown_knobs
+from loracle.report.wording import NUMBERS_STAND_IN, show_difference, show_score, show_value, shown_knobs
 from loracle.text.quantities import show_bytes, show_duration, show_money, show_share
 
 # `standing`: a word for the eye, and the look of it.
@@ -29,6 +30,7 @@ _STANDINGS = {
     "better": ("better than the standard settings", "good"),
     "no_difference": ("no difference that can be told", "even"),
     "worse": ("worse than the standard settings", "bad"),
+    "trade_off": ("better by one objective, worse by another", "even"),
     "same": ("the standard settings won", "even"),
     "not_compared": ("nothing was compared", "even"),
     None: ("not finished", "even"),
@@ -41,6 +43,7 @@ def sections(found: Findings) -> list[Part]:
     return [
         _verdict(found),
         _recipe(found),
+        *([pareto_part(found)] if found.pareto else []),
         _progress(found),
         _curves(found),
         trials_table(found),
@@ -82,6 +85,16 @@ def _numbers(found: Findings) -> str:
     data = found.comparison_data
     if data is None:
         return ""
+    compared = data["by_objective"] if found.pareto and "by_objective" in data else None
+    if compared and found.standing not in ("same", "not_compared"):
+        cells = [cell for one in compared for cell in _by_objective(one)]
+    else:
+        cells = _of_one(found, data)
+    inside = "".join(f"<div><dt>{text(title)}</dt><dd>{text(shown)}</dd></div>" for title, shown in cells)
+    return f'<dl class="numbers">{inside}</dl>' if inside else ""
+
+
+def _of_one(found: Findings, data: Mapping[str, Any]) -> list[tuple[str, str]]:
     cells = []
     for name, title in (("winner", "winner, on test data"), ("standard", "standard settings")):
         side = data.get(name)
@@ -93,8 +106,18 @@ def _numbers(found: Findings) -> str:
         ends = f"{wording.gain(found, gap['low'])} to {wording.gain(found, gap['high'])}"
         shown = f"{wording.gain(found, gap['mean'])} {unit}".rstrip()
         cells.append((f"difference, 95 % interval {ends}", shown))
-    inside = "".join(f"<div><dt>{text(title)}</dt><dd>{text(shown)}</dd></div>" for title, shown in cells)
-    return f'<dl class="numbers">{inside}</dl>' if inside else ""
+    return cells
+
+
+def _by_objective(one: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Winner against standard by one objective of several."""
+    metric, title = one["metric"], metric_of(one["metric"]).title
+    shown = [show_score(one[f"{side}_value"], metric) for side in ("winner", "standard")]
+    cells = [(f"{title}: winner, and standard settings, on test data", " / ".join(shown))]
+    if one["mean"] is not None:
+        by = show_difference(one["mean"], one["low"], one["high"], metric)
+        cells.append((f"{title}: {by.partition(' (')[2].removesuffix(')')}", by.partition(" (")[0]))
+    return cells
 
 
 def _recipe(found: Findings) -> Part:
@@ -126,9 +149,12 @@ def _progress(found: Findings) -> Part:
     word = "lowest" if found.less_is_better else "highest"
     label = f"Scores of all trials, the {word} so far, and the standard settings as a line."
     where = "" if found.metric in OWN_METRICS else ", on validation data"
+    wins = f"what the belief trusts most, and not the {word} score alone, which is partly luck"
+    if found.pareto:
+        where = f" by {text(found.title)}, the first objective{where}"
+        wins = "the compromise between all objectives"
     note = paragraph(
-        f"Scores are those of the trials{where}. What wins is what the belief trusts most, and not the "
-        f"{word} score alone, which is partly luck.",
+        f"Scores are those of the trials{where}. What wins is {wins}.",
         "" if found.unit else "What is far from all others stands at the edge.",
     )
     return section("progress", "Best so far", "Best so far", chart("progress-chart", label), note, why=why)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from loracle.config.metrics import metric_of
 from loracle.report.findings.records import Findings, TrialRow
 from loracle.report.page import wording
 from loracle.report.page.markup import Part, own, scrolling, section, text
-from loracle.report.wording import knob_titles, show_value, shown_knobs
+from loracle.report.wording import knob_titles, show_reading, show_value, shown_knobs
 from loracle.text.quantities import show_seconds
 
 _COLUMNS = ("trial", "score", "seconds", "what came of it")
@@ -18,13 +19,15 @@ def trials_table(found: Findings) -> Part:
     names = list(shown_knobs(found.trials[0].config))
     titles = knob_titles(names, _COLUMNS)
     heads = [("trial", "number"), *((titles[name], "number") for name in names)]
-    heads += [(found.title, "number"), ("seconds", "number"), ("what came of it", "text")]
+    heads += [(found.title, "number"), *((metric_of(name).title, "number") for name in _others(found))]
+    heads += [("seconds", "number"), ("what came of it", "text")]
     top = "".join(
         f'<th scope="col" aria-sort="none"><button type="button" data-kind="{kind}">{text(name, 60)}'
         "</button></th>"
         for name, kind in heads
     )
-    body = "".join(_row(found, row, names) for row in found.trials)
+    beside = {} if found.pareto is None else {one.number: one.scores[1:] for one in found.pareto.trials}
+    body = "".join(_row(found, row, names, beside.get(row.number, ())) for row in found.trials)
     states = [state for state in _STATES if any(row.state == state for row in found.trials)]
     choices = "".join(f'<option value="{state}">{state}</option>' for state in states)
     fields = (
@@ -40,13 +43,21 @@ def trials_table(found: Findings) -> Part:
 _STATES = ("succeeded", "failed", "interrupted", "running")
 
 
-def _row(found: Findings, row: TrialRow, names: list[str]) -> str:
+def _others(found: Findings) -> tuple[str, ...]:
+    """The objectives after the first."""
+    return () if found.pareto is None else found.pareto.objectives[1:]
+
+
+def _row(found: Findings, row: TrialRow, names: list[str], beside: tuple[float, ...]) -> str:
     config = shown_knobs(row.config)
     mark = " leads" if row.number == found.leader else ""
     cells = [f'<th scope="row" data-value="{row.number}">{row.number}</th>']
     cells += [_number(config[name], show_value(config[name])) for name in names]
     shown = "" if row.score is None else wording.score(found, row.score)
     cells.append(_number(row.score, shown))
+    for place, name in enumerate(_others(found)):
+        score = beside[place] if beside else None
+        cells.append(_number(score, "" if score is None else show_reading(score, name)))
     cells.append(_number(row.seconds, "" if row.seconds is None else show_seconds(row.seconds)))
     cells.append(f'<td class="said">{_said(found, row)}</td>')
     searched = ", ".join(f"{name} {show_value(config[name])}" for name in names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from loracle.report.verdict.comparison import (
     RUNNERS_UP,
     Comparison,
+    Difference,
     GivenUp,
     GuardedSearch,
     PassedOver,
@@ -26,6 +27,7 @@ from loracle.report.verdict.sentences import (
 __all__ = [
     "RUNNERS_UP",
     "Comparison",
+    "Difference",
     "GivenUp",
     "GuardedSearch",
     "PassedOver",

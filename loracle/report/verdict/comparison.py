@@ -19,7 +19,8 @@ RUNNERS_UP = 2  # trained on all data, one after the other, where the winner fai
 
 EXIT_CODES = {"better": 0, "no_difference": 3, "worse": 4}  # 2 is bad input, as for every command
 
-Standing = Literal["better", "worse", "no_difference", "same", "not_compared"]
+Standing = Literal["better", "worse", "no_difference", "trade_off", "same", "not_compared"]
+Told = Literal["better", "worse", "no_difference"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,42 @@ class PassedOver:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Winner and standard settings by one objective of several, on the same test items.
+
+    Attributes:
+        metric: that objective.
+        winner_value, standard_value: test scores, larger is better; None where a training failed.
+        mean, low, high: winner minus standard with a 95 % interval; None where the score is not of items.
+        items, differing: test items, and how many of them the two scored differently.
+    """
+
+    metric: str
+    winner_value: float | None = None
+    standard_value: float | None = None
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    items: int = 0
+    differing: int = 0
+
+    @property
+    def told(self) -> Told:
+        """Whether the winner is told to be better or worse by this objective.
+
+        Where the interval excludes zero. Without one there is one number each, and any difference counts.
+        """
+        if self.low is None or self.high is None:
+            if self.winner_value is None or self.standard_value is None:
+                return "no_difference"
+            gap = self.winner_value - self.standard_value
+            return "better" if gap > 0 else "worse" if gap < 0 else "no_difference"
+        if self.differing < MIN_DIFFERING or self.low <= 0 <= self.high:
+            return "no_difference"
+        return "better" if self.low > 0 else "worse"
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Winner and standard settings, both trained on all training data and scored once on test data.
 
@@ -74,6 +111,7 @@ class Comparison:
         items: test items that both were scored on.
         differing: how many of those the two scored differently.
         same: whether winner and standard train identically; then they were trained once.
+        others: the same by the objectives after the first, where there are several.
         overlap: test items that were seen before they were scored, so what scores say of new data is less.
         guarded: how what must not be lost fared in the search; None where nothing was watched. How it fared
             in the final trainings stands in their outcomes.
@@ -93,24 +131,30 @@ class Comparison:
     overlap: Overlap = field(default_factory=Overlap)
     guarded: GuardedSearch | None = None
     passed_over: tuple[PassedOver, ...] = ()
+    others: tuple[Difference, ...] = ()
 
     @property
     def standing(self) -> Standing:
         """How the winner stands against the standard settings.
 
         `better` and `worse` are claimed where the interval excludes zero. A trainer of the user's own gives
-        one number each, so there any difference counts.
+        one number each, so there any difference counts. Of several objectives: `better` by one at least and
+        worse by none, or the other way round; `trade_off` where it is better by one and worse by another.
         """
-        winner, standard = self.winner_outcome.value, self._standard_value
-        if winner is None or standard is None:
+        if self.winner_outcome.value is None or self._standard_value is None:
             return "not_compared"
         if self.same:
             return "same"
-        if self.difference is None or self.low is None or self.high is None:
-            return "better" if winner > standard else "worse" if winner < standard else "no_difference"
-        if self.differing < MIN_DIFFERING or self.low <= 0 <= self.high:
-            return "no_difference"
-        return "better" if self.low > 0 else "worse"
+        found = {one.told for one in self.by_objective("")}
+        if "better" in found and "worse" in found:
+            return "trade_off"
+        return "better" if "better" in found else "worse" if "worse" in found else "no_difference"
+
+    def by_objective(self, metric: str) -> tuple[Difference, ...]:
+        """Winner and standard by the metric of the value, and by other objectives where there are some."""
+        values = (self.winner_outcome.value, self._standard_value)
+        ends = (self.difference, self.low, self.high)
+        return (Difference(metric, *values, *ends, self.items, self.differing), *self.others)
 
     @property
     def exit_code(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.records.notices import Notice
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import History
-from loracle.report.verdict.comparison import EXIT_CODES, Comparison
+from loracle.report.objectives import scores_of
+from loracle.report.verdict.comparison import EXIT_CODES, Comparison, Difference
 from loracle.report.verdict.guards import guard_lines, in_short
 from loracle.report.wording import (
     show_amounts,
@@ -48,9 +50,11 @@ def headline(comparison: Comparison, metric: str) -> str:
         text = _result(comparison, metric).removesuffix(".")
         return f"{_WORDS[comparison.exit_code]}: {text[:1].lower()}{text[1:]}{in_short(comparison)}."
     against = f"{_phrase(winner.value, metric)} against {show_score(standard.value, metric)}"
-    by = _by_how_much(comparison, metric)
-    said = f"{against} of the standard settings{by}{in_short(comparison)}"
-    return f"{_WORDS[comparison.exit_code]}: {said}."
+    by = _by_how_much(comparison.by_objective(metric)[0])
+    others = "".join(f"; {_against(other)}{_by_how_much(other)}" for other in comparison.others)
+    said = f"{against} of the standard settings{by}{others}{in_short(comparison)}"
+    traded = comparison.standing == "trade_off" and comparison.exit_code != EXIT_CODES["worse"]
+    return f"{_TRADE_OFF if traded else _WORDS[comparison.exit_code]}: {said}."
 
 
 _WORDS = {
@@ -58,23 +62,32 @@ _WORDS = {
     EXIT_CODES["no_difference"]: "No difference beyond noise",
     EXIT_CODES["worse"]: "Worse",
 }
+_TRADE_OFF = "Better by one objective, worse by another"
 
 
-def _by_how_much(comparison: Comparison, metric: str) -> str:
+def _by_how_much(found: Difference) -> str:
     """The difference with its interval, as the end of a sentence."""
-    if comparison.difference is None or comparison.low is None or comparison.high is None:
+    if found.mean is None or found.low is None or found.high is None:
         return " (one run each, so chance plays a part)"
-    by = show_difference(comparison.difference, comparison.low, comparison.high, metric)
-    plural = "" if comparison.items == 1 else "s"
-    return f", {by} on the same {comparison.items:,} test item{plural}"
+    by = show_difference(found.mean, found.low, found.high, found.metric)
+    plural = "" if found.items == 1 else "s"
+    return f", {by} on the same {found.items:,} test item{plural}"
+
+
+def _against(other: Difference) -> str:
+    """Both scores by an objective after the first."""
+    assert other.winner_value is not None
+    assert other.standard_value is not None
+    shown = [show_score(value, other.metric) for value in (other.winner_value, other.standard_value)]
+    return f"{metric_of(other.metric).title} {shown[0]} against {shown[1]}"
 
 
 def verdict_lines(comparison: Comparison, metric: str, history: History | None = None) -> list[str]:
     """The same, each thought by itself."""
     parts = [
-        nothing_learnt(history, metric) if history else "",
+        nothing_learnt(history, metric, [other.metric for other in comparison.others]) if history else "",
         _result(comparison, metric),
-        paired(comparison, metric),
+        *_by_objective(comparison, metric),
         seen_before(comparison),
         *guard_lines(comparison, metric),
         best_line(comparison, metric),
@@ -94,6 +107,8 @@ def _result(comparison: Comparison, metric: str) -> str:
         return f"The winner reaches {shown}; the standard settings failed ({kind}), so nothing was compared."
     if comparison.same:
         return f"The winner is the standard settings: no others are trusted more. They reach {shown}."
+    if comparison.others:
+        return _by_all(comparison, metric)
     against = f"{shown} against {show_score(standard.value, metric)}"
     if metric in OWN_METRICS or comparison.difference is None:
         against += " (one run each, so chance plays a part)"
@@ -107,6 +122,27 @@ def _result(comparison: Comparison, metric: str) -> str:
         case _:
             text = f"No difference between winner and standard settings can be told: {against}."
     return text
+
+
+def _by_all(comparison: Comparison, metric: str) -> str:
+    """How the winner stands against the standard settings by several objectives together."""
+    found = comparison.by_objective(metric)
+    titles = {
+        told: " and ".join(metric_of(one.metric).title for one in found if one.told == told)
+        for told in ("better", "worse")
+    }
+    match comparison.standing:
+        case "trade_off":
+            return (
+                f"The winner is better than the standard settings by {titles['better']}, and worse by "
+                f"{titles['worse']}."
+            )
+        case "better" | "worse" as how:
+            rest = "" if all(one.told == how for one in found) else ", and no difference is told by the other"
+            rest += "s" if rest and sum(one.told != how for one in found) > 1 else ""
+            return f"The winner is {how} than the standard settings by {titles[how]}{rest}."
+        case _:
+            return "No difference between winner and standard settings can be told by any of the objectives."
 
 
 def show_gain(gain: float) -> str:
@@ -130,9 +166,22 @@ def best_line(comparison: Comparison, metric: str) -> str:
         return f"So {place} holds the standard settings, which keep what must not be lost."
     if comparison.best == "standard":
         return f"So {place} holds the standard settings."
+    if comparison.standing == "trade_off":
+        return f"{place} holds the winner, which is the compromise that the search found."
     if comparison.standing == "no_difference":
         return f"{place} holds the winner; as far as these data tell, the standard settings are as good."
     return ""
+
+
+def _by_objective(comparison: Comparison, metric: str) -> list[str]:
+    """The differences on the same test items, by each objective where there are several."""
+    if not comparison.others or comparison.same or comparison.standing == "not_compared":
+        return [paired(comparison, metric)]
+    lines = []
+    for one in comparison.by_objective(metric):
+        told = f"; {_not_told(one)}" if one.low is not None and one.told == "no_difference" else ""
+        lines.append(f"By {_against(one)}{_by_how_much(one)}{told}.")
+    return lines
 
 
 def paired(comparison: Comparison, metric: str) -> str:
@@ -169,16 +218,22 @@ def seen_before(comparison: Comparison) -> str:
 def _why_not_told(comparison: Comparison) -> str:
     if comparison.standing != "no_difference":
         return ""
-    assert comparison.low is not None
-    assert comparison.high is not None
-    why = "Zero is inside"
-    if not comparison.low <= 0 <= comparison.high:
-        plural = "" if comparison.differing == 1 else "s"
-        why = f"They differ on only {comparison.differing} item{plural}, which is too few"
+    why = _not_told(comparison.by_objective("")[0])
+    why = f"{why[:1].upper()}{why[1:]}"
     needed = comparison.items_needed
     if needed is None or needed <= comparison.items:
         return f"{why}: to tell a difference, more test data are needed."
     return f"{why}: to tell a difference of this size, about {needed:,} test items would be needed."
+
+
+def _not_told(found: Difference) -> str:
+    """Why a difference with an interval is not told."""
+    assert found.low is not None
+    assert found.high is not None
+    if found.low <= 0 <= found.high:
+        return "zero is inside"
+    plural = "" if found.differing == 1 else "s"
+    return f"they differ on only {found.differing} item{plural}, which is too few"
 
 
 def trained_once(comparison: Comparison) -> str:
@@ -186,10 +241,15 @@ def trained_once(comparison: Comparison) -> str:
     return "It was" if comparison.same or comparison.standard is None else "Both were"
 
 
-def nothing_learnt(history: History, metric: str) -> str:
-    """Says that no config is known to be better than another, if all trials scored the same; else empty."""
-    values = [t.outcome.value for t in history.succeeded if t.outcome and t.outcome.value is not None]
-    if len({trial.index for trial in history.succeeded}) < 2 or len(set(values)) > 1:
+def nothing_learnt(history: History, metric: str, others: Sequence[str] = ()) -> str:
+    """Says that no config is known to be better than another, if all trials scored the same; else empty.
+
+    `others`: the objectives after the first, where there are several.
+    """
+    told = [trial.outcome for trial in history.succeeded if trial.outcome]
+    values = [outcome.value for outcome in told if outcome.value is not None]
+    seen = {scores_of(outcome, (metric, *others)) for outcome in told}
+    if len({trial.index for trial in history.succeeded}) < 2 or len(seen) > 1:
         return ""
     score = f"{metric_of(metric).title} {show_score(values[0], metric)}"
     return (
@@ -222,8 +282,11 @@ def result_notices(
 ) -> tuple[Notice, ...]:
     """What the user must see about the result beside the verdict."""
     at_edge = edges(space, comparison.winner)
+    others = [other.metric for other in comparison.others]
     perfect = metric_of(metric).proportion and comparison.winner_outcome.value == 1.0
-    if not at_edge or perfect or nothing_learnt(history, metric):  # then where the winner lies means nothing
+    if (
+        not at_edge or perfect or nothing_learnt(history, metric, others)
+    ):  # then where the winner lies means nothing
         return ()
     which = " and ".join(f"{name} {show_value(value)} (the {end})" for name, value, end in at_edge)
     keys = ", ".join(f"space.knobs.{name}" for name, _, _ in at_edge)

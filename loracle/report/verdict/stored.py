@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loracle.config.settings import RunConfig
 from loracle.errors import StudyError
 from loracle.records.codec import from_plain, json_text, to_plain
 from loracle.records.notices import Notice
 from loracle.records.notices import as_json as notices_as_json
+from loracle.records.space import SearchSpace
 from loracle.records.trial import History
+from loracle.report.objectives import front_json
 from loracle.report.tables import comparison_json
 from loracle.report.verdict.comparison import Comparison
 from loracle.report.verdict.sentences import headline, verdict
@@ -69,15 +72,23 @@ def read_finished(folder: Path, history: History) -> Finished:
 
 
 def verdict_json(
-    folder: Path, finished: Finished, metric: str, history: History, notices: Sequence[Notice]
+    config: RunConfig, space: SearchSpace, finished: Finished, history: History, notices: Sequence[Notice]
 ) -> dict[str, Any]:
     """Everything that the verdict says, for programs; docs/json.md describes it."""
-    comparison = finished.comparison
-    return comparison_json(comparison, metric) | {
-        "run": str(folder),
-        "stopped": finished.stopped,
-        "exit_code": comparison.exit_code,
-        "headline": headline(comparison, metric),
-        "verdict": verdict(comparison, metric, history),
-        "notices": notices_as_json(notices),
-    }
+    comparison, metric = finished.comparison, config.metric
+    front: dict[str, Any] = {}
+    if config.objectives:
+        winner = space.index(comparison.winner)
+        front["pareto_set"] = front_json(space, history, config.objectives, winner)
+    return (
+        front
+        | comparison_json(comparison, metric)
+        | {
+            "run": str(config.output),
+            "stopped": finished.stopped,
+            "exit_code": comparison.exit_code,
+            "headline": headline(comparison, metric),
+            "verdict": verdict(comparison, metric, history),
+            "notices": notices_as_json(notices),
+        }
+    )

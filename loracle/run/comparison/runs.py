@@ -77,6 +77,7 @@ def _row(config: RunConfig, comparison: Comparison, history: History) -> RunRow:
         score=None if outcome.value is None else metric_of(config.metric).read(outcome.value),
         standard=None if standard is None else standard.value,
         standing=comparison.standing,
+        others=config.objectives[1:],
         trials=len(history.counted),
         seconds=sum(one.seconds for one in outcomes),
     )

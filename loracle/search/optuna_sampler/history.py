@@ -16,9 +16,9 @@ from loracle.search.optuna_sampler import suggestions
 from loracle.search.optuna_sampler.parameters import REFUSED_KEY
 from loracle.search.optuna_sampler.question import scene_of
 from loracle.search.optuna_sampler.suggestions import Asked
+from loracle.search.outputs import as_one, drawn_weights
 
 _CONSTRAINTS = "constraints"  # where Optuna keeps what `constraints_func` and `trial.set_constraint` gave
-_AUGMENTED = 0.05  # share of the plain sum of several objectives
 
 
 def history_of(study: Study, space: SearchSpace, *, before: int | None = None) -> History:
@@ -42,9 +42,8 @@ def history_at(
 ) -> History:
     """The trials of a study, or of a bracket of it, that count for a row.
 
-    Several objectives count as one, weighed anew for every trial: the augmented Chebyshev distance from the
-    best in each, as ParEGO does (Knowles 2006, IEEE TEC 10(1)), of ranks instead of values. `seed` is that of
-    the weights.
+    Several objectives count as one, weighed anew for every trial (`outputs.as_one`). `seed` is that of the
+    weights.
     """
     standing = suggestions.representatives(space, asked.names)
     everything = [t for t in study.get_trials(deepcopy=False) if t.number in rows]
@@ -87,16 +86,8 @@ def _values(
     good = {number: values for number, values in told.items() if np.isfinite(values).all()}
     if not good:
         return dict.fromkeys(told, math.nan)
-    weights = np.random.default_rng([seed, len(trials)]).dirichlet(np.ones(len(signs)))
-    short = _shares(np.array(list(good.values()))) - 1.0  # (n, objectives), 0 where the best is
-    scores = (weights * short).min(axis=1) + _AUGMENTED * (weights * short).sum(axis=1)
+    scores = as_one(np.array(list(good.values())), drawn_weights(len(signs), seed, len(trials)))
     return {**dict.fromkeys(told, math.nan), **dict(zip(good, scores.tolist(), strict=True))}
-
-
-def _shares(values: np.typing.NDArray[np.float64]) -> np.typing.NDArray[np.float64]:
-    """In each column, the share of the others that a value is not worse than; (n, objectives), 1 the best."""
-    worse = (values[None, :, :] <= values[:, None, :]).sum(axis=1) - 1
-    return np.asarray(worse / max(len(values) - 1, 1))
 
 
 def _outcome(frozen: FrozenTrial, value: float | None) -> Outcome | None:

@@ -234,7 +234,8 @@ def test_a_metric_that_is_named_twice_in_a_sum_has_both_weights(base: Base) -> N
 @pytest.mark.parametrize(
     ("metric", "said"),
     [
-        (["loss", "bleu"], "one score is optimised; name a weighted sum"),
+        ([], "a list of objectives names at least one"),
+        (["loss", "bleu", "loss"], "the objective loss is named twice"),
         ({"loss": -1}, "the weight of loss is a number above 0; got -1"),
         ({"loss": True}, "the weight of loss is a number above 0; got True"),
         ({"lose": 1}, "there is no such metric; did you mean 'loss'"),
