@@ -201,7 +201,7 @@ def _so_far(
     done, budget = len(history.counted), config.search.trials
     said = f"The search is not over: {done} of {budget} trials are done."
     if done >= budget:  # final trainings are going on, were cut off, or are an earlier version's
-        said = f"All {budget} trials are done, the final trainings are not: the same loracle tune does them."
+        said = f"All {budget} trials are done, the final comparison is not: the same loracle tune makes it."
     if winner is not None:
         row = next(row for row in rows if row.number == winner)
         outcome = next(trial.outcome for trial in history.succeeded if trial.number == winner)

@@ -43,7 +43,7 @@ def charts(found: Findings) -> dict[str, Chart]:
         made["parallel-chart"] = _parallel(found)
     for place, one in enumerate(found.slices):
         made[f"slice-{place}"] = _slice(found, one)
-    if found.importance:
+    if found.importance and len(found.importance.knobs) > 1:
         made["importance-chart"] = _importance(found)
     if found.prior:
         made["prior-chart"] = _prior(found)

@@ -213,6 +213,9 @@ def _importance(found: Findings) -> Part:
         return section("importance", "Importance", "Which settings matter", why=why)
     first = found.importance.knobs[0]
     said = [_explains(found, first)]
+    if len(found.importance.knobs) == 1:
+        why = f"Only {first.knobs[0]} has more than one value, so all that differs is its doing."
+        return section("importance", "Importance", "Which settings matter", why=why)
     pair = found.importance.interaction
     if pair is not None:
         names = " and ".join(own(name) for name in pair.knobs)

@@ -133,7 +133,7 @@ def test_a_run_that_was_interrupted_and_one_that_goes_on(tmp_path: Path) -> None
 
 def test_a_search_that_is_over_is_not_said_to_go_on(tmp_path: Path) -> None:
     found = made(tmp_path, n=30, finished=False).find()
-    assert found.verdict[0].startswith("All 30 trials are done, the final trainings are not")
+    assert found.verdict[0].startswith("All 30 trials are done, the final comparison is not")
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])

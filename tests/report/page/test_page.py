@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reported_runs import history_of, made, quality
+from reported_runs import KNOBS, history_of, made, quality
 
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.report.page.page import page, write_page
@@ -156,6 +156,15 @@ def test_one_score_far_from_all_others_leaves_a_belief_that_can_be_read(tmp_path
     drawn = [y for chart in slices for trace in chart["data"] for y in trace["y"]]
     assert 1 < max(drawn) < 20
     assert min(drawn) > -20
+
+
+def test_one_knob_alone_is_not_said_to_matter_most(tmp_path: Path) -> None:
+    one = {"space": {"base": "empty", "knobs": {"learning_rate": KNOBS["learning_rate"]}}, "finished": False}
+    history = history_of(made(tmp_path, n=1, **one).space, 6)
+    html = page(made(tmp_path, history, **one).find())
+    text = Reader(html).text
+    assert "Only learning_rate has more than one value" in text
+    assert "explains most by itself" not in text
 
 
 def test_trials_that_all_failed_stand_on_no_scale(tmp_path: Path) -> None:
