@@ -201,6 +201,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_import::test_llama_factory",
         "test_import::test_oumi_tune",
         "test_import::test_trl_with_data_beside_it",
+        "test_import::test_micro_batch_and_accumulation_are_the_effective_batch_wherever_they_stand",
     ),
     "`--json` prints one JSON object": ("test_cli::test_tune_json_is_one_object",),
     # -- use the search alone

@@ -41,8 +41,14 @@ def load_config(path: str | Path) -> RunConfig:
     return resolve_paths(config, path.parent)
 
 
-def parse_config(text: str, source: str = "config") -> RunConfig:
-    """Validates the text of a YAML file; `source` names it in errors. Raises like `load_config`."""
+def parse_config(text: str, source: str = "config", *, lines: bool = True) -> RunConfig:
+    """Validates the text of a YAML file; `source` names it in errors. Raises like `load_config`.
+
+    Args:
+        text: of the file.
+        source: what it is called.
+        lines: whether errors name its lines; no user can look them up in a text that is no file yet.
+    """
     try:
         content, node = parse(text)
     except YamlError as error:
@@ -52,7 +58,7 @@ def parse_config(text: str, source: str = "config") -> RunConfig:
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(_explain(error, node, source)) from None
+        raise ConfigError(_explain(error, node, source, lines=lines)) from None
 
 
 def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
@@ -121,20 +127,20 @@ def dump_config(config: RunConfig) -> str:
     return dump(content)
 
 
-def _explain(error: ValidationError, node: yaml.Node | None, source: str) -> str:
+def _explain(error: ValidationError, node: yaml.Node | None, source: str, *, lines: bool) -> str:
     """The first error of a validation as `file:line: key: rule`; a misspelt key before the one it lacks."""
     errors = error.errors(include_url=False)
     first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
     location = _place(first["loc"])
-    line = _line(node, location)
+    place = f"{source}:{_line(node, location)}" if lines else source
     key = printable(".".join(str(part) for part in location), _SHOWN)
     if first["type"] == "extra_forbidden":
         if key in _REFUSED:
-            return f"{source}:{line}: {key}: {_REFUSED[key]}"
+            return f"{place}: {key}: {_REFUSED[key]}"
         known = _known_keys(location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        return f"{source}:{line}: unknown key {key!r}; {hint}"
+        return f"{place}: unknown key {key!r}; {hint}"
     rules = [e["msg"].removeprefix("Value error, ") for e in errors if _place(e["loc"]) == location]
     message = " or ".join(rule[:1].lower() + rule[1:] for rule in dict.fromkeys(rules))
     message = message.replace("input is not a valid path for <class 'pathlib.Path'>", "is the path of a file")
@@ -142,7 +148,7 @@ def _explain(error: ValidationError, node: yaml.Node | None, source: str) -> str
     shown = f"; got {given!r}" if isinstance(given, str | int | float) else ""
     if location[:2] in _SECRET:
         shown = ""
-    return f"{source}:{line}: {key}: {printable(message, 1000)}{printable(shown, _SHOWN)}"
+    return f"{place}: {key}: {printable(message, 1000)}{printable(shown, _SHOWN)}"
 
 
 def _place(location: tuple[int | str, ...]) -> list[int | str]:

@@ -13,7 +13,7 @@ from loracle.config.new_file import write_new
 from loracle.config.yaml_file import dump
 from loracle.errors import ConfigError
 from loracle.export.incoming import datasets, meanings
-from loracle.export.incoming.kinds import Source, read_source
+from loracle.export.incoming.kinds import KINDS, Source, read_source
 from loracle.export.incoming.sweep import knob_values
 from loracle.records.standard_settings import STANDARD
 from loracle.text.comments import comment_head
@@ -61,13 +61,15 @@ def import_config(files: Sequence[Path], output: Path) -> list[str]:
     (main,) = whole
     reading = _Reading()
     _settings(reading, main)
+    _loss(reading, main)
+    _warmup(reading, main)
     batch = _batch(reading, main)
     for source in sources:
-        _tried(reading, source, main, batch)
+        _tried(reading, source, batch)
     _complete(reading, main)
     _data(reading, main, output)
     text = _text(reading, main)
-    parse_config(text, source=f"{main.path} as a config of ours")
+    parse_config(text, source=f"{main.path} as a config of ours", lines=False)
     write_new(output, text)
     return reading.notes
 
@@ -85,7 +87,7 @@ def _settings(reading: _Reading, source: Source) -> None:
         elif key in meanings.START_KEYS:
             if value in meanings.STARTS:
                 reading.put("training.variant", meanings.STARTS[value])
-            elif value is not True:
+            elif value not in (True, "default"):
                 reading.notes.append(f"{key}: {value!r} is no variant here")
         elif key in meanings.ANYWAY:
             so, otherwise = meanings.ANYWAY[key]
@@ -112,6 +114,8 @@ def _settings(reading: _Reading, source: Source) -> None:
 _ELSEWHERE = {
     *meanings.MICRO,
     *meanings.ACCUMULATION,
+    *meanings.WHOLE_ROWS,
+    meanings.TURNS,
     *("datasets", "dataset", "dataset_name", "eval_dataset", "validation_datasets", "test_datasets"),
     *("val_set_size", "val_size", "warmup_steps", "template", "chat_template", "data_files"),
     *("dataset_config", "dataset_train_split"),
@@ -140,32 +144,73 @@ def _number(value: Any) -> int | float:
     return int(number) if number.is_integer() else number
 
 
-def _batch(reading: _Reading, source: Source) -> tuple[int, int]:
-    """Micro-batch and accumulation; their product is the effective batch on one device."""
-    settings = source.settings
-    micro = next((settings[key] for key in meanings.MICRO if isinstance(settings.get(key), int)), None)
-    times = settings.get("gradient_accumulation_steps") or 1
-    if micro is not None and isinstance(times, int):
-        reading.standard["batch_size"] = micro * times
+def _loss(reading: _Reading, source: Source) -> None:
+    """Which tokens the loss counts; here those of completions, and of an assistant's turns."""
+    given, turns = source.settings, source.settings.get(meanings.TURNS)
+    whole = [key for key, value in meanings.WHOLE_ROWS.items() if given.get(key) is value]
+    if whole and turns is not True:
+        reading.put("data.loss_on", "all")
+    elif turns is not True and source.kind is KINDS["trl"] and given.get("completion_only_loss") is None:
         reading.notes.append(
-            f"batch_size: {micro} x {times} = {micro * times} on one device; on more, times their number"
+            f"{meanings.TURNS}: {'not in the file' if turns is None else turns}; of chats every turn counts "
+            "there, and those of the assistant here; data.loss_on: all counts all of them"
         )
-    warm = settings.get("warmup_steps")
-    if isinstance(warm, float) and 0 < warm < 1:
-        reading.put("training.warmup_fraction", warm)
+
+
+def _warmup(reading: _Reading, source: Source) -> None:
+    """A number of warm-up steps, as a share of all steps where their number is known."""
+    warm: Any = source.settings.get("warmup_steps")
+    steps = source.settings.get("max_steps")
+    counted = isinstance(warm, int | float) and not isinstance(warm, bool)
+    if counted and 0 <= warm < 1:
+        if warm or source.settings.get("warmup_ratio") is None:
+            reading.put("training.warmup_fraction", float(warm))
+    elif counted and isinstance(steps, int) and 0 < warm <= steps:
+        reading.put("training.warmup_fraction", float(f"{warm / steps:.4g}"))
+        reading.notes.append(f"warmup_steps: {warm} of max_steps {steps} as training.warmup_fraction")
     elif warm:
         reading.notes.append(
             f"warmup_steps: {warm} is a number of steps, which fits one length of training; "
             "training.warmup_fraction is a share of them, 0.03 where nothing is set"
         )
-    return (micro if isinstance(micro, int) else 8), (times if isinstance(times, int) else 1)
 
 
-def _tried(reading: _Reading, source: Source, main: Source, batch: tuple[int, int]) -> None:
+def _batch(reading: _Reading, source: Source) -> tuple[int, int]:
+    """Micro-batch and accumulation; their product is the effective batch on one device."""
+    micro = _count(reading, source, meanings.MICRO)
+    usual = source.kind.defaults["micro_batch"]
+    times = _count(reading, source, meanings.ACCUMULATION) or 1
+    both = (micro or usual, times)
+    reading.standard["batch_size"] = both[0] * times
+    whose = "" if micro else f" ({usual} is {source.kind.title}'s own default)"
+    reading.notes.append(
+        f"batch_size: {both[0]}{whose} x {times} = {both[0] * times} on one device; on more, "
+        "times their number"
+    )
+    return both
+
+
+def _count(reading: _Reading, source: Source, keys: Sequence[str]) -> int | None:
+    """The number of the first key that the file has; what is none is said."""
+    for key in keys:
+        value = source.settings.get(key)
+        try:
+            number = float("nan" if value is None or isinstance(value, bool) else value)
+        except (TypeError, ValueError):
+            number = float("nan")
+        if number >= 1 and number.is_integer():
+            return int(number)
+        if value is not None:
+            reading.notes.append(f"{key}: {printable(repr(value), 60)} is no whole number from 1 up")
+    return None
+
+
+def _tried(reading: _Reading, source: Source, batch: tuple[int, int]) -> None:
     """What a sweep tries becomes knobs of the space."""
     names = meanings.our_names() | dict.fromkeys(meanings.MICRO, "batch_size")
     names |= dict.fromkeys(meanings.ACCUMULATION, "batch_size")
     knobs: dict[str, Any] = reading.content.get("space", {}).get("knobs", {})
+    parts: dict[str, list[float]] = {}  # of the effective batch, as they are tried
     for key, tried in source.tried.items():
         ours = names.get(key, "").removeprefix("training.")
         if ours not in OUR_KNOBS or not isinstance(tried, dict):
@@ -177,9 +222,12 @@ def _tried(reading: _Reading, source: Source, main: Source, batch: tuple[int, in
             reading.notes.append(f"{error}; it is not searched")
             continue
         if key in (*meanings.MICRO, *meanings.ACCUMULATION):
-            factor = batch[1] if key in meanings.MICRO else batch[0]
-            knob["values"] = sorted({int(value * factor) for value in knob["values"]})
-            reading.notes.append(f"{key}: searched as batch_size, times {factor}")
+            is_micro = key in meanings.MICRO
+            parts["micro" if is_micro else "times"] = knob["values"]
+            factors = parts.get("times", [batch[1]]) if is_micro else parts.get("micro", [batch[0]])
+            knob["values"] = sorted({int(value * factor) for value in knob["values"] for factor in factors})
+            by = f"{factors[0]:g}" if len(factors) == 1 else "each value of the other factor"
+            reading.notes.append(f"{key}: searched as batch_size, times {by}")
         if "low" in tried:
             shown = ", ".join(f"{value:g}" for value in knob["values"])
             reading.notes.append(f"{key}: {tried['low']} to {tried['high']} is searched at {shown}")
@@ -209,6 +257,15 @@ def _complete(reading: _Reading, main: Source) -> None:
             reading.notes.append(
                 f"training.{name}: not in the file; {defaults[name]} is {main.kind.title}'s own default"
             )
+    if "max_length" not in reading.content.setdefault("data", {}):
+        if (length := defaults["max_length"]) is not None:
+            reading.put("data.max_length", length)
+            said = f"{length} is {main.kind.title}'s own default"
+        else:
+            said = f"the model's own in {main.kind.title}, 512 here"
+        reading.notes.append(f"data.max_length: not in the file; {said}")
+    if "targets" not in training:
+        reading.notes.append("training.targets: not in the file; all linear modules here (all-linear)")
     if "max_steps" in training and training.pop("epochs", None) is not None:
         reading.notes.append("epochs: left out, as max_steps says how long a training is")
     reading.content["standard"] = standard
@@ -217,23 +274,30 @@ def _complete(reading: _Reading, main: Source) -> None:
 def _data(reading: _Reading, source: Source, output: Path) -> None:
     settings = source.settings
     given = datasets.listed(settings)
-    if len(given) > 1:
-        names = ", ".join(map(datasets.place_of, given))
-        reading.notes.append(
-            f"data: {len(given)} datasets ({names}); the first is named, join them in one file"
-        )
     if given:
-        reading.put("data.train", datasets.train_source(given[0], source, output, reading.notes.append))
+        told: list[list[str]] = [[] for _ in given]
+        sources = [
+            datasets.train_source(item, source, output, notes.append)
+            for item, notes in zip(given, told, strict=True)
+        ]
+        files = all(isinstance(one, str) for one in sources)
+        reading.put("data.train", sources if files and len(sources) > 1 else sources[0])
+        reading.notes += [note for notes in (told if files else told[:1]) for note in notes]
+        if len(sources) > 1 and not files:
+            names = ", ".join(map(datasets.place_of, given))
+            reading.notes.append(
+                f"data: {len(given)} datasets ({names}); the first is named, as several have to be files: "
+                "save them and name them in one list"
+            )
     else:
         reading.put("data.train", "train.jsonl")
         reading.notes.append(
             "data.train: train.jsonl: no dataset is named; put the file there or name yours (docs/data.md)"
         )
-    shape = given[0].get("type") if given and isinstance(given[0], dict) else None
-    if shape:
-        reading.notes.append(
-            f"data: its rows are of type {printable(repr(shape), 60)} there; see docs/data.md"
-        )
+    shapes = [item["type"] for item in given if isinstance(item, dict) and item.get("type")]
+    if shapes:
+        named = printable(", ".join(dict.fromkeys(map(repr, shapes))), 120)
+        reading.notes.append(f"data: its rows are of type {named} there; see docs/data.md")
     for key in ("val_set_size", "val_size"):
         share = settings.get(key)
         if isinstance(share, float) and 0 < share < 1:
@@ -243,10 +307,12 @@ def _data(reading: _Reading, source: Source, output: Path) -> None:
                 f"{key}: {share}; data.validation_fraction is 0.1, as choosing takes some rows"
             )
     for key in ("eval_dataset", "validation_datasets", "test_datasets"):
-        if settings.get(key):
-            reading.notes.append(
-                f"{key}: {printable(repr(settings[key]), 60)}; name a file in data.validation or data.test"
-            )
+        items = datasets.items_of(settings.get(key))
+        split = "test" if key == "test_datasets" and source.kind is KINDS["oumi"] else "validation"
+        if items and (found := datasets.files_of(items, source, output)):
+            reading.put(f"data.{split}", found[0] if len(found) == 1 else found)
+        elif items:
+            reading.notes.append(f"{key}: {printable(repr(settings[key]), 60)}; name a file in data.{split}")
     for key in ("template", "chat_template"):
         if settings.get(key):
             reading.notes.append(f"{key}: {settings[key]}; here the chat template of the tokenizer is used")

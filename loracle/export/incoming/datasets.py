@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,26 @@ _CONFIG = ("name", "dataset_config", "dataset_config_name", "subset")
 
 def listed(settings: Mapping[str, Any]) -> list[Any]:
     """What a file names as its datasets to train on, one after the other."""
-    given = settings.get("datasets") or settings.get("dataset") or settings.get("dataset_name")
+    return items_of(settings.get("datasets") or settings.get("dataset") or settings.get("dataset_name"))
+
+
+def items_of(given: Any) -> list[Any]:
+    """Datasets one after the other: of a list, of one mapping, or of names between commas."""
+    if isinstance(given, dict):
+        return [given]
     return given if isinstance(given, list) else str(given).split(",") if given else []
+
+
+def files_of(items: Sequence[Any], source: Source, output: Path) -> list[str] | None:
+    """Paths of datasets as seen from the config's folder; None where one of them is no file here."""
+    found = [_file(place_of(_registered(item, source)), source, output) for item in items]
+    files = [path for path in found if path is not None]
+    return files if len(files) == len(found) else None
+
+
+def _file(place: str, source: Source, output: Path) -> str | None:
+    found = next((p for p in (Path(place), source.path.parent / place) if p.is_file()), None)
+    return None if found is None else os.path.relpath(found.resolve(), output.absolute().parent)
 
 
 def train_source(item: Any, source: Source, output: Path, note: Callable[[str], None]) -> Any:
@@ -34,9 +52,8 @@ def train_source(item: Any, source: Source, output: Path, note: Callable[[str], 
     """
     item = _registered(item, source)
     place = place_of(item)
-    found = next((p for p in (Path(place), source.path.parent / place) if p.is_file()), None)
-    if found is not None:
-        return os.path.relpath(found.resolve(), output.absolute().parent)
+    if (found := _file(place, source, output)) is not None:
+        return found
     name = _hub_id(item, place, source)
     if name is None:
         hint = "" if "/" in place or place.endswith(_FILES) else f" (of the hub: {{hub: {place}}})"

@@ -19,7 +19,8 @@ class Kind:
     Attributes:
         title: its name.
         marks: keys of which every file has one.
-        defaults: what it trains with where a file says nothing (in our words: rank, alpha, ...).
+        defaults: what it trains with where a file says nothing (in our words: rank, alpha, ...; `micro_batch`
+            is that of one device, and `max_length` None where it is the model's own).
     """
 
     title: str
@@ -27,27 +28,38 @@ class Kind:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-# peft.LoraConfig, and transformers.TrainingArguments.
+# peft.LoraConfig, and transformers.TrainingArguments. A test holds all of these against the trainers' own
+# classes.
 _LORA = {"rank": 8, "alpha": 8, "dropout": 0.0}
 _TRAINING = {"epochs": 3.0, "schedule": "linear", "warmup_fraction": 0.0}
-_HF = _LORA | {"learning_rate": 5e-5, "batch_size": 8} | _TRAINING
+_HF = _LORA | {"learning_rate": 5e-5, "micro_batch": 8} | _TRAINING
 KINDS: dict[str, Kind] = {
-    "oumi": Kind("oumi tune", ("tuning",), _HF),
-    # axolotl asks for learning rate and micro-batch, and has no default for rank and alpha.
+    "oumi": Kind("oumi tune", ("tuning",), _HF | {"max_length": None}),
+    # axolotl asks for a learning rate, and has no default for rank and alpha. Its warm-up
+    # (axolotl/core/builders/base.py) is min(int(0.03 * steps), 100) steps.
     "axolotl": Kind(
         "axolotl",
         ("micro_batch_size", "sequence_len", "adapter"),
-        {"dropout": 0.0, "epochs": 1.0, "schedule": "cosine", "warmup_fraction": 0.0},
+        {
+            "dropout": 0.0,
+            "micro_batch": 1,
+            "max_length": 512,
+            "epochs": 1.0,
+            "schedule": "cosine",
+            "warmup_fraction": 0.03,
+        },
     ),
     # llamafactory/hparams/finetuning_args.py: alpha is twice the rank.
     "llamafactory": Kind(
-        "LLaMA-Factory", ("finetuning_type", "lora_rank", "cutoff_len", "stage"), _HF | {"alpha": None}
+        "LLaMA-Factory",
+        ("finetuning_type", "lora_rank", "cutoff_len", "stage"),
+        _HF | {"alpha": None, "max_length": 2048},
     ),
     # trl.ModelConfig and trl.SFTConfig, 1.16.
     "trl": Kind(
         "TRL, transformers or PEFT",
         ("model_name_or_path", "base_model", "per_device_train_batch_size", "lora_r", "r", "use_peft"),
-        _HF | {"rank": 16, "alpha": 32, "dropout": 0.05, "learning_rate": 2e-5},
+        _HF | {"rank": 16, "alpha": 32, "dropout": 0.05, "learning_rate": 2e-5, "max_length": 1024},
     ),
 }
 _PAIRED = "_"  # in a sweep of axolotl: mappings whose values go together

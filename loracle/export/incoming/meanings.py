@@ -48,12 +48,13 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "pissa_init": ("training.variant", "pissa"),
     "lora_target_linear": ("training.targets", "all-linear"),
     "load_in_4bit": ("quantization", "4bit"),
+    "q_lora": ("quantization", "4bit"),
     "load_in_8bit": ("quantization", "8bit"),
     "bf16": ("dtype", "bfloat16"),
     "fp16": ("dtype", "float16"),
 }
 STARTS = {"pissa": "pissa", "pissa_niter_16": "pissa_fast", "olora": "olora", "eva": "eva"}
-START_KEYS = ("init_lora_weights", "peft_init_lora_weights")
+START_KEYS = ("init_lora_weights", "peft_init_lora_weights", "lora_init_weights")
 
 _OPTIMIZERS = {row.transformers: name for name, row in OPTIMIZERS.items() if row.transformers is not None} | {
     "adamw_torch": "adamw",
@@ -80,20 +81,22 @@ AS_OURS: dict[str, Callable[[Any], Any]] = {
     "quantization": lambda value: {4: "4bit", 8: "8bit"}[value],
     "training.epochs": float,
     "training.warmup_fraction": float,
+    "training.gradient_checkpointing": bool,  # or a word for how: unsloth, offload
     "dtype": lambda value: {"bf16": "bfloat16", "fp16": "float16", "float": "float32"}.get(
         str(value), str(value)
     ),
 }
 
+# What the loss counts: prompts too where one of these has this value (data.loss_on: all).
+WHOLE_ROWS: dict[str, bool] = {
+    "train_on_inputs": True,
+    "train_on_prompt": True,
+    "completion_only_loss": False,
+}
+TURNS = "assistant_only_loss"  # of TRL: chats count their assistant's turns alone, as here
+
 # What is so here anyway, and what another value means.
 ANYWAY: dict[str, tuple[Any, str]] = {
-    "completion_only_loss": (
-        True,
-        "there the loss counts prompts too; here completions, or rows of text whole",
-    ),
-    "assistant_only_loss": (True, "there the loss counts all turns; here those of the assistant"),
-    "train_on_inputs": (False, "there the loss counts prompts too; here completions, or rows of text whole"),
-    "train_on_prompt": (False, "there the loss counts prompts too; here completions, or rows of text whole"),
     "mask_history": (False, "there the last turn of a chat counts alone; here every turn of the assistant"),
     **dict.fromkeys(
         ("packing", "sample_packing", "eval_sample_packing", "neat_packing"),
@@ -173,4 +176,4 @@ def our_names() -> dict[str, str]:
 
 def known_keys() -> set[str]:
     """All keys that mean something to us."""
-    return {*our_names(), *MICRO, *ACCUMULATION, *FLAGS, *START_KEYS, "warmup_steps", "datasets"}
+    return {*our_names(), *MICRO, *ACCUMULATION, *FLAGS, *START_KEYS, *WHOLE_ROWS, "warmup_steps", "datasets"}

@@ -148,7 +148,8 @@ def test_llama_factory(imported: Imported) -> None:
     training = config.training
     assert (training.epochs, training.warmup_fraction, training.targets) == (3.0, 0.1, "all-linear")
     assert (config.dtype, config.trust_remote_code) == ("bfloat16", True)
-    for said in ("max_samples: 1000", "template: llama3", "2 datasets", "alpha: not in the file; 16 is"):
+    assert [path.name for path in config.data.train] == ["identity", "alpaca_en_demo"]  # type: ignore[union-attr]
+    for said in ("max_samples: 1000", "template: llama3", "identity: is no", "alpha: not in the file; 16 is"):
         assert said in notes
 
 
@@ -185,6 +186,91 @@ def test_our_own_recipe_comes_back(imported: Imported) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (TRL.replace("per_device_train_batch_size: 4\n", ""), 32),  # 8 is TRL's own
+        (TRL.replace("_steps: 4", "_steps: '4'"), 16),
+        (TRL.replace("gradient_accumulation_steps: 4\n", ""), 4),
+        (LLAMA_FACTORY.replace("per_device_train_batch_size: 1\n", ""), 64),
+        (AXOLOTL.replace("micro_batch_size: 2\n", ""), 2),  # 1 is axolotl's own
+        (OUMI, 2),
+        (OUMI.replace("per_device_train_batch_size: 2, ", "gradient_accumulation_steps: 4, "), 32),
+    ],
+)
+def test_micro_batch_and_accumulation_are_the_effective_batch_wherever_they_stand(
+    text: str, expected: int, imported: Imported
+) -> None:
+    config, _ = imported(text)
+    assert config.standard is not None
+    assert config.standard["batch_size"] == expected
+
+
+def test_a_tuned_micro_batch_and_the_standard_have_the_same_accumulation(imported: Imported) -> None:
+    text = OUMI.replace("gradient_accumulation_steps: {", "per_device_train_batch_size: {")
+    config, _ = imported(text.replace("per_device_train_batch_size: 2,", "gradient_accumulation_steps: 2,"))
+    assert config.standard is not None
+    assert config.standard["batch_size"] == 16
+    assert build_space(config.space)["batch_size"].values == (2, 4, 8, 16)
+
+
+def test_both_factors_of_a_batch_that_is_tried_are_multiplied(imported: Imported) -> None:
+    sweep = "micro_batch_size: [1, 2]\ngradient_accumulation_steps: [4, 16]\n"
+    config, _ = imported(AXOLOTL, sweep)
+    assert build_space(config.space)["batch_size"].values == (4, 8, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (AXOLOTL, None),
+        (AXOLOTL.replace("train_on_inputs: false", "train_on_inputs: true"), "all"),
+        (LLAMA_FACTORY + "train_on_prompt: true\n", "all"),
+        (TRL, None),
+        (TRL.replace("only_loss: true", "only_loss: false"), "all"),
+        # Of chats, assistants' turns alone.
+        (TRL.replace("only_loss: true", "only_loss: false\nassistant_only_loss: true"), None),
+    ],
+)
+def test_what_the_loss_counts_is_kept(text: str, expected: str | None, imported: Imported) -> None:
+    config, notes = imported(text)
+    assert config.data.loss_on == expected
+    assert "loss" not in notes
+
+
+def test_that_trl_counts_every_turn_of_a_chat_is_said(imported: Imported) -> None:
+    assert (
+        "data.loss_on: all counts all of them" in imported(TRL.replace("completion_only_loss: true", ""))[1]
+    )
+
+
+def test_several_files_and_those_to_evaluate_on(imported: Imported, tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl", "c.jsonl"):
+        (tmp_path / name).touch()
+    two = AXOLOTL.replace("teknium/GPT4-LLM-Cleaned", "a.jsonl").replace(
+        "alpaca}]", "alpaca}, {path: b.jsonl}]"
+    )
+    config, notes = imported(two.replace("val_set_size: 0.1", "test_datasets: [{path: c.jsonl}]"))
+    assert config.data.train == (tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    assert config.data.validation == tmp_path / "c.jsonl"
+    assert "datasets" not in notes
+    (tmp_path / "ours.yaml").unlink()
+    config, notes = imported(two.replace("b.jsonl", "org/rows"))
+    assert config.data.train == tmp_path / "a.jsonl"
+    assert "2 datasets (a.jsonl, org/rows); the first is named" in notes
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [("0", 0.0), ("0.05", 0.05), ("10\nmax_steps: 200", 0.05), ("10", 0.03)]
+)
+def test_warm_up_steps_are_a_share_where_the_number_of_steps_is_known(
+    steps: str, expected: float, imported: Imported
+) -> None:
+    config, notes = imported(AXOLOTL.replace("warmup_steps: 10", f"warmup_steps: {steps}"))
+    assert config.training.warmup_fraction == expected
+    assert ("is a number of steps" in notes) == (steps == "10")
+
+
+@pytest.mark.parametrize(
     ("text", "said_of_it"),
     [
         ("a: 1\nb: 2\n", "of no kind that is read (oumi tune, axolotl"),
@@ -194,7 +280,7 @@ def test_our_own_recipe_comes_back(imported: Imported) -> None:
         (LLAMA_FACTORY.replace("finetuning_type: lora", "finetuning_type: full"), "finetuning_type is full"),
         (LLAMA_FACTORY.replace("stage: sft", "stage: dpo"), "rewards or preferences"),
         (TRL.replace("model_name_or_path: org/base", ""), "it names no model"),
-        (TRL.replace("3.0e-4", "-3.0e-4"), "learning_rate is above 0"),
+        (TRL.replace("3.0e-4", "-3.0e-4"), "as a config of ours: standard: learning_rate is above 0"),
     ],
 )
 def test_what_cannot_be_imported_is_one_line_and_writes_nothing(
