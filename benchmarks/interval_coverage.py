@@ -55,9 +55,11 @@ class Items:
             generator.gamma(SHAPE, 1 / SHAPE, ITEMS) if self.of_loss else generator.normal(size=ITEMS)
         )
 
-    def results(self, index: int, value: float) -> list[dict[str, Any]]:
-        """Per-item results of a config whose true score is `value`."""
-        own = np.random.default_rng([*self._key, 1 + index]).normal(size=ITEMS)
+    def results(self, index: int, value: float, again: int | None = None) -> list[dict[str, Any]]:
+        """Per-item results of a config whose true score is `value`; `again`: of a training with another seed,
+        whose own part of each item is another."""
+        stream = [*self._key, 1 + index] if again is None else [*self._key, again, 1 + index]
+        own = np.random.default_rng(stream).normal(size=ITEMS)
         if self.of_loss:
             losses = -value * self._shared * np.exp(SPREAD * own - SPREAD**2 / 2)
             return [{"index": i, "loss": float(loss), "tokens": 10} for i, loss in enumerate(losses)]
@@ -65,9 +67,9 @@ class Items:
         right = latent < norm.ppf(np.clip(value, 0, 1))
         return [{"index": i, "correct": bool(one)} for i, one in enumerate(right)]
 
-    def score(self, index: int, value: float) -> float:
-        """What a trial says."""
-        results = self.results(index, value)
+    def score(self, index: int, value: float, again: int | None = None) -> float:
+        """What a trial says; the arguments are those of `results`."""
+        results = self.results(index, value, again)
         return float(np.mean([-one["loss"] if self.of_loss else one["correct"] for one in results]))
 
 

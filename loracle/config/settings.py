@@ -143,6 +143,9 @@ class ExecutionConfig(Section):
     storage: str | None = None
 
 
+TRIALS_TO_REPLICATE = 30
+
+
 class SearchConfig(Section):
     """How configs are chosen."""
 
@@ -150,6 +153,18 @@ class SearchConfig(Section):
     trials: Count = 30
     seed: Annotated[int, Field(ge=0)] = 0
     seed_configs: list[dict[str, Number]] | None = None  # None: as the preset says
+    replicates: Literal["auto"] | Annotated[int, Field(ge=0, le=8)] = "auto"  # seeds of the best two
+
+    @property
+    def further_seeds(self) -> int:
+        """With how many more seeds the best two configs are trained where they lie within noise.
+
+        A second seed chooses better than two more trials once a search has had 30; after 15 no difference
+        could be told, and after 8 more trials gain as much (`benchmarks/replication.py`).
+        """
+        if self.replicates == "auto":
+            return int(self.trials >= TRIALS_TO_REPLICATE)
+        return self.replicates
 
 
 TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]  # as in transformers' `report_to`

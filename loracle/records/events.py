@@ -54,6 +54,8 @@ class Expected:
         trials, budget: to come, and in all.
         at_a_time: how many run at the same time.
         finals: final trainings to come.
+        again: trainings with further seeds, should the best two trials lie within noise: half of them are in
+            `whole.likely`, as half of all searches need them.
         spare: how many more there may be, should the winner lose what must not be lost; not in `whole`.
         trial, final, whole: seconds of one trial, of one final training, and of everything; None: not known.
         cost_per_hour: what an hour costs; None: nobody has said.
@@ -68,6 +70,7 @@ class Expected:
     whole: Span | None = None
     cost_per_hour: float | None = None
     spare: int = 0
+    again: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,11 @@ def trial_folder(output: Path, number: int) -> Path:
     return output / "trials" / f"{number:04d}"
 
 
+def replicate_folder(output: Path, number: int, seed: int) -> Path:
+    """Of a training of that trial's config with another seed."""
+    return output / "replicates" / f"{number:04d}-{seed}"
+
+
 def final_folder(output: Path, name: str) -> Path:
     """Of a final training; `name` is `winner` or `standard`."""
     return output / "final" / name

@@ -137,6 +137,8 @@ def comparison_json(comparison: Comparison, metric: str) -> dict[str, Any]:
     content["passed_over"] = [_side_json(one.config, one.outcome, metric) for one in comparison.passed_over]
     if comparison.others:
         content["by_objective"] = [to_plain(o) | {"told": o.told} for o in comparison.by_objective(metric)]
+    again = comparison.replication
+    content["replication"] = None if again is None else to_plain(again)
     return content | {"metric": metric, "standing": comparison.standing, "best": comparison.best}
 
 

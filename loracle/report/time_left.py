@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,6 +26,7 @@ _MARGIN = 1.5
 _DEVIATIONS = 1.28
 # How much trials differ: known before there are many, with the weight of so many trials.
 _SPREAD, _WEIGHT = 0.35, 2
+_NEEDED = 0.5  # of searches, whose best two lie within noise: `benchmarks/replication.py`
 _LEAST = 0.1  # of the time left: the range is never narrower to each side
 
 
@@ -38,12 +39,14 @@ class Finals:
         training: how many times as much as a trial one of them trains.
         scoring: how many times as much it scores.
         spare: how many more there may be, should the winner lose what must not be lost.
+        again: trainings as long as a trial that come before, should the best two lie within noise.
     """
 
     count: int = 0
     training: float = 1.0
     scoring: float = 1.0
     spare: int = 0
+    again: int = 0
 
 
 NO_FINALS = Finals()
@@ -125,27 +128,29 @@ class Forecast:
         at_a_time = max(1, min(capacity, coming))
         rounds = math.ceil(ends.count / capacity)
         numbers = (coming, budget, at_a_time, ends.count)
+        told = Expected(*numbers, cost_per_hour=self._cost, spare=ends.spare, again=ends.again)
+        again = math.ceil(ends.again / capacity)
         outcomes = [trial.outcome for trial in done if trial.outcome]
         if not outcomes:
             if self._first is None:
-                return Expected(*numbers, cost_per_hour=self._cost, spare=ends.spare)
+                return told
             trial, final = self._first.trial, self._first.final
-            ends_low, ends_high = rounds * final.low, rounds * final.high
+            ends_low, ends_high = rounds * final.low, rounds * final.high + again * trial.high
             # A search tries many lengths: its mean trial is between the mean of all and their ends.
             low, high = ((end + trial.likely) / 2 * coming / at_a_time for end in (trial.low, trial.high))
-            likely = trial.likely * coming / at_a_time + rounds * final.likely
+            likely = trial.likely * (coming / at_a_time + _NEEDED * again) + rounds * final.likely
             whole = Span((low + ends_low) / _MARGIN, likely, (high + ends_high) * _MARGIN)
-            return Expected(*numbers, trial, final, whole, self._cost, ends.spare)
+            return replace(told, trial=trial, final=final, whole=whole)
         seconds = [outcome.seconds for outcome in outcomes]
         succeeded = [outcome for outcome in outcomes if outcome.value is not None]
         each, n = [self._final(outcome) for outcome in succeeded or outcomes], len(seconds)
         trial, final = _span(seconds, 1, n), _span(each, 1, len(each))
         search = _span(seconds, coming, n).times(1 / at_a_time)
         ending = final.times(rounds)
-        likely = search.likely + ending.likely
-        low, high = search.low + ending.low, search.high + ending.high
+        likely = search.likely + ending.likely + _NEEDED * again * trial.likely
+        low, high = search.low + ending.low, search.high + ending.high + again * trial.likely
         whole = Span(min(low, (1 - _LEAST) * likely), likely, max(high, (1 + _LEAST) * likely))
-        return Expected(*numbers, trial, final, whole, self._cost, ends.spare)
+        return replace(told, trial=trial, final=final, whole=whole)
 
     def _final(self, outcome: Outcome) -> float:
         whole, parts = outcome.seconds, outcome.seconds_by_part
@@ -176,6 +181,8 @@ def forecast(
     fraction = 1.0 if own is None or not has_final else own.fraction
     spare = RUNNERS_UP if config.guard and has_final else 0
     ends = finals(has_final + (config.standard is not None), sizes, fraction, spare)
+    if sizes is not None and not config.objectives:
+        ends = replace(ends, again=2 * config.search.further_seeds)
     return Forecast(ends, guess(pace, sizes, space, config.training), config.execution.cost_per_hour)
 
 
@@ -198,6 +205,8 @@ def in_words(expected: Expected) -> str:
         parts.append(trials + _of_about(e.trial))
         if e.at_a_time > 1:
             parts[-1] += f", {e.at_a_time} at a time"
+    if e.again:
+        parts.append(f"up to {e.again} with another seed, should the best two lie within noise")
     if e.finals:
         then = "then " if parts else ""
         parts.append(then + _plural(e.finals, "final training") + _of_about(e.final))

@@ -41,7 +41,8 @@ from loracle.report.page.live import LivePage
 from loracle.report.time_left import Forecast, forecast
 from loracle.report.verdict import Comparison, guarded_search, headline, result_notices
 from loracle.report.verdict.stored import Finished, write_finished
-from loracle.run.final_training import compare, compare_trial, contenders
+from loracle.run.finals.replication import replicate
+from loracle.run.finals.training import compare, compare_trial, contenders
 from loracle.run.folder import hold, own_folder, record_config, require_recorded
 from loracle.run.prepare import Prepared, prepare
 from loracle.run.search import Search
@@ -313,11 +314,13 @@ def _compare(config: RunConfig, run: Prepared, history: History, listen: Listene
             f"no trial has succeeded, so there is nothing to recommend; the last one failed: "
             f"{failures[-1].kind}, {failures[-1].message}"
         )
-    ranked = run.search.ranking(history)
+    space, ranked = run.search.space, run.search.ranking(history)
     if run.final is not None:
-        configs = contenders(run.search.space, history, ranked)
-        return compare(config, configs, run.executor, listen, what=run.final, sizes=run.sizes)
+        ranked, again = replicate(config, space, history, ranked, run.executor, listen, run.sizes)
+        configs = contenders(space, history, ranked)
+        found = compare(config, configs, run.executor, listen, what=run.final, sizes=run.sizes)
+        return replace(found, replication=again)
     best = run.search.leader(history)
     assert best is not None
     assert best.outcome is not None
-    return compare_trial(config, run.search.space.config(ranked[0]), best.outcome, run.executor, listen)
+    return compare_trial(config, space.config(ranked[0]), best.outcome, run.executor, listen)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import string
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import write_config
+from killed_runs import killed
 from places import PACKAGE
 
 from loracle.config.loading import load_config
@@ -24,7 +23,7 @@ from loracle.records.trial import Failure, FailureKind, GuardReading, Outcome
 from loracle.records.trial_files import read_outcome, write_outcome
 from loracle.report.verdict import Comparison, PassedOver, headline, verdict
 from loracle.report.verdict.stored import verdict_json
-from loracle.run.final_results import bring_back, set_aside
+from loracle.run.finals.results import bring_back, set_aside
 from loracle.run.tune import Result, tune
 
 DEMO = PACKAGE / "demo"
@@ -91,7 +90,7 @@ def test_the_winner_keeps_what_the_best_score_forgets_and_the_report_says_what_w
     path = forgetting(tmp_path, 120, [1e-6, 1e-3, 3e-3])
     result = tune(load_config(path))
     check_forgotten(result)
-    found = verdict_json(result.folder, result.finished, "loss", result.history, result.notices)
+    found = verdict_json(load_config(path), result.space, result.finished, result.history, result.notices)
     assert found["guarded"]["given_up"]["broken"] == ["strings"]
     assert found["winner"]["guards"]["strings"]["kept"] is True
     cost = next(notice.text for notice in result.notices if notice.name == "guard")
@@ -116,26 +115,6 @@ def test_a_longer_search_on_answers_keeps_what_is_known(tmp_path: Path) -> None:
 
 
 PART = {"train": "train.jsonl", "proxy": 0.25, "proxy_minimum": 1, "max_length": 64}
-KILLED_AT = """
-import os, sys
-from pathlib import Path
-from loracle.config.loading import load_config
-from loracle.config.settings import RunConfig
-from loracle.run.final_results import bring_back, set_aside
-from loracle.run.tune import tune
-
-def listen(event):
-    if type(event).__name__ == sys.argv[2] and sys.argv[3] in str(event):
-        os.kill(os.getpid(), 9)
-
-tune(load_config(Path(sys.argv[1])), listen)
-"""
-
-
-def killed(path: Path, event: str, part: str) -> None:
-    """The run, killed with signal 9 when it tells of such an event."""
-    ended = subprocess.run([sys.executable, "-c", KILLED_AT, path, event, part], cwd=PACKAGE.parent)
-    assert ended.returncode == -9
 
 
 def finals(config: RunConfig) -> tuple[Result, list[str]]:
@@ -168,7 +147,7 @@ def test_a_winner_that_forgets_in_its_final_training_is_passed_over_however_ofte
     assert read_outcome(config.output / "final" / "broken-1", passed.config) == passed.outcome
     report = (config.output / "report.md").read_text()
     assert "Passed over: rank 16, alpha 32, dropout 0, batch_size 8, learning_rate 1.5e-3 scored" in report
-    found = verdict_json(result.folder, result.finished, "loss", result.history, result.notices)
+    found = verdict_json(config, result.space, result.finished, result.history, result.notices)
     assert found["passed_over"][0]["guards"]["strings"]["kept"] is False
     assert found["exit_code"] == 0
     # What is gone of the winner is made again, and nothing else.

@@ -21,7 +21,7 @@ from loracle.export import export
 from loracle.records.events import PhaseStarted
 from loracle.records.trial import Failure, FailureKind, Outcome
 from loracle.records.trial_files import write_outcome
-from loracle.run.final_results import set_aside, stored_result
+from loracle.run.finals.results import set_aside, stored_result
 from loracle.run.folder import require_own
 from loracle.run.proxy import check_proxy
 from loracle.run.tune import Result, tune, work

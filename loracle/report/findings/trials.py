@@ -93,6 +93,8 @@ def cost(config: RunConfig, history: History, comparison: Comparison | None) -> 
     tokens = [outcome.metrics["tokens"] for outcome in everything if "tokens" in outcome.metrics]
     peaks = [o.metrics["peak_memory_bytes"] for o in everything if "peak_memory_bytes" in o.metrics]
     in_trials, in_finals = (sum(outcome.seconds for outcome in some) for some in (trials, finals))
+    if comparison is not None and (again := comparison.replication) is not None:
+        in_trials += again.leader.seconds + again.rival.seconds
     watts = config.execution.watts
     hours = _hours(config, in_trials + in_finals)
     return Cost(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from loracle.report.verdict.comparison import (
+    MIN_DIFFERING,
     RUNNERS_UP,
     Comparison,
     Difference,
     GivenUp,
     GuardedSearch,
     PassedOver,
+    Replicated,
+    Replication,
     Standing,
 )
 from loracle.report.verdict.guards import guarded_search
@@ -25,12 +28,15 @@ from loracle.report.verdict.sentences import (
 )
 
 __all__ = [
+    "MIN_DIFFERING",
     "RUNNERS_UP",
     "Comparison",
     "Difference",
     "GivenUp",
     "GuardedSearch",
     "PassedOver",
+    "Replicated",
+    "Replication",
     "Standing",
     "edges",
     "guarded_search",

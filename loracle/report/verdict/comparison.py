@@ -100,6 +100,51 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Replicated:
+    """One of the best two configs of a search, with what it scored with further seeds.
+
+    Attributes:
+        config, trial: settings, and the number of their trial.
+        values: of validation items: the trial's, then those of further seeds.
+        failed: further trainings that failed.
+        broken: guards that one of them broke.
+        seconds: of them.
+    """
+
+    config: Config
+    trial: int
+    values: tuple[float, ...]
+    failed: int = 0
+    broken: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Of all seeds."""
+        return sum(self.values) / len(self.values)
+
+
+@dataclass(frozen=True)
+class Replication:
+    """The best two configs, whose trials lie within the noise of each other, with further seeds.
+
+    Attributes:
+        leader, rival: the first and the second of the search.
+        difference, low, high: leader less rival in their trials, on the same items, with a 95 % interval.
+        items: how many.
+        chosen: which one the mean of all seeds is for.
+    """
+
+    leader: Replicated
+    rival: Replicated
+    difference: float
+    low: float
+    high: float
+    items: int
+    chosen: Literal["leader", "rival"] = "leader"
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Winner and standard settings, both trained on all training data and scored once on test data.
 
@@ -116,6 +161,7 @@ class Comparison:
         guarded: how what must not be lost fared in the search; None where nothing was watched. How it fared
             in the final trainings stands in their outcomes.
         passed_over: what was trained on all data before the winner, and is not recommended.
+        replication: of the best two of the search; None where their trials told them apart.
     """
 
     winner: Config
@@ -132,6 +178,7 @@ class Comparison:
     guarded: GuardedSearch | None = None
     passed_over: tuple[PassedOver, ...] = ()
     others: tuple[Difference, ...] = ()
+    replication: Replication | None = None
 
     @property
     def standing(self) -> Standing:

@@ -89,6 +89,7 @@ def verdict_lines(comparison: Comparison, metric: str, history: History | None =
         _result(comparison, metric),
         *_by_objective(comparison, metric),
         seen_before(comparison),
+        replicated(comparison, metric),
         *guard_lines(comparison, metric),
         best_line(comparison, metric),
     ]
@@ -213,6 +214,27 @@ def seen_before(comparison: Comparison) -> str:
     if not counts:
         return ""
     return f"Of the {seen.items:,} test items, {counts}: scores say less about new data than they seem to."
+
+
+def replicated(comparison: Comparison, metric: str) -> str:
+    """What further seeds of the best two said; empty where they were not needed."""
+    found = comparison.replication
+    if found is None:
+        return ""
+    seeds = len(found.leader.values) + found.leader.failed
+    by = show_difference(found.difference, found.low, found.high, metric)
+    means = [
+        show_score(one.mean, metric)
+        + (f" ({one.failed} failed)" if one.failed else "")
+        + (f" ({' and '.join(one.broken)} lost)" if one.broken else "")
+        for one in (found.leader, found.rival)
+    ]
+    stays = "the first stays" if found.chosen == "leader" else "the second takes its place"
+    return (
+        f"In validation, trial {found.leader.trial} was {by} than trial {found.rival.trial}, which is within "
+        f"noise; so both were trained with {seeds} seeds in all, with a mean of {means[0]} and {means[1]}, "
+        f"and {stays}."
+    )
 
 
 def _why_not_told(comparison: Comparison) -> str:

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from loracle.config.metrics import metric_of
 from loracle.config.settings import RunConfig
 from loracle.config.training.plan import plan_training
-from loracle.execution.executor import Executor, Job, next_done
-from loracle.execution.retry_policy import POLICY
-from loracle.records.events import Listener, PhaseEnded, PhaseStarted, tell_steps
+from loracle.execution.executor import Executor, Job
+from loracle.records.events import Listener
 from loracle.records.sizes import Sizes
 from loracle.records.space import Config, SearchSpace, with_alpha
 from loracle.records.trial import History, Outcome
@@ -20,12 +19,12 @@ from loracle.records.trial_files import read_items
 from loracle.report.folders import final_adapter, final_folder
 from loracle.report.objectives import scores_of
 from loracle.report.verdict import RUNNERS_UP, Comparison, Difference, PassedOver
-from loracle.run.final_results import bring_back, keep_result, set_aside, stored_result
+from loracle.run.finals.jobs import comes_again, run_jobs
+from loracle.run.finals.results import bring_back, keep_result, set_aside, stored_result
 from loracle.training.intervals import count_differing, paired_difference
 
 _NUMBERS = {"winner": -1, "standard": -2}  # final trainings are no trials
 _TITLES = {"winner": "winner", "standard": "standard settings"}
-_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 @dataclass(frozen=True)
@@ -187,26 +186,20 @@ def _train(
             waiting.append(name)
         else:
             outcomes[name] = before
-    running: dict[int, str] = {}
-    while waiting or running:
-        while waiting and len(running) < executor.capacity:
-            name = waiting.pop(0)
-            number, folder = _NUMBERS[name], final_folder(config.output, name)
-            running[number] = name
-            listen(PhaseStarted(f"training the {titles[name]}{what}", number))
-            adapter = final_adapter(config.output, name)
-            executor.submit(Job(number, wanted[name], config.search.seed, folder, True, adapter))
-        for done in next_done(executor, _SECONDS_BETWEEN_LOOKS, tell_steps(listen)):
-            name = running.pop(done.job.number)
-            outcomes[name] = done.outcome
-            listen(PhaseEnded(done.job.number))
-            keep_result(config, name, done.outcome)
+    jobs = []
+    for name in waiting:
+        place, adapter = final_folder(config.output, name), final_adapter(config.output, name)
+        job = Job(_NUMBERS[name], wanted[name], config.search.seed, place, True, adapter)
+        jobs.append((f"training the {titles[name]}{what}", job))
+    names = {number: name for name, number in _NUMBERS.items()}
+    for done in run_jobs(jobs, executor, listen):
+        name = names[done.job.number]
+        outcomes[name] = done.outcome
+        keep_result(config, name, done.outcome)
     return outcomes
 
 
 def _done_before(config: RunConfig, name: str, knobs: Config) -> Outcome | None:
     """What this final training gave when it was done before; None where it is to be done, or done again."""
     before = stored_result(config, name, knobs)
-    if before is None or (before.failure and POLICY[before.failure.kind] == "again"):
-        return None
-    return before
+    return None if before is None or comes_again(before) else before
