@@ -18,7 +18,7 @@ from loracle.records.notices import Notice
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.standard_settings import STANDARD
 from loracle.records.trial import History, Trial
-from loracle.report.findings.score_scale import ScoreScale
+from loracle.report.findings.score_scale import ScoreScale, of_training
 from loracle.report.objectives import weighed
 from loracle.search.observations import row_of, value_of
 from loracle.search.presets import EnsembleSettings, Preset, get_preset, with_standard
@@ -71,6 +71,8 @@ class Search:
     def believed(self, history: History, index: int) -> Believed | None:
         """What a config that `next` has just chosen is expected to score; None before the first score, and of
         several objectives."""
+        from loracle.search.ensemble import Ensemble  # here: a run's first worker begins to load before
+
         if not self.metric or self.objectives or not history.succeeded:
             return None
         beliefs = Beliefs.of(self.space, history, self.preset, self.features, self.seed)  # its fit is kept
@@ -78,6 +80,8 @@ class Search:
             return None
         belief = beliefs.surrogate.belief(at=np.array([row_of(self.space, index)]))
         scale = ScoreScale.of(beliefs.y, beliefs.observations.values, self.metric)
+        noise = beliefs.surrogate.noise if isinstance(beliefs.surrogate, Ensemble) else 0.0
+        belief = of_training(belief, noise, len(history.succeeded))
         return Believed(*(float(end[0]) for end in scale.interval(belief)))
 
     def ranking(self, history: History) -> list[int]:

@@ -24,7 +24,7 @@ from loracle.report.explanation.records import (
     PriorWord,
     Proposal,
 )
-from loracle.report.findings.score_scale import WIDE, ScoreScale
+from loracle.report.findings.score_scale import WIDE, ScoreScale, of_training
 from loracle.report.findings.trials import price
 from loracle.report.verdict import Comparison
 from loracle.search.acquisition import expected_improvement
@@ -133,7 +133,8 @@ class Reasons:
         if scale.slope <= 0:  # fewer than three different scores do not say what a difference is worth
             return None
         noise = beliefs.surrogate.noise if isinstance(beliefs.surrogate, Ensemble) else 0.0
-        of_score = Belief(belief.mean[:1], np.hypot(belief.sd[:1], noise), belief.caution)
+        latent = Belief(belief.mean[:1], belief.sd[:1], belief.caution)
+        of_score = of_training(latent, noise, int(np.isfinite(values).sum()))
         middle, low, high = (float(end[0]) for end in scale.scores(of_score))
         top = self._read(float(scale.value(np.array([best]))[0]))
         gain = float(expected_improvement(np.array([mean]), np.array([sd]), best)[0]) * scale.slope
