@@ -67,4 +67,4 @@ def tune_and_tell(config: RunConfig, as_json: bool) -> None:
         say(out, f"{'adapter' if result.best.is_dir() else 'settings'}: {result.best}")
     say(out, f"report:  {result.folder / 'report.md'}")
     say(out, f"page:    {result.folder / 'report.html'}")
-    say(out, f"verdict: {headline(found, metric)}")
+    say(out, f"verdict: {headline(found, metric, result.history)}")

@@ -57,6 +57,11 @@ def _optimizer(recipe: Mapping[str, Any]) -> str:
 
 
 def _whose(comparison: Comparison) -> str:
+    if comparison.same:
+        return "Its settings are the standard ones: a search found nothing better to recommend."
+    if comparison.best == "standard" and comparison.standing != "worse":
+        why = "failed" if comparison.winner_outcome.value is None else "lost what must not be lost"
+        return f"Its settings are the standard ones: what the search found {why}."
     if comparison.best == "standard":
         return "Its settings are the standard ones, which did better than what the search found."
     return "Its settings were found by a search."

@@ -110,7 +110,7 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         result = Result(config.output, space, history, comparison, stopped, notices, best)
         write_finished(config.output, result.finished)
         page.finish(history, result.finished, notices)
-        listen(RunEnded(headline(comparison, config.metric)))
+        listen(RunEnded(headline(comparison, config.metric, history)))
         return result
 
 

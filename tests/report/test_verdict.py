@@ -8,11 +8,13 @@ import pytest
 
 from loracle.records.sizes import Overlap
 from loracle.records.space import Knob, SearchSpace, default_space
-from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.records.trial import Failure, FailureKind, GuardReading, History, Outcome, Trial
 from loracle.report.verdict import (
     Comparison,
     Difference,
+    PassedOver,
     edges,
+    guarded_search,
     headline,
     nothing_learnt,
     paired,
@@ -127,6 +129,45 @@ def test_a_run_that_found_the_standard_settings_says_so() -> None:
     assert found.standing == "same"
     assert verdict(found, "loss").startswith("The winner is the standard settings")
     assert paired(found, "loss") == ""
+    assert headline(found, "loss").startswith(
+        "Nothing better found: the winner is the standard settings: no "
+    )
+
+
+def guarded(history: History, winner: int) -> Comparison:
+    outcome, config = Outcome(0.3), SPACE.config(winner)
+    found = Comparison(config, config, outcome, outcome, same=True)
+    return replace(found, guarded=guarded_search(SPACE, history, config))
+
+
+def test_standard_settings_that_won_as_the_others_lose_a_guard_say_so() -> None:
+    def reading(change: float) -> GuardReading:
+        return GuardReading("loss", -1.0, -1.0 + change, change, change, change, 0.1, 50)
+
+    def trial(number: int, value: float, **changes: float) -> Trial:
+        guards = {name: reading(change) for name, change in changes.items()}
+        return Trial(number, 40 + number, Outcome(value, guards=guards))
+
+    first, lost = trial(0, 0.12, text=0.0), trial(1, 0.92, text=-1.0)
+    found = guarded(History((first, lost)), 40)
+    why = "with 92.0 % in validation where these scored 12.0 %"
+    assert f": the one other config that was tried loses text, at best {why}. They" in verdict(
+        found, "exact_match"
+    )
+    found = guarded(History((first, lost, trial(2, 0.4, text=-1.0, sums=-2.0))), 40)
+    for said in (verdict(found, "exact_match"), headline(found, "exact_match")):
+        assert f": all the 2 others that were tried lose text and sums, at best {why}. They" in said
+    found = guarded(History((first, lost, trial(2, 0.4, text=-1.0), trial(3, 0.1, text=0.0))), 40)
+    rest = "and of those that keep it none is trusted more"
+    assert f": 2 of the 3 others that were tried lose text, at best {why}, {rest}. They" in verdict(
+        found, "exact_match"
+    )
+    found = guarded(History((trial(0, 0.12, text=-0.2), lost)), 40)
+    assert ": all that were tried lose text, others more than these, at best" in verdict(found, "exact_match")
+    found = guarded(History((first, trial(1, 0.1, text=-1.0))), 40)
+    assert "no others are trusted more" in verdict(found, "exact_match")
+    passed = replace(found, passed_over=(PassedOver(SPACE.config(41), Outcome(None, failure=NAN)),))
+    assert "what led failed or lost what must not be lost in its final training" in headline(passed, "loss")
 
 
 def test_failed_finals_are_named_and_not_compared() -> None:
@@ -152,7 +193,13 @@ def test_one_number_of_an_own_trainer_is_not_taken_for_certain() -> None:
     assert "one run each, so chance plays a part" in verdict(worse, "cost")
     assert "`best.yaml` holds the standard settings" in verdict(worse, "cost")
     alone = Comparison(config, None, Outcome(0.7), None)
-    assert verdict(alone, "value") == "The winner reaches a value of 0.7: lr 1e-3."
+    none = "and there are no standard settings to compare it with: lr 1e-3."
+    assert verdict(alone, "value") == f"The winner reaches a value of 0.7, {none}"
+    assert headline(alone, "value") == f"Nothing was compared: the winner reaches a value of 0.7, {none}"
+    assert alone.exit_code == 3
+    same = "nothing was learnt: all 3 trials that succeeded scored the same (value 0.5)"
+    assert headline(alone, "value", scored(0.5, 0.5, 0.5)).endswith(f"lr 1e-3; {same}.")
+    assert headline(alone, "value", scored(0.5, 0.6)) == headline(alone, "value")
 
 
 def test_gains_are_relative_to_the_standard_and_never_without_meaning() -> None:

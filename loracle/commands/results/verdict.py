@@ -23,5 +23,5 @@ def verdict(run: RunFolder, as_json: AsJson = False) -> None:
         notices = read_notices(config.output)
         say_json(verdict_json(config, space, finished, history, notices))
     else:
-        say(console(), headline(finished.comparison, config.metric))
+        say(console(), headline(finished.comparison, config.metric, history))
     raise typer.Exit(finished.comparison.exit_code)

@@ -47,12 +47,14 @@ class GuardedSearch:
     Attributes:
         tried: configs that were asked about them.
         kept: how many of those kept them all.
+        lost: names of the guards that the others broke.
         given_up: what was not recommended; None where nothing that broke a guard scored higher.
     """
 
     tried: int
     kept: int
     given_up: GivenUp | None = None
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

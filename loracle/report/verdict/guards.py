@@ -20,7 +20,8 @@ def guarded_search(space: SearchSpace, history: History, winner: Config) -> Guar
     for trial in asked:
         assert trial.outcome is not None
         found.setdefault(trial.index, []).append(trial.outcome)
-    kept = sum(any(not outcome.broken for outcome in outcomes) for outcomes in found.values())
+    lost = [outcomes for outcomes in found.values() if all(outcome.broken for outcome in outcomes)]
+    names = dict.fromkeys(name for outcomes in lost for outcome in outcomes for name in outcome.broken)
     own = [o.value for o in found.get(space.index(winner), []) if o.value is not None]
     rivals = [
         GivenUp(t.number, space.config(t.index), t.outcome.value, max(own), t.outcome.broken)
@@ -29,7 +30,28 @@ def guarded_search(space: SearchSpace, history: History, winner: Config) -> Guar
     ]
     best = max(rivals, key=lambda rival: rival.value, default=None)
     above = best is not None and best.value > best.winner_value
-    return GuardedSearch(len(found), kept, best if above else None)
+    return GuardedSearch(len(found), len(found) - len(lost), best if above else None, tuple(names))
+
+
+def why_standard(comparison: Comparison, metric: str) -> str:
+    """Why the standard settings won, where nothing that led in the search could; else empty."""
+    if comparison.passed_over:
+        some = "what led failed or lost what must not be lost"
+        return f"{some} in its final training, and no others are trusted more"
+    search = comparison.guarded
+    if search is None or search.given_up is None:
+        return ""
+    given, names = search.given_up, _and(search.lost or search.given_up.broken)
+    values = [show_score(value, metric) for value in (given.value, given.winner_value)]
+    best = f"at best with {values[0]} in validation where these scored {values[1]}"
+    if search.kept == 0:
+        return f"all that were tried lose {names}, others more than these, {best}"
+    lost, others = search.tried - search.kept, search.tried - 1
+    some = f"all the {others}" if lost == others else f"{lost} of the {others}"
+    some = "the one other config" if others == 1 else f"{some} others"
+    rest = "" if lost == others else ", and of those that keep it none is trusted more"
+    were, lose = "was" if others == 1 else "were", "loses" if lost == 1 else "lose"
+    return f"{some} that {were} tried {lose} {names}, {best}{rest}"
 
 
 def guard_lines(comparison: Comparison, metric: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import History
 from loracle.report.objectives import scores_of
 from loracle.report.verdict.comparison import EXIT_CODES, Comparison, Difference
-from loracle.report.verdict.guards import guard_lines, in_short
+from loracle.report.verdict.guards import guard_lines, in_short, why_standard
 from loracle.report.wording import (
     show_amounts,
     show_config,
@@ -43,20 +43,35 @@ def verdict(comparison: Comparison, metric: str, history: History | None = None)
     return " ".join(verdict_lines(comparison, metric, history))
 
 
-def headline(comparison: Comparison, metric: str) -> str:
-    """The verdict in one sentence, which `loracle tune` ends with."""
+def headline(comparison: Comparison, metric: str, history: History | None = None) -> str:
+    """The verdict in one sentence, which `loracle tune` ends with. `history` as in `verdict`."""
     winner, standard = comparison.winner_outcome, comparison.standard_outcome
+    flat = (
+        ""
+        if history is None
+        else _all_the_same(history, metric, [other.metric for other in comparison.others])
+    )
+    end = f"{in_short(comparison)}{flat and f'; nothing was learnt: {flat}'}."
     if winner.value is None or standard is None or standard.value is None or comparison.same:
-        text = _result(comparison, metric).removesuffix(".")
-        return f"{_WORDS[comparison.exit_code]}: {text[:1].lower()}{text[1:]}{in_short(comparison)}."
+        text = _result(comparison, metric).removesuffix(".").removesuffix(_NOTHING_COMPARED)
+        return f"{_word(comparison)}: {text[:1].lower()}{text[1:]}{end}"
     against = f"{_phrase(winner.value, metric)} against {show_score(standard.value, metric)}"
     by = _by_how_much(comparison.by_objective(metric)[0])
     others = "".join(f"; {_against(other)}{_by_how_much(other)}" for other in comparison.others)
-    said = f"{against} of the standard settings{by}{others}{in_short(comparison)}"
-    traded = comparison.standing == "trade_off" and comparison.exit_code != EXIT_CODES["worse"]
-    return f"{_TRADE_OFF if traded else _WORDS[comparison.exit_code]}: {said}."
+    return f"{_word(comparison)}: {against} of the standard settings{by}{others}{end}"
 
 
+def _word(comparison: Comparison) -> str:
+    """What `loracle verdict` tells a script by its exit code, and where nothing could be told, why."""
+    if comparison.standing == "trade_off" and comparison.exit_code != EXIT_CODES["worse"]:
+        return _TRADE_OFF
+    if comparison.exit_code != EXIT_CODES["no_difference"]:
+        return _WORDS[comparison.exit_code]
+    of_standing = {"same": "Nothing better found", "not_compared": "Nothing was compared"}
+    return of_standing.get(comparison.standing, _WORDS[comparison.exit_code])
+
+
+_NOTHING_COMPARED = ", so nothing was compared"
 _WORDS = {
     EXIT_CODES["better"]: "Better",
     EXIT_CODES["no_difference"]: "No difference beyond noise",
@@ -102,12 +117,14 @@ def _result(comparison: Comparison, metric: str) -> str:
         return _winner_failed(comparison, metric)
     shown = _phrase(winner.value, metric)
     if standard is None:
-        return f"The winner reaches {shown}: {show_config(comparison.winner)}."
+        none = "there are no standard settings to compare it with"
+        return f"The winner reaches {shown}, and {none}: {show_config(comparison.winner)}."
     if standard.value is None:
         kind = standard.failure.kind if standard.failure else ""
-        return f"The winner reaches {shown}; the standard settings failed ({kind}), so nothing was compared."
+        return f"The winner reaches {shown}; the standard settings failed ({kind}){_NOTHING_COMPARED}."
     if comparison.same:
-        return f"The winner is the standard settings: no others are trusted more. They reach {shown}."
+        why = why_standard(comparison, metric) or "no others are trusted more"
+        return f"The winner is the standard settings: {why}. They reach {shown}."
     if comparison.others:
         return _by_all(comparison, metric)
     against = f"{shown} against {show_score(standard.value, metric)}"
@@ -155,7 +172,7 @@ def _winner_failed(comparison: Comparison, metric: str) -> str:
     failure, standard = comparison.winner_outcome.failure, comparison.standard_outcome
     text = f"The winner failed in its final training ({failure.kind if failure else ''})"
     if standard is None or standard.value is None:
-        return f"{text}, so nothing was compared: {show_config(comparison.winner)}."
+        return f"{text}: {show_config(comparison.winner)}{_NOTHING_COMPARED}."
     reached = _phrase(standard.value, metric)
     return f"{text}; the standard settings reach {reached}."
 
@@ -268,16 +285,23 @@ def nothing_learnt(history: History, metric: str, others: Sequence[str] = ()) ->
 
     `others`: the objectives after the first, where there are several.
     """
+    same = _all_the_same(history, metric, others)
+    if not same:
+        return ""
+    value = next(t.outcome.value for t in history.succeeded if t.outcome and t.outcome.value is not None)
+    said = f"Nothing was learnt: {same}, so no config is known to be better than another."
+    return f"{said} {_what_to_check(value, metric)}"
+
+
+def _all_the_same(history: History, metric: str, others: Sequence[str] = ()) -> str:
+    """That all trials of several configs scored the same, if so; else empty."""
     told = [trial.outcome for trial in history.succeeded if trial.outcome]
     values = [outcome.value for outcome in told if outcome.value is not None]
     seen = {scores_of(outcome, (metric, *others)) for outcome in told}
     if len({trial.index for trial in history.succeeded}) < 2 or len(seen) > 1:
         return ""
     score = f"{metric_of(metric).title} {show_score(values[0], metric)}"
-    return (
-        f"Nothing was learnt: all {len(values)} trials that succeeded scored the same ({score}), so no "
-        f"config is known to be better than another. {_what_to_check(values[0], metric)}"
-    )
+    return f"all {len(values)} trials that succeeded scored the same ({score})"
 
 
 _CHECKS = {

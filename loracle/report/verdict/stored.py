@@ -87,7 +87,7 @@ def verdict_json(
             "run": str(config.output),
             "stopped": finished.stopped,
             "exit_code": comparison.exit_code,
-            "headline": headline(comparison, metric),
+            "headline": headline(comparison, metric, history),
             "verdict": verdict(comparison, metric, history),
             "notices": notices_as_json(notices),
         }
