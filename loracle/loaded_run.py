@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from loracle.config.metrics import metric_of
 from loracle.config.settings import RunConfig
 from loracle.errors import StudyError
 from loracle.records.notices import Notice, read_notices
@@ -66,7 +67,8 @@ class LoadedRun:
 
     @property
     def trials(self) -> pandas.DataFrame:
-        """A row a trial, by its number: knobs, score, state, failure, seconds, and every metric.
+        """A row a trial, by its number: knobs, score, state, failure, seconds, of each guard its reading, as
+        its metric reads, and whether it is kept, and every metric.
 
         Raises:
             StudyError: pandas is not installed.
@@ -80,6 +82,8 @@ class LoadedRun:
                 "failure": row.failure,
                 "message": row.message,
                 "seconds": row.seconds,
+                **{f"guard {name}": _reading(guard) for name, guard in row.guards.items()},
+                **{f"keeps {name}": guard["kept"] for name, guard in row.guards.items()},
                 **{f"metric: {name}": value for name, value in row.metrics.items()},
             }
             for row in self.findings.trials
@@ -108,7 +112,8 @@ class LoadedRun:
         answered for by the belief of `default` on numbers, as in the report.
 
         Args:
-            configs: of the space; None: every candidate, the best believed first.
+            configs: of the space; None: every candidate, the best believed first; with guards, those that
+                likely lose one come last, and `keeps` is the probability that a config keeps them all.
 
         Raises:
             StudyError: no trial has succeeded, or pandas is not installed.
@@ -129,7 +134,8 @@ class LoadedRun:
         found = believed_scores(understood, indices)
         shown: list[Config] = [self.space.config(int(index)) for index in found.indices]
         table = _pandas().DataFrame(shown)
-        return table.assign(score=found.score, low=found.low, high=found.high)
+        table = table.assign(score=found.score, low=found.low, high=found.high)
+        return table if found.keeps is None else table.assign(keeps=found.keeps)
 
     def figure(self) -> Figure:
         """The scores in the order of trials, and against each knob; a figure of matplotlib."""
@@ -164,6 +170,10 @@ def load_run(folder: str | Path) -> LoadedRun:
 
 
 # -- helpers ----------------------------------------------------------------------------------------
+
+
+def _reading(guard: Mapping[str, Any]) -> float:
+    return metric_of(guard["metric"]).read(guard["value"])
 
 
 def _pandas() -> Any:

@@ -67,3 +67,20 @@ def test_a_run_of_failures_has_trials_and_no_belief(tmp_path: Path) -> None:
     assert "No trial has succeeded" in run.verdict
     with pytest.raises(LoracleError, match="nothing is believed yet"):
         run.belief()
+
+
+def test_guards_are_columns_of_the_trials_and_what_keeps_them_comes_first(
+    run_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "text.jsonl").write_text(
+        "".join(json.dumps({"text": "abcd" * i}) + "\n" for i in range(1, 9))
+    )
+    guard = {"text": {"data": "text.jsonl", "tolerance": 0}}
+    tune(load_config(run_config(guard=guard, search={"trials": 3})))
+    run = package.load_run(tmp_path / "run")
+    readings = [t.outcome.guards["text"] for t in run.history.trials if t.outcome]
+    assert run.trials["guard text"].tolist() == [-reading.value for reading in readings]
+    assert run.trials["keeps text"].tolist() == [reading.kept for reading in readings]
+    believed = run.belief()
+    assert believed["keeps"].between(0, 1).all()
+    assert believed["keeps"].iloc[0] >= 0.5 or (believed["keeps"] < 0.5).all()

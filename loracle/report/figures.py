@@ -48,7 +48,8 @@ def draw(space: SearchSpace, history: History, metric: str) -> Figure:
     top = figure.add_subplot(grid[0, :])
     numbers = np.array([i + 1 for i, _ in scored])
     failed = [i + 1 for i, trial in enumerate(done) if trial.outcome and trial.outcome.failure]
-    _draw_trials(top, numbers, values, failed, less=metric_of(metric).less_is_better)
+    lost = np.array([bool(trial.outcome and trial.outcome.broken) for _, trial in scored], dtype=bool)
+    _draw_trials(top, numbers, values, failed, lost, less=metric_of(metric).less_is_better)
     top.set(xlabel="trial", ylabel=label)
     configs = [space.config(trial.index) for _, trial in scored]
     for place, knob in enumerate(space.knobs):
@@ -68,13 +69,26 @@ def draw(space: SearchSpace, history: History, metric: str) -> Figure:
     return figure
 
 
-def _draw_trials(axes: Axes, numbers: Floats, values: Floats, failed: list[int], *, less: bool) -> None:
+def _draw_trials(
+    axes: Axes,
+    numbers: Floats,
+    values: Floats,
+    failed: list[int],
+    lost: npt.NDArray[np.bool_],
+    *,
+    less: bool,
+) -> None:
+    """`lost`, (n,): trials that lost a guard, which do not count as the best so far."""
     shown, low, high = clipped(values)
-    if len(values):
-        axes.scatter(numbers, shown, color=_BLUE, s=26, label="trial", zorder=3)
-        best = np.minimum.accumulate(shown) if less else np.maximum.accumulate(shown)
+    kept = ~lost
+    if kept.any():
+        axes.scatter(numbers[kept], shown[kept], color=_BLUE, s=26, label="trial", zorder=3)
+        best = np.minimum.accumulate(shown[kept]) if less else np.maximum.accumulate(shown[kept])
         title = "lowest so far" if less else "highest so far"  # and not the best: that is what is recommended
-        axes.step(numbers, best, where="post", color=_ORANGE, label=title)
+        axes.step(numbers[kept], best, where="post", color=_ORANGE, label=title)
+    if lost.any():
+        x, y = numbers[lost], shown[lost]
+        axes.scatter(x, y, s=26, label="loses a guard", zorder=3, facecolors="none", edgecolors=_GREY)
     far = (values > high) | (values < low)
     if far.any():
         axes.scatter(

@@ -179,9 +179,10 @@ class Display:
         head = f"{event.done:>4}/{event.budget}  "
         score = f"{self._score(event.trial):>13}"
         rest = f"  best {self._score(event.best)}  {show_seconds(outcome.seconds):>5} s"
+        lost = f"  loses {' and '.join(outcome.broken)}" if outcome.broken else ""
         config = f"  {show_config(event.config)}"
-        width = len(head) + len(score) + len(rest) + len(config)
-        line = Text.assemble(head, (score, style), rest)
+        width = len(head) + len(score) + len(rest) + len(lost) + len(config)
+        line = Text.assemble(head, (score, style), rest, (lost, "red"))
         if self._console.is_terminal and width > self._console.width:
             config = f"\n{'':>{len(head) - 2}}{config}"
         self._console.print(line.append(escape.lines(config)), soft_wrap=True)

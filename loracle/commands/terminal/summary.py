@@ -74,6 +74,8 @@ class Summary:
             config = self._configs.get(self._best.index)
             shown = show_scores(self._best.outcome, self.metric, self.objectives)
             shown += f", trial {self._best.number}"
+            if self._best.outcome.broken:  # of those that all lose it, the one that loses the least
+                shown += f", loses {' and '.join(self._best.outcome.broken)}"
             settings = show_config(config) if config else ""
             if _LABEL + len(f"{shown}: {settings}") <= self.columns:
                 yield "best", f"{shown}: {settings}" if settings else shown, "green"

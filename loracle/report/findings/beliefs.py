@@ -28,6 +28,7 @@ from loracle.report.findings.records import (
 )
 from loracle.report.findings.score_scale import ScoreScale
 from loracle.search.ensemble import Ensemble, prior_alone
+from loracle.search.feasibility import Feasibility
 from loracle.search.observations import observed, row_of, rows_along, rows_of, tells
 from loracle.search.presets import EnsembleSettings, Preset, get_preset
 from loracle.search.prior import describe
@@ -35,12 +36,14 @@ from loracle.search.propose import Beliefs
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 _GRID = 1_200  # configs that joint draws are made at: they take the third power of it
 _DRAWS = 200
 _LOOKED_AT = 100_000  # candidates whose belief is asked for
 _SHORTLIST = 150  # cheaper candidates that are compared with the leader
 _SHOWN = 6  # of them
+_LIKELY = 0.5  # probability to keep every guard, from which on a config is spoken well of
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Understanding:
         scale: from its units to scores.
         leader: row of the candidate that leads or won.
         own: whether this is the belief that the search used.
+        feasibility: what is believed of the guards; None where nothing is watched.
     """
 
     space: SearchSpace
@@ -64,6 +68,30 @@ class Understanding:
     scale: ScoreScale
     leader: int
     own: bool
+    feasibility: Feasibility | None = None
+
+    # -- guards ---------------------------------------------------------------------------------------
+
+    def keeps(self, rows: Rows) -> Floats | None:
+        """Probability that each of m candidates keeps every guard, (m,); None where nothing is watched."""
+        return None if self.feasibility is None else np.exp(self.feasibility.log_probability([], rows))
+
+    def likely(self, rows: Rows) -> Mask:
+        """Which of m candidates likely keep every guard, (m,): what was tried and lost one does not."""
+        probability = self.keeps(rows)
+        if probability is None or self.feasibility is None:
+            return np.ones(len(rows), dtype=bool)
+        asked = [trial.index for trial in self.history.succeeded if trial.outcome and trial.outcome.guards]
+        tried, known = rows_of(self.space, asked)
+        lost = np.isin(rows, tried[known]) & ~self.feasibility.keeps(rows)
+        return np.asarray((probability >= _LIKELY) & ~lost)
+
+    def _best(self, rows: Rows, mean: Floats) -> int:
+        """The best believed of these rows that likely keeps every guard; the likeliest where none does."""
+        likely, probability = self.likely(rows), self.keeps(rows)
+        if probability is not None and not likely.any():
+            return int(rows[np.argmax(probability)])
+        return int(rows[np.argmax(np.where(likely, mean, -np.inf))])
 
     # -- slices ---------------------------------------------------------------------------------------
 
@@ -126,7 +154,7 @@ class Understanding:
             float(self.ensemble.weights[0]) if len(self.ensemble.weights) > 1 else 1.0,
             self.settings.informed,
             self._config(int(looked[np.argmax(mean)])),
-            self._config(int(looked[np.argmax(now)])),
+            self._config(self._best(looked, now)),
         )
 
     # -- as good, and cheaper -------------------------------------------------------------------------
@@ -134,8 +162,8 @@ class Understanding:
     def near_equals(self, steps: Callable[[Config], int | None]) -> tuple[NearEqual, ...]:
         """Candidates with a smaller rank or fewer steps, neither being more, that are as good within noise.
 
-        As good: the believed difference is less than the standard deviation of a score, and its interval
-        holds 0. The best believed one of each rank.
+        As good: the believed difference, either way, is less than the standard deviation of a score, its
+        interval holds 0, and every guard is likely kept. The best believed one of each rank.
 
         Args:
             steps: of a training of a config; None where nobody knows.
@@ -144,7 +172,8 @@ class Understanding:
         rank, own_steps = config.get("rank"), steps(config)
         looked = self._looked_at
         mean = self.ensemble.belief(at=looked).mean
-        near = mean >= float(self.ensemble.belief(at=np.array([self.leader])).mean[0]) - self.ensemble.noise
+        there, noise = float(self.ensemble.belief(at=np.array([self.leader])).mean[0]), self.ensemble.noise
+        near = (np.abs(mean - there) <= noise) & self.likely(looked)
         looked, mean = looked[near], mean[near]
         if rank is not None:
             fits = self.space.values(self.space.candidates[looked])["rank"] <= rank
@@ -160,7 +189,7 @@ class Understanding:
         found: dict[object, NearEqual] = {}
         for place, row in enumerate(cheaper):
             one = self._config(row)
-            if low[place] <= 0 <= high[place]:
+            if low[place] <= 0 <= high[place] and abs(middle[place]) <= noise * self.scale.slope:
                 number = tried.get(int(self.space.candidates[row]))
                 key = one.get("rank", place)
                 if key not in found:
@@ -216,30 +245,36 @@ def understand(
     assert isinstance(beliefs.surrogate, Ensemble)
     scale = ScoreScale.of(beliefs.y, found.values, metric)
     row = row_of(space, int(space.canonical([leader])[0]))
-    return Understanding(space, history, beliefs.surrogate, preset.surrogate, scale, row, own)
+    surrogate, settings = beliefs.surrogate, preset.surrogate
+    return Understanding(space, history, surrogate, settings, scale, row, own, beliefs.feasibility)
 
 
 @dataclass(frozen=True)
 class BelievedScores:
-    """What is believed of m configs: their indices, and scores with 95 % intervals, (m,) each."""
+    """What is believed of m configs: their indices, scores with 95 % intervals, and the probability that they
+    keep every guard, (m,) each; None where nothing is watched."""
 
     indices: Rows
     score: Floats
     low: Floats
     high: Floats
+    keeps: Floats | None = None
 
 
 def believed_scores(understood: Understanding, indices: Rows | None = None) -> BelievedScores:
-    """What a run believes of candidates; None: of all of them, the best believed first."""
+    """What a run believes of candidates; None: of all of them, the best believed first, and behind them those
+    that likely lose a guard."""
     space = understood.space
     wanted = space.candidates if indices is None else space.canonical(indices)
     rows, _ = rows_of(space, wanted.tolist())
     belief = understood.ensemble.belief(at=rows)
-    found = BelievedScores(np.asarray(wanted), *understood.scale.scores(belief))
+    keeps = understood.keeps(rows)
+    found = BelievedScores(np.asarray(wanted), *understood.scale.scores(belief), keeps)
     if indices is not None:
         return found
-    order = np.argsort(-belief.mean, kind="stable")
-    return BelievedScores(found.indices[order], found.score[order], found.low[order], found.high[order])
+    order = np.lexsort((-belief.mean, ~understood.likely(rows)))  # stable
+    kept = None if keeps is None else keeps[order]
+    return BelievedScores(found.indices[order], found.score[order], found.low[order], found.high[order], kept)
 
 
 def _searched(config: Config, space: SearchSpace) -> Config:

@@ -141,8 +141,8 @@ class Subject:
             return None
         alike = weighed(history, self.config.objectives)
         if self.preset.reads:  # its belief needs the model that reads
-            best = max(alike.succeeded, key=lambda trial: _value(trial.outcome))
-            return best.index
+            observed = replace(self.preset, recommend="observed")
+            return recommend(self.space, alike, observed, seed=self.config.search.seed)
         return recommend(self.space, alike, self.preset, seed=self.config.search.seed)
 
     def _with_belief(self, found: Findings, history: History, leader: int | None, *, whole: bool) -> Findings:
@@ -182,10 +182,6 @@ class Subject:
 # -- helpers ----------------------------------------------------------------------------------------
 
 
-def _value(outcome: Any) -> float:
-    return float(outcome.value)
-
-
 def _number(space: SearchSpace, rows: Sequence[TrialRow], index: int | None) -> int | None:
     """Number of the best trial of a config; None where none succeeded."""
     if index is None:
@@ -207,7 +203,8 @@ def _so_far(
         outcome = next(trial.outcome for trial in history.succeeded if trial.number == winner)
         assert outcome is not None
         shown = show_scores(outcome, config.metric, config.objectives)
-        said += f" Trial {winner} leads with {shown} in its trial: {show_config(row.config)}."
+        lost = f", though it loses {' and '.join(row.broken)}, as all do," if row.broken else ""
+        said += f" Trial {winner} leads with {shown} in its trial{lost}: {show_config(row.config)}."
         return (said, "Nothing has been compared on test data yet.")
     if done:
         return (said, "No trial has succeeded so far.")

@@ -22,6 +22,8 @@ class TrialRow:
         score: as the metric reads; None where there is none.
         failure, message: kind and one line, where it failed.
         seconds: wall-clock time.
+        guards: what became of each guard, by name, as `show --json` has it.
+        broken: names of the guards that it lost; such a trial is not recommended while others keep them all.
     """
 
     number: int
@@ -33,6 +35,8 @@ class TrialRow:
     message: str = ""
     seconds: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    guards: Mapping[str, Any] = field(default_factory=dict)
+    broken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Progress:
     Attributes:
         numbers: of the trials.
         seconds: of training and scoring up to the end of each trial, summed over all trials.
-        best: highest score so far, or lowest where less is better; None before the first success.
+        best: highest score so far, or lowest where less is better, of the trials that lost no guard; None
+            before the first of those.
         standard: what the standard settings scored in their trial; None where they had none.
     """
 
@@ -148,7 +153,8 @@ class PriorCheck:
         weight: probability, after the trials, that the task is like those the prior was fitted to.
         weight_before: the same before the first trial.
         favourite: the config that the prior alone would have chosen.
-        favourite_now: the candidate that is believed to be best now, tried or not.
+        favourite_now: the candidate that is believed to be best now, tried or not, of those that likely keep
+            every guard.
     """
 
     expected: tuple[Expectation, ...]
@@ -161,7 +167,8 @@ class PriorCheck:
 
 @dataclass(frozen=True)
 class NearEqual:
-    """A config that is cheaper than the leading one, and as good within noise as far as is believed.
+    """A config that is cheaper than the leading one, as good within noise as far as is believed, and likely
+    to keep every guard.
 
     Attributes:
         rank, steps: what makes it cheaper; None where the run does not know.

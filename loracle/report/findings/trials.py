@@ -30,6 +30,8 @@ def trial_rows(space: SearchSpace, history: History, metric: str) -> tuple[Trial
                 failure.get("message", ""),
                 found["seconds"],
                 found["metrics"],
+                found["guards"],
+                tuple(name for name, reading in found["guards"].items() if not reading["kept"]),
             )
         )
     return tuple(rows)
@@ -71,7 +73,8 @@ def progress(rows: Sequence[TrialRow], standard: TrialRow | None, metric: str) -
     seconds, spent = [], 0.0
     for row in counted:
         before = best[-1] if best else None
-        known = [score for score in (before, row.score) if score is not None]
+        own = None if row.broken else row.score
+        known = [score for score in (before, own) if score is not None]
         best.append(pick(known) if known else None)
         spent += row.seconds or 0.0
         seconds.append(spent)
@@ -125,7 +128,10 @@ def proxy_pairs(
     if comparison is None:
         return ()
     read, pairs = metric_of(metric).read, []
-    for name, (config, outcome) in comparison.sides.items():
+    sides = list(comparison.sides.items())
+    if comparison.same:  # one config, which was trained once
+        sides = [("winner, which is the standard settings", sides[0][1])]
+    for name, (config, outcome) in sides:
         tried = [t.outcome for t in history.succeeded if t.outcome and _same(space, t.index, config)]
         values = [one.value for one in tried if one.value is not None]
         if values and outcome.value is not None and outcome not in tried:

@@ -60,13 +60,20 @@ def _progress(found: Findings) -> Chart:
     good = [row for row in found.trials if row.score is not None and row.number in spent]
     bad = [row for row in found.trials if row.failure and row.number in spent]
     heights = _heights(found, [row.score for row in good])
+    level_of = dict(zip([row.number for row in good], heights, strict=True))
+    kept, lost = ([row for row in good if bool(row.broken) is one] for one in (False, True))
     floor = _floor(found, heights)
     known = [(n, y) for n, y in zip(progress.numbers, progress.best, strict=True) if y is not None]
     reach = _heights(found, [y for _, y in known], among=heights)
     ends = [progress.numbers[0], progress.numbers[-1]]
     word = "lowest" if found.less_is_better else "highest"
     traces = [
-        marks_at([row.number for row in good], heights, _hovers(found, good), "trial", BLUE),
+        *(
+            marks_at(
+                [r.number for r in some], [level_of[r.number] for r in some], _hovers(found, some), *look
+            )
+            for some, look in ((kept, ("trial", BLUE)), (lost, ("loses a guard", GREY, "circle-open")))
+        ),
         line_through([n for n, _ in known], reach, f"{word} so far", ORANGE, shape="hv"),
         marks_at([row.number for row in bad], [floor] * len(bad), _hovers(found, bad), "failed", RED, "x"),
     ]
@@ -104,6 +111,8 @@ def _hover(found: Findings, row: TrialRow) -> str:
     shown = [", ".join(lines[i : i + 2]) for i in range(0, len(lines), 2)]
     if row.seconds is not None:
         shown.append(show_duration(row.seconds))
+    if row.broken:
+        shown.append(f"loses {wording.in_figure(' and '.join(row.broken))}")
     return "<br>".join([head, *shown])
 
 
@@ -175,18 +184,19 @@ def _parallel(found: Findings) -> Chart:
     names = _varied(found)
     ticks = {name: sorted({float(row.config[name]) for row in found.trials}) for name in names}
     good = [row for row in found.trials if row.value is not None]
-    order = sorted(range(len(good)), key=lambda i: good[i].value or 0.0)
-    level = {good[i].number: min(4, 5 * place // max(1, len(good))) for place, i in enumerate(order)}
+    kept = sorted((row for row in good if not row.broken), key=lambda row: row.value or 0.0)
+    level = {row.number: min(4, 5 * place // len(kept)) for place, row in enumerate(kept)}
     heights = dict(zip([row.number for row in good], _heights(found, [r.score for r in good]), strict=True))
     low, high = min(heights.values(), default=0.0), max(heights.values(), default=1.0)
     if found.less_is_better:
         low, high = high, low
     groups: list[tuple[str, str, list[TrialRow]]] = [
-        ("failed", RED, [row for row in found.trials if row.state == "failed"])
+        ("failed", RED, [row for row in found.trials if row.state == "failed"]),
+        ("loses a guard", GREY, [row for row in good if row.broken]),
     ]
     names_of_levels = ("worst fifth", "", "middle", "", "best fifth")
     for i, colour in enumerate(_LEVELS):
-        groups.append((names_of_levels[i], colour, [r for r in good if level[r.number] == i]))
+        groups.append((names_of_levels[i], colour, [r for r in kept if level[r.number] == i]))
     traces = []
     for title, colour, rows in groups:
         if rows:

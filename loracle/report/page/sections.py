@@ -155,6 +155,7 @@ def _progress(found: Findings) -> Part:
         wins = "the compromise between all objectives"
     note = paragraph(
         f"Scores are those of the trials{where}. What wins is {wins}.",
+        f"Open marks lost a guard and do not count as the {word} so far." if _any_lost(found) else "",
         "" if found.unit else "What is far from all others stands at the edge.",
     )
     return section("progress", "Best so far", "Best so far", chart("progress-chart", label), note, why=why)
@@ -167,11 +168,20 @@ def _curves(found: Findings) -> Part:
     return section("curves", "Curves", "Learning curves", chart("curves-chart", label), note, why=why)
 
 
+def _watched(found: Findings) -> bool:
+    return any(row.guards for row in found.trials)
+
+
+def _any_lost(found: Findings) -> bool:
+    return any(row.broken for row in found.trials)
+
+
 def _parallel(found: Findings) -> Part:
     varied = any(len({row.config[name] for row in found.trials}) > 1 for name in found.knobs)
     why = None if found.trials and varied else "There are no two trials of different settings to compare."
     label = "Each trial as a line across its settings to its score."
-    said = "One line a trial. The stronger its blue, the better its score; red lines failed."
+    said = "One line a trial. The stronger its blue, the better its score; red lines failed"
+    said += ", grey ones lost a guard." if _any_lost(found) else "."
     how = (
         '<p class="brushed">Drag along an axis to keep only the trials in that part of it, here and in the '
         'table of all trials; click on the axis to let go. <output id="brush-count" aria-live="polite">'
@@ -268,7 +278,10 @@ def _prior(found: Findings) -> Part:
     rows = [
         ["", *before],
         ["the prior's own choice", *map(show_value, before.values())],
-        ["believed best now", *map(show_value, now.values())],
+        [
+            "believed best now" + (", of what likely keeps the guards" if _watched(found) else ""),
+            *map(show_value, now.values()),
+        ],
     ]
     body = chart("prior-chart", "Score of each trial against what the prior expected of it.")
     return section("prior", "Prior", "What the prior said", paragraph(*said), body, table(rows, "Favourites"))
@@ -291,7 +304,7 @@ def _near_equals(found: Findings) -> Part:
     rows = [["", *heads], *(_near_row(found, i, one) for i, one in enumerate(found.near_equals))]
     note = paragraph(
         "A smaller rank or fewer steps than the leading config, and a believed difference of less than the "
-        "noise of one score.",
+        f"noise of one score{'; what likely loses a guard is left out' if _watched(found) else ''}.",
         _stands_in(found),
     )
     return section("cheaper", "Cheaper", title, note, table(rows, title))
@@ -335,10 +348,14 @@ def _proxy(found: Findings) -> Part:
     said = ""
     if len(found.proxy) == 2:
         a, b = found.proxy
-        kept = (a.trial - b.trial) * (a.final - b.final) >= 0
-        said = (
-            "Both order the two alike." if kept else "The two come out in another order: trials misled here."
-        )
+        order = (a.trial - b.trial) * (a.final - b.final)
+        said = "Both order the two alike."
+        if order < 0:
+            said = "The two come out in another order: trials misled here."
+        elif order == 0 and (a.trial, a.final) != (b.trial, b.final):
+            said = "One of them does not tell the two apart."
+        elif order == 0:
+            said = "Neither tells the two apart."
     body = table(rows, title) if found.proxy else ""
     return section(
         "proxy", "Full training", title, paragraph(said), body, note, why=found.left_out.get("proxy")

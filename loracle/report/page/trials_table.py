@@ -75,6 +75,8 @@ def _said(found: Findings, row: TrialRow) -> str:
     if row.failure:
         cause = f": {own(row.message, 600)}" if row.message else ""
         return f"<strong>{text(row.failure.replace('_', ' '))}</strong>{cause}"
+    said = "" if row.state == "succeeded" else text(row.state)
     if row.number == found.leader:
-        return "<strong>won</strong>" if found.finished else "<strong>leads</strong>"
-    return "" if row.state == "succeeded" else text(row.state)
+        said = "<strong>won</strong>" if found.finished else "<strong>leads</strong>"
+    lost = f"loses {text(' and '.join(row.broken))}" if row.broken else ""
+    return ", ".join(part for part in (said, lost) if part)

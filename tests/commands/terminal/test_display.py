@@ -18,7 +18,7 @@ from loracle.records.events import (
     TrialStarted,
 )
 from loracle.records.notices import Notice
-from loracle.records.trial import Failure, FailureKind, Outcome, Trial
+from loracle.records.trial import Failure, FailureKind, GuardReading, Outcome, Trial
 
 CONFIG = {"rank": 8, "alpha_ratio": 2, "alpha": 16, "learning_rate": 2e-4}
 
@@ -47,6 +47,26 @@ def test_plain_output_is_one_line_a_trial() -> None:
     assert "diverged" in lines[2]
     assert "best 50.0 %" in lines[2]
     assert len(lines) == 3
+
+
+def test_a_trial_that_loses_a_guard_says_so_beside_its_score() -> None:
+    def trial(number: int, change: float) -> Trial:
+        reading = GuardReading("loss", -1.0, -1.0 + change, change, change, change, 0.1, 50)
+        return Trial(number, number, Outcome(0.5 - change, seconds=3.0, guards={"text": reading}))
+
+    out = io.StringIO()
+    kept, lost = trial(0, 0.0), trial(1, -0.3)
+    with Display(
+        "exact_match", Console(file=out, force_terminal=True, width=80, color_system=None)
+    ) as display:
+        display.show(TrialFinished(kept, CONFIG, kept, 1, 30, None))
+        display.show(TrialFinished(lost, CONFIG, kept, 2, 30, None))
+        assert not any("loses" in line for line in bars_of(display, 80))
+        display.show(TrialFinished(lost, CONFIG, lost, 2, 30, None))
+        assert any("80.0 %, trial 1, loses text" in line for line in bars_of(display, 80))
+    said = [line for line in out.getvalue().splitlines() if "/30" in line]
+    assert "loses" not in said[0]
+    assert re.search(r"2/30 +80.0 % +best 50.0 % +3.0 s  loses text", said[1])
 
 
 def test_how_long_a_run_takes_is_said_before_its_first_trial() -> None:
