@@ -32,8 +32,10 @@ from scipy.stats import norm
 from search import about
 from search_methods import FACTORY, LoracleMethod, Start, table_space
 
+from loracle.config.metrics import metric_of
 from loracle.records.space import with_alpha
 from loracle.records.standard_settings import STANDARD
+from loracle.report.findings.beliefs import understand
 from loracle.search.presets import PRESETS
 from loracle.training.intervals import paired_difference
 
@@ -108,6 +110,12 @@ def replay(landscape: Landscape, seed: int) -> dict[str, Any] | None:
     )
     assert found is not None
     assert chosen is not None
+    raw = validation.score(winner, seen[winner])
+    believed = understand(method.start.space, method.history, method.preset, seed, metric, winner)
+    assert believed is not None
+    assert believed.chosen is not None
+    of_winner = metric_of(metric).read(believed.chosen.believed)  # a value again
+    unit = float(np.nanmax(landscape.values) - np.nanmedian(landscape.values))
     return {
         "landscape": landscape.name.removesuffix(":rows"),
         "seed": seed,
@@ -116,6 +124,8 @@ def replay(landscape: Landscape, seed: int) -> dict[str, Any] | None:
         "held": holds(found, truth),
         "held_in_validation": holds(chosen, truth),
         "optimism": round(chosen[0] - truth, 5),
+        "too_good": round((raw - landscape.value(winner)) / unit, 5),
+        "too_good_as_believed": round((of_winner - landscape.value(winner)) / unit, 5),
     }
 
 

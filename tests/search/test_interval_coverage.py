@@ -32,6 +32,19 @@ def test_the_interval_held_the_truth_as_often_as_it_says_and_the_page_says_so() 
     assert f"would have held the truth in {sum(row['held_in_validation'] for row in ROWS)} of 100" in page
 
 
+def test_what_is_believed_of_the_winner_is_less_too_good_than_its_score_and_the_page_says_by_how_much() -> (
+    None
+):
+    page = (ROOT / "docs" / "search-quality.md").read_text(encoding="utf-8")
+    score, believed = (
+        sum(row[key] for row in ROWS) / len(ROWS) for key in ("too_good", "too_good_as_believed")
+    )
+    shown = [f"{x:.3f}".replace("0.", ".", 1) for x in (score, believed)]
+    assert f"was too good by {shown[0]}," in page
+    assert f"towards what its neighbours scored) by {shown[1]}." in page
+    assert abs(believed) < score / 2
+
+
 def test_a_replay_compares_the_recommended_config_with_the_standard() -> None:
     landscape = next(one for one in load_landscapes(["rows"]) if one.name.startswith("code"))
     row = program.replay(landscape, 0)

@@ -24,6 +24,8 @@ from loracle.report.explanation.records import (
     PriorWord,
     Proposal,
 )
+from loracle.report.findings.beliefs import understand
+from loracle.report.findings.records import Chosen
 from loracle.report.findings.score_scale import WIDE, ScoreScale, of_training
 from loracle.report.findings.trials import price
 from loracle.report.verdict import Comparison
@@ -86,7 +88,16 @@ class Reasons:
             tuple(conclusions),
             self._next(history),
             self.own,
+            self._chosen(history),
         )
+
+    def _chosen(self, history: History) -> Chosen | None:
+        if not history.succeeded:
+            return None
+        seed = self.config.search.seed
+        leader = ranking(self.space, history, self._asked, seed=seed)[0]
+        found = understand(self.space, history, self._asked, seed, self.config.metric, leader)
+        return None if found is None else found.chosen
 
     # -- one trial ------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from loracle.records.space import Config
+from loracle.report.findings.records import Chosen
 
 Source = Literal["named", "chance", "belief"]
 
@@ -144,6 +145,7 @@ class Explanation:
         conclusions: safe ones first.
         next: None where every candidate was tried.
         own: whether the belief is the one that the search used; else that on numbers stands in.
+        chosen: the leading config's score, and what is believed of it; None where nothing was to choose from.
     """
 
     metric: str
@@ -151,3 +153,4 @@ class Explanation:
     conclusions: tuple[Conclusion, ...]
     next: Next | None
     own: bool
+    chosen: Chosen | None = None

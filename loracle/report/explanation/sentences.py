@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from loracle.config.metrics import metric_of
 from loracle.report.explanation.records import Conclusion, Expected, Explanation, Next, Proposal
+from loracle.report.findings.chosen import chosen_line
 from loracle.report.wording import (
     NUMBERS_STAND_IN,
     show_amount,
@@ -24,6 +25,8 @@ def sentences(explanation: Explanation) -> Iterator[str]:
         yield from proposal_lines(proposal, metric)
     if not explanation.own:
         yield NUMBERS_STAND_IN
+    if explanation.chosen is not None:
+        yield chosen_line(explanation.chosen, metric)
     if not explanation.conclusions:
         yield "Nothing can be concluded yet."
     for conclusion in explanation.conclusions:

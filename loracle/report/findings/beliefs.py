@@ -19,6 +19,7 @@ from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import History
 from loracle.report.findings.importance import grid, importance, most_varied
 from loracle.report.findings.records import (
+    Chosen,
     Expectation,
     Importance,
     NearEqual,
@@ -29,7 +30,7 @@ from loracle.report.findings.records import (
 from loracle.report.findings.score_scale import ScoreScale
 from loracle.search.ensemble import Ensemble, prior_alone
 from loracle.search.feasibility import Feasibility
-from loracle.search.observations import observed, row_of, rows_along, rows_of, tells
+from loracle.search.observations import observed, row_of, rows_along, rows_of, tells, value_of
 from loracle.search.presets import EnsembleSettings, Preset, get_preset
 from loracle.search.prior import describe
 from loracle.search.propose import Beliefs
@@ -92,6 +93,19 @@ class Understanding:
         if probability is not None and not likely.any():
             return int(rows[np.argmax(probability)])
         return int(rows[np.argmax(np.where(likely, mean, -np.inf))])
+
+    # -- what leads -----------------------------------------------------------------------------------
+
+    @cached_property
+    def chosen(self) -> Chosen | None:
+        """What the leading config scored, and is believed to; None where there was nothing to choose from."""
+        index = int(self.space.candidates[self.leader])
+        own = [trial for trial in self.history.succeeded if trial.index == index]
+        if not own or len({trial.index for trial in self.history.succeeded}) < 2:
+            return None
+        best = max(own, key=value_of)
+        believed = self.scale.scores(self.ensemble.belief(at=np.array([self.leader])))[0]
+        return Chosen(best.number, metric_of(self.scale.metric).read(value_of(best)), float(believed[0]))
 
     # -- slices ---------------------------------------------------------------------------------------
 

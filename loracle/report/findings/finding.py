@@ -155,7 +155,8 @@ class Subject:
         prior = belief.prior if belief.own else None
         if found.pareto is not None:  # the belief is of the first objective, and what leads is of all
             prior = None
-        found = replace(found, own_belief=belief.own, slices=belief.slices, prior=prior)
+        chosen = None if found.pareto is not None else belief.chosen
+        found = replace(found, own_belief=belief.own, slices=belief.slices, prior=prior, chosen=chosen)
         if not whole:
             return found
         found = replace(found, importance=belief.importance)

@@ -58,6 +58,20 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """The leading config, whose score is the best of many and so partly luck.
+
+    Attributes:
+        trial, score: its best trial, on validation items.
+        believed: its score as the belief has it, which takes luck of items and of the seed off.
+    """
+
+    trial: int
+    score: float
+    believed: float
+
+
+@dataclass(frozen=True)
 class Curve:
     """The training loss of one trial; points are means over stretches of steps.
 
@@ -318,6 +332,7 @@ class Findings:
         stopped: why the search ended; None where that was not recorded.
         notices: what the user must see.
         candidates: how many configs there are to choose from.
+        chosen: the leading config's score and what is believed of it; None before there are two configs.
         own_belief: whether what is believed here is what the search believes; else numbers alone stand in.
         pareto: of several objectives; None where there is one.
         left_out: by part: why it cannot be said.
@@ -347,6 +362,7 @@ class Findings:
     own_belief: bool = True
     pareto: ParetoSet | None = None
     progress: Progress | None = None
+    chosen: Chosen | None = None
     curves: tuple[Curve, ...] = ()
     slices: tuple[Slice, ...] = ()
     importance: Importance | None = None

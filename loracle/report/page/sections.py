@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loracle.config.metrics import OWN_METRICS, metric_of
+from loracle.report.findings.chosen import chosen_line
 from loracle.report.findings.records import Example, Findings, NearEqual, Share
 from loracle.report.page import wording
 from loracle.report.page.markup import (
@@ -157,6 +158,7 @@ def _progress(found: Findings) -> Part:
         f"Scores are those of the trials{where}. What wins is {wins}.",
         f"Open marks lost a guard and do not count as the {word} so far." if _any_lost(found) else "",
         "" if found.unit else "What is far from all others stands at the edge.",
+        "" if found.chosen is None else text(chosen_line(found.chosen, found.metric)),
     )
     return section("progress", "Best so far", "Best so far", chart("progress-chart", label), note, why=why)
 

@@ -61,6 +61,16 @@ def test_the_search_asked_again_gives_every_trial(explained: Explanation, histor
     assert [one.score for one in explained.proposals] == [loss(trial.index) for trial in history.trials]
 
 
+def test_the_best_of_many_scores_is_said_to_be_partly_luck(explained: Explanation) -> None:
+    chosen = explained.chosen
+    assert chosen is not None
+    assert explained.proposals[chosen.trial].score == chosen.score
+    assert chosen.believed == pytest.approx(chosen.score, abs=0.3)  # there is no noise here
+    said = f"without it {chosen.believed:.4f} is believed of its settings."
+    assert any(line.endswith(said) for line in sentences(explained))
+    assert REASONS.explain(searched(1)).chosen is None
+
+
 def test_what_was_expected_is_an_interval_that_mostly_holds_what_came(explained: Explanation) -> None:
     expected = [(one.expected, one.score) for one in explained.proposals if one.expected]
     assert len(expected) == 9  # before there were three scores, nothing said what a difference is worth
