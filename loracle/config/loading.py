@@ -6,6 +6,7 @@ Errors name the file, the line and the key. Paths in a file are relative to that
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,13 +18,18 @@ from loracle.config.settings import NO_DATA, KnobConfig, RunConfig, ScoringConfi
 from loracle.config.yaml_file import YamlError, dump, parse, read_text
 from loracle.errors import ConfigError
 from loracle.text.escape import printable
+from loracle.text.secrets import refers
 
 _SHOWN = 200  # characters of a key or value in an error
 _REFUSED = {  # what users of transformers look for
     "device_map": "a base model is not divided between GPUs, it has to fit one; set quantization to make it "
     "smaller, or execution.gpus_per_trial to train one config on several, each with the whole model"
 }
-_SECRET = (["objective", "environment"], ["execution", "storage"])  # values that no error shows
+_SECRET = (
+    ["objective", "environment"],
+    ["execution", "storage"],
+    ["search", "past"],
+)  # values that no error shows
 
 
 def load_config(path: str | Path) -> RunConfig:
@@ -84,6 +90,9 @@ def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
         if value not in ("same", "none", "minilm") and _exists(folder / value):
             language[name] = str((folder / getattr(config.language, name)).resolve())
     changes["language"] = config.language.model_copy(update=language)
+    if config.search.past:
+        past = [entry.model_copy(update={"path": _seen(entry.path, folder)}) for entry in config.search.past]
+        changes["search"] = config.search.model_copy(update={"past": past})
     if config.execution.storage is not None:
         storage = resolve_storage(config.execution.storage, folder)
         changes["execution"] = config.execution.model_copy(update={"storage": storage})
@@ -99,6 +108,13 @@ def _scoring_paths(settings: ScoringConfig, folder: Path) -> dict[str, Any]:
         tests = (folder / settings.code.tests).resolve()
         changes["code"] = settings.code.model_copy(update={"tests": tests})
     return changes
+
+
+def _seen(place: str, folder: Path) -> str:
+    """The path of a file, or the URL of a database, as it is seen from anywhere."""
+    if "://" in place or refers(place):
+        return resolve_storage(place, folder)
+    return os.path.normpath(folder.resolve() / place)
 
 
 def _exists(path: Path, *, folder: bool = False) -> bool:

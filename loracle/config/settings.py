@@ -143,6 +143,23 @@ class ExecutionConfig(Section):
     storage: str | None = None
 
 
+class PastConfig(Section):
+    """Results of runs that are over; they are read and told of, and change nothing in the search."""
+
+    # A CSV file, a trainer_state.json, a journal of Optuna, the folder of a run, a pattern of them; or
+    # sqlite:///, postgresql:// or ${NAME}, a variable that holds it.
+    path: Annotated[str, Field(min_length=1)]
+    study: str | None = None  # of Optuna, where there are several
+    metric: str | None = None  # the name there of what the run's metric measures; None: the same name
+    direction: Literal["maximize", "minimize"] | None = None  # None: as the file or the name says
+    fixed: dict[str, Number] = Field(default_factory=dict)  # knobs that all of them had, whatever is stated
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, content: Any) -> Any:
+        return {"path": str(content)} if isinstance(content, str | Path) else content
+
+
 TRIALS_TO_REPLICATE = 30
 
 
@@ -154,6 +171,12 @@ class SearchConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     seed_configs: list[dict[str, Number]] | None = None  # None: as the preset says
     replicates: Literal["auto"] | Annotated[int, Field(ge=0, le=8)] = "auto"  # seeds of the best two
+    past: list[PastConfig] = Field(default_factory=list)  # runs that are over, whose best are told
+
+    @field_validator("past", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | Path | dict) else value
 
     @property
     def further_seeds(self) -> int:

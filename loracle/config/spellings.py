@@ -40,6 +40,10 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 
+# Two numbers whose product, on one device, is the effective batch.
+MICRO_BATCH = ("micro_batch_size", "per_device_train_batch_size")
+ACCUMULATION = ("gradient_accumulation_steps",)
+
 _CLOSE = 0.75  # similarity from which a name may be meant for another
 # What scripts put before a name and what says nothing: `lora.r`, `training_args/learning_rate`, `hp__lr`.
 _PREFIX = re.compile(

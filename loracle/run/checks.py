@@ -24,6 +24,7 @@ from loracle.records.trial import Trial
 from loracle.records.trial_files import stored_outcomes
 from loracle.report.time_left import Forecast, forecast, in_words
 from loracle.run.folder import require_recorded
+from loracle.run.past.candidates import read_past
 from loracle.run.reading import run_prompt
 from loracle.run.search import check_values, search_space
 from loracle.run.search_notices import search_notices
@@ -70,6 +71,7 @@ def examine(config: RunConfig) -> Iterator[Check]:
         yield from _noticed(objective.notices, "model")
         space = search_space(config, objective.n_proxy)
         yield _space(space)
+        yield from _noticed(read_past(config, space).notices, "search")
         yield _prompts(config, objective, space)
         yield from _memory(config, objective, space)
         yield from _time(config, objective, space)
@@ -92,6 +94,7 @@ def _own_trainer(config: RunConfig) -> Iterator[Check]:
     try:
         trainer = ExternalObjective.from_config(config)
         space = search_space(config, None)
+        past = read_past(config, space).notices
         get_preset(config.search.preset, language=config.language.model != "none")
     except LoracleError as error:
         yield Check("input", "bad", str(error))
@@ -107,7 +110,7 @@ def _own_trainer(config: RunConfig) -> Iterator[Check]:
     if given:
         yield Check("unused", "note", f"{' and '.join(given)}: a trainer of your own has its own")
     yield _space(space)
-    yield from _noticed(search_notices(config, space, None), "search")
+    yield from _noticed((*past, *search_notices(config, space, None)), "search")
     yield from _expected(config, forecast(config, space, has_final=trainer.has_final))
     yield _output(config)
 

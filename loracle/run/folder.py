@@ -135,6 +135,12 @@ def without_secrets(config: RunConfig) -> RunConfig:
     if (storage := config.execution.storage) is not None:
         execution = config.execution.model_copy(update={"storage": secret.recorded(storage)})
         changes["execution"] = execution
+    if config.search.past:
+        past = [
+            one.model_copy(update={"path": secret.recorded(one.path)}) if "://" in one.path else one
+            for one in config.search.past
+        ]
+        changes["search"] = config.search.model_copy(update={"past": past})
     if config.objective is not None:
         given, command = config.objective.environment, config.objective.command
         kept: dict[str, Any] = {

@@ -35,6 +35,7 @@ _MAY_CHANGE = (
     "report_to",
     "threads",
     "search.trials",
+    "search.past",
     "search.replicates",
     "language.batch_size",
     "language.memory_gb",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, replace
 
-from loracle.config.settings import RunConfig
+from loracle.config.settings import RunConfig, build_space
 from loracle.execution.executor import Executor, InProcess, check_in_process
 from loracle.execution.local import LocalWorkers
 from loracle.records.events import Listener, PhaseStarted
@@ -16,6 +16,7 @@ from loracle.records.notices import Notice, gathered
 from loracle.records.objective import Pace, Report
 from loracle.records.sizes import Sizes
 from loracle.run.identity import Identity, common_settings
+from loracle.run.past.candidates import read_past
 from loracle.run.search import Search, check_values, prior_contents, reads_in_worker, run_preset, search_space
 from loracle.run.search_notices import search_notices
 from loracle.run.worker import PROGRAM, load_objective
@@ -51,12 +52,14 @@ def prepare(config: RunConfig, listen: Listener) -> Prepared:
     The model is loaded where the trials run, which stays for them; here it is only known what was found.
     """
     check_values(config)
+    past = read_past(config, build_space(config.space)).notices  # refused before a model is loaded
     executor = make_executor(config)
     try:
-        return _prepare(config, executor, listen)
+        prepared = _prepare(config, executor, listen)
     except BaseException:
         executor.close()
         raise
+    return replace(prepared, notices=gathered(prepared.notices, past))
 
 
 def make_executor(config: RunConfig) -> Executor:

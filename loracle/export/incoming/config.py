@@ -10,6 +10,7 @@ from typing import Any
 from loracle.config.knobs import KNOBS as OUR_KNOBS
 from loracle.config.loading import parse_config
 from loracle.config.new_file import write_new
+from loracle.config.spellings import ACCUMULATION, MICRO_BATCH
 from loracle.config.yaml_file import dump
 from loracle.errors import ConfigError
 from loracle.export.incoming import datasets, meanings
@@ -112,8 +113,8 @@ def _settings(reading: _Reading, source: Source) -> None:
 
 
 _ELSEWHERE = {
-    *meanings.MICRO,
-    *meanings.ACCUMULATION,
+    *MICRO_BATCH,
+    *ACCUMULATION,
     *meanings.WHOLE_ROWS,
     meanings.TURNS,
     *("datasets", "dataset", "dataset_name", "eval_dataset", "validation_datasets", "test_datasets"),
@@ -177,9 +178,9 @@ def _warmup(reading: _Reading, source: Source) -> None:
 
 def _batch(reading: _Reading, source: Source) -> tuple[int, int]:
     """Micro-batch and accumulation; their product is the effective batch on one device."""
-    micro = _count(reading, source, meanings.MICRO)
+    micro = _count(reading, source, MICRO_BATCH)
     usual = source.kind.defaults["micro_batch"]
-    times = _count(reading, source, meanings.ACCUMULATION) or 1
+    times = _count(reading, source, ACCUMULATION) or 1
     both = (micro or usual, times)
     reading.standard["batch_size"] = both[0] * times
     whose = "" if micro else f" ({usual} is {source.kind.title}'s own default)"
@@ -207,8 +208,8 @@ def _count(reading: _Reading, source: Source, keys: Sequence[str]) -> int | None
 
 def _tried(reading: _Reading, source: Source, batch: tuple[int, int]) -> None:
     """What a sweep tries becomes knobs of the space."""
-    names = meanings.our_names() | dict.fromkeys(meanings.MICRO, "batch_size")
-    names |= dict.fromkeys(meanings.ACCUMULATION, "batch_size")
+    names = meanings.our_names() | dict.fromkeys(MICRO_BATCH, "batch_size")
+    names |= dict.fromkeys(ACCUMULATION, "batch_size")
     knobs: dict[str, Any] = reading.content.get("space", {}).get("knobs", {})
     parts: dict[str, list[float]] = {}  # of the effective batch, as they are tried
     for key, tried in source.tried.items():
@@ -221,8 +222,8 @@ def _tried(reading: _Reading, source: Source, batch: tuple[int, int]) -> None:
         except ConfigError as error:
             reading.notes.append(f"{error}; it is not searched")
             continue
-        if key in (*meanings.MICRO, *meanings.ACCUMULATION):
-            is_micro = key in meanings.MICRO
+        if key in (*MICRO_BATCH, *ACCUMULATION):
+            is_micro = key in MICRO_BATCH
             parts["micro" if is_micro else "times"] = knob["values"]
             factors = parts.get("times", [batch[1]]) if is_micro else parts.get("micro", [batch[0]])
             knob["values"] = sorted({int(value * factor) for value in knob["values"] for factor in factors})

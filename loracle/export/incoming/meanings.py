@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from loracle.config.spellings import SPELLINGS
+from loracle.config.spellings import ACCUMULATION, MICRO_BATCH, SPELLINGS
 from loracle.config.training.optimizers import OPTIMIZERS
 from loracle.config.training.schedules import SCHEDULES
 
@@ -37,8 +37,6 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "search.trials": ("n_trials",),
     "dtype": ("dtype", "torch_dtype", "torch_dtype_str"),
 }
-MICRO = ("micro_batch_size", "per_device_train_batch_size")
-ACCUMULATION = ("gradient_accumulation_steps",)
 # A key that is true means a variant, or another setting.
 FLAGS: dict[str, tuple[str, Any]] = {
     "use_rslora": ("training.variant", "rslora"),
@@ -176,4 +174,13 @@ def our_names() -> dict[str, str]:
 
 def known_keys() -> set[str]:
     """All keys that mean something to us."""
-    return {*our_names(), *MICRO, *ACCUMULATION, *FLAGS, *START_KEYS, *WHOLE_ROWS, "warmup_steps", "datasets"}
+    return {
+        *our_names(),
+        *MICRO_BATCH,
+        *ACCUMULATION,
+        *FLAGS,
+        *START_KEYS,
+        *WHOLE_ROWS,
+        "warmup_steps",
+        "datasets",
+    }
