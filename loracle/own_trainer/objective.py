@@ -99,7 +99,7 @@ class ExternalObjective:
 
     def _outcome(self, found: Measured | Failure, seconds: float) -> Outcome:
         if isinstance(found, Measured) and not math.isfinite(found.result):
-            found = Failure(FailureKind.DIVERGED, f"diverged: the result is {found.result:g}")
+            found = Failure(FailureKind.DIVERGED, f"the result is {found.result:g}")
         if isinstance(found, Failure):
             return Outcome(None, {}, seconds, found)
         value = found.result if self._settings.direction == "maximize" else -found.result

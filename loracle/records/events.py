@@ -137,9 +137,10 @@ class TrialFinished:
 
 @dataclass(frozen=True)
 class RunEnded:
-    """Nothing more happens; `text` says how it ended, for people."""
+    """Nothing more happens; `text` says how it ended, for people; `failed`: with an error."""
 
     text: str
+    failed: bool = False
 
 
 Event = PhaseStarted | PhaseEnded | Noticed | Expected | TrialStarted | Step | TrialFinished | RunEnded

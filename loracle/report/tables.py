@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loracle.config.metrics import OWN_METRICS, metric_of, show_loss
+from loracle.config.metrics.elsewhere import LESS
 from loracle.records.codec import to_plain
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import GuardReading, History, Outcome, Trial
@@ -99,7 +100,7 @@ def comparison_rows(comparison: Comparison, metric: str, beside: Sequence[str] =
     """
     sides = comparison.sides
     columns = [shown_knobs(config) for config, _ in sides.values()]
-    label = metric if metric in OWN_METRICS else f"test {metric_of(metric).title}"
+    label = metric if metric in OWN_METRICS else _on_test(metric)
     names = dict.fromkeys(name for column in columns for name in column)
     titles = knob_titles(names, (label, "test loss"))
     rows: list[tuple[str, ...]] = [("", *sides)]
@@ -110,7 +111,7 @@ def comparison_rows(comparison: Comparison, metric: str, beside: Sequence[str] =
     for name in beside:
         if name not in (metric, "loss"):
             cells = (show_beside(outcome, name) for _, outcome in sides.values())
-            rows.append((f"test {metric_of(name).title}", *cells))
+            rows.append((_on_test(name), *cells))
     for name in dict.fromkeys(name for _, outcome in sides.values() for name in outcome.guards):
         readings = (outcome.guards.get(name) for _, outcome in sides.values())
         rows.append((f"guard {name}", *(reading_text(one) if one else "" for one in readings)))
@@ -118,6 +119,12 @@ def comparison_rows(comparison: Comparison, metric: str, beside: Sequence[str] =
     if metric != "loss" and any(map(math.isfinite, losses)):
         rows.append(("test loss", *(show_loss(x) if math.isfinite(x) else "" for x in losses)))
     return rows
+
+
+def _on_test(metric: str) -> str:
+    """A function of the user's own does not tell by its name alone which way is better."""
+    less = " (less is better)" if metric.startswith(LESS) else ""
+    return f"test {metric_of(metric).title}{less}"
 
 
 def comparison_json(comparison: Comparison, metric: str) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.records.space import Config, Value
-from loracle.records.trial import Outcome
+from loracle.records.trial import TAKEN_BACK, History, Outcome
 
 NUMBERS_STAND_IN = (  # where the belief of a preset that reads is asked for
     "The search reads prompts with a language model; the belief on numbers alone stands in for it."
@@ -109,6 +110,32 @@ def show_change(change: float, metric: str) -> str:
 
 def _number(amount: float, metric: str, sign: str = "") -> str:
     return f"{metric_of(metric).scale * amount:{sign}.3g}"
+
+
+def nothing_succeeded(history: History) -> str:
+    """That no trial has succeeded, how they failed and what helps; empty where one has, or none has ended."""
+    failures = [
+        trial.outcome.failure for trial in history.finished if trial.outcome and trial.outcome.failure
+    ]
+    if history.succeeded or not failures:
+        return ""
+    counted = [trial.outcome.failure for trial in history.counted if trial.outcome and trial.outcome.failure]
+    if not counted:
+        if not failures[-1].message.startswith(TAKEN_BACK):  # the process was stopped or killed
+            return ""
+        cause = failures[-1].message.removeprefix(TAKEN_BACK).removeprefix(": ")
+        cause = cause or "see their folders under trials/"
+        return (
+            f"No trial has succeeded: the last ones crashed or were lost for a reason that no config is to "
+            f"blame for ({cause}). Once it is mended, the same loracle tune runs them again"
+        )
+    kinds = Counter(str(failure.kind).replace("_", " ") for failure in counted)
+    how = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return (
+        f"No trial has succeeded, so there is nothing to recommend: {how}, the last one with: "
+        f"{counted[-1].message}. The same loracle tune goes on with more search.trials; for another space, "
+        "or a trainer or data that are mended, give another output"
+    )
 
 
 def round_up(number: float) -> int:

@@ -69,6 +69,7 @@ def examine(config: RunConfig) -> Iterator[Check]:
         yield Check("model", "ok", _model(objective.base, config.quantization))
         yield Check("targets", "ok", _targets(objective))
         yield from _noticed(objective.notices, "model")
+        yield from _noticed(tuple(objective.about_guards(keep=False)), "data")
         space = search_space(config, objective.n_proxy)
         yield _space(space)
         yield from _noticed(read_past(config, space).notices, "search")

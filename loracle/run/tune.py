@@ -41,6 +41,7 @@ from loracle.report.page.live import LivePage
 from loracle.report.time_left import Forecast, forecast
 from loracle.report.verdict import Comparison, guarded_search, headline, result_notices
 from loracle.report.verdict.stored import Finished, write_finished
+from loracle.report.wording import nothing_succeeded
 from loracle.run.finals.replication import replicate
 from loracle.run.finals.training import compare, compare_trial, contenders
 from loracle.run.folder import hold, own_folder, record_config, require_recorded
@@ -308,12 +309,8 @@ def _refuse_hopeless(recent: Sequence[tuple[int, Outcome]], study: Study) -> Non
 
 
 def _compare(config: RunConfig, run: Prepared, history: History, listen: Listener) -> Comparison:
-    failures = [trial.outcome.failure for trial in history.counted if trial.outcome and trial.outcome.failure]
-    if failures and not history.succeeded:
-        raise StudyError(
-            f"no trial has succeeded, so there is nothing to recommend; the last one failed: "
-            f"{failures[-1].kind}, {failures[-1].message}"
-        )
+    if nothing := nothing_succeeded(history):
+        raise StudyError(f"{nothing[:1].lower()}{nothing[1:]}")
     space, ranked = run.search.space, run.search.ranking(history)
     if run.final is not None:
         ranked, again = replicate(config, space, history, ranked, run.executor, listen, run.sizes)

@@ -143,17 +143,21 @@ class TrainingObjective:
 
     def report(self) -> Report:
         """Hashes of data and model, what the user must see, counts, and the memory of this machine."""
-        for guard in self.guards:  # before the first trial; workers that come later find it
-            for split in guard.questions:
-                self._base_items(guard, split)
+        idle = tuple(self.about_guards())  # before the first trial; workers that come later find the items
         contents = training_contents(self.splits, self.base) | scoring_contents(self.config.scoring)
         return Report(
             contents=contents | {f"rows of guard {guard.name}": guard.content for guard in self.guards},
-            notices=self.notices,
+            notices=gathered(self.notices, idle),
             sizes=self.sizes,
             memory=self.memory.as_json(),
             pace=self.pace(),
         )
+
+    def about_guards(self, *, keep: bool = True) -> Iterator[Notice]:
+        """What the base model's own scores say of the guards. `keep`: whether the run folder keeps them."""
+        for guard in self.guards:
+            found = [self._base_items(guard, split, keep=keep) for split in guard.questions]
+            yield from next(filter(None, (tuple(guard.about_base(items)) for items in found)), ())
 
     def pace(self) -> Pace | None:
         """How fast trials go, measured; None where trials of this run tell it, or it cannot be measured."""
@@ -288,14 +292,14 @@ class TrainingObjective:
         batch_size = memory.scoring_batch(encoded, config, self.config.scoring.batch_size, written=0)
         return Watched(encoded, batch_size)
 
-    def _base_items(self, guard: Guard, split: str) -> Sequence[Item]:
+    def _base_items(self, guard: Guard, split: str, *, keep: bool = True) -> Sequence[Item]:
         """What the base model gives; measured once a run, and by every worker that does not find it."""
         settings = self._guard_scoring(guard, split, with_alpha(self.config.standard or STANDARD))
 
         def ask(questions: Questions, asked: GuardConfig) -> Sequence[Item]:
             return score(self.base, questions, settings, split).items
 
-        return guard.base_items(split, self.base.fingerprint, ask)
+        return guard.base_items(split, self.base.fingerprint, ask, keep=keep)
 
     def _guard_scoring(self, guard: Guard, split: str, config: Config) -> ScoringConfig:
         """The settings by which it is scored, in batches that fit."""

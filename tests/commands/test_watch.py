@@ -125,7 +125,7 @@ def test_an_error_ends_the_run_for_those_who_watch(tmp_path: Path) -> None:
         raise StudyError("no\nroom")
     with run_lock(tmp_path):
         (last,) = follow(tmp_path)
-    assert last.event == RunEnded("no room")
+    assert last.event == RunEnded("no room", failed=True)
 
 
 def test_a_folder_in_which_nobody_told_anything_is_one_line(said: Callable[..., str], tmp_path: Path) -> None:
@@ -166,3 +166,23 @@ def test_two_trials_at_a_time_share_the_price_of_an_hour() -> None:
         below = Console(file=io.StringIO(), record=True, width=140)
         below.print(display.bars)
     assert "60 min of trials (2.00)" in below.export_text()
+
+
+def test_watch_of_a_run_that_failed_ends_with_its_exit_code(loracle: Loracle, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def train(config):\n    return float('nan')\n")
+    (tmp_path / "loracle.yaml").write_text(
+        "objective: {function: 'mine.py:train', direction: minimize}\nsearch: {trials: 2}\n"
+        "execution: {workers: 0}\noutput: run\n"
+    )
+    code, _, errors = loracle("tune", tmp_path / "loracle.yaml")
+    said = "no trial has succeeded, so there is nothing to recommend: 2 diverged, the last one with: "
+    assert (code, said in errors) == (2, True)
+    assert "goes on with more search.trials; for another space" in errors
+    code, out, _ = loracle("watch", tmp_path / "run")
+    assert (code, said in out) == (2, True)
+    code, _, errors = loracle("verdict", tmp_path / "run")
+    assert (code, said in errors) == (2, True)
+    assert loracle("report", tmp_path / "run")[0] == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "All 2 trials are done.</p>" in page
+    assert "more search.trials" in page

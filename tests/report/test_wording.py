@@ -5,9 +5,10 @@ import math
 import pytest
 
 from loracle.records.space import default_space
-from loracle.records.trial import Failure, FailureKind, Outcome
+from loracle.records.trial import TAKEN_BACK, Failure, FailureKind, History, Outcome, Trial
 from loracle.report.wording import (
     knob_titles,
+    nothing_succeeded,
     round_up,
     show_amount,
     show_amounts,
@@ -89,3 +90,19 @@ def test_amounts_of_a_score_are_in_its_unit() -> None:
     assert show_amounts(-0.01, 0.0324, "exact_match") == "-1 to 3.24 points"
     assert show_change(-0.0324, "exact_match") == "\N{MINUS SIGN}3.24"
     assert show_change(0.02, "loss") == "+0.02"
+
+
+def test_where_nothing_succeeded_it_says_how_and_what_helps() -> None:
+    def failed(*failures: tuple[FailureKind, str]) -> History:
+        outcomes = [Outcome(None, failure=Failure(kind, text)) for kind, text in failures]
+        return History(tuple(Trial(i, i, outcome) for i, outcome in enumerate(outcomes)))
+
+    nan, crash = (FailureKind.DIVERGED, "the result is nan"), (FailureKind.CRASHED, "ValueError: rank")
+    said = nothing_succeeded(failed(nan, crash, nan))
+    assert "nothing to recommend: 2 diverged, 1 crashed, the last one with: the result is nan." in said
+    taken_back = (FailureKind.INTERRUPTED, f"{TAKEN_BACK}: ValueError: rank")
+    said = nothing_succeeded(failed(taken_back, taken_back))
+    assert "(ValueError: rank). Once it is mended, the same loracle tune runs them again" in said
+    assert nothing_succeeded(failed((FailureKind.INTERRUPTED, "stopped by the user"))) == ""
+    assert nothing_succeeded(History()) == ""
+    assert nothing_succeeded(History((Trial(0, 0, Outcome(1.0)), *failed(nan).trials))) == ""

@@ -23,6 +23,7 @@ from loracle.records.trial import Failure, FailureKind, GuardReading, Outcome
 from loracle.records.trial_files import read_outcome, write_outcome
 from loracle.report.verdict import Comparison, PassedOver, headline, verdict
 from loracle.report.verdict.stored import verdict_json
+from loracle.run.checks import examine
 from loracle.run.finals.results import bring_back, set_aside
 from loracle.run.tune import Result, tune
 
@@ -273,3 +274,22 @@ def test_a_guard_is_broken_beyond_noise_alone() -> None:
     assert reading(-0.04, 0.01, 0.05).kept is True
     assert reading(-0.1, 0.02, 0.05).slack == pytest.approx(-0.03)
     assert reading(-0.1, 0.02, 0.05).relative_slack == pytest.approx(-0.6)
+
+
+def test_a_guard_that_nothing_can_break_and_few_items_are_told_beforehand(
+    run_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"{'abcd'[i % 4]} =", "completion": "zzzz"} for i in range(40)]
+    (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    hard = {"data": "hard.jsonl", "metric": "exact_match", "tolerance": 0.03, "max_new_tokens": 5}
+    config = load_config(run_config(guard={"hard": hard, "loss": "hard.jsonl"}, search={"trials": 1}))
+    checked = {c.notice.name: c.text for c in examine(config) if c.notice and "guard" in c.notice.name}
+    assert not (config.output / "guard").exists()
+    told = {notice.name: notice.text for notice in tune(config).notices}
+    for found in (checked, told):
+        assert found["guard_cannot_break"].startswith(
+            "guard hard: nothing can break it: the base model scores 0"
+        )
+        assert "3 points may be lost" in found["guard_cannot_break"]
+        assert "20 items in trials and 20 in final trainings are few" in found["few_guard_items"]
+    assert "nothing can break it" in (config.output / "report.md").read_text()

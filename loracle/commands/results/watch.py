@@ -8,7 +8,10 @@ from loracle.commands.terminal.options import RunFolder
 
 
 def watch(run: RunFolder) -> None:
-    """Follow a run that goes on in another terminal, until it ends; Ctrl-C ends the watching alone."""
+    """Follow a run that goes on in another terminal, until it ends; Ctrl-C ends the watching alone.
+
+    Exit code 2 where the run ended with an error, as `loracle tune` has it.
+    """
     from loracle.commands.terminal.console import console, say
     from loracle.commands.terminal.display import Display
     from loracle.records.events import RunEnded
@@ -21,7 +24,9 @@ def watch(run: RunFolder) -> None:
             for told in follow(config.output):
                 display.show(told.event, told.at)
                 if isinstance(told.event, RunEnded):
-                    ended = told.event.text
+                    ended = told.event
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
-    say(console(), ended)
+    say(console(), ended.text)
+    if ended.failed:
+        raise typer.Exit(2)

@@ -32,6 +32,7 @@ from loracle.report.verdict import Comparison
 from loracle.search.acquisition import expected_improvement
 from loracle.search.belief import Belief
 from loracle.search.ensemble import Ensemble, prior_alone
+from loracle.search.feasibility import Feasibility
 from loracle.search.observations import row_of, rows_along, tells, value_of
 from loracle.search.presets import EnsembleSettings, Preset, get_preset
 from loracle.search.prior import describe
@@ -118,6 +119,7 @@ class Reasons:
             self._prior(beliefs, trial.index),
             None if trial.outcome is None or trial.outcome.value is None else self._read(trial.outcome.value),
             None if failure is None else str(failure.kind),
+            trial.outcome.broken if trial.outcome else (),
         )
 
     def _again(self, before: History, trial: Trial) -> bool | None:
@@ -192,18 +194,16 @@ class Reasons:
         scale = ScoreScale.of(beliefs.y, beliefs.observations.values, self.config.metric)
         order = ranking(self.space, history, self._asked, seed=self.config.search.seed)
         best_of = {t.index: t.number for t in sorted(history.succeeded, key=value_of)}
-        found.append(
-            _difference(
-                beliefs.surrogate,
-                scale,
-                [row_of(self.space, i) for i in order[:2]],
-                "runner_up",
-                f"trial {best_of[order[1]]}",
-            )
-        )
-        return found + self._knobs(beliefs.surrogate, scale, order[0])
+        rows, name = [row_of(self.space, i) for i in order[:2]], f"trial {best_of[order[1]]}"
+        rival = _difference(beliefs.surrogate, scale, rows, "runner_up", name)
+        outcomes = [t.outcome for t in history.succeeded if t.outcome and t.index == order[1]]
+        lost = outcomes[0].broken if all(outcome.broken for outcome in outcomes) else ()
+        found.append(replace(rival, broken=lost))
+        return found + self._knobs(beliefs.surrogate, scale, order[0], beliefs.feasibility)
 
-    def _knobs(self, belief: Ensemble, scale: ScoreScale, leader: int) -> list[Conclusion]:
+    def _knobs(
+        self, belief: Ensemble, scale: ScoreScale, leader: int, feasibility: Feasibility | None
+    ) -> list[Conclusion]:
         """What each knob's best value changes against its worst, all else as in the leading config."""
         own = self.space.config(leader)
         found = []
@@ -214,7 +214,10 @@ class Reasons:
             mean = belief.belief(at=rows).mean
             ends = [int(np.argmax(mean)), int(np.argmin(mean))]
             one = _difference(belief, scale, [int(rows[end]) for end in ends], "knob", knob.name)
-            found.append(replace(one, best=float(values[ends[0]])))
+            keeps = None
+            if feasibility is not None:
+                keeps = float(np.exp(feasibility.log_probability([], rows[ends[:1]])[0]))
+            found.append(replace(one, best=float(values[ends[0]]), keeps=keeps))
         return sorted(found, key=lambda one: -one.difference)
 
     def _next(self, history: History) -> Next | None:

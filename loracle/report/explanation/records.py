@@ -82,6 +82,7 @@ class Proposal:
         nearest: None for the first.
         score: what came of it; None: it failed, or is not over.
         failure: its kind.
+        broken: guards that it lost.
     """
 
     trial: int
@@ -94,6 +95,7 @@ class Proposal:
     prior: PriorWord | None
     score: float | None
     failure: str | None
+    broken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ class Conclusion:
         difference, low, high: of the value, larger is better.
         name: of the knob, or what the leading config is compared with.
         best: the value of the knob that is believed best.
+        broken: guards that what the leading config is compared with lost in its trials.
+        keeps: of a knob's best value: probability that every guard is kept with it; None without guards.
     """
 
     about: Literal["standard", "runner_up", "knob"]
@@ -116,6 +120,8 @@ class Conclusion:
     high: float
     name: str = ""
     best: float | None = None
+    broken: tuple[str, ...] = ()
+    keeps: float | None = None
 
 
 @dataclass(frozen=True)

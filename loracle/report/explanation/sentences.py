@@ -59,10 +59,10 @@ def proposal_lines(proposal: Proposal, metric: str) -> Iterator[str]:
         yield f"The nearest evidence was trial {near.trial}, which {what} and differs in {differs}."
     if proposal.prior is not None:
         word = proposal.prior
-        yield (
-            f"Of all candidates, the prior alone expects more of {show_share(word.share)}; its weight was "
-            f"{show_share(word.weight)}."
-        )
+        said = f"Of all candidates, the prior alone expects more of {show_share(word.share)}"
+        if word.share == 0:
+            said = "The prior alone expects more of no other candidate"
+        yield f"{said}; its weight was {show_share(word.weight)}."
     yield _outcome(proposal, metric)
 
 
@@ -75,9 +75,14 @@ def _expected(expected: Expected, metric: str) -> str:
         f"believed to reach {best}: an expected gain of {show_amount(expected.gain, metric)}, and a chance "
         f"of {show_share(expected.chance)} to be better"
     )
-    if expected.keeps is not None:
-        text += f", and one of {show_share(expected.keeps)} to keep what must not be lost"
-    return f"{text}."
+    return f"{text}{_to_keep(expected.keeps)}."
+
+
+def _to_keep(probability: float | None) -> str:
+    """The end of a sentence on a chance; empty without guards."""
+    return (
+        "" if probability is None else f", and one of {show_share(probability)} to keep what must not be lost"
+    )
 
 
 def _outcome(proposal: Proposal, metric: str) -> str:
@@ -86,10 +91,11 @@ def _outcome(proposal: Proposal, metric: str) -> str:
     if proposal.score is None:
         return "It is not over."
     said = f"It scored {show_reading(proposal.score, metric)}"
+    lost = f", and lost {' and '.join(proposal.broken)}" if proposal.broken else ""
     if proposal.expected is None:
-        return f"{said}."
+        return f"{said}{lost}."
     inside = proposal.expected.holds(proposal.score, less_is_better=metric_of(metric).less_is_better)
-    return f"{said}, {'inside' if inside else 'outside'} the interval."
+    return f"{said}, {'inside' if inside else 'outside'} the interval{lost}."
 
 
 def conclusion_line(conclusion: Conclusion, metric: str) -> str:
@@ -100,15 +106,17 @@ def conclusion_line(conclusion: Conclusion, metric: str) -> str:
         case "standard":
             return f"{safe}: on test items, the winner is {by} than the standard settings."
         case "runner_up":
-            return (
-                f"{safe}: as far as is believed, the leading config is {by} than that of {conclusion.name}."
-            )
+            lost = f", which lost {' and '.join(conclusion.broken)}" if conclusion.broken else ""
+            name = conclusion.name
+            return f"{safe}: as far as is believed, the leading config is {by} than that of {name}{lost}."
         case _:
             assert conclusion.best is not None
-            value = show_value(conclusion.best)
+            value, keeps = show_value(conclusion.best), ""
+            if conclusion.keeps is not None:
+                keeps = f", with a chance of {show_share(conclusion.keeps)} to keep what must not be lost"
             return (
                 f"{safe}: with all else as in the leading config, {conclusion.name} {value} is {by} than its "
-                "worst value."
+                f"worst value{keeps}."
             )
 
 
@@ -124,4 +132,5 @@ def next_line(following: Next | None, metric: str) -> str:
     if following.expected is not None:
         gain, chance = following.expected.gain, following.expected.chance
         text += f"; expected gain {show_amount(gain, metric)}, a chance of {show_share(chance)} to be better"
+        text += _to_keep(following.expected.keeps)
     return f"{text}."

@@ -28,7 +28,7 @@ from loracle.report.folders import final_folder
 from loracle.report.objectives import show_scores, weighed
 from loracle.report.tables import comparison_json, comparison_rows
 from loracle.report.verdict import Comparison, verdict_lines
-from loracle.report.wording import show_config
+from loracle.report.wording import nothing_succeeded, show_config
 from loracle.search.presets import Preset
 from loracle.search.propose import recommend
 
@@ -123,6 +123,7 @@ class Subject:
             "done": done,
             "budget": budget,
             "finished": comparison is not None,
+            "ran_again": config.objective is None or final_folder(config.output, "winner").exists(),
             "verdict": tuple(said),
             "standing": None if comparison is None else comparison.standing,
             "knobs": self.space.names,
@@ -206,10 +207,14 @@ def _so_far(
         shown = show_scores(outcome, config.metric, config.objectives)
         lost = f", though it loses {' and '.join(row.broken)}, as all do," if row.broken else ""
         said += f" Trial {winner} leads with {shown} in its trial{lost}: {show_config(row.config)}."
-        return (said, "Nothing has been compared on test data yet.")
-    if done:
-        return (said, "No trial has succeeded so far.")
-    return (said,)
+        where = "" if config.metric in OWN_METRICS else " on test data"
+        return (said, f"Nothing has been compared{where} yet.")
+    nothing = nothing_succeeded(history)
+    if done >= budget:
+        return (f"All {budget} trials are done.", f"{nothing}.")
+    if nothing and not done:
+        return (said, f"{nothing}.")
+    return (said, "No trial has succeeded so far.") if done else (said,)
 
 
 def _provenance(config: RunConfig) -> Mapping[str, Any]:

@@ -323,6 +323,8 @@ class Findings:
         scale, unit: what people's numbers are multiplied by, and then are: 100 and `%` for a share.
         done, budget: trials that count, and how many there shall be.
         finished: whether the final comparison is there.
+        ran_again: whether the winner was, or will be, trained again when the search is over; a trainer of the
+            user's own may not be.
         verdict: the result in sentences, or how far the search is.
         standing: see `verdict.Standing`; None before the end.
         knobs: names of the searched knobs.
@@ -373,5 +375,11 @@ class Findings:
     examples: Examples | None = None
     recipes: tuple[Recipe, ...] = ()
     cost: Cost | None = None
+    ran_again: bool = True
     left_out: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> tuple[TrialRow, ...]:
+        """Trials that say something of their config: they succeeded, or failed by themselves."""
+        return tuple(row for row in self.trials if row.state in ("succeeded", "failed"))

@@ -39,7 +39,7 @@ def charts(found: Findings) -> dict[str, Chart]:
     made |= pareto_charts(found)
     if found.curves:
         made["curves-chart"] = _curves(found)
-    if _varied(found) and found.trials:
+    if _varied(found):
         made["parallel-chart"] = _parallel(found)
     for place, one in enumerate(found.slices):
         made[f"slice-{place}"] = _slice(found, one)
@@ -173,7 +173,7 @@ def _points(curve: Curve) -> Iterable[tuple[float, float]]:
 
 def _varied(found: Findings) -> list[str]:
     seen: dict[str, set[float]] = {}
-    for row in found.trials:
+    for row in found.ended:
         for name in found.knobs:
             seen.setdefault(name, set()).add(float(row.config[name]))
     return [name for name in found.knobs if len(seen.get(name, ())) > 1]
@@ -182,7 +182,7 @@ def _varied(found: Findings) -> list[str]:
 def _parallel(found: Findings) -> Chart:
     """One line a trial over an axis a knob and one of the score; the better, the stronger its colour."""
     names = _varied(found)
-    ticks = {name: sorted({float(row.config[name]) for row in found.trials}) for name in names}
+    ticks = {name: sorted({float(row.config[name]) for row in found.ended}) for name in names}
     good = [row for row in found.trials if row.value is not None]
     kept = sorted((row for row in good if not row.broken), key=lambda row: row.value or 0.0)
     level = {row.number: min(4, 5 * place // len(kept)) for place, row in enumerate(kept)}

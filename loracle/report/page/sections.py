@@ -97,7 +97,10 @@ def _numbers(found: Findings) -> str:
 
 def _of_one(found: Findings, data: Mapping[str, Any]) -> list[tuple[str, str]]:
     cells = []
-    for name, title in (("winner", "winner, on test data"), ("standard", "standard settings")):
+    where = "on test data"
+    if found.metric in OWN_METRICS:
+        where = "in its final run" if found.ran_again else "in its trial"
+    for name, title in (("winner", f"winner, {where}"), ("standard", "standard settings")):
         side = data.get(name)
         if side and side["score"] is not None and not (name == "standard" and found.standing == "same"):
             cells.append((title, wording.score(found, side["score"])))
@@ -179,8 +182,8 @@ def _any_lost(found: Findings) -> bool:
 
 
 def _parallel(found: Findings) -> Part:
-    varied = any(len({row.config[name] for row in found.trials}) > 1 for name in found.knobs)
-    why = None if found.trials and varied else "There are no two trials of different settings to compare."
+    varied = any(len({row.config[name] for row in found.ended}) > 1 for name in found.knobs)
+    why = None if varied else "There are no two trials of different settings to compare."
     label = "Each trial as a line across its settings to its score."
     said = "One line a trial. The stronger its blue, the better its score; red lines failed"
     said += ", grey ones lost a guard." if _any_lost(found) else "."
@@ -338,14 +341,17 @@ def _cliff(found: Findings) -> Part:
 
 def _proxy(found: Findings) -> Part:
     title = "Trials against full training"
-    rows = [["", "in its trial", "on all data, test"]]
+    users = found.metric in OWN_METRICS
+    rows = [["", "in its trial", "in its final run" if users else "on all data, test"]]
     rows += [
         [pair.name, wording.score(found, pair.trial), wording.score(found, pair.final)]
         for pair in found.proxy
     ]
     note = paragraph(
-        "Trials train on part of the data and are scored on validation data; final trainings use all, and "
-        "are scored once, on test data."
+        "Trials may use part of the data; final runs use all, where the trainer takes `fraction`."
+        if users
+        else "Trials train on part of the data and are scored on validation data; final trainings use all, "
+        "and are scored once, on test data."
     )
     said = ""
     if len(found.proxy) == 2:

@@ -19,6 +19,7 @@ from loracle.report.objectives import front_json
 from loracle.report.tables import comparison_json
 from loracle.report.verdict.comparison import Comparison
 from loracle.report.verdict.sentences import headline, verdict
+from loracle.report.wording import nothing_succeeded
 from loracle.text.files import write_atomically
 
 FILE = "verdict.json"
@@ -58,8 +59,10 @@ def read_finished(folder: Path, history: History) -> Finished:
                 f"{folder}: it was finished by an earlier version, which kept no verdict; the same loracle "
                 "tune writes it and trains nothing again"
             ) from None
+        nothing = nothing_succeeded(history)
+        why = f"{nothing[:1].lower()}{nothing[1:]}"
         raise StudyError(
-            f"{folder}: the run is not finished; the same loracle tune goes on with it"
+            f"{folder}: {why or 'the run is not finished; the same loracle tune goes on with it'}"
         ) from None
     except (OSError, ValueError) as error:
         raise StudyError(f"{folder / FILE}: cannot be read; the same loracle tune makes it again") from error

@@ -40,7 +40,8 @@ def recorded(folder: Path, listen: Listener) -> Iterator[Listener]:
             yield tell
         except BaseException as error:
             by_user = isinstance(error, KeyboardInterrupt)
-            writer.keep(RunEnded("stopped by the user" if by_user else " ".join(str(error).split())))
+            said = "stopped by the user" if by_user else " ".join(str(error).split())
+            writer.keep(RunEnded(said, failed=not by_user))
             raise
 
 

@@ -27,7 +27,16 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from loracle.errors import StudyError
 from loracle.records.codec import from_plain, to_plain
 from loracle.records.space import Knob, SearchSpace
-from loracle.records.trial import FAILURE_KEY, INDEX_KEY, Failure, FailureKind, History, Outcome, Trial
+from loracle.records.trial import (
+    FAILURE_KEY,
+    INDEX_KEY,
+    TAKEN_BACK,
+    Failure,
+    FailureKind,
+    History,
+    Outcome,
+    Trial,
+)
 from loracle.run.storage import database
 from loracle.run.storage.journal import DAMAGE
 from loracle.run.storage.storage import Storage
@@ -37,7 +46,6 @@ ROOM_KEY = "loracle:room"  # followed by a machine's name, where several share a
 _VOID_KEY = "loracle:void"  # followed by a trial's number
 _BEATS_KEY = "loracle:beats"
 _LEFT = "the process ended during the trial"
-_VOID = "it crashed for a reason that no config is to blame for, and is run again"
 
 
 class Study:
@@ -92,9 +100,8 @@ class Study:
         trials = tuple(self._trial(frozen) for frozen in self.records())
         void = {key for key in self.storage.ask(lambda: self.optuna.user_attrs) if key.startswith(_VOID_KEY)}
         if void:  # read as if they had been cut short: they say nothing, and their configs come again
-            again = _interrupted(_VOID)
             trials = tuple(
-                replace(trial, outcome=again) if f"{_VOID_KEY}:{trial.number}" in void else trial
+                replace(trial, outcome=_taken_back(trial)) if f"{_VOID_KEY}:{trial.number}" in void else trial
                 for trial in trials
             )
         return History(trials)
@@ -255,6 +262,11 @@ def taken(trials: tuple[Trial, ...], index: int, budget: int | None) -> bool:
     """Whether a config is another process's, or the budget is spent, after these trials."""
     count = [trial for trial in trials if not trial.interrupted]
     return any(trial.index == index for trial in count) or (budget is not None and len(count) >= budget)
+
+
+def _taken_back(trial: Trial) -> Outcome:
+    failure = trial.outcome.failure if trial.outcome else None
+    return _interrupted(f"{TAKEN_BACK}: {failure.message}" if failure else TAKEN_BACK)
 
 
 def _interrupted(reason: str) -> Outcome:

@@ -20,7 +20,7 @@ from loracle.training.dataset.shapes import Example
 Parts = Mapping[str, Sequence[Example]]  # examples by the name of their split
 
 FEWEST = 2  # rows of a split: one row has no spread, so nothing can be said about its score
-_FEW = 100  # rows, below which a user is told what so few can show
+FEW = 100  # rows, below which a user is told what so few can show
 _NAMES = 10  # of fields, in one notice
 _LABELS = 20  # distinct answers, at most, where they are labels
 _TIMES = 5  # that a label occurs on average, at least
@@ -218,16 +218,16 @@ def about_references(going_on: Mapping[str, int], parts: Parts) -> Iterator[Noti
 
 def about_sizes(n_train: int, scored: Mapping[str, int], metric: Metric) -> Iterator[Notice]:
     """Splits that are small, with the difference that they can show."""
-    if n_train < _FEW:
+    if n_train < FEW:
         yield Notice(
             "data",
             "few_training_rows",
-            f"{n_train} training rows are few: below {_FEW}, what a setting gains depends more on which rows "
+            f"{n_train} training rows are few: below {FEW}, what a setting gains depends more on which rows "
             "those are than on the setting",
             n_train,
         )
     for name, n in scored.items():
-        if n >= _FEW:
+        if n >= FEW:
             continue
         least = least_difference(n, metric)
         yield Notice(

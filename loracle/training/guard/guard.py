@@ -23,6 +23,7 @@ from loracle.records.contents import text_hash
 from loracle.records.notices import Notice
 from loracle.records.trial import GuardReading
 from loracle.text.files import write_atomically
+from loracle.training.dataset.notices import FEW, least_difference
 from loracle.training.guard.rows import guard_rows
 from loracle.training.intervals import paired_difference
 from loracle.training.model.base_model import Base
@@ -59,10 +60,11 @@ class Guard:
         """Name of its per-item results in a trial's folder."""
         return f"guard-{self.name}"
 
-    def base_items(self, split: str, fingerprint: str, ask: Scorer) -> Sequence[Item]:
+    def base_items(self, split: str, fingerprint: str, ask: Scorer, *, keep: bool = True) -> Sequence[Item]:
         """Per-item results of the base model, measured where that was not done before.
 
-        `ask` scores the model as it is, which has no adapter then; `fingerprint` is of the model.
+        `ask` scores the model as it is, which has no adapter then; `fingerprint` is of the model; `keep`:
+        whether what is measured is kept in the run folder.
         """
         path = self.folder / f"{self.name}-{split}.json"
         settings = self.settings.model_dump(mode="json", exclude={"data", "batch_size"})
@@ -74,6 +76,8 @@ class Guard:
         except (OSError, ValueError, KeyError, TypeError):
             pass  # not there, or damaged: it is measured
         items = ask(self.questions[split], self.settings)
+        if not keep:
+            return items
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json_text({"made_of": made_of, "items": list(items)}, None))
         return items
@@ -99,9 +103,32 @@ class Guard:
             f"{final:,} others, and the base model once on both",
             trial,
         )
+        least_items = min(trial, final)
+        if least_items < FEW:
+            counts = f"{trial:,} items in trials and {final:,} in final trainings"
+            least = least_difference(least_items, metric_of(self.settings.metric))
+            text = (
+                f"guard {self.name}: {counts} are few: a loss of less than {least}, beyond what may be lost, "
+                "would most likely not show"
+            )
+            yield Notice("data", "few_guard_items", text, least_items)
         if self.dropped:
             text = f"guard {self.name}: {self.dropped:,} rows are longer than data.max_length and left out"
             yield Notice("data", "guard_rows_dropped", text, self.dropped)
+
+    def about_base(self, base: Sequence[Item]) -> Iterator[Notice]:
+        """That nothing can break it, as the base model scores no more than may be lost; else nothing."""
+        metric = metric_of(self.settings.metric)
+        score = metric.score(base)
+        if score is None or not metric.proportion or score > self.settings.allowed(score):
+            return
+        allowed = f"{metric.scale * self.settings.allowed(score):.3g} {metric.unit}"
+        text = (
+            f"guard {self.name}: nothing can break it: the base model scores {metric.show(score)} and "
+            f"{allowed} may be lost; name rows that it can do, another metric such as loss, or a smaller "
+            "tolerance"
+        )
+        yield Notice("data", "guard_cannot_break", text)
 
     def _positions(self, split: str) -> list[int]:
         return [int(i) for i in self.questions[split].encoded.positions]

@@ -23,6 +23,7 @@ from loracle.report.explanation.sentences import conclusion_line, next_line, pro
 from loracle.report.verdict import Comparison
 from loracle.search.presets import get_preset
 from loracle.search.propose import propose
+from loracle.text.quantities import show_share
 
 SPACE = default_space()
 CONFIG = RunConfig(model="", data=NO_DATA, execution={"cost_per_hour": 3.6})  # type: ignore[arg-type]
@@ -160,6 +161,33 @@ def test_guards_are_a_part_of_the_expectation() -> None:
     assert f"one of {100 * one.expected.keeps:.0f} % to keep what must not be lost" in " ".join(
         proposal_lines(one, "loss")
     )
+
+
+def test_conclusions_and_the_next_experiment_say_what_guards_are_lost_or_kept() -> None:
+    history = searched(6)
+    best = max(history.succeeded, key=lambda trial: trial.outcome.value if trial.outcome else -1e9)
+
+    def watched(trial: Trial) -> Trial:
+        change = 0.0 if trial is not best else -1.0
+        guards = {"a": GuardReading("loss", -1.0, -1.0 + change, change, change, change, 0.02, 50)}
+        assert trial.outcome is not None
+        return replace(trial, outcome=replace(trial.outcome, guards=guards))
+
+    two = [watched(best), watched(next(trial for trial in history.succeeded if trial is not best))]
+    found = REASONS.explain(History(tuple(sorted(two, key=lambda trial: trial.number))), (best.number,))
+    assert "and lost a" in " ".join(proposal_lines(found.proposals[0], "loss"))
+    (rival,) = [one for one in found.conclusions if one.about == "runner_up"]
+    assert rival.broken == ("a",)
+    assert conclusion_line(rival, "loss").endswith(f"than that of trial {best.number}, which lost a.")
+    knobs = [one for one in found.conclusions if one.about == "knob"]
+    assert all(one.keeps is not None and 0 <= one.keeps <= 1 for one in knobs)
+    assert all("to keep what must not be lost" in conclusion_line(one, "loss") for one in knobs)
+    everything = History(tuple(watched(trial) for trial in history.trials if trial.outcome))
+    following = REASONS.explain(everything).next
+    assert following is not None
+    assert following.expected is not None
+    assert following.expected.keeps is not None
+    assert f"and one of {show_share(following.expected.keeps)} to keep" in next_line(following, "loss")
 
 
 def test_each_sentence_has_the_numbers_of_its_record(explained: Explanation) -> None:
