@@ -25,13 +25,17 @@ def export(
 ) -> None:
     """Write the winner for another trainer or server."""
     from loracle.commands.terminal.console import console, say, say_parts
+    from loracle.commands.terminal.display import quiet
     from loracle.errors import StudyError
     from loracle.export import export as export_run
+    from loracle.export import loads_models
     from loracle.run.folder import open_run
 
     settings, _ = open_run(run)
     if settings.objective is not None:
         raise StudyError(f"{settings.output}: the adapter is where your trainer saved it; see best.yaml")
+    if loads_models(to):
+        quiet(models=True)
     made = export_run(settings.output, destination, to, devices=devices, micro_batch=micro_batch)
     for note in made.notes:
         say_parts(console(errors=True), ("note", "yellow"), (f" {note}", ""), indent=5)

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from loracle.config.data.settings import NO_DATA as NO_DATA
 from loracle.config.data.settings import DataConfig as DataConfig
-from loracle.config.knobs import complete_problem
+from loracle.config.knobs import ALPHA, complete_problem
 from loracle.config.metrics.guard import GuardConfig as GuardConfig
 from loracle.config.metrics.guard import Guards
 from loracle.config.metrics.settings import ScoringConfig as ScoringConfig
@@ -372,6 +372,8 @@ def build_space(settings: SpaceConfig, *, batch_limit: int | None = None) -> Sea
         if name not in knobs:
             raise SpaceError(f"space.remove: there is no knob {name!r} in the {settings.base} space")
         del knobs[name]
+    if sum(name in settings.knobs for name in ALPHA) == 1:  # one of the two stands in the other's place
+        knobs = {name: knob for name, knob in knobs.items() if name not in ALPHA}
     for name, knob in settings.knobs.items():
         knobs[name] = Knob(name, tuple(knob.values), knob.scale, knob.explanation)
     constraints = (

@@ -3,6 +3,7 @@
 A dialect has `write(winner, folder)`: it writes the winner of a run into a folder that is new and empty,
 returns in words what its files cannot say, and raises LoracleError where it cannot hold the winner at all.
 One whose files are settings and rows has `settings(winner, rows)`, too: the former's texts by file name.
+One that loads the model or its tokenizer has `LOADS_MODELS = True`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ class Exported:
 def dialects() -> tuple[str, ...]:
     """Names of the dialects that there are; none is loaded."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg))
+
+
+def loads_models(dialect: str) -> bool:
+    """Whether a dialect loads the model or its tokenizer; no word of theirs is for the user."""
+    return dialect in dialects() and getattr(import_module(f"{__name__}.{dialect}"), "LOADS_MODELS", False)
 
 
 def export(

@@ -13,6 +13,8 @@ from loracle.errors import ModelError
 from loracle.export import merged
 from loracle.export.winner.reading import Winner
 
+LOADS_MODELS = True
+
 _CONVERTER = "convert_hf_to_gguf.py"  # of llama.cpp's own folder
 _TYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 FILE = "model.gguf"

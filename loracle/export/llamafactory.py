@@ -24,6 +24,8 @@ from loracle.export.winner.rows import (
 if TYPE_CHECKING:
     from loracle.training.dataset.shapes import Example
 
+LOADS_MODELS = True
+
 _NAME = "loracle_train"
 # llamafactory/hparams/finetuning_args.py, LoraArguments: what has another name there than in PEFT.
 _LORA = {

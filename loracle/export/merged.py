@@ -14,6 +14,8 @@ from loracle.export.winner.rows import encoded_rows
 if TYPE_CHECKING:
     import torch
 
+LOADS_MODELS = True
+
 _ROWS = 16  # validation rows that both are compared on
 _TOLERANCE = 0.02  # of the loss: rounding to bfloat16 stays far below it
 

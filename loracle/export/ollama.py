@@ -11,6 +11,8 @@ from loracle.export.winner.files import header
 from loracle.export.winner.reading import Winner
 from loracle.export.winner.rows import ends_of_rows, training_rows
 
+LOADS_MODELS = True
+
 
 def write(winner: Winner, folder: Path) -> list[str]:
     """Writes `Modelfile` beside what `gguf` writes.

@@ -112,7 +112,7 @@ def _own_trainer(config: RunConfig) -> Iterator[Check]:
         yield Check("unused", "note", f"{' and '.join(given)}: a trainer of your own has its own")
     yield _space(space)
     yield from _noticed((*past, *search_notices(config, space, None)), "search")
-    yield from _expected(config, forecast(config, space, has_final=trainer.has_final))
+    yield from _expected(config, space, forecast(config, space, has_final=trainer.has_final))
     yield _output(config)
 
 
@@ -204,14 +204,15 @@ def _time(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -
     finally:
         torch.set_num_threads(threads)
     estimates = forecast(config, space, has_final=True, sizes=objective.sizes, pace=pace)
-    yield from _expected(config, estimates)
+    yield from _expected(config, space, estimates)
 
 
-def _expected(config: RunConfig, estimates: Forecast) -> Iterator[Check]:
+def _expected(config: RunConfig, space: SearchSpace, estimates: Forecast) -> Iterator[Check]:
     stored = stored_outcomes(config.output / "trials")
     done = [Trial(number, 0, outcome) for number, outcome in enumerate(stored)]
-    if len(done) < config.search.trials:
-        expected = estimates.expected(done, config.search.trials, max(1, config.execution.workers))
+    budget = min(config.search.trials, len(space.candidates))
+    if len(done) < budget:
+        expected = estimates.expected(done, budget, max(1, config.execution.workers))
         yield Check("time", "ok", in_words(expected), expected=expected)
 
 

@@ -84,6 +84,10 @@ class Search:
         belief = of_training(belief, noise, len(history.succeeded))
         return Believed(*(float(end[0]) for end in scale.interval(belief)))
 
+    def most_trials(self, budget: int) -> int:
+        """How many of `budget` trials there can be: each candidate is tried once."""
+        return min(budget, len(self.space.candidates))
+
     def ranking(self, history: History) -> list[int]:
         """Successful configs, the one to use first."""
         alike = weighed(history, self.objectives)

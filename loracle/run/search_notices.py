@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+from loracle.config.knobs import KNOBS
 from loracle.config.settings import RunConfig
 from loracle.config.training.plan import steps_of
 from loracle.records.notices import Notice
@@ -33,11 +34,45 @@ def search_notices(
         sizes: how many examples a trial and a final training have; None: the trainer is the user's own.
     """
     return (
+        *_unused(config, space),
+        *_fewer_candidates(config, space),
         *_moved(config, space),
         *_merged(space),
         *_few_steps(config, space, sizes),
         *about_memory(space, memory),
     )
+
+
+def _unused(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
+    """Settings that something else in the config leaves without effect."""
+    if config.objective is not None:  # its own check says so
+        return
+    shared = config.training
+    overridden = {
+        name: getattr(shared, name)
+        for name in space.names
+        if KNOBS[name].is_setting and getattr(shared, name) != type(shared).model_fields[name].default
+    }
+    for name, value in overridden.items():
+        tried = space[name].values
+        if value is not None and (value,) != tried:
+            shown = f"{show_value(tried[0])}{f' to {show_value(tried[-1])}' if len(tried) > 1 else ''}"
+            text = f"training.{name}: {show_value(value)} is not used, as the space has {name} ({shown})"
+            yield Notice("search", "unused_setting", text)
+    for place, settings in (
+        ("scoring", config.scoring),
+        *((f"guard.{n}", g) for n, g in config.guard.items()),
+    ):
+        for name, belongs in settings.unused():
+            yield Notice("search", "unused_setting", f"{place}.{name} is not used: it belongs to {belongs}")
+
+
+def _fewer_candidates(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
+    n, budget = len(space.candidates), config.search.trials
+    if n < budget:
+        some = "1 candidate, so there is 1 trial" if n == 1 else f"{n} candidates, so there are {n} trials"
+        text = f"the space has {some} and not the {budget} of search.trials; each candidate is tried once"
+        yield Notice("search", "fewer_candidates", text, n)
 
 
 def _few_steps(config: RunConfig, space: SearchSpace, sizes: Sizes | None) -> Iterator[Notice]:

@@ -215,8 +215,9 @@ def run_search(
     recent: deque[tuple[int, Outcome]] = deque(maxlen=_BROKEN_IN_A_ROW)
     estimates = estimates or Forecast()
     before = study.history().counted
-    if len(before) < budget and not study.shared:  # what others do is not known
-        listen(estimates.expected(before, budget, executor.capacity))
+    shown = search.most_trials(budget)  # the budget that can be spent
+    if len(before) < shown and not study.shared:  # what others do is not known
+        listen(estimates.expected(before, shown, executor.capacity))
 
     progress = tell_steps(listen)
     try:
@@ -235,9 +236,9 @@ def run_search(
                 if counts:
                     trial, history = Trial(number, index, done.outcome), study.history()
                     ended = history.counted
-                    left = estimates.expected(ended, budget, executor.capacity).whole
+                    left = estimates.expected(ended, shown, executor.capacity).whole
                     best = search.leader(history)
-                    listen(TrialFinished(trial, done.job.config, best, len(ended), budget, left))
+                    listen(TrialFinished(trial, done.job.config, best, len(ended), shown, left))
                 _refuse_hopeless(recent, study)
     except BaseException as error:
         if not isinstance(error, StudyError | OSError):  # then nothing more can be written
@@ -278,7 +279,8 @@ def _fill(
         config = search.space.config(index)
         executor.submit(Job(number, config, search.seed, trial_folder(folder, number)))
         believed = search.believed(history, index) if chosen else None
-        listen(TrialStarted(len(finished) + len(running) - 1, budget, config, number, believed))
+        shown = search.most_trials(budget)
+        listen(TrialStarted(len(finished) + len(running) - 1, shown, config, number, believed))
     return None
 
 

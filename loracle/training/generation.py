@@ -10,6 +10,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from loracle.config.metrics.settings import ScoringConfig
 from loracle.records.objective import Progress
+from loracle.training.dataset.tokenizer import Reading
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.model.base_model import Base, batches, filled_left
 from loracle.training.model.positions import length_breaks
@@ -98,12 +99,12 @@ class _Told(StoppingCriteria):  # type: ignore[misc]
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def written_text(base: Base, tokens: Sequence[int]) -> str:
+def written_text(texts: Reading | Base, tokens: Sequence[int]) -> str:
     """The text of generated tokens, up to the first stop token and without padding.
 
     Other special tokens are part of it: they are part of an answer that the data write with them.
     """
-    end = next((n for n, token in enumerate(tokens) if token in base.stop_ids), len(tokens))
-    padding = base.tokenizer.pad_token_id
+    end = next((n for n, token in enumerate(tokens) if token in texts.stop_ids), len(tokens))
+    padding = texts.tokenizer.pad_token_id
     kept = [token for token in tokens[:end] if token != padding]
-    return str(base.tokenizer.decode(kept, skip_special_tokens=False))
+    return str(texts.tokenizer.decode(kept, skip_special_tokens=False))

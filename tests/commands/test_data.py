@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import Loracle, copy_rows
 from rich.console import Console
 
@@ -64,6 +65,46 @@ def test_a_run_that_would_not_begin_is_shown_all_the_same(loracle: Loracle, run_
     assert "examples have more than 3 tokens" in out
     assert "[[" in out
     assert not errors
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"space": {"learning_rate": [-1e-4, 1e-4]}},
+        {"space": {"momentum": [0.5, 0.9]}},
+        {"space": {"rank": [4, 8], "epochs": [-1, 2]}},
+        {"space": {"batch_size": [256]}},
+        {"scoring": {"metric": "exact_match", "max_new_tokens": 128}},
+        {"scoring": {"metric": "exact_match", "max_new_tokens": 1}},
+        {"data": {"validation_limit": 1}},
+        {"search": {"seed_configs": [{"rank": 3.5, "momentum": 1}]}},
+    ],
+)
+def test_it_refuses_what_doctor_refuses_and_shows_the_rows(
+    changes: dict[str, Any], loracle: Loracle, run_config: Write
+) -> None:
+    path = run_config(**changes)
+    if "space" in changes:  # the whole of it
+        content = yaml.safe_load(path.read_text())
+        path.write_text(yaml.safe_dump(content | changes))
+    code, out, _ = loracle("doctor", path)
+    assert code == 2
+    (said,) = [line for line in _whole(out).split("bad ") if line.startswith("input")]
+    code, out, errors = loracle("data", path)
+    assert code == 2
+    assert "[[" in out
+    assert "a run would not begin: " + said.removeprefix("input ").strip() in _whole(out)
+    assert not errors
+
+
+def _whole(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_of_no_training_row_it_is_not_said_that_they_are_few(loracle: Loracle, run_config: Write) -> None:
+    code, out, _ = loracle("data", run_config(data={"max_length": 3}))
+    assert code == 2
+    assert "rows are few" not in out
 
 
 def test_a_run_that_begins_is_not_said_to_stop(loracle: Loracle, run_config: Write, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from loracle.records.events import (
     TrialStarted,
 )
 from loracle.records.trial import Failure, FailureKind, Outcome, Trial
-from loracle.run.storage.event_file import follow, recorded
+from loracle.run.storage.event_file import follow, recorded, wait_until_told
 from loracle.run.storage.lock import run_lock
 from loracle.run.tune import tune
 
@@ -88,6 +88,28 @@ def test_a_run_is_followed_while_it_goes_on_and_said_to_be_gone_when_it_is_kille
     assert seen[0] == TrialStarted(0, 3, {"rank": 8}, 0)
     assert isinstance(seen[-1], RunEnded)
     assert "the same loracle tune goes on" in seen[-1].text
+
+
+def test_a_run_that_has_just_begun_is_waited_for(tmp_path: Path) -> None:
+    with run_lock(tmp_path), contextlib.ExitStack() as begun:
+        waited = []
+
+        def go_on(seconds: float) -> None:
+            waited.append(seconds)
+            if len(waited) == 2:
+                begun.enter_context(recorded(tmp_path, lambda event: None))
+            if len(waited) == 4:
+                (tmp_path / "config.yaml").touch()
+
+        wait_until_told(tmp_path, go_on)
+    assert len(waited) == 4
+
+
+def test_a_folder_that_nobody_works_in_is_not_waited_for(tmp_path: Path, loracle: Loracle) -> None:
+    code, _, errors = loracle("watch", tmp_path)
+    assert code == 2
+    assert "not a run folder" in errors
+    assert len(errors.strip().splitlines()) == 1
 
 
 def test_a_run_that_another_process_takes_over_is_followed_on(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loracle.config.loading import dump_config, parse_config
-from loracle.config.settings import build_space
+from loracle.config.settings import SpaceConfig, build_space
 from loracle.errors import ConfigError
 
 MINIMAL = "model: some/model\ndata: {train: train.jsonl}\n"
@@ -66,6 +66,19 @@ def test_mistakes_are_one_line(space: str, said: str) -> None:
         parse_config(f"{MINIMAL}space: {space}", "a.yaml")
     assert said in str(caught.value)
     assert str(caught.value).startswith("a.yaml:3: ")
+
+
+@pytest.mark.parametrize("base", ["default", "paper"])
+def test_alpha_stands_in_the_place_of_the_ratio_of_the_base(base: str) -> None:
+    space = build_space(SpaceConfig.model_validate({"base": base, "rank": 16, "alpha": 128}))
+    assert "alpha_ratio" not in space.names
+    assert space["alpha"].values == (128,)
+    assert {space.config(int(i))["alpha"] for i in space.candidates} == {128}
+
+
+def test_both_are_refused() -> None:
+    with pytest.raises(ConfigError, match="search either alpha or alpha_ratio"):
+        parse_config(f"{MINIMAL}space: {{alpha: 8, alpha_ratio: 2}}", "a.yaml")
 
 
 def test_a_mistake_has_the_line_of_its_knob() -> None:

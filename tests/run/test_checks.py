@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import copy_rows
 
 from loracle.config.loading import load_config
+from loracle.records.events import Event, Expected, TrialFinished, TrialStarted
 from loracle.run.checks import Check, examine
 from loracle.run.search import search_space
+from loracle.run.search_notices import search_notices
 from loracle.run.tune import tune
 from loracle.training import objective
 from loracle.training.memory.plan import MemoryModel
@@ -44,6 +47,80 @@ def test_how_long_a_run_takes_is_told(run_config: Callable[..., Path]) -> None:
     assert "time" not in states(list(examine(config)))  # nothing is to come
     (more,) = [check for check in examine(load_config(run_config(search={"trials": 6}))) if check.expected]
     assert more.text.startswith("2 of 6 trials of about ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"scoring": {"metric": "exact_match", "max_new_tokens": 8, "choices": ["a", "b"]}},
+            "scoring.choices is not used: it belongs to choice_accuracy and choice_macro_f1",
+        ),
+        (
+            {"scoring": {"code": {"tests": "none.jsonl"}}},
+            "scoring.code is not used: it belongs to the metric",
+        ),
+        ({"scoring": {"answer_pattern": "a"}}, "scoring.answer_pattern is not used"),
+        ({"scoring": {"answer_at": "first"}}, "scoring.answer_at is not used"),
+        ({"scoring": {"judge": {"url": "http://x", "model": "m"}}}, "scoring.judge is not used"),
+        ({"scoring": {"lm_eval": {"limit": 3}}}, "scoring.lm_eval is not used"),
+        ({"scoring": {"allow_code_execution": True}}, "scoring.allow_code_execution is not used"),
+        (
+            {"training": {"weight_decay": 0.1}, "space": {"base": "default", "weight_decay": [0, 0.01]}},
+            "training.weight_decay: 0.1 is not used, as the space has weight_decay (0 to 0.01)",
+        ),
+        (
+            {"training": {"epochs": 3}, "space": {"base": "default", "epochs": [1, 2]}},
+            "training.epochs: 3 is not used, as the space has epochs (1 to 2)",
+        ),
+    ],
+)
+def test_settings_without_effect_are_told(
+    changes: dict[str, Any], said: str, run_config: Callable[..., Path]
+) -> None:
+    config = load_config(run_config(**changes))
+    told = [notice.text for notice in search_notices(config, search_space(config, 24), None)]
+    assert [text for text in told if "not used" in text and text.startswith(said)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"scoring": {"metric": "choice_accuracy", "choices": ["a", "b"]}},
+        {"training": {"epochs": 2}, "space": {"base": "default", "epochs": 2}},
+        {"training": {"epochs": 2}},
+        {"scoring": {"metric": "exact_match", "answer_pattern": "a", "answer_at": "first"}},
+    ],
+)
+def test_settings_that_have_an_effect_are_not(
+    changes: dict[str, Any], run_config: Callable[..., Path]
+) -> None:
+    config = load_config(run_config(**changes))
+    told = search_notices(config, search_space(config, 24), None)
+    assert "unused_setting" not in [notice.name for notice in told]
+
+
+def test_fewer_candidates_than_trials_are_told_and_counted(run_config: Callable[..., Path]) -> None:
+    few = {"rank": [2, 4], "alpha_ratio": 1, "dropout": 0, "batch_size": 4, "learning_rate": [1e-4, 1e-3]}
+    content = yaml.safe_load(run_config(search={"trials": 6}).read_text())
+    path = run_config()
+    path.write_text(yaml.safe_dump(content | {"space": few}))
+    checks = list(examine(load_config(path)))
+    (told,) = [check for check in checks if check.expected]
+    assert told.expected is not None
+    assert (told.expected.trials, told.expected.budget) == (4, 4)
+    said = [check.text for check in checks if check.notice and check.notice.name == "fewer_candidates"]
+    assert said == [
+        "the space has 4 candidates, so there are 4 trials and not the 6 of search.trials; each candidate is "
+        "tried once"
+    ]
+    events: list[Event] = []
+    result = tune(load_config(path), events.append)
+    assert {
+        event.budget for event in events if isinstance(event, TrialStarted | TrialFinished | Expected)
+    } == {4}
+    assert result.stopped == "all 4 candidates are tried"
 
 
 def test_what_a_trainer_of_your_own_takes_is_not_known(run_config: Callable[..., Path]) -> None:

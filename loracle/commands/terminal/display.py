@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -79,6 +80,8 @@ def quiet(*, models: bool) -> None:
 
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
+        # What it will call otherwise in its next version is its own concern.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
         logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
 
 

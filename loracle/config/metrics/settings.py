@@ -152,6 +152,28 @@ class ScoringConfig(Section):
             found += [name, *(part.name for part in parts)]
         return list(dict.fromkeys(found))
 
+    def unused(self) -> Iterator[tuple[str, str]]:
+        """Settings that none of the metrics reads, each with what it belongs to.
+
+        They are told and not refused, as runs were begun with them.
+        """
+        metrics = [metric_of(name) for name in self.all_metrics]
+        needs, names = {metric.needs for metric in metrics}, self.all_metrics
+        written = "a metric for which the model writes, such as exact_match"
+        yield from (
+            (name, belongs)
+            for name, given, read, belongs in (
+                ("choices", self.choices, "choices" in needs, "choice_accuracy and choice_macro_f1"),
+                ("answer_pattern", self.answer_pattern, "writing" in needs, written),
+                ("answer_at", self.answer_at != "last", self.answer_pattern, "an answer_pattern"),
+                ("judge", self.judge, "judge" in names, "the metric judge"),
+                ("code", self.code, "pass_at_1" in names, "the metric pass_at_1"),
+                ("allow_code_execution", self.allow_code_execution, "pass_at_1" in names, "pass_at_1"),
+                ("lm_eval", self.lm_eval != HarnessConfig(), "harness" in needs, "metrics lm_eval:TASK"),
+            )
+            if given and not read
+        )
+
     @model_validator(mode="before")
     @classmethod
     def _several(cls, content: Any) -> Any:

@@ -16,13 +16,15 @@ from loracle.config.settings import NO_DATA, RunConfig
 from loracle.errors import ConfigError, LoracleError
 from loracle.records.notices import Notice, gathered
 from loracle.records.notices import as_json as notices_as_json
-from loracle.training.dataset.notices import labels_of, least_difference
+from loracle.run.search import check_values, run_preset, search_space
+from loracle.training.dataset.notices import labels_of, least_difference, require_enough
 from loracle.training.dataset.shapes import Example
-from loracle.training.dataset.splits import Splits, load_splits
+from loracle.training.dataset.splits import Splits, load_splits, proxy_size
 from loracle.training.dataset.tokenizer import Reading, load_reading
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.dataset.told import about_data
-from loracle.training.scoring import check_splits, needs_of
+from loracle.training.optimizer import check_optimizer
+from loracle.training.scoring import check_splits, needs_of, prepare
 
 _SHOWN = 400  # tokens of a row that is shown: its beginning and its end
 
@@ -202,13 +204,27 @@ def _notices(
 
 
 def _refusal(config: RunConfig, splits: Splits, reading: Reading, encoded: dict[str, Encoded]) -> str | None:
-    """Why a run with these data would not begin."""
+    """Why a run would not begin, as far as can be known without the model: in the order of `doctor`."""
     limit = reading.longest(config.data)
     try:
+        check_values(config)
         check_splits(splits.parts, config.scoring)
-        for name, part in splits.parts.items():
-            if int(encoded[name].lengths.max()) > limit:
-                reading.encoded(name, part, config.data)
+        used = {
+            name: reading.encoded(name, part, config.data)
+            if int(encoded[name].lengths.max()) > limit
+            else encoded[name]
+            for name, part in splits.parts.items()
+        }
+        scored = _scored("validation", encoded["validation"], limit, config)
+        require_enough("validation", scored, f"data.validation_limit is {config.data.validation_limit}")
+        if config.objective is None:
+            check_optimizer(config.training)
+            for name in ("validation", "test"):
+                prepare(splits.parts[name], used[name], reading, config.scoring, limit)
+        data = config.data
+        own = config.objective is not None
+        search_space(config, None if own else proxy_size(len(used["train"]), data.proxy, data.proxy_minimum))
+        run_preset(config)
     except LoracleError as error:
         return str(error)
     return None

@@ -65,7 +65,7 @@ def follow(folder: Path, wait: Callable[[float], None] = time.sleep) -> Iterator
     Raises:
         StudyError: nothing was told in this folder.
     """
-    files = [file for file in (folder / FILE, *folder.glob(f"machines/*/{FILE}")) if file.exists()]
+    files = _files(folder)
     if not files:
         raise StudyError(
             f"{folder}: nobody has told of this run, which an earlier version began, or which other machines "
@@ -94,6 +94,17 @@ def follow(folder: Path, wait: Callable[[float], None] = time.sleep) -> Iterator
                     break  # another process has taken the run over
                 else:
                     wait(_SECONDS_BETWEEN_LOOKS)
+
+
+def wait_until_told(folder: Path, wait: Callable[[float], None] = time.sleep) -> None:
+    """Waits while a process that has just begun a run has told nothing yet, nor recorded its config.
+
+    Args:
+        folder: of the run; what is no run's is not waited for.
+        wait: called between two looks, with seconds.
+    """
+    while not ((folder / "config.yaml").exists() and _files(folder)) and any(map(_works, _folders(folder))):
+        wait(_SECONDS_BETWEEN_LOOKS)
 
 
 # -- helpers ----------------------------------------------------------------------------------------
@@ -128,6 +139,15 @@ class _Writer(contextlib.AbstractContextManager["_Writer"]):
                 self._file.flush()
             except OSError:
                 self._file = None
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Where processes that work on a run hold their lock: the run's folder, or one of their own in it."""
+    return [folder, *folder.glob("machines/*")]
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in (one / FILE for one in _folders(folder)) if file.exists()]
 
 
 def _read(line: str) -> Told | None:

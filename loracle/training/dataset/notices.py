@@ -218,7 +218,7 @@ def about_references(going_on: Mapping[str, int], parts: Parts) -> Iterator[Noti
 
 def about_sizes(n_train: int, scored: Mapping[str, int], metric: Metric) -> Iterator[Notice]:
     """Splits that are small, with the difference that they can show."""
-    if n_train < FEW:
+    if FEWEST <= n_train < FEW:  # fewer are refused
         yield Notice(
             "data",
             "few_training_rows",
@@ -227,7 +227,7 @@ def about_sizes(n_train: int, scored: Mapping[str, int], metric: Metric) -> Iter
             n_train,
         )
     for name, n in scored.items():
-        if n >= FEW:
+        if not FEWEST <= n < FEW:
             continue
         least = least_difference(n, metric)
         yield Notice(

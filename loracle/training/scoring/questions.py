@@ -15,6 +15,7 @@ from loracle.config.metrics.settings import ScoringConfig
 from loracle.errors import ConfigError, DataError
 from loracle.training.choices import shared_lengths
 from loracle.training.dataset.shapes import Example
+from loracle.training.dataset.tokenizer import Reading
 from loracle.training.dataset.tokens import Encoded, encode
 from loracle.training.generation import written_text
 from loracle.training.judging.harness import check_tasks
@@ -202,9 +203,15 @@ def _check_labels(metric: Metric, examples: Sequence[Example], settings: Scoring
 
 
 def prepare(
-    examples: Sequence[Example], encoded: Encoded, base: Base, settings: ScoringConfig, max_length: int
+    examples: Sequence[Example],
+    encoded: Encoded,
+    texts: Reading | Base,
+    settings: ScoringConfig,
+    max_length: int,
 ) -> Questions:
     """Makes questions of the examples that `encoded` kept. Call `check_scoring` first.
+
+    `texts`: the tokenizer, with the model or without it.
 
     Raises:
         ConfigError: a reference that `max_new_tokens` would cut off, or more of them than the model reads.
@@ -215,15 +222,15 @@ def prepare(
     references = tuple(example.reference or "" for example in kept)
     metrics, needs = metrics_of(settings), needs_of(settings)
     if "writing" in needs:
-        references = _written_references(kept, encoded, base, settings)
-        _check_lengths(encoded, base, settings)
+        references = _written_references(kept, encoded, texts, settings)
+        _check_lengths(encoded, texts, settings)
     questions = Questions(encoded, tuple(kept), references, _labels(metrics, references, settings))
     if any(metric.counts_bytes for metric in metrics):
-        questions = replace(questions, n_bytes=_counted_bytes(encoded, base))
-    return _with_choices(questions, base, settings, max_length) if "choices" in needs else questions
+        questions = replace(questions, n_bytes=_counted_bytes(encoded, texts))
+    return _with_choices(questions, texts, settings, max_length) if "choices" in needs else questions
 
 
-def _check_lengths(encoded: Encoded, base: Base, settings: ScoringConfig) -> None:
+def _check_lengths(encoded: Encoded, texts: Reading | Base, settings: ScoringConfig) -> None:
     """Raises ConfigError where what should be written cannot be."""
     longest = encoded.lengths - encoded.prompt_lengths
     cut = int((longest > settings.max_new_tokens).sum())
@@ -235,10 +242,10 @@ def _check_lengths(encoded: Encoded, base: Base, settings: ScoringConfig) -> Non
             f"{int(longest.max())} or more"
         )
     longest_prompt = int(encoded.prompt_lengths.max())
-    if base.max_positions is not None and longest_prompt + settings.max_new_tokens > base.max_positions:
+    if texts.max_positions is not None and longest_prompt + settings.max_new_tokens > texts.max_positions:
         raise ConfigError(
             f"scoring.max_new_tokens: {settings.max_new_tokens} after a prompt of {longest_prompt} "
-            f"tokens are more than the {base.max_positions} that the model reads; lower it, or "
+            f"tokens are more than the {texts.max_positions} that the model reads; lower it, or "
             "data.max_length"
         )
 
@@ -254,20 +261,22 @@ def _labels(metrics: Sequence[Metric], references: Sequence[str], settings: Scor
     return tuple(sorted({found for text in references if (found := find(text)) is not None}))
 
 
-def _counted_bytes(encoded: Encoded, base: Base) -> npt.NDArray[np.int64]:
+def _counted_bytes(encoded: Encoded, texts: Reading | Base) -> npt.NDArray[np.int64]:
     """Bytes in UTF-8 of what the tokens that count spell, special tokens aside, (n,)."""
-    texts = [
-        base.tokenizer.decode(encoded.tokens[a:b][encoded.counted[a:b]].tolist(), skip_special_tokens=True)
+    counted = [
+        texts.tokenizer.decode(encoded.tokens[a:b][encoded.counted[a:b]].tolist(), skip_special_tokens=True)
         for a, b in zip(encoded.starts, encoded.ends, strict=True)
     ]
-    return np.array([len(text.encode("utf-8", "replace")) for text in texts], dtype=np.int64)
+    return np.array([len(text.encode("utf-8", "replace")) for text in counted], dtype=np.int64)
 
 
-def _with_choices(questions: Questions, base: Base, settings: ScoringConfig, max_length: int) -> Questions:
+def _with_choices(
+    questions: Questions, texts: Reading | Base, settings: ScoringConfig, max_length: int
+) -> Questions:
     kept = questions.examples
     options = [example.choices or tuple(settings.choices or ()) for example in kept]
     variants = [_with_reference(e, o) for e, own in zip(kept, options, strict=True) for o in own]
-    choices = encode(variants, base.tokenizer, max_length, "error", stop_ids=base.stop_ids)
+    choices = encode(variants, texts.tokenizer, max_length, "error", stop_ids=texts.stop_ids)
     owner = np.repeat(np.arange(len(kept)), [len(own) for own in options])
     shared = shared_lengths(choices, owner)
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
@@ -296,20 +305,20 @@ def _are_references(encoded: Encoded, right: Encoded, shared: npt.NDArray[np.int
 
 
 def _written_references(
-    kept: Sequence[Example], encoded: Encoded, base: Base, settings: ScoringConfig
+    kept: Sequence[Example], encoded: Encoded, texts: Reading | Base, settings: ScoringConfig
 ) -> tuple[str, ...]:
     """What generation would write if it wrote the references: compared with what it does write."""
     find = finder(settings)
-    texts = []
+    found = []
     for i, example in enumerate(kept):
         start = encoded.starts[i] + encoded.prompt_lengths[i]
-        texts.append(written_text(base, encoded.tokens[start : encoded.ends[i]].tolist()))
-        if find(texts[-1]) is None:
+        found.append(written_text(texts, encoded.tokens[start : encoded.ends[i]].tolist()))
+        if find(found[-1]) is None:
             raise DataError(
                 f"{example.source}: scoring.answer_pattern {settings.answer_pattern!r} finds no answer in "
-                f"what the tokenizer makes of the reference: {texts[-1][:80]!r}"
+                f"what the tokenizer makes of the reference: {found[-1][:80]!r}"
             )
-    return tuple(texts)
+    return tuple(found)
 
 
 def _with_reference(example: Example, reference: str) -> Example:

@@ -83,8 +83,8 @@ def test_chats_are_read_from_parquet_and_csv(tmp_path: Path) -> None:
         ("a.json", '[\n{"text": "x"},\n{"text" "y"}]', r"a.json:3: not valid JSON"),
         ("a.json", '{"text": "x"}', r"a.json: a JSON dataset is a list"),
         ("a.json", '[{"text": "x"}, {"text": ""}]', r"a.json: row 2: text is empty"),
-        ("a.csv", "prompt,completion\na,b\na\n", r"a.csv:3: a row needs 2 columns"),
-        ("a.csv", "prompt,completion\na,b,c\n", r"a.csv:2: a row needs 2 columns"),
+        ("a.csv", "prompt,completion\na,b\na\n", r"a.csv:3: a row needs 2 columns; this one has 1"),
+        ("a.csv", "prompt,completion\na,b,c\n", r"a.csv:2: a row needs 2 columns; this one has 3"),
         ("a.csv", 'prompt,completion\n"a"b,c\n', r"a.csv:2: not valid CSV"),
         (
             "a.csv",

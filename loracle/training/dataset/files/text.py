@@ -65,7 +65,9 @@ def read_csv(path: Path, encoding: str, separator: str) -> Iterator[tuple[str, A
             while (row := next(reader, None)) is not None:
                 source = f"{path}:{line}"
                 if "" in row or None in row.values():
-                    raise DataError(f"{source}: a row needs {len(names)} columns")
+                    n = sum(value is not None for value in row.values()) - ("" in row)
+                    n += len(row.get("", ()))
+                    raise DataError(f"{source}: a row needs {len(names)} columns; this one has {n}")
                 yield source, row
                 line = reader.line_num + 1
         except csv.Error as error:
