@@ -3,6 +3,7 @@
 * `own`: real trainings of `landscapes.py`. A random forest fitted on the rows stands in for the full grid;
   how well it predicts rows it has not seen is stated (`Landscape.fit`).
 * `rows`: the same trainings without a forest: only the configs that were trained can be chosen.
+* `real`: trainings of a pretrained model (`benchmarks/real`), without a forest as well.
 * `table`: runs measured by others, in `../shared/landscapes` (or `$LORACLE_LANDSCAPES`). Candidates are the
   rows. Read in place, never copied; absent files are left out.
 * `synthetic`: formulas with the step-size structure, without it, and with the wrong one.
@@ -18,6 +19,7 @@ import csv
 import gzip
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +33,7 @@ from scipy.stats import spearmanr
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor  # type: ignore[import-untyped]
 from sklearn.model_selection import KFold  # type: ignore[import-untyped]
 
-from loracle.records.space import Knob, SearchSpace, Value, paper_space
+from loracle.records.space import Knob, SearchSpace, Value, default_space, paper_space
 
 HERE = Path(__file__).parent
 OWN = HERE / "landscapes"
@@ -45,6 +47,7 @@ Row = Mapping[str, str]
 WASTED_SHARE = 0.05  # of the way from the baseline to the best value: less than this is a wasted trial
 FOLDS = 10
 TREES = 300
+REAL_TASKS, REAL_FAMILY, REAL_PARAMETERS = ("hyphens", "sections"), "gemma-3-270m", 2.68e8
 MIN_TABLE = 8  # configs: a smaller table is no search
 
 
@@ -67,11 +70,12 @@ class Landscape:
         surface: computes the values of the candidates; called once, when they are first needed.
         validate: computes how well an emulator predicts rows it has not seen; None for tables and formulas.
         may_train: whether the licence lets a shipped surrogate be fitted on it.
+        parameters: of the base model; None: not known, or a formula.
     """
 
     name: str
     family: str
-    source: Literal["own", "rows", "table", "synthetic"]
+    source: Literal["own", "rows", "real", "table", "synthetic"]
     space: SearchSpace
     candidates: Indices
     noise_sd: float
@@ -81,6 +85,7 @@ class Landscape:
     surface: Callable[[], Floats]
     validate: Callable[[], Mapping[str, float]] | None = None
     may_train: bool = False
+    parameters: float | None = None
 
     @cached_property
     def values(self) -> Floats:
@@ -118,6 +123,7 @@ def load_landscapes(sources: Sequence[str] = ("own", "table", "synthetic")) -> l
     makers: dict[str, Callable[[], Iterator[Landscape]]] = {
         "own": own_landscapes,
         "rows": row_landscapes,
+        "real": real_landscapes,
         "table": table_landscapes,
         "synthetic": synthetic_landscapes,
     }
@@ -156,6 +162,34 @@ def own_landscapes(folder: Path = OWN) -> Iterator[Landscape]:
             surface=emulator.values,
             validate=emulator.errors,
             may_train=True,
+            parameters=about["n_parameters"],
+        )
+
+
+def real_landscapes(*, spread: bool = False) -> Iterator[Landscape]:
+    """One landscape a task that a pretrained model was trained on, on a part of the data.
+
+    Candidates are the configs that were trained: by all searches, or those of the spread design alone.
+    """
+    space = default_space()
+    for task in REAL_TASKS:
+        rows = [row for row in read_rows(task, OWN / "real") if float(row["fraction"]) < 1.0]
+        found = by_config(space, [row for row in rows if row["origin"] == "spread" or not spread])
+        candidates = np.array(sorted(found), dtype=np.int64)
+        values = np.array([found[int(index)][0] for index in candidates])  # repeats give the same
+        yield Landscape(
+            name=f"real:{task}",
+            family=REAL_FAMILY,
+            source="real",
+            space=space,
+            candidates=candidates,
+            noise_sd=0.0,
+            metric=rows[0]["metric"],
+            n_train=600,
+            baseline=None,
+            surface=lambda values=values: values,
+            may_train=True,
+            parameters=REAL_PARAMETERS,
         )
 
 
@@ -288,6 +322,7 @@ def _predict(x: Floats, target: Floats, failed: Flags, at: Floats) -> Floats:
 
 # -- tables of others -------------------------------------------------------------------------------
 
+_NAMELESS = {"DeepSeek-V3": 671e9, "Kimi-K2": 1e12}  # models whose name does not say their size
 _TABLE_NAMES = ("rank", "alpha", "dropout", "batch_size", "learning_rate")
 _SCALES = {"rank": "log2", "alpha": "log2", "alpha_ratio": "log2", "batch_size": "log2", "dropout": "linear"}
 
@@ -335,7 +370,16 @@ def _table(file: str, group: str, method: str, rows: Sequence[Row]) -> Landscape
         baseline=None,
         surface=lambda: values,
         may_train=tinker,  # the one whose licence allows it
+        parameters=_parameters(rows[0]["model"]),
     )
+
+
+def _parameters(model: str) -> float | None:
+    """Of a model, from its name; all of them, not the active ones of a mixture of experts."""
+    stated = re.search(r"-(\d+(?:\.\d+)?)b(?=-|$)", model, re.IGNORECASE)
+    if stated:
+        return 1e9 * float(stated.group(1))
+    return next((count for name, count in _NAMELESS.items() if name in model), None)
 
 
 def _table_space(rows: Sequence[Row]) -> SearchSpace:

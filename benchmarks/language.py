@@ -75,12 +75,12 @@ class TextPrior(Prior):
         self.text_features = nn.Linear(WIDTH, LEARNED)
         self.expected = nn.Linear(WIDTH, 1)
 
-    def inputs(self, numbers: Tensor) -> Inputs:
+    def inputs(self, numbers: Tensor, size: Tensor | None = None) -> Inputs:
         hidden = self.text(numbers[..., len(MOVES) :])
         learned, mean = self.text_features(hidden), self.expected(hidden).squeeze(-1)
         if not self.reads_numbers:
             return Inputs(learned, numbers[..., :0], torch.zeros_like(numbers[..., :1]), mean)
-        own = super().inputs(numbers[..., : len(MOVES)])
+        own = super().inputs(numbers[..., : len(MOVES)], size)
         total = own.mean + mean if self.text_mean else own.mean
         return Inputs(torch.cat([own.learned, learned], dim=-1), own.numbers, own.step, total)
 

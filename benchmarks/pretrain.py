@@ -1,6 +1,6 @@
 """Fits the surrogate's prior to measured landscapes, as it ships with the package.
 
-    python benchmarks/pretrain.py                          # loracle/priors/lora-v1.safetensors
+    python benchmarks/pretrain.py                          # the prior that ships
     python benchmarks/pretrain.py --without olmo2-reviews  # leaves one family out, for benchmarks
 
 Learns from real trainings alone: our own rows and those tables whose licence allows it (`may_train`);
@@ -8,8 +8,8 @@ formulas and all other tables stay unseen. A step takes 16 samples of 4 to 32 co
 transforms their values as a search does, and follows the gradient of their marginal likelihood. Half of the
 samples lean to good configs, as the history of a search does. All configs of a sample are moved together by a
 random amount (half a decade of learning rate, one doubling of the rest): other models have their optimum
-elsewhere, and a prior that has seen it move stays unsure of the place while it knows the shape. Takes about
-10 seconds.
+elsewhere, and a prior that has seen it move stays unsure of the place while it knows the shape. How far the
+size of a model moves it along the learning rate is learnt with all else. Takes about 30 seconds.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from landscape_data import OWN, Floats, load_landscapes, measured_space, read_rows
+from landscape_data import OWN, Floats, load_landscapes, measured_space, read_rows, real_landscapes
 from prior_model import Prior, covariance
 
 from loracle.records.space import SearchSpace
 from loracle.search.outputs import transform_outputs
-from loracle.search.prior import SHIPPED, describe
+from loracle.search.prior import SHIPPED, describe, size_of
 
 STEPS, SAMPLES, SIZES = 1500, 16, (4, 6, 8, 12, 16, 24, 32)
 RATE, DECAY = 5e-3, 1e-2
 MOVES = (0.25, 0.25, 0.25, 0.5, 0.0)  # in the units of `describe`
+SIZE_MOVES = 0.15  # in units of `size_of`: two models of one size are not alike
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Task:
 
     name: str
     family: str
+    parameters: float  # of the base model
     numbers: Floats
     values: Floats
 
@@ -56,11 +58,15 @@ def load_tasks() -> list[Task]:
         rows = [row for row in read_rows(name) if float(row["fraction"]) == 1.0]
         indices = [space.index({knob: float(row[knob]) for knob in space.names}) for row in rows]
         values = np.array([float(row["value"]) if row["value"] else np.nan for row in rows])
-        tasks.append(Task(name, about["family"], _numbers(space, indices), values))
-    for landscape in load_landscapes(["table"]):
+        numbers = _numbers(space, indices)
+        tasks.append(Task(name, about["family"], about["n_parameters"], numbers, values))
+    for landscape in [*real_landscapes(spread=True), *load_landscapes(["table"])]:
         if landscape.may_train:
+            assert landscape.parameters is not None
             numbers = _numbers(landscape.space, landscape.candidates.tolist())
-            tasks.append(Task(landscape.name, landscape.family, numbers, landscape.values))
+            tasks.append(
+                Task(landscape.name, landscape.family, landscape.parameters, numbers, landscape.values)
+            )
     return tasks
 
 
@@ -92,7 +98,7 @@ def fit(
     start: Callable[[], Prior] = Prior,
     moves: Sequence[float] = MOVES,
 ) -> Prior:
-    """Maximises the marginal likelihood of samples; every group of families counts the same.
+    """Maximises the marginal likelihood of samples; every sweep counts the same.
 
     Args:
         tasks: to learn from.
@@ -104,7 +110,7 @@ def fit(
     random = np.random.default_rng(seed)
     groups: dict[str, list[Task]] = defaultdict(list)
     for task in tasks:
-        groups[task.family.partition(":")[0]].append(task)
+        groups[sweep_of(task.family)].append(task)
     names = sorted(groups)
     prior = start()
     scales = [prior.step, prior.scales, prior.lengthscales]
@@ -117,13 +123,15 @@ def fit(
     for _ in range(STEPS):
         n = int(random.choice(SIZES))
         drawn: list[tuple[Floats, Floats]] = []
+        sizes: list[float] = []
         while len(drawn) < SAMPLES:
             group = groups[names[random.integers(len(names))]]
             task = group[random.integers(len(group))]
             if len(task.values) >= n:
                 drawn.append(sample(task, n, random, moves))
+                sizes.append(size_of(task.parameters) + SIZE_MOVES * float(random.normal()))
         numbers, y = (torch.from_numpy(np.stack(part)).float() for part in zip(*drawn, strict=True))
-        inputs = prior.inputs(numbers)
+        inputs = prior.inputs(numbers, torch.tensor(sizes))
         noise = prior.scales[4].exp() * torch.eye(n)
         lower = torch.linalg.cholesky(covariance(inputs, inputs, prior.parameters_for(len(MOVES))) + noise)
         solved = torch.linalg.solve_triangular(lower, (y - inputs.mean)[..., None], upper=False)
@@ -139,9 +147,14 @@ def fit(
     return prior
 
 
+def sweep_of(family: str) -> str:
+    """The published sweep that a family belongs to; itself where it is none's."""
+    return family.partition(":")[0]
+
+
 def make(path: Path, without: Sequence[str] = (), seed: int = 0) -> None:
     """Fits a prior without some families and writes it."""
-    tasks = [task for task in load_tasks() if task.family not in without]
+    tasks = [task for task in load_tasks() if not {task.family, sweep_of(task.family)} & set(without)]
     torch.set_num_threads(1)
     prior = fit(tasks, seed)
     path.parent.mkdir(parents=True, exist_ok=True)

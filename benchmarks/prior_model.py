@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from loracle.search.kernel import N_SCALES
-from loracle.search.prior import FEATURES, NUMBERS, WIDTH
+from loracle.search.prior import FEATURES, NUMBERS, RATE, WIDTH
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,21 @@ class Prior(nn.Module):
         # A history of good configs says little about the level of all others, hence the large offset.
         self.scales = nn.Parameter(torch.tensor([1.0, 0.37, 0.37, 0.5, 0.05]).log())
         self.lengthscales = nn.Parameter(torch.tensor([0.5, 0.5, 0.5, 0.5, 1.0]))  # logarithms
+        self.shift = nn.Parameter(
+            torch.tensor([0.4])
+        )  # decades of learning rate that a unit of size is worth
 
-    def inputs(self, numbers: Tensor) -> Inputs:
-        """Configs by their numbers, (..., n, k), as the kernel sees them."""
+    def inputs(self, numbers: Tensor, size: Tensor | None = None) -> Inputs:
+        """Configs by their numbers, (..., n, k), as the kernel sees them.
+
+        `size` is that of their models, (...,); None: 0.
+        """
         known = numbers[..., : len(NUMBERS)]
-        hidden = self.hidden(known)
+        moved = known
+        if size is not None:
+            rate = nn.functional.one_hot(torch.tensor(RATE), len(NUMBERS))
+            moved = known + (size[..., None] * self.shift * rate)[..., None, :]
+        hidden = self.hidden(moved)
         step = (known * self.step).sum(-1, keepdim=True)
         return Inputs(self.features(hidden), numbers, step, self.mean(hidden).squeeze(-1))
 

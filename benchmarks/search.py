@@ -30,7 +30,7 @@ from search_methods import FACTORY, SAME_SEEDS, Start, methods, table_space
 HERE = Path(__file__).parent
 LOG = HERE / "results" / "search.jsonl"
 FIGURES = HERE.parent / "docs" / "figures"
-SOURCES = ("own", "rows", "table", "synthetic")
+SOURCES = ("own", "rows", "real", "table", "synthetic")
 KEYS = ("landscape", "regime", "method", "seed", "n")
 LARGE, SMALL = (3, 5, 10, 15, 20, 25, 30), (3, 5, 8)  # trials at which the recommendation is judged
 

@@ -22,13 +22,13 @@ import torch
 from landscape_data import Landscape
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from other_process import OtherProcess
-from pretrain import make
+from pretrain import make, sweep_of
 
 from loracle.language.features import Features
 from loracle.records.space import SearchSpace
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.search.acquisition import log_expected_improvement
-from loracle.search.presets import GOOD_PRACTICE, PRESETS, Preset
+from loracle.search.presets import GOOD_PRACTICE, PRESETS, Preset, with_parameters
 from loracle.search.prior import SHIPPED
 from loracle.search.propose import propose, ranking, seed_indices
 
@@ -355,14 +355,17 @@ class HeboMethod(_Observed):
 def unseen_prior(start: Start) -> Path:
     """A prior fitted without the landscape's family, made when it is first needed.
 
-    No prior ever sees a formula or a table that may not be learnt from, so there it is the one that ships.
+    A family is a base model, or a published sweep as a whole, whichever is larger: the tables of one sweep
+    share data, recipe, batch and alpha. No prior ever sees a formula or a table that may not be learnt from,
+    so there it is the one that ships.
     """
     if not start.landscape.may_train:
         return SHIPPED
-    path = PRIORS / f"without-{start.landscape.family.replace(':', '-')}.safetensors"
+    left_out = sweep_of(start.landscape.family)
+    path = PRIORS / f"v2-without-{left_out}.safetensors"
     if not path.exists():
         partial = path.with_suffix(f".{os.getpid()}")
-        make(partial, [start.landscape.family])
+        make(partial, [left_out])
         partial.replace(path)
     return path
 
@@ -370,7 +373,7 @@ def unseen_prior(start: Start) -> Path:
 def ensemble(start: Start, name: str = "default", **changes: Any) -> Preset:
     """A preset of ours on the ensemble, with a prior that has not seen the landscape's family."""
     surrogate = replace(PRESETS[name].surrogate, prior=unseen_prior(start), **changes)
-    return replace(PRESETS[name], surrogate=surrogate)
+    return with_parameters(replace(PRESETS[name], surrogate=surrogate), start.landscape.parameters)
 
 
 def methods(names: Sequence[str]) -> dict[str, Callable[[Start], Method]]:
@@ -393,6 +396,10 @@ def methods(names: Sequence[str]) -> dict[str, Callable[[Start], Method]]:
         "default-replicated": lambda start: ReplicatingMethod(start, ensemble(start)),
         "default-4-at-a-time": lambda start: PendingMethod(start, ensemble(start)),
     }
+    if any(name in ("hand", "list") for name in names):
+        from expert_methods import HandMethod, ListMethod  # they ask this module
+
+        known |= {"hand": HandMethod, "list": ListMethod}
     if any(name not in known for name in names):
         from search_language import language_methods
 

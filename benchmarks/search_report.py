@@ -22,10 +22,18 @@ from matplotlib.ticker import FixedLocator, NullFormatter
 Row = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]
 
-GROUPS = ("own", "rows", "synthetic", "noise", "table")
-MAIN = ("default", "botorch", "smac", "gp_sampler", "tpe", "random", "paper")
+GROUPS = ("own", "rows", "real", "synthetic", "noise", "table")
+MAIN = (
+    *("default", "default-v1", "numeric", "hand", "list", "botorch", "smac"),
+    *("gp_sampler", "gp_sampler-3", "tpe", "tpe-3", "random", "paper"),
+)
 NAMES = {
     "default": "Loracle default",
+    "default-v1": "the same, before: prior `lora-v1`",
+    "hand": "sweep by hand",
+    "list": "fixed list of five",
+    "tpe-3": "Optuna TPE, 3 random first",
+    "gp_sampler-3": "Optuna GPSampler, 3 random first",
     "numeric": "Loracle numeric",
     "prior-alone": "prior alone",
     "default-4-at-a-time": "Loracle default, 4 at a time",
@@ -39,6 +47,7 @@ NAMES = {
 }
 COLOURS = {
     "default": "#d1495b",
+    "hand": "#3a7d44",
     "botorch": "#30638e",
     "smac": "#66a182",
     "gp_sampler": "#edae49",
@@ -56,6 +65,8 @@ def group_of(landscape: str) -> str:
         return "more" if seed != "0" else "synthetic" if noise == "low" else "noise"
     if landscape.endswith(":rows"):
         return "rows"
+    if landscape.startswith("real:"):
+        return "real"
     return "table" if ":" in landscape else "own"
 
 
@@ -158,7 +169,7 @@ def advantage_table(
         f"| {ours} less ... at {n} trials, {regime} | landscapes | difference (95 %) | wins |",
         "|---|---|---|---|",
     ]
-    for other in MAIN:
+    for other in MAIN[1:]:
         landscapes = results.landscapes(regime, [ours, other], n, groups)
         if other == ours or not landscapes:
             continue
@@ -224,7 +235,7 @@ def figures(results: Results, folder: Path) -> None:
     figure = Figure(figsize=(11, 11), layout="constrained")
     for place, (group, regime) in enumerate(panels, 1):
         axes = figure.add_subplot(3, 2, place)
-        here = [m for m in MAIN if results.landscapes(regime, [m], 30, [group])]
+        here = [m for m in COLOURS if results.landscapes(regime, [m], 30, [group])]
         landscapes = results.landscapes(regime, here, 30, [group])
         for method in here:
             # Means over landscapes, by seed: the band is their 95 % interval, the landscapes being given.
@@ -257,7 +268,7 @@ def _rank_figure(results: Results, path: Path) -> None:
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     for place, regime in enumerate(("same seeds", "factory"), 1):
         axes = figure.add_subplot(1, 2, place)
-        here = [m for m in MAIN if results.landscapes(regime, [m], 30, ("own", "synthetic"))]
+        here = [m for m in COLOURS if results.landscapes(regime, [m], 30, ("own", "synthetic"))]
         landscapes = results.landscapes(regime, here, 30, ("own", "synthetic"))
         for at, n in enumerate((10, 20, 30)):
             for method, rank in zip(here, ranks(results, regime, here, n, landscapes), strict=True):

@@ -47,6 +47,7 @@ _HOME = {
     "load_run": "loaded_run",
     "paper_space": "records.space",
     "propose": "search.propose",
+    "suggest": "search.suggestion",
     "tune": "run.tune",
 }
 

@@ -26,6 +26,7 @@ from loracle.commands.results.report import report
 from loracle.commands.results.show import show
 from loracle.commands.results.verdict import verdict
 from loracle.commands.results.watch import watch
+from loracle.commands.suggest import suggest
 from loracle.commands.tune import tune
 from loracle.commands.worker import worker
 from loracle.errors import LoracleError
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 for command in (
     init,
+    suggest,
     tune,
     worker,
     demo,

@@ -41,7 +41,7 @@ from loracle.run.storage.study import Study
 from loracle.search.observations import value_of
 from loracle.search.optuna_sampler.parameters import knobs_of, spelled
 from loracle.search.optuna_sampler.ranges import space_on
-from loracle.search.presets import get_preset
+from loracle.search.presets import get_preset, with_parameters
 from loracle.text.escape import printable
 
 _CRASHES_IN_A_ROW = 3  # then the cause is not the configs
@@ -96,6 +96,7 @@ def search(
     direction: str | None = None,
     folder: str | Path | None = None,
     preset: str = "default",
+    parameters: float | None = None,
     seed: int = 0,
     listen: Listener = lambda event: None,
 ) -> Found:
@@ -111,6 +112,7 @@ def search(
         direction: `minimize` or `maximize`; None: by the metric's name, losses are minimised.
         folder: where trials are kept; None: nowhere, and the search cannot be continued.
         preset: a preset that reads no prompts.
+        parameters: how many the base model has, such as 7e9; None: the first trials show how large it is.
         seed: makes the search repeatable.
         listen: told of each trial that begins and ends.
 
@@ -122,7 +124,7 @@ def search(
         ConfigError: no such preset or direction, or `evaluate()` gives no such metric.
         StudyError: the folder belongs to another search, or the trainer crashes for every config.
     """
-    chosen = get_preset(preset, language=False)
+    chosen = with_parameters(get_preset(preset, language=False), parameters)
     sign = _sign(metric, direction)
     names = _names(space)
     with ExitStack() as stack:

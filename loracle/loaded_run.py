@@ -25,7 +25,8 @@ from loracle.report.tables import history_table
 from loracle.report.verdict.stored import Finished, read_finished
 from loracle.run.folder import open_run
 from loracle.run.search import run_preset
-from loracle.run.storage.opening import read_history
+from loracle.run.storage.opening import begun_with, read_history
+from loracle.search.presets import Preset
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped]
@@ -51,9 +52,14 @@ class LoadedRun:
     notices: tuple[Notice, ...]
 
     @cached_property
+    def preset(self) -> Preset:
+        """How its configs are chosen."""
+        return run_preset(self.config, begun_with(self.config.output, self.config.execution.storage))
+
+    @cached_property
     def findings(self) -> Findings:
         """Everything that the report of the run says, as records."""
-        subject = Subject(self.config, self.space, run_preset(self.config))
+        subject = Subject(self.config, self.space, self.preset)
         if self.finished is None:
             return subject.find(self.history, notices=self.notices)
         return subject.find(
@@ -125,7 +131,7 @@ class LoadedRun:
         understood = understand(
             self.space,
             self.history,
-            run_preset(self.config),
+            self.preset,
             self.config.search.seed,
             self.config.metric,
             self.history.succeeded[0].index,

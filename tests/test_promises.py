@@ -278,7 +278,21 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_space::test_paper_space_is_the_published_one",
         "test_space::test_default_space_leaves_out_what_is_dead_everywhere",
     ),
+    "`loracle suggest MODEL` gives": (
+        "test_suggest::test_a_folder_with_a_config_alone_is_enough",
+        "test_suggest::test_alternatives_are_others_and_the_usual_settings_are_among_them",
+        "test_suggest::test_the_command_says_what_to_start_with_and_what_it_rests_on",
+        "test_suggest::test_no_torch_is_loaded_for_it",
+        "test_optimizer::test_the_size_of_a_model_changes_what_is_tried",
+        "test_sampler::test_the_sampler_knows_how_large_a_model_is",
+    ),
+    "Say how many parameters your model has": (
+        "test_optimizer::test_the_size_of_a_model_changes_what_is_tried",
+        "test_sampler::test_the_sampler_knows_how_large_a_model_is",
+    ),
     "A feature map, a mean and kernel scales": (
+        "test_prior::test_a_larger_model_moves_the_prior_to_lower_rates_and_nothing_else",
+        "test_tune::test_a_run_knows_how_large_its_model_is_and_so_does_its_report",
         "test_promises::test_the_prior_is_as_small_as_it_says",
         "test_ensemble::test_before_any_trial_the_belief_is_the_prior",
     ),
@@ -289,6 +303,8 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "Failures teach too": ("test_optimizer::test_diverged_configs_are_learnt_from",),
     "The usual settings first": (
         "test_optimizer::test_seed_configs_come_first_and_in_order",
+        "test_optimizer::test_the_second_and_third_trial_of_a_large_model_are_not_reckless",
+        "test_optimizer::test_nothing_reckless_where_the_size_of_the_model_is_not_known",
         "test_acquisition::test_equals_botorch",
     ),
     "The recommendation is the best posterior mean": (
@@ -413,7 +429,7 @@ def test_the_tests_of_a_promise_exist(part: str) -> None:
 def test_the_prior_is_as_small_as_it_says() -> None:
     (kilobytes,) = map(int, re.findall(r"\((\d+) kB, made by", README))
     sizes = [path.stat().st_size for path in Path(str(files("loracle.search") / "priors")).glob("*")]
-    assert [round(size / 1000) for size in sizes] == [kilobytes]
+    assert {round(size / 1000) for size in sizes} == {kilobytes}
 
 
 def test_a_tenth_is_the_default_proxy() -> None:

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from landscape_data import Landscape, by_config, read_rows
+from landscape_data import by_config, read_rows, real_landscapes
 from landscapes import COLUMNS, RESULTS, design
 from programme import (
     DESIGN_SEED,
-    LANDSCAPES,
     N_CONFIGS,
     PEERS,
     PRESETS,
@@ -43,7 +42,7 @@ from loracle.text.files import write_atomically
 FOLDER = RESULTS / "real"
 REPLAY = RESULTS.parent / "results" / "real-replay.json"
 REAL_COLUMNS = (*COLUMNS, "tokens", "origin", "curve")
-METHODS = ("default", "numeric", "random", "tpe-3", "tpe", "gp_sampler-3", "botorch")
+METHODS = ("default", "numeric", "hand", "list", "random", "tpe-3", "tpe", "gp_sampler-3", "botorch")
 REPLAYS = 20  # seeds of a method
 
 Row = dict[str, Any]
@@ -153,26 +152,6 @@ def packed(folder: Path = FOLDER) -> dict[str, list[dict[str, str]]]:
     return {task: read_rows(task, folder) for task in stated["tasks"]}
 
 
-def landscape(task: str, rows: Sequence[Mapping[str, str]]) -> Landscape:
-    """The proxy's value of every config that was trained, whoever chose it; nothing is emulated."""
-    space = default_space()
-    found = by_config(space, [row for row in rows if float(row["fraction"]) < 1.0])
-    candidates = np.array(sorted(found), dtype=np.int64)
-    values = np.array([found[int(index)][0] for index in candidates])  # repeats give the same
-    return Landscape(
-        name=f"real:{task}",
-        family="gemma-3-270m",
-        source="rows",
-        space=space,
-        candidates=candidates,
-        noise_sd=0.0,
-        metric=rows[0]["metric"],
-        n_train=SIZES["train"],
-        baseline=None,
-        surface=lambda: values,
-    )
-
-
 def ranks(task: str, rows: Sequence[Mapping[str, str]]) -> Row | None:
     """How the proxy ranks the spread configs against all data; None where fewer than 4 have both."""
     space = default_space()
@@ -205,10 +184,7 @@ def ranks(task: str, rows: Sequence[Mapping[str, str]]) -> Row | None:
 def replay() -> list[Row]:
     """Searches on each packed table, each method started its own way; a row a search and checkpoint."""
     found = []
-    for task, rows in packed().items():
-        if task not in LANDSCAPES:
-            continue  # searches' trials alone
-        surface = landscape(task, rows)
+    for surface in real_landscapes():
         for method in METHODS:
             for seed in range(REPLAYS):
                 for row in search(surface, FACTORY, method, seed):

@@ -11,6 +11,7 @@ from pathlib import Path
 # Contents that say something in words beside a hash, and one that was not recorded from the beginning.
 PRECISION, READING = "precision of the base model", "device and precision of the prompts' model"
 MODEL_SETTINGS = "settings of the base model"
+PRIOR, PARAMETERS = "prior", "parameters of the base model"  # what the search knew before the first trial
 
 
 def file_hash(path: Path) -> str:

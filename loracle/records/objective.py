@@ -62,6 +62,7 @@ class Report:
         features: where the candidates' language features are, and what they are made of, as `run/reading.py`
             writes and reads it; None: they were not read here.
         pace: how fast trainings go; None: not known, as no trial need tell it, or trials have told already.
+        parameters: how many the base model has; None: not known.
     """
 
     has_final: bool = True
@@ -71,6 +72,7 @@ class Report:
     memory: Mapping[str, Any] | None = None
     features: Mapping[str, Any] | None = None
     pace: Pace | None = None
+    parameters: int | None = None
 
     @property
     def n_examples(self) -> int | None:

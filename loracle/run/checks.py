@@ -30,7 +30,7 @@ from loracle.run.search import check_values, search_space
 from loracle.run.search_notices import search_notices
 from loracle.search.presets import get_preset
 from loracle.text.escape import printable
-from loracle.text.quantities import show_bytes
+from loracle.text.quantities import show_bytes, show_count
 from loracle.training.memory.plan import allowed, describe
 from loracle.training.model.base_model import Base
 from loracle.training.model.probe_notices import patterns
@@ -140,9 +140,9 @@ def _model(base: Base, quantization: str | None) -> str:
     dtype = str(base.dtype).removeprefix("torch.")
     quantized = f", weights in {quantization}" if quantization else ""
     attention = getattr(base.model.config, "_attn_implementation", None)
-    return (
-        f"{base.name}: {_count(base.model.num_parameters())} parameters, {dtype}{quantized} on {base.device}"
-        + (f", attention {printable(attention)}" if attention else "")
+    count = show_count(base.model.num_parameters())
+    return f"{base.name}: {count} parameters, {dtype}{quantized} on {base.device}" + (
+        f", attention {printable(attention)}" if attention else ""
     )
 
 
@@ -234,10 +234,3 @@ def _output(config: RunConfig) -> Check:
     if not os.access(existing, os.W_OK):
         return Check("output", "bad", f"{existing} cannot be written; name another output")
     return Check("output", "ok", f"{folder}, {show_bytes(shutil.disk_usage(existing).free)} free")
-
-
-def _count(n: int) -> str:
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if n >= size:
-            return f"{n / size:.3g} {unit}"
-    return str(n)

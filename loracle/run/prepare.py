@@ -19,6 +19,7 @@ from loracle.run.identity import Identity, common_settings
 from loracle.run.past.candidates import read_past
 from loracle.run.search import Search, check_values, prior_contents, reads_in_worker, run_preset, search_space
 from loracle.run.search_notices import search_notices
+from loracle.run.storage.opening import begun_with
 from loracle.run.worker import PROGRAM, load_objective
 from loracle.training.memory.plan import MemoryModel
 
@@ -107,12 +108,14 @@ def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Searc
     space = search_space(config, report.n_examples)
     preset = run_preset(config)
     if not preset.reads:
+        known = begun_with(config.output, config.execution.storage)
+        contents = prior_contents(preset, known, report.parameters)
         return Search(
             space,
-            preset,
+            run_preset(config, contents),
             None,
             config.search.seed,
-            contents=prior_contents(preset),
+            contents=contents,
             metric=config.metric,
             objectives=config.objectives,
         )

@@ -12,7 +12,7 @@ from loracle.config.knobs import KNOBS, check_knobs
 from loracle.config.settings import RunConfig, build_space
 from loracle.config.training.plan import plan_training
 from loracle.errors import ConfigError
-from loracle.records.contents import file_hash
+from loracle.records.contents import PARAMETERS, PRIOR, file_hash
 from loracle.records.events import Believed
 from loracle.records.notices import Notice
 from loracle.records.space import SearchSpace, with_alpha
@@ -21,8 +21,15 @@ from loracle.records.trial import History, Trial
 from loracle.report.findings.score_scale import ScoreScale, of_training
 from loracle.report.objectives import weighed
 from loracle.search.observations import row_of, value_of
-from loracle.search.presets import EnsembleSettings, Preset, get_preset, with_standard
-from loracle.search.prior import SHIPPED
+from loracle.search.presets import (
+    EnsembleSettings,
+    Preset,
+    get_preset,
+    with_earlier_prior,
+    with_parameters,
+    with_standard,
+)
+from loracle.search.prior import EARLIER, SHIPPED
 from loracle.search.propose import Beliefs, propose, ranking
 from loracle.training.memory.plan import MemoryModel, allowed
 
@@ -181,8 +188,13 @@ def _check_processes(config: RunConfig) -> None:
         raise ConfigError(f"execution: {problem}")
 
 
-def run_preset(config: RunConfig) -> Preset:
+def run_preset(config: RunConfig, contents: Mapping[str, str] | None = None) -> Preset:
     """How configs are chosen, with what the user has named to begin with.
+
+    Args:
+        config: of the run.
+        contents: of the run: the size of its model, and whether it was begun with an earlier prior, with
+            which it then goes on as before.
 
     Raises:
         ConfigError: see `get_preset`.
@@ -191,7 +203,10 @@ def run_preset(config: RunConfig) -> Preset:
     preset = with_standard(preset, config.standard)
     if config.search.seed_configs is not None:
         preset = replace(preset, seed_configs=tuple(config.search.seed_configs))
-    return preset
+    contents = contents or {}
+    if contents.get(PRIOR) == file_hash(EARLIER):
+        return with_earlier_prior(preset)
+    return with_parameters(preset, float(contents.get(PARAMETERS, 0)) or None)
 
 
 def reads_in_worker(config: RunConfig) -> bool:
@@ -207,9 +222,18 @@ def reads_in_worker(config: RunConfig) -> bool:
     return config.execution.executor == "local" and not learnable
 
 
-def prior_contents(preset: Preset) -> dict[str, str]:
-    """What the search has learnt from, as part of what a run is made of."""
+def prior_contents(preset: Preset, known: Mapping[str, str], parameters: int | None) -> dict[str, str]:
+    """What the search knows before the first trial, as part of what a run is made of.
+
+    Args:
+        preset: how configs are chosen.
+        known: contents of the run, if it was begun before.
+        parameters: of the base model; None: not known.
+    """
     surrogate = preset.surrogate
-    if isinstance(surrogate, EnsembleSettings) and surrogate.informed > 0:
-        return {"prior": file_hash(surrogate.prior or SHIPPED)}
-    return {}
+    if not isinstance(surrogate, EnsembleSettings) or surrogate.informed <= 0:
+        return {}
+    if known.get(PRIOR) == (earlier := file_hash(EARLIER)):
+        return {PRIOR: earlier}
+    size = {} if parameters is None else {PARAMETERS: str(parameters)}
+    return {PRIOR: file_hash(surrogate.prior or SHIPPED), **size}

@@ -47,7 +47,16 @@ def _h(u: Floats) -> Floats:
     return np.asarray(np.exp(-0.5 * u**2 - _LOG_ROOT_2PI) + u * ndtr(u))
 
 
+def lower_bound(mean: Floats, sd: Floats, best: float) -> Floats:
+    """What a config is worth at least, as likely as not to be missed by half a deviation; shape (m,).
+
+    For the first trials: nothing shows yet whether the boldest guess is right.
+    """
+    return np.asarray(mean - 0.5 * sd)
+
+
 ACQUISITIONS = {
+    "lower_bound": lower_bound,
     "expected_improvement": expected_improvement,
     "log_expected_improvement": log_expected_improvement,
 }

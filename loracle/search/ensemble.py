@@ -1,6 +1,7 @@
 """The default surrogate: two Gaussian processes on numbers, weighted by how well each explains the trials.
 
-*Informed* starts from what other landscapes taught (`prior.py`): learned features, a mean, kernel scales.
+*Informed* starts from what other landscapes taught (`prior.py`): learned features, a mean, kernel scales, for
+a model of the user's size; where that is not known there is one for a small model and one for a large.
 *Fresh* has the same kernel without the learned features and the mean. Few trials show which of them fits:
 weights are posterior probabilities of the two, so a task unlike all others is met by a plain Gaussian process
 after about five trials, and nothing is lost.
@@ -30,6 +31,11 @@ _NOISE_FLOOR = 1e-3  # of outputs with variance 1: keeps the Cholesky factor exa
 _BLOCK = 2**16  # numbers in a block of covariances: a few of them are in a processor's cache at once
 _NEGLIGIBLE = 1e-12  # weight of a member that changes nothing but the last digits
 _ITERATIONS = 25
+
+_UNKNOWN = (
+    3e5,
+    3e9,
+)  # parameters of a small and of a large model: of the own landscapes, and of those of others
 
 # How far the parameters may move from their prior, in natural logarithms (the factor on the mean: as it is).
 _SPREAD = {"variances": 0.7, "noise": 0.7, "lengthscales": 0.5, "mean": 0.4}
@@ -99,7 +105,7 @@ class Member:
         if len(rows) == 0 and len(pending) == 0:
             return self._mean(at), np.full(len(at), np.exp(self.theta[:4]).sum())
         if len(pending):
-            expected = self._predict(rows, y, pending)[0] if len(rows) else self._mean(pending)
+            expected = self._predict(rows, y, pending)[0] if len(rows) else _centred(self._mean(pending))
             rows, y = np.concatenate([rows, pending]), np.concatenate([y, expected])
         return self._predict(rows, y, at)
 
@@ -137,6 +143,11 @@ class Member:
         return mean, np.maximum(variance, 1e-12)
 
 
+def _centred(expected: Floats) -> Floats:
+    """As transformed outputs are: of one score alone, whatever it is, 0."""
+    return np.asarray(expected - expected.mean())
+
+
 def _factor(observed: Inputs, y: Floats, theta: Floats) -> tuple[Floats, Floats]:
     """Cholesky factor of the observations' covariance, (n, n), and y less its expectation, (n,)."""
     matrix = covariance(observed, observed, theta)
@@ -151,8 +162,9 @@ class Ensemble:
     """A fitted ensemble. Made by `fit_ensemble`.
 
     Attributes:
-        members: the Gaussian processes, `informed` first.
-        weights: probability of each of them; (1,) without the informed one.
+        members: the Gaussian processes, the informed ones first.
+        weights: probability of each of them.
+        informed: probability of the informed ones together.
     """
 
     def __init__(
@@ -164,9 +176,14 @@ class Ensemble:
         self._rows = rows
         self._y = y
 
+    @property
+    def informed(self) -> float:
+        learned = [member.inputs.learned.shape[1] > 0 for member in self.members]
+        return float(self.weights[learned].sum())
+
     def belief(self, pending: Sequence[int] = (), at: Rows | None = None) -> Belief:
         """Mean and standard deviation of the mixture; see `belief.Surrogate`. A pending row counts as
-        observed at each member's own posterior mean.
+        observed at each member's own posterior mean; before any score they are centred, as scores are.
         """
         waiting = np.asarray(pending, dtype=np.int64)
         everything = len(self.members[0].inputs.mean)
@@ -235,11 +252,17 @@ def fit_ensemble(settings: EnsembleSettings, numbers: Floats, rows: Rows, y: Flo
         ModelError: the prior's file cannot be read.
     """
     prior = load_prior(settings.prior or SHIPPED)
-    inputs = _inputs(settings.prior or SHIPPED, numbers.shape[1], numbers.tobytes())
-    chances = [settings.informed, 1 - settings.informed]
-    makers = [_informed, _fresh]
-    members = [make(prior, inputs) for make, chance in zip(makers, chances, strict=True) if chance > 0]
-    log_weights = np.log([chance for chance in chances if chance > 0])
+    made: list[tuple[float, Member]] = []  # with its probability before any trial
+    if settings.informed > 0:
+        sizes = _UNKNOWN if settings.parameters is None else (settings.parameters,)
+        for parameters in sizes:
+            inputs = _inputs(settings.prior or SHIPPED, parameters, numbers.shape[1], numbers.tobytes())
+            made.append((settings.informed / len(sizes), _informed(prior, inputs)))
+    if settings.informed < 1:
+        inputs = _inputs(settings.prior or SHIPPED, None, numbers.shape[1], numbers.tobytes())
+        made.append((1 - settings.informed, _fresh(prior, inputs)))
+    chances, members = zip(*made, strict=True)
+    log_weights = np.log(chances)
     if len(rows):
         few = representatives(len(y), settings.fitted_on)
         with one_thread():
@@ -265,10 +288,10 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-@lru_cache(maxsize=2)
-def _inputs(prior: Path, k: int, numbers: bytes) -> Inputs:
+@lru_cache(maxsize=4)
+def _inputs(prior: Path, parameters: float | None, k: int, numbers: bytes) -> Inputs:
     """All candidates as the kernel sees them: the same in every fit of a run."""
-    return load_prior(prior).inputs(np.frombuffer(numbers).copy().reshape(-1, k))
+    return load_prior(prior).inputs(np.frombuffer(numbers).copy().reshape(-1, k), parameters)
 
 
 def _informed(prior: Prior, inputs: Inputs) -> Member:

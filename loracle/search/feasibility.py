@@ -21,10 +21,10 @@ from loracle.search.belief import Floats, Rows
 from loracle.search.ensemble import Ensemble, fit_ensemble
 from loracle.search.observations import Mask, rows_of
 from loracle.search.presets import EnsembleSettings
-from loracle.search.prior import describe
+from loracle.search.prior import EARLIER, describe
 
 # What other landscapes taught is of scores, and says nothing about what is forgotten.
-_SETTINGS = EnsembleSettings(informed=0.0)
+_SETTINGS = EnsembleSettings(informed=0.0, prior=EARLIER)
 
 
 @dataclass(frozen=True)

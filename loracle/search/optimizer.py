@@ -13,7 +13,7 @@ from loracle.errors import OutcomeError, SpaceError
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import History, Outcome, Trial
 from loracle.search.observations import row_of
-from loracle.search.presets import PRESETS, Preset, get_preset
+from loracle.search.presets import PRESETS, Preset, get_preset, with_parameters
 from loracle.search.propose import propose, recommend
 from loracle.text.escape import printable
 
@@ -36,10 +36,11 @@ class Optimizer:
         features: language features of the candidates, for presets that read prompts.
         seed: makes the search repeatable.
         history: all trials so far.
+        parameters: how many the base model has, such as 7e9; None: the first trials show how large it is.
 
     Raises:
         SpaceError: `space` is no search space, or the seed no whole number.
-        ConfigError: there is no such preset.
+        ConfigError: there is no such preset, or the number of parameters is no positive number.
     """
 
     space: SearchSpace
@@ -47,6 +48,7 @@ class Optimizer:
     features: Features | None = None
     seed: int = 0
     history: History = field(default_factory=History)
+    parameters: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.space, SearchSpace):
@@ -55,6 +57,7 @@ class Optimizer:
             )
         if isinstance(self.preset, str):
             self.preset = get_preset(self.preset)
+        self.preset = with_parameters(self.preset, self.parameters)
         if _whole(self.seed) is None:
             raise SpaceError(f"seed is a whole number; got {_shown(self.seed)}")
 

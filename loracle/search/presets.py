@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Literal
 from loracle.errors import ConfigError
 from loracle.records.space import Value
 from loracle.records.standard_settings import STANDARD
+from loracle.search.prior import EARLIER
 
 # Good practice to start from, one decade and a half apart in alpha x learning_rate: the usual settings, a
 # large step (fact 17: a higher alpha / rank often wins) and a small one (fact 19: 4e-3 is the low end).
@@ -28,6 +30,7 @@ class EnsembleSettings:
         informed: probability, before the first trial, that a task is like those the prior was fitted to; 0
             leaves `fresh` alone.
         prior: the file; None is the one that ships with the package.
+        parameters: how many the base model has; None: not known.
         output: transform of the observed values.
         caution: of beliefs. Parameters are fitted, not integrated over, and the config with the luckiest
             belief is chosen: without it, 80 % intervals held 68 % of the values that then came
@@ -38,6 +41,7 @@ class EnsembleSettings:
 
     informed: float = 0.8
     prior: Path | None = None
+    parameters: float | None = None
     output: str = "half_rank"
     caution: float = 1.3
     fitted_on: int = 150
@@ -84,6 +88,8 @@ class Preset:
         incumbent: the value to improve on: the best observed, or the best posterior mean of what was tried.
         recommend: the same choice for the config that is recommended at the end.
         seed_configs: tried first, mapped to the nearest candidates.
+        careful: the first so many trials go to what is likely good, and not to what may be best: until they
+            have told, the prior's boldest guess may as well be the worst config.
     """
 
     surrogate: SurrogateSettings | EnsembleSettings
@@ -91,6 +97,7 @@ class Preset:
     incumbent: Literal["observed", "posterior_mean"]
     recommend: Literal["observed", "posterior_mean"]
     seed_configs: tuple[dict[str, Value], ...] = ()
+    careful: int = 0
 
     @property
     def reads(self) -> bool:
@@ -113,9 +120,9 @@ def _careful(
 PRESETS: Mapping[str, Preset] = {
     # What other landscapes taught, weighed against a plain GP. The usual settings first: the comparison that
     # every user makes; the prior chooses the second config.
-    "default": _careful(EnsembleSettings(), GOOD_PRACTICE[:1]),
-    # The plain GP alone.
-    "numeric": _careful(EnsembleSettings(informed=0.0), GOOD_PRACTICE),
+    "default": replace(_careful(EnsembleSettings(), GOOD_PRACTICE[:1]), careful=3),
+    # The plain GP alone; of a prior it has the direction of a step's size, always of the same one.
+    "numeric": _careful(EnsembleSettings(informed=0.0, prior=EARLIER), GOOD_PRACTICE),
     # The published kernel on language beside one on numbers, with our transform, priors and seed configs.
     "language": _careful(
         SurrogateSettings(
@@ -149,6 +156,28 @@ def get_preset(name: str, *, language: bool = True) -> Preset:
     if PRESETS[name].reads and not language:
         raise ConfigError(f"the preset {name!r} reads prompts; name a language model, or use 'default'")
     return PRESETS[name]
+
+
+def with_parameters(preset: Preset, parameters: float | None) -> Preset:
+    """The same preset for a base model of so many parameters; one without a prior stays as it is.
+
+    Raises:
+        ConfigError: that is no positive number.
+    """
+    surrogate = preset.surrogate
+    if parameters is not None and not 0 < parameters < math.inf:
+        raise ConfigError(f"parameters is how many a base model has, such as 7e9; got {parameters!r}")
+    if parameters is None or not isinstance(surrogate, EnsembleSettings) or surrogate.informed <= 0:
+        return preset
+    return replace(preset, surrogate=replace(surrogate, parameters=float(parameters)))
+
+
+def with_earlier_prior(preset: Preset) -> Preset:
+    """The same preset as it was with the prior before this one, for runs that were begun with it."""
+    surrogate = preset.surrogate
+    if not isinstance(surrogate, EnsembleSettings) or surrogate.informed <= 0:
+        return preset
+    return replace(preset, surrogate=replace(surrogate, prior=EARLIER), careful=0)
 
 
 def with_standard(preset: Preset, standard: Mapping[str, Value] | None) -> Preset:

@@ -1,5 +1,7 @@
 """What measured searches teach before the first trial: a feature map, a mean, and the scales of a kernel.
 
+How large the base model is moves all of it along the learning rate: small models want larger steps.
+
 `benchmarks/pretrain.py` fits a prior to many landscapes by the marginal likelihood of small samples of them
 ("few-shot" deep kernel, Wistuba and Grabocka 2021, arXiv 2101.07667); a file of a few kilobytes ships with
 the package. The surrogate of `ensemble.py` conditions it on the user's trials.
@@ -10,6 +12,7 @@ Notation: n configs, k numbers that describe one, d learned features.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -24,10 +27,14 @@ from loracle.errors import ModelError
 from loracle.records.space import SearchSpace
 from loracle.search.kernel import Floats, Inputs
 
-SHIPPED = Path(__file__).parent / "priors" / "lora-v1.safetensors"
+SHIPPED = Path(__file__).parent / "priors" / "lora-v2.safetensors"
+EARLIER = Path(__file__).parent / "priors" / "lora-v1.safetensors"  # of runs that were begun with it
 NUMBERS = ("rank", "alpha / rank", "batch size", "learning rate", "dropout")
+RATE = NUMBERS.index("learning rate")
 WIDTH, FEATURES = 32, 6  # of the learned map
-# Tensors of a file.
+# Parameters of the smallest and the largest model that a prior was fitted to: beyond, nothing is known.
+SMALLEST, LARGEST = 1e5, 1e12
+# Tensors of a file. A prior without a shift knows nothing of the size of a model.
 SHAPES: Mapping[str, tuple[int, ...]] = {
     "hidden.0.weight": (WIDTH, len(NUMBERS)),
     "hidden.0.bias": (WIDTH,),
@@ -40,9 +47,15 @@ SHAPES: Mapping[str, tuple[int, ...]] = {
     "step": (len(NUMBERS),),
     "scales": (5,),
     "lengthscales": (len(NUMBERS),),
+    "shift": (1,),
 }
 
 _FAR = 8.0  # units: 1e-12 as a learning rate, say
+
+
+def size_of(parameters: float) -> float:
+    """How large a model of so many parameters is, in units of two decades; 0 at 32 million."""
+    return (math.log10(min(max(parameters, SMALLEST), LARGEST)) - 7.5) / 2
 
 
 def describe(space: SearchSpace) -> npt.NDArray[np.float64]:
@@ -89,10 +102,18 @@ class Prior:
     weights: Mapping[str, Floats]
     provenance: Mapping[str, Any]
 
-    def inputs(self, numbers: Floats) -> Inputs:
-        """Configs by their numbers, (n, k), as the kernel sees them."""
+    def inputs(self, numbers: Floats, parameters: float | None = None) -> Inputs:
+        """Configs by their numbers, (n, k), as the kernel sees them.
+
+        Args:
+            numbers: as `describe` gives them.
+            parameters: of the base model; None: as many as are 0 in `size_of`.
+        """
         known = numbers[:, : len(NUMBERS)]
-        hidden = np.tanh(self._linear("hidden.2", np.tanh(self._linear("hidden.0", known))))
+        moved = known.copy()
+        if parameters is not None:
+            moved[:, RATE] += self.weights["shift"] * size_of(parameters)
+        hidden = np.tanh(self._linear("hidden.2", np.tanh(self._linear("hidden.0", moved))))
         step = (known * self.weights["step"]).sum(axis=1, keepdims=True)
         return Inputs(self._linear("features", hidden), numbers, step, self._linear("mean", hidden)[:, 0])
 
@@ -117,9 +138,10 @@ def load_prior(path: Path = SHIPPED) -> Prior:
     try:
         with safe_open(str(path), framework="np") as file:
             names = set(file.keys())
-            if names != set(SHAPES):
+            if names | {"shift"} != set(SHAPES):
                 raise ValueError(f"its tensors are not those of a prior: {', '.join(sorted(names))[:200]}")
-            weights = {name: file.get_tensor(name).astype(np.float64) for name in SHAPES}
+            weights = {name: file.get_tensor(name).astype(np.float64) for name in names}
+            weights.setdefault("shift", np.zeros(1))
             provenance = json.loads((file.metadata() or {}).get("provenance", "{}"))
         for name, shape in SHAPES.items():
             if weights[name].shape != shape:

@@ -118,6 +118,10 @@ def ranking(
         mean = Beliefs.of(space, history, preset, features, seed).mean(rows[known])
         scores = list(zip(mean.tolist(), values, strict=True))
     slack = [min(0.0, trial.outcome.slack) if trial.outcome else 0.0 for trial in succeeded]
+    if min(values) == max(
+        values
+    ):  # nothing has shown which is better: what was tried first, the usual settings
+        scores = [(0.0, 0.0)] * len(values)
     order = sorted(range(len(succeeded)), key=lambda i: (-slack[i], -scores[i][0], -scores[i][1], i))
     return list(dict.fromkeys(succeeded[i].index for i in order))
 
@@ -200,7 +204,9 @@ class Beliefs:
         others = tried if len(tried) else np.arange(len(free))
         belief = self.surrogate.belief(pending, at=np.concatenate([open_rows, others]))
         mean, sd = belief.mean[: len(open_rows)], belief.sd[: len(open_rows)]
-        acquire = ACQUISITIONS[self.preset.acquisition]
+        careful = len(tried) < self.preset.careful
+        acquisition = "lower_bound" if careful else self.preset.acquisition
+        acquire = ACQUISITIONS[acquisition]
         if self.feasibility is not None:
             likely = self.feasibility.log_probability(pending, at=open_rows)
             keeps = self.feasibility.keeps(others)
@@ -210,7 +216,7 @@ class Beliefs:
             if self.preset.incumbent == "observed":
                 best = float(self.y[self.feasibility.keeps(self.observations.rows)].max())
             gain = acquire(mean, sd, best)
-            if not self.preset.acquisition.startswith("log_"):
+            if not careful and not acquisition.startswith("log_"):
                 gain = np.log(np.maximum(gain, np.finfo(float).tiny))
             return int(open_rows[np.argmax(gain + likely)])
         if self.preset.incumbent == "posterior_mean":
@@ -256,13 +262,13 @@ def seed_indices(space: SearchSpace, configs: Sequence[Mapping[str, Value]]) -> 
     """Candidates nearest to the preset's seed configs, in order, without repeats."""
     found: list[int] = []
     for config in configs:
-        index = space.nearest(_complete(space, config))
+        index = space.nearest(complete(space, config))
         if index not in found:
             found.append(index)
     return found
 
 
-def _complete(space: SearchSpace, config: Mapping[str, Value]) -> Config:
+def complete(space: SearchSpace, config: Mapping[str, Value]) -> Config:
     """`config` in the knobs and ranges of this space: middle values for what it lacks, the rest left out."""
     full = with_alpha(config)
     wanted = {knob.name: full.get(knob.name, knob.values[len(knob.values) // 2]) for knob in space.knobs}

@@ -25,6 +25,14 @@ def show_money(amount: float) -> str:
     return f"{amount:.2f}" if amount < 100 else f"{amount:,.0f}"
 
 
+def show_count(count: float) -> str:
+    """A number of parameters: 268M, 7B."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= 0.9995 * size:
+            return f"{count / size:.3g}{letter}"
+    return f"{count:.3g}"
+
+
 def show_bytes(amount: float) -> str:
     """Memory and room on disks: `0.60 GiB`, `79.2 GiB`."""
     gigabytes = amount / 2**30

@@ -151,6 +151,7 @@ class TrainingObjective:
             sizes=self.sizes,
             memory=self.memory.as_json(),
             pace=self.pace(),
+            parameters=self.base.model.num_parameters(),
         )
 
     def about_guards(self, *, keep: bool = True) -> Iterator[Notice]:

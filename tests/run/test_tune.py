@@ -21,16 +21,17 @@ from loracle.config.loading import load_config
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, SpaceError, StudyError
 from loracle.execution.executor import Done, InProcess, Job
+from loracle.loaded_run import load_run
 from loracle.records.events import Event, PhaseStarted, Step, TrialFinished
 from loracle.records.objective import TableObjective
 from loracle.records.space import Config, Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.run.folder import open_run
 from loracle.run.search import Search
-from loracle.run.storage.opening import open_study, read_history
+from loracle.run.storage.opening import begun_with, open_study, read_history
 from loracle.run.tune import run_search, tune
 from loracle.search import ensemble
-from loracle.search.presets import PRESETS
+from loracle.search.presets import PRESETS, EnsembleSettings
 
 SPACE = SearchSpace((Knob("rank", (1, 2, 4, 8), "log2"), Knob("learning_rate", (1e-4, 1e-3, 1e-2), "log10")))
 
@@ -383,3 +384,15 @@ def test_a_second_process_on_the_same_run_is_refused(run_config: Callable[..., P
         tune(load_config(path))
     first.kill()
     first.communicate()
+
+
+def test_a_run_knows_how_large_its_model_is_and_so_does_its_report(run_config: Callable[..., Path]) -> None:
+    """The search starts from what is good for a model of that size, and a report of the run as well."""
+    config = load_config(run_config(search={"trials": 1}))
+    tune(config)
+    told = begun_with(config.output, None)
+    model = LlamaForCausalLM.from_pretrained(config.model)
+    assert told["parameters of the base model"] == str(model.num_parameters())
+    surrogate = load_run(config.output).preset.surrogate
+    assert isinstance(surrogate, EnsembleSettings)
+    assert surrogate.parameters == model.num_parameters()

@@ -19,7 +19,7 @@ from loracle.language.features import FixedFeatures
 from loracle.records.space import Config, Knob, SearchSpace, default_space, paper_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.search.optimizer import Optimizer
-from loracle.search.presets import GOOD_PRACTICE, PRESETS, Preset, get_preset
+from loracle.search.presets import GOOD_PRACTICE, PRESETS, Preset, get_preset, with_parameters
 from loracle.search.propose import Beliefs, propose, ranking, recommend
 
 SPACE = SearchSpace(
@@ -486,3 +486,52 @@ def test_presets_are_data() -> None:
     assert (PAPER.acquisition, PAPER.incumbent, PAPER.recommend) == ("expected_improvement",) + (
         "observed",
     ) * 2
+
+
+def best_of(space: SearchSpace, preset: Preset, history: History) -> tuple[Config, float]:
+    """What is proposed, and alpha x learning rate, the size of its steps (fact 19)."""
+    (index,) = propose(space, history, preset)
+    config = space.config(index)
+    return config, float(config["alpha"]) * float(config["learning_rate"])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_the_second_and_third_trial_of_a_large_model_are_not_reckless(value: float) -> None:
+    """Typical of the best runs is .004 to .03; above .1 to .25 most degrade or diverge."""
+    space, preset = default_space(), with_parameters(PRESETS["default"], 7e9)
+    history = History()
+    for number in range(3):
+        config, size = best_of(space, preset, history)
+        assert 0.001 < size < 0.1
+        outcome = Outcome(value + number / 100)
+        history = History((*history.trials, Trial(number, space.index(config), outcome)))
+
+
+def test_nothing_reckless_where_the_size_of_the_model_is_not_known() -> None:
+    space, history = default_space(), History()
+    standard = propose(space, history, PRESETS["default"])[0]
+    history = History((Trial(0, standard, Outcome(0.5)),))
+    assert best_of(space, PRESETS["default"], history)[1] < 0.1
+
+
+def test_the_size_of_a_model_changes_what_is_tried() -> None:
+    space = default_space()
+    history = History((Trial(0, propose(space, History(), PRESETS["default"])[0], Outcome(0.5)),))
+    small, large = (best_of(space, with_parameters(PRESETS["default"], n), history)[1] for n in (1e5, 7e10))
+    assert small > 2 * large
+    numeric = PRESETS["numeric"]
+    assert with_parameters(numeric, 7e9) == numeric  # it has no prior that could know
+    with pytest.raises(ConfigError, match="parameters is how many"):
+        Optimizer(space, parameters=-1)
+
+
+def test_where_all_scores_are_equal_the_first_is_used() -> None:
+    """A metric that is stuck at 0 says nothing for alpha 4096."""
+    space = default_space()
+    optimizer = Optimizer(space, parameters=7e9)
+    for _ in range(5):
+        (index,) = optimizer.ask()
+        optimizer.tell(index, 0.0)
+    usual = space.config(optimizer.history.trials[0].index)
+    assert optimizer.recommend() == usual
+    assert [usual["rank"], usual["alpha"]] == [16, 32]

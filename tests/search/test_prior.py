@@ -13,7 +13,7 @@ from gpytorch.kernels import MaternKernel
 from loracle.errors import ModelError
 from loracle.records.space import Knob, SearchSpace, paper_space
 from loracle.search.kernel import N_SCALES, Inputs, covariance, gradient
-from loracle.search.prior import NUMBERS, SHIPPED, describe, load_prior
+from loracle.search.prior import EARLIER, NUMBERS, SHIPPED, describe, load_prior, size_of
 
 
 def test_numbers_mean_the_same_in_every_space() -> None:
@@ -91,6 +91,28 @@ def test_the_shipped_prior_knows_that_extremes_fail() -> None:
     assert values[0] > values[2] + 0.5
 
 
+def test_a_larger_model_moves_the_prior_to_lower_rates_and_nothing_else() -> None:
+    space = paper_space()
+    numbers = describe(space)
+    rates = space.values(space.candidates)["learning_rate"]
+
+    def best_rate(parameters: float) -> float:
+        mean = load_prior().inputs(numbers, parameters).mean
+        return float(np.exp(np.log(rates[np.argsort(-mean)[:50]]).mean()))
+
+    small, middle, large = map(best_rate, (1e5, 3e8, 7e10))
+    assert small > middle > large
+    known, unknown = load_prior().inputs(numbers, 7e9), load_prior().inputs(numbers)
+    np.testing.assert_array_equal(known.numbers, unknown.numbers)
+    np.testing.assert_array_equal(known.step, unknown.step)
+    assert [size_of(1), size_of(1e15)] == [size_of(1e5), size_of(1e12)]  # no further than it has seen
+
+
+def test_an_earlier_prior_is_read_and_knows_no_size() -> None:
+    earlier, numbers = load_prior(EARLIER), describe(paper_space())[:50]
+    np.testing.assert_array_equal(earlier.inputs(numbers, 7e9).mean, earlier.inputs(numbers).mean)
+
+
 @pytest.mark.parametrize("content", [b"", b"not safetensors at all", None])
 def test_a_damaged_prior_is_one_clear_line(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "prior.safetensors"
@@ -112,7 +134,8 @@ def test_saving_and_loading_gives_the_same_prior(tmp_path: Path) -> None:
     again = load_prior(tmp_path / "p.safetensors")
     assert again.provenance == {"made by": "a test"}
     numbers = torch.randn(4, len(NUMBERS)).double()
-    theirs, ours = prior.double().inputs(numbers), again.inputs(numbers.numpy())
+    size = torch.tensor(size_of(7e9), dtype=torch.float64)
+    theirs, ours = prior.double().inputs(numbers, size), again.inputs(numbers.numpy(), 7e9)
     for name in ("learned", "numbers", "step", "mean"):
         expected = getattr(theirs, name).detach().numpy()
         np.testing.assert_allclose(getattr(ours, name), expected, rtol=0, atol=1e-12)

@@ -22,9 +22,14 @@ from places import TESTS
 from loracle.language.features import FixedFeatures
 from loracle.records.space import Config, Knob, SearchSpace, default_space, paper_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
-from loracle.search.presets import PRESETS
+from loracle.search.presets import PRESETS, with_earlier_prior, with_parameters
 from loracle.search.propose import Beliefs, propose, ranking
 
+CHOSEN = {
+    **PRESETS,
+    "large": with_parameters(PRESETS["default"], 7e9),
+    "earlier": with_earlier_prior(PRESETS["default"]),
+}
 RECORDED = TESTS / "recorded" / "proposals.json"
 CHECKED = (0, 1, 2, 4, 9, 20, 40, 59)  # trials before the proposals that are met again
 
@@ -57,9 +62,13 @@ OTHER = SearchSpace(
     constraints=("rank * learning_rate < 0.5",),
 )
 SEARCHES = {
-    "default": Search("default", default_space()),
-    "default, published space": Search("default", paper_space(), trials=21),
-    "default, other knobs": Search("default", OTHER),
+    "default": Search("default", default_space(), trials=21),
+    "default, 7 billion parameters": Search("large", default_space()),
+    "default, other knobs": Search("large", OTHER, trials=21),
+    # As runs go on that were begun before the prior knew of a model's size.
+    "earlier prior": Search("earlier", default_space()),
+    "earlier prior, published space": Search("earlier", paper_space(), trials=21),
+    "earlier prior, other knobs": Search("earlier", OTHER),
     "numeric": Search("numeric", default_space()),
     "numeric, other knobs": Search("numeric", OTHER, noise=0.2),
     "language": Search("language", OTHER, trials=21, reads=True),
@@ -94,7 +103,7 @@ def history(search: Search, indices: list[int], running: int = 0) -> History:
 
 def step(search: Search, past: History) -> dict[str, Any]:
     """What is proposed now, and some beliefs."""
-    preset, features = PRESETS[search.preset], search.features
+    preset, features = CHOSEN[search.preset], search.features
     chosen = propose(search.space, past, preset, features=features, n=2, seed=1)
     found: dict[str, Any] = {"proposed": chosen}
     if past.succeeded:
@@ -112,7 +121,7 @@ def record(search: Search) -> dict[str, Any]:
     indices: list[int] = []
     for _ in range(search.trials):
         past = history(search, indices)
-        preset = PRESETS[search.preset]
+        preset = CHOSEN[search.preset]
         indices += propose(search.space, past, preset, features=search.features, seed=1)
     steps = {n: step(search, history(search, indices[:n])) for n in CHECKED if n < search.trials}
     running = step(search, history(search, indices[:13], running=3))

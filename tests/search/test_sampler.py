@@ -496,3 +496,22 @@ def test_hooks_are_passed_on_to_the_independent_sampler() -> None:
     study.optimize(objective, n_trials=1)
     study.sampler.reseed_rng()
     assert calls == ["before", "after", "reseed"]
+
+
+def test_the_sampler_knows_how_large_a_model_is() -> None:
+    """Without a space of its own: ranges and usual names are enough."""
+
+    def step(parameters: float) -> float:
+        study = optuna.create_study(
+            direction="maximize", sampler=LoracleSampler(parameters=parameters, seed=0)
+        )
+        for _ in range(2):
+            trial = study.ask()
+            rate = trial.suggest_float("lr", 1e-6, 1e-2, log=True)
+            alpha = trial.suggest_int("lora_alpha", 4, 512, log=True)
+            study.tell(trial, 0.5)
+        return rate * alpha
+
+    assert step(1e5) > 3 * step(7e10)
+    with pytest.raises(ConfigError, match="parameters is how many"):
+        LoracleSampler(parameters=0)

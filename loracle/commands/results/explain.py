@@ -20,12 +20,11 @@ def explain(
     from loracle.records.codec import to_plain
     from loracle.report.explanation.reasons import Reasons
     from loracle.report.explanation.sentences import sentences
-    from loracle.run.search import run_preset
 
     loaded = load_run(run)
     comparison = None if loaded.finished is None else loaded.finished.comparison
     numbers = () if trial is None else (trial,)
-    reasons = Reasons(loaded.config, loaded.space, run_preset(loaded.config))
+    reasons = Reasons(loaded.config, loaded.space, loaded.preset)
     found = reasons.explain(loaded.history, numbers, comparison)
     if as_json:
         content = {"run": str(loaded.config.output), **to_plain(found), "sentences": list(sentences(found))}

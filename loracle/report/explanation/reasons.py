@@ -174,7 +174,7 @@ class Reasons:
         mean = prior_alone(settings, describe(self.space)).belief().mean
         share = float((mean > mean[row_of(self.space, index)]).mean())
         assert isinstance(beliefs.surrogate, Ensemble)
-        return PriorWord(share, float(beliefs.surrogate.weights[0]))
+        return PriorWord(share, beliefs.surrogate.informed)
 
     # -- all of them ----------------------------------------------------------------------------------
 

@@ -165,7 +165,7 @@ class Understanding:
                 for trial, rank, score in zip(kept, ranks, scores, strict=True)
             ),
             _spearman(expected, np.array([-np.inf if value is None else value for value in values])),
-            float(self.ensemble.weights[0]) if len(self.ensemble.weights) > 1 else 1.0,
+            self.ensemble.informed,
             self.settings.informed,
             self._config(int(looked[np.argmax(mean)])),
             self._config(self._best(looked, now)),

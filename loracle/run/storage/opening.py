@@ -158,6 +158,16 @@ def read_contents(folder: Path, storage: str | None = None) -> dict[str, str]:
     return {} if study is None else dict(opened.ask(lambda: study.user_attrs).get(_CONTENTS_KEY, {}))
 
 
+def begun_with(folder: Path, storage: str | None) -> dict[str, str]:
+    """What a run was made of when it began, as `read_contents`; nothing where there is none."""
+    if storage is None and not (folder / "journal.log").exists():
+        return {}
+    try:
+        return read_contents(folder, storage)
+    except NoRunError:
+        return {}
+
+
 def _open_to_read(folder: Path, space: SearchSpace, storage: str | None) -> Study | None:
     """What is there now; None: a run whose first record is being written."""
     opened = open_to_read(folder, storage)

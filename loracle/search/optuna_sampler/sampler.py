@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 from loracle.config.spellings import SPELLINGS, meant_by
 from loracle.errors import SpaceError
 from loracle.records.space import Config, SearchSpace, Value, with_alpha
+from loracle.search.belief import Floats
 from loracle.search.observations import Mask
 from loracle.search.optuna_sampler import suggestions
 from loracle.search.optuna_sampler.history import history_at, says_nothing, trials_of
@@ -40,7 +42,7 @@ from loracle.search.optuna_sampler.parameters import (
 )
 from loracle.search.optuna_sampler.question import Question, Scene, question_of, scene_of
 from loracle.search.optuna_sampler.ranges import USUAL
-from loracle.search.presets import Preset, get_preset
+from loracle.search.presets import Preset, get_preset, with_parameters
 from loracle.search.propose import propose, recommend, seed_indices
 from loracle.text.escape import printable
 
@@ -73,6 +75,8 @@ class LoracleSampler(BaseSampler):
     Args:
         space: the candidates; None: what the objective asks for.
         preset: a preset's name or a `Preset`.
+        parameters: how many the base model has, such as 7e9: small models want larger steps. None: the first
+            trials show which it is.
         features: language features of the candidates (`loracle.build_features`), for presets that read
             prompts; they need a space, and then parameters that it lacks go to the independent sampler.
         seed: makes the search repeatable; None draws one.
@@ -86,7 +90,8 @@ class LoracleSampler(BaseSampler):
         study.optimize(objective, n_trials=30)
 
     Raises:
-        ConfigError: there is no such preset, or it reads prompts and there are no features.
+        ConfigError: there is no such preset, it reads prompts and there are no features, or the number of
+            parameters is no positive number.
         SpaceError: features without a space.
     """
 
@@ -95,6 +100,7 @@ class LoracleSampler(BaseSampler):
         space: SearchSpace | None = None,
         *,
         preset: str | Preset = "default",
+        parameters: float | None = None,
         features: Features | None = None,
         seed: int | None = None,
         independent_sampler: BaseSampler | None = None,
@@ -110,7 +116,7 @@ class LoracleSampler(BaseSampler):
         if features is not None and space is None:
             raise SpaceError("features are of a space's candidates: name the space, too")
         self._space = space
-        self._preset = preset
+        self._preset = with_parameters(preset, parameters)
         self._features = features
         self._seed = secrets.randbits(31) if seed is None else seed
         self._searches_own = independent_sampler is None and features is None
@@ -277,23 +283,20 @@ class LoracleSampler(BaseSampler):
         question = question_of(scene, {knob: (distribution,)}, scene.numbers(_fixed_by_others(study, trial)))
         asked, mine, left = question.asked, question.searched, question.left
         self._few_left = not asked.names or int(left.sum()) <= _FEW
+        column = suggestions.columns(space)[knob]
         if not asked.names:
-            left = _apart(left, question, knob)
+            left = _apart(left, column, [*question.rows.values()])
         seeds = [space.config(index) for index in seed_indices(space, self._preset.seed_configs)]
         rows = [suggestions.nearest_row(space, seed, mine) for seed in seeds]
         preset = replace(
             self._preset, seed_configs=tuple(space.config(int(space.candidates[row])) for row in rows)
         )
-        chosen = propose(
-            space,
-            history_at(study, space, asked, question.rows, self._seed),
-            preset,
-            features=self._features,
-            n=place + 1,
-            seed=self._seed,
-            allowed=left,
-            strict=False,
-        )
+        history = history_at(study, space, asked, question.rows, self._seed)
+        ask = partial(propose, space, history, preset, features=self._features, seed=self._seed, strict=False)
+        chosen = ask(n=place + 1 if asked.names else 1, allowed=left)
+        for _ in range(0 if asked.names else place):  # all that tells trials apart is this knob
+            left = _apart(left, column, np.searchsorted(space.candidates, chosen).tolist())
+            chosen = ask(n=1, allowed=left)
         if chosen:
             return int(np.searchsorted(space.candidates, chosen[-1]))
         if trial.system_attrs.get("fixed_params"):  # enqueued, and tried before: a repetition is wanted
@@ -398,14 +401,13 @@ def _config_at(space: SearchSpace, row: int) -> Config:
     return with_alpha(space.config(int(space.candidates[row])))
 
 
-def _apart(left: Mask, question: Question, knob: str) -> Mask:
-    """Which of the candidates that are left differ from all trials in the first knob that is asked for.
+def _apart(left: Mask, column: Floats, rows: Sequence[int]) -> Mask:
+    """Which of the candidates that are left differ from some in the first knob that is asked for.
 
     Until a trial has finished, the other knobs may not be asked for at all, and then trials that differ
     in them only would be the same.
     """
-    column = suggestions.columns(question.scene.space)[knob]
-    apart = left & ~np.isin(column, column[list(question.rows.values())])
+    apart = left & ~np.isin(column, column[list(rows)])
     return apart if apart.any() else left
 
 

@@ -74,10 +74,13 @@ def test_the_best_of_many_scores_is_said_to_be_partly_luck(explained: Explanatio
 
 def test_what_was_expected_is_an_interval_that_mostly_holds_what_came(explained: Explanation) -> None:
     expected = [(one.expected, one.score) for one in explained.proposals if one.expected]
-    assert len(expected) == 9  # before there were three scores, nothing said what a difference is worth
+    scores = [one.score for one in explained.proposals]
+    known = [len(set(scores[:n])) for n in range(len(scores))]
+    # Before there were three different scores, nothing said what a difference is worth.
+    assert len(expected) == sum(n >= 3 for n in known) >= 7
     assert all(e.low <= e.score <= e.high for e, _ in expected)
     assert all(0 <= e.chance <= 1 and e.gain >= 0 and e.keeps is None for e, _ in expected)
-    assert sum(e.holds(score or 0, less_is_better=True) for e, score in expected) >= 7
+    assert sum(e.holds(score or 0, less_is_better=True) for e, score in expected) >= len(expected) - 2
     late = explained.proposals[-1].expected
     assert late is not None
     assert late.best == pytest.approx(1.0, abs=0.3)  # what the best known config really has
@@ -108,7 +111,9 @@ def test_the_second_trial_is_what_the_prior_likes(explained: Explanation) -> Non
 def test_conclusions_say_which_knobs_matter_and_the_next_experiment_is_the_next_proposal(
     explained: Explanation, history: History
 ) -> None:
-    knobs = {one.name: one for one in explained.conclusions if one.about == "knob"}
+    drawn = np.random.default_rng(0).choice(SPACE.candidates, 24, replace=False)
+    spread = History(tuple(Trial(i, int(k), Outcome(-loss(int(k)))) for i, k in enumerate(drawn)))
+    knobs = {one.name: one for one in REASONS.explain(spread).conclusions if one.about == "knob"}
     assert knobs["learning_rate"].safe
     assert not knobs["dropout"].safe
     assert all(one.safe == (one.low > 0 or one.high < 0) for one in explained.conclusions)
@@ -149,18 +154,17 @@ def test_odd_runs_have_explanations() -> None:
 
 def test_guards_are_a_part_of_the_expectation() -> None:
     reading = GuardReading("loss", -1.0, -1.0, 0.0, -0.01, 0.01, 0.02, 50)
-    history = searched(4)
+    history = searched(6)
     watched = History(
         tuple(
             replace(t, outcome=replace(t.outcome, guards={"a": reading})) for t in history.trials if t.outcome
         )
     )
-    (one,) = REASONS.explain(watched, (3,)).proposals
+    (one,) = REASONS.explain(watched, (5,)).proposals
     assert one.expected is not None
     assert one.expected.keeps is not None
-    assert f"one of {100 * one.expected.keeps:.0f} % to keep what must not be lost" in " ".join(
-        proposal_lines(one, "loss")
-    )
+    said = f"one of {show_share(one.expected.keeps)} to keep what must not be lost"
+    assert said in " ".join(proposal_lines(one, "loss"))
 
 
 def test_conclusions_and_the_next_experiment_say_what_guards_are_lost_or_kept() -> None:
