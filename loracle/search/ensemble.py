@@ -32,10 +32,8 @@ _BLOCK = 2**16  # numbers in a block of covariances: a few of them are in a proc
 _NEGLIGIBLE = 1e-12  # weight of a member that changes nothing but the last digits
 _ITERATIONS = 25
 
-_UNKNOWN = (
-    3e5,
-    3e9,
-)  # parameters of a small and of a large model: of the own landscapes, and of those of others
+# Parameters of a small and of a large model, where nobody says: as in our own landscapes and in others'.
+_UNKNOWN = (3e5, 3e9)
 
 # How far the parameters may move from their prior, in natural logarithms (the factor on the mean: as it is).
 _SPREAD = {"variances": 0.7, "noise": 0.7, "lengthscales": 0.5, "mean": 0.4}

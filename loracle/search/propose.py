@@ -102,8 +102,9 @@ def ranking(
     """Indices of the configs that were trained successfully, the one to use first.
 
     By posterior mean, the best raw value is not trusted blindly: of many noisy scores the largest is partly
-    luck. Ties go to the better observed value, then to the earlier trial. Where something must not be lost,
-    configs that keep it come first, and behind them those that break it, the least first.
+    luck. Ties go to the better observed value, then to the earlier trial; where all values are equal, the
+    first trial leads. Where something must not be lost, configs that keep it come first, and behind them
+    those that break it, the least first.
 
     Raises:
         SpaceError: no trial has succeeded.
@@ -118,10 +119,10 @@ def ranking(
         mean = Beliefs.of(space, history, preset, features, seed).mean(rows[known])
         scores = list(zip(mean.tolist(), values, strict=True))
     slack = [min(0.0, trial.outcome.slack) if trial.outcome else 0.0 for trial in succeeded]
-    if min(values) == max(
-        values
-    ):  # nothing has shown which is better: what was tried first, the usual settings
-        scores = [(0.0, 0.0)] * len(values)
+    if min(values) == max(values):
+        scores = [(0.0, 0.0)] * len(
+            values
+        )  # nothing has shown which is better: the first, the usual settings
     order = sorted(range(len(succeeded)), key=lambda i: (-slack[i], -scores[i][0], -scores[i][1], i))
     return list(dict.fromkeys(succeeded[i].index for i in order))
 

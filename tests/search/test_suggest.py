@@ -83,8 +83,9 @@ def test_what_is_no_model_or_no_number_is_refused(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(ModelError, match="config"):
             loracle.suggest(tmp_path)
-    with pytest.raises(ConfigError, match="needs a model's folder"):
-        loracle.suggest()
+    for given in ({}, {"model": tmp_path, "parameters": 7e9}):
+        with pytest.raises(ConfigError, match="a model's folder or how many parameters"):
+            loracle.suggest(**given)  # type: ignore[arg-type]
     for wrong in ({"parameters": -1}, {"parameters": math.nan}, {"parameters": 1e9, "examples": 0}):
         with pytest.raises(ConfigError, match="is a positive number"):
             loracle.suggest(**wrong)  # type: ignore[arg-type]

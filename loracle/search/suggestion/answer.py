@@ -90,14 +90,15 @@ def suggest(
         space: what to choose from; None: the default space.
 
     Raises:
-        ConfigError: neither a model nor a number of parameters, or numbers that are none.
+        ConfigError: neither a model nor a number of parameters, or both, or numbers that are none.
         ModelError: the model's folder does not say how large it is.
     """
     space = space or default_space()
-    if parameters is None:
-        if model is None:
-            raise ConfigError("suggest needs a model's folder, or how many parameters it has")
+    if (model is None) == (parameters is None):
+        raise ConfigError("suggest takes a model's folder or how many parameters it has (--parameters 7e9)")
+    if model is not None:
         parameters = parameters_of(Path(model).expanduser())
+    assert parameters is not None
     for name, given in (("parameters", parameters), ("examples", examples), ("epochs", epochs)):
         if given is not None and not 0 < given < math.inf:
             raise ConfigError(f"{name} is a positive number; got {given!r}")
