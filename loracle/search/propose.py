@@ -119,10 +119,8 @@ def ranking(
         mean = Beliefs.of(space, history, preset, features, seed).mean(rows[known])
         scores = list(zip(mean.tolist(), values, strict=True))
     slack = [min(0.0, trial.outcome.slack) if trial.outcome else 0.0 for trial in succeeded]
-    if min(values) == max(values):
-        scores = [(0.0, 0.0)] * len(
-            values
-        )  # nothing has shown which is better: the first, the usual settings
+    if min(values) == max(values):  # nothing has shown which is better
+        scores = [(0.0, 0.0)] * len(values)
     order = sorted(range(len(succeeded)), key=lambda i: (-slack[i], -scores[i][0], -scores[i][1], i))
     return list(dict.fromkeys(succeeded[i].index for i in order))
 
