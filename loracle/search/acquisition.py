@@ -56,7 +56,6 @@ def lower_bound(mean: Floats, sd: Floats, best: float) -> Floats:
 
 
 ACQUISITIONS = {
-    "lower_bound": lower_bound,
     "expected_improvement": expected_improvement,
     "log_expected_improvement": log_expected_improvement,
 }

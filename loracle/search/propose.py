@@ -194,7 +194,7 @@ class Beliefs:
 
         Where something must not be lost, only what keeps it is improved on; see `feasibility.py`.
         """
-        from loracle.search.acquisition import ACQUISITIONS
+        from loracle.search.acquisition import ACQUISITIONS, lower_bound
 
         assert self.surrogate is not None
         tried = np.concatenate([self.observations.rows, np.asarray(pending, dtype=np.int64)])
@@ -204,8 +204,7 @@ class Beliefs:
         belief = self.surrogate.belief(pending, at=np.concatenate([open_rows, others]))
         mean, sd = belief.mean[: len(open_rows)], belief.sd[: len(open_rows)]
         careful = len(tried) < self.preset.careful
-        acquisition = "lower_bound" if careful else self.preset.acquisition
-        acquire = ACQUISITIONS[acquisition]
+        acquire = lower_bound if careful else ACQUISITIONS[self.preset.acquisition]
         if self.feasibility is not None:
             likely = self.feasibility.log_probability(pending, at=open_rows)
             keeps = self.feasibility.keeps(others)
@@ -215,7 +214,7 @@ class Beliefs:
             if self.preset.incumbent == "observed":
                 best = float(self.y[self.feasibility.keeps(self.observations.rows)].max())
             gain = acquire(mean, sd, best)
-            if not careful and not acquisition.startswith("log_"):
+            if not careful and not self.preset.acquisition.startswith("log_"):
                 gain = np.log(np.maximum(gain, np.finfo(float).tiny))
             return int(open_rows[np.argmax(gain + likely)])
         if self.preset.incumbent == "posterior_mean":

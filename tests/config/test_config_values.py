@@ -54,6 +54,8 @@ def with_value(name: str, value: str) -> str:
     for part in path:
         inner = inner.setdefault(part, {})
     inner[last] = "VALUE"
+    if name == "search.past.fixed":
+        content["search"]["past"] = [{"path": "runs.csv", "fixed": {"rank": "VALUE"}}]
     if name.startswith("objective"):
         content["objective"] |= {"function": "a:b", "direction": "maximize"}
     if path[:1] == ["guard"]:
@@ -77,7 +79,7 @@ def test_all_numbers_are_found() -> None:
 
 @pytest.mark.parametrize("name", sorted(numbers()))
 def test_no_number_is_infinite_a_truth_or_beyond_all_bounds(name: str) -> None:
-    key = name.replace(".", r"\.")
+    key = name.replace("past.", "past.0.").replace(".", r"\.")
     for value in (".inf", "-.inf", ".nan", "true", "1e999"):
         if name in ("standard", "search.seed_configs"):
             config = "rank: 8, alpha: 16, dropout: 0.1, batch_size: 8"

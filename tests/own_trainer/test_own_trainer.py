@@ -527,7 +527,7 @@ def test_a_search_survives_each_failure_of_its_command(said: Callable[..., str],
     path = example(
         tmp_path,
         "1:crash,2:memory,3:nan,4:hang,5:segfault,6:kill,7:once-crash,8:once-kill",
-        objective={"time_limit": 3},
+        objective={"time_limit": 8},
         search={"trials": 12},
     )
     doctor = said("doctor", path)
@@ -560,8 +560,9 @@ def test_a_search_survives_each_failure_of_its_command(said: Callable[..., str],
     assert (final["phase"], final["fraction"]) == ("final", 1.0)
     report = (config.output / "report.md").read_text()
     assert "| cost |" in report
-    for said_of in ("1 out of memory. Trial 2: ", "1 diverged. Trial 3: ", "1 timeout. Trial 4: "):
+    for said_of in ("1 out of memory. Trial 2: ", "1 timeout. Trial 4: "):
         assert f"- Failed trials: {said_of}" in report
+    assert re.search(r"- Failed trials: \d+ diverged\. Trial 3: ", report)  # what two workers try varies
     assert "- Failed trials: 2 crashed. Trial 1: the command ended with exit code" in report
     assert "- Failed trials: 1 lost. Trial 6: the command was killed" in report
     best = yaml.safe_load((config.output / "best.yaml").read_text())
@@ -588,7 +589,7 @@ def test_ctrl_c_ends_the_command_and_the_same_line_continues(
     assert left_over(tmp_path / "run") == []
     output = said("tune", path)
     assert "cost" in output
-    assert "standard" not in output
+    assert "no standard settings to compare it with" in output
     config, space = open_run(path)
     trials = read_history(config.output, space).trials
     assert trials[2].interrupted

@@ -6,6 +6,7 @@ apt-get install chromium
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from places import ROOT
+from processes import PATIENCE
 from reported_runs import history_of, made
 
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
@@ -69,9 +71,16 @@ class Seen:
         for y in range(0, height, 500):
             self.page.evaluate(f"scrollTo({{top: {y}, behavior: 'instant'}})")
             self.page.wait_for_timeout(30)
-        self.page.wait_for_function(
+        self.wait_for(
             "[...document.querySelectorAll('.chart')].every((one) => one.querySelector('.main-svg'))"
         )
+
+    def wait_for(self, condition: str) -> None:
+        """Until it is so. Playwright's own `wait_for_function` evaluates text, which the page forbids."""
+        end = time.monotonic() + PATIENCE
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < end, condition
+            self.page.wait_for_timeout(50)
 
 
 def opened(browser: Any, path: Path, width: int, scheme: str, dark_button: bool = False) -> Seen:
@@ -216,7 +225,7 @@ def test_a_recipe_is_copied_or_selected(browser: Any, tmp_path: Path) -> None:
     seen = opened(browser, tmp_path / "report.html", 1440, "light")
     button = seen.page.locator("#recipe .copy").first
     button.click()
-    seen.page.wait_for_function("document.querySelector('#recipe .copy').textContent !== 'Copy'")
+    seen.wait_for("document.querySelector('#recipe .copy').textContent !== 'Copy'")
     assert button.inner_text() in ("Copied", "Selected")
     assert seen.page.inner_text("#recipe-0").strip() == "lora: {r: 8}  # <b>"
 

@@ -74,7 +74,7 @@ def test_what_it_gives_an_item_has_an_interval_and_a_name(
     assert set(item["scores"]) == {edits, "exact_match"}
     report = (tmp_path / "run/report.md").read_text()
     assert "a test per item of 0." in report
-    assert "| test edits |" in report
+    assert "| test edits (less is better) |" in report
 
 
 def test_one_number_in_all_is_compared_without_an_interval_and_says_so(
