@@ -11,6 +11,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from loracle.errors import SpaceError
+from loracle.search.optuna_sampler.history import say_diverged
 from loracle.search.optuna_sampler.sampler import LoracleSampler
 
 try:
@@ -61,12 +62,14 @@ class LoracleSearch(OptunaSearch):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Keeps what a trial gave. One without a finite value has failed: the search learns from that."""
+        """Keeps what a trial gave. One without a finite value has diverged: the search learns of it."""
         names = self.metric if isinstance(self.metric, list) else [self.metric]
         values = [result.get(name) if result else None for name in names]
         if trial_id in self._ot_trials and any(v is not None and not math.isfinite(v) for v in values):
             assert self._ot_study is not None  # it has made this trial
-            self._ot_study.tell(self._ot_trials[trial_id], state=TrialState.FAIL)
+            trial = self._ot_trials[trial_id]
+            say_diverged(trial._trial_id, self._ot_study)
+            self._ot_study.tell(trial, state=TrialState.FAIL)
             self._completed_trials.add(trial_id)
         else:
             super().on_trial_complete(trial_id, result, error)

@@ -39,13 +39,14 @@ def test_configs_are_suggested_in_the_users_own_shape() -> None:
     assert search._ot_study.best_value < 0.3
 
 
-def test_a_loss_that_is_no_number_is_a_failure() -> None:
+def test_a_loss_that_is_no_number_has_diverged() -> None:
     search = begin(SPACE)
     search.suggest("a")
     tell(search, "a", math.nan)
     search.suggest("b")
     tell(search, "b", 0.5)
     assert [trial.state for trial in search._ot_study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert search._ot_study.trials[0].user_attrs == {"loracle:failure": "diverged"}
 
 
 def test_the_run_ends_once_everything_has_been_tried() -> None:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -29,7 +30,7 @@ from loracle import LoracleSampler
 from loracle.errors import ConfigError, SpaceError
 from loracle.language.features import FixedFeatures
 from loracle.records.space import Config, Knob, SearchSpace
-from loracle.records.trial import FAILURE_KEY, FailureKind
+from loracle.records.trial import FAILURE_KEY, FailureKind, History
 from loracle.search.optuna_sampler.history import history_of
 from loracle.search.presets import PRESETS
 from loracle.search.propose import propose
@@ -246,25 +247,76 @@ def test_a_preset_that_reads_prompts_needs_features() -> None:
 # -- failures -----------------------------------------------------------------------------------------
 
 
-def test_failed_trials_are_learnt_from() -> None:
-    def fragile(trial: optuna.Trial) -> float:
+def kinds_of(study: Study) -> list[FailureKind | None]:
+    failures = [trial.outcome.failure for trial in history_of(study, SPACE).trials if trial.outcome]
+    return [failure.kind if failure else None for failure in failures]
+
+
+@pytest.mark.parametrize("told", [math.nan, torch.tensor(math.nan), "nan", -math.inf])
+def test_a_value_that_is_no_number_has_diverged(told: Any, tmp_path: Path) -> None:
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal.log")))
+    study = optuna.create_study(storage=storage, study_name="one", sampler=LoracleSampler(SPACE, seed=0))
+    study.optimize(lambda trial: (suggest(trial), told)[1], n_trials=1)
+    study.optimize(objective, n_trials=1)
+    loaded = optuna.load_study(study_name="one", storage=storage)  # it is kept with the trial
+    assert kinds_of(loaded) == [FailureKind.DIVERGED, None]
+
+
+def test_a_value_that_is_no_number_may_be_told() -> None:
+    study = make_study()
+    trial = study.ask()
+    suggest(trial)
+    with pytest.warns(UserWarning, match="nan is not acceptable"):
+        study.tell(trial, math.nan)
+    assert kinds_of(study) == [FailureKind.DIVERGED]
+
+
+def test_other_failures_say_nothing_about_a_config() -> None:
+    def fragile(trial: optuna.Trial) -> float | None:
         config = suggest(trial)
-        if config["learning_rate"] > 5e-4:
-            raise FloatingPointError("the loss is not a number")
-        if config["rank"] > 16:
-            return math.nan
+        if trial.number % 4 == 1:
+            raise FloatingPointError("of something else")
+        if trial.number % 4 == 2:
+            trial.report(0.5, 0)
+            raise ValueError("after a report")
+        if trial.number % 4 == 3:
+            return None
         return score(config)
 
     study = make_study()
-    study.optimize(fragile, n_trials=10, catch=(FloatingPointError,))
-    states = [trial.state for trial in study.trials]
-    assert TrialState.COMPLETE in states
-    assert len(set(tried(study))) == 10
-    for trial, record in zip(study.trials, history_of(study, SPACE).trials, strict=True):
-        assert record.outcome is not None
-        assert (record.outcome.failure is not None) == (trial.state == TrialState.FAIL)
-        if record.outcome.failure:
-            assert record.outcome.failure.kind is FailureKind.DIVERGED
+    study.optimize(fragile, n_trials=12, catch=(FloatingPointError, ValueError))
+    assert len(set(tried(study))) == 12  # it is not tried again either
+    crashed = [FailureKind.CRASHED] * 3
+    assert kinds_of(study) == [None, *crashed] * 3
+
+
+def test_an_objective_says_that_it_has_diverged() -> None:
+    study = make_study()
+
+    def diverging(trial: optuna.Trial) -> float:
+        suggest(trial)
+        if trial.number == 0:
+            trial.set_user_attr(FAILURE_KEY, "diverged")
+        else:
+            trial.report(0.5, 0)
+            trial.report(math.nan, 1)
+        raise RuntimeError("the loss is not a number")
+
+    study.optimize(diverging, n_trials=2, catch=(RuntimeError,))
+    assert kinds_of(study) == [FailureKind.DIVERGED] * 2
+
+
+def test_a_crash_changes_no_belief() -> None:
+    """What is tried next is what would have been tried after the crashed config, had it not been there."""
+    study = make_study()
+    trial = study.ask()
+    suggest(trial)
+    study.tell(trial, state=TrialState.FAIL)
+    (record,) = history_of(study, SPACE).trials
+    allowed = SPACE.candidates != record.index
+    expected = propose(SPACE, History(), PRESETS["default"], allowed=allowed)
+    suggest(study.ask())
+    assert [chosen(study)] == [SPACE.config(index) for index in expected]
 
 
 def test_an_objective_may_say_why_it_failed() -> None:

@@ -17,12 +17,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from loracle.config.metrics import metric_of
 from loracle.errors import ConfigError, StudyError
-from loracle.records.trial import FAILURE_KEY, FailureKind, Trial
+from loracle.records.trial import FailureKind, Trial
 from loracle.run.folder import open_run
 from loracle.run.past.result import Direction, Result, Source
 from loracle.run.storage.database import open_database, sqlite_file
 from loracle.run.storage.journal import DAMAGE, is_journal
 from loracle.run.storage.opening import read_history
+from loracle.search.optuna_sampler.history import failed_as
 from loracle.text import secrets as secret
 from loracle.text.escape import printable
 
@@ -137,10 +138,9 @@ def _source(study: Study, name: str) -> Source:
 
 
 def _told(trial: FrozenTrial, names: list[str]) -> dict[str, float]:
-    """Scores of a trial; one that failed has diverged, as for `LoracleSampler`, unless it says why."""
+    """Scores of a trial; one that failed has diverged where it says so, as for `LoracleSampler`."""
     if trial.state == TrialState.COMPLETE:
         values = [value if math.isfinite(value) else math.nan for value in trial.values]
         return dict(zip(names, values, strict=True))
-    kind = trial.user_attrs.get(FAILURE_KEY, FailureKind.DIVERGED)
-    failed = trial.state == TrialState.FAIL and kind == FailureKind.DIVERGED
-    return dict.fromkeys(names, math.nan) if failed else {}
+    diverged = trial.state == TrialState.FAIL and failed_as(trial) == FailureKind.DIVERGED
+    return dict.fromkeys(names, math.nan) if diverged else {}

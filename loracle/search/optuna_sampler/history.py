@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any
 
 import numpy as np
 from optuna.study import Study, StudyDirection
@@ -74,6 +77,43 @@ def infeasible(frozen: FrozenTrial) -> bool:
     return any(value > 0 for value in found)
 
 
+def told_no_number() -> bool:
+    """Whether a study is being told, by whoever called, a value that is NaN or infinite.
+
+    Optuna makes such a trial fail and forgets why; an exception of the objective fails it in the same way. So
+    it is looked up where Optuna has it. Where that moves, the trial counts as a crash.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != "_tell_with_warning":
+        frame = frame.f_back
+    told = frame.f_locals.get("value_or_values") if frame is not None else None
+    values = told if isinstance(told, Sequence) and not isinstance(told, str) else [told]
+    return any(map(_is_no_number, values))
+
+
+def say_diverged(trial_id: int, study: Study) -> None:
+    """Notes with a trial that has not ended that it has diverged."""
+    study._storage.set_trial_user_attr(trial_id, FAILURE_KEY, str(FailureKind.DIVERGED))
+
+
+def failed_as(frozen: FrozenTrial) -> str:
+    """The kind of failure of a trial that has failed: `diverged` where its author says so."""
+    if FAILURE_KEY in frozen.user_attrs:
+        return str(frozen.user_attrs[FAILURE_KEY])
+    if frozen.state == TrialState.PRUNED:  # before it reported anything
+        return FailureKind.DIVERGED
+    reported = frozen.intermediate_values
+    last = reported[max(reported)] if reported else 0.0
+    return FailureKind.CRASHED if math.isfinite(last) else FailureKind.DIVERGED
+
+
+def _is_no_number(value: Any) -> bool:
+    try:  # as Optuna does: a tensor, a text of a number
+        return not math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
 def _values(
     directions: Sequence[StudyDirection], trials: Sequence[FrozenTrial], seed: int
 ) -> dict[int, float]:
@@ -99,7 +139,7 @@ def _outcome(frozen: FrozenTrial, value: float | None) -> Outcome | None:
         if math.isfinite(value):
             return Outcome(value)
         return Outcome(None, failure=Failure(FailureKind.DIVERGED, f"value {value}"))
-    kind = str(frozen.user_attrs.get(FAILURE_KEY, FailureKind.DIVERGED))
+    kind = failed_as(frozen)
     if kind not in set(FailureKind):
         raise SpaceError(
             f"trial {frozen.number}: {FAILURE_KEY}={kind!r} is not a failure kind; "

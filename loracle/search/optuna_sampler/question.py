@@ -143,3 +143,29 @@ def question_of(
     over = [row for number, row in rows.items() if number not in ended]
     tried = suggestions.tried(over, space, asked) | suggestions.repeats(trials, rows, space, asked)
     return Question(scene, asked, rows, searched, searched & ~tried)
+
+
+def exhausted(question: Question) -> str:
+    """What is said where nothing is left."""
+    parameters = {knob: name for name, knob in question.scene.knobs.items()}
+    names = ", ".join(parameters.get(name, name) for name in sorted(question.asked.names))
+    number = int(question.searched.sum())
+    return f"all {number:,} configs that the objective asks for ({names}) have been tried or are running"
+
+
+def beyond(question: Question) -> str:
+    """What to do if the objective is about to ask for more than it has: that cannot be known here."""
+    space, asked = question.scene.space, question.asked
+    columns = suggestions.columns(space)
+    narrow = [
+        f"{name} from {min(values):g} to {max(values):g}"
+        for name in sorted(asked.names)
+        if (values := suggestions.admissible(space, name, asked.ranges.get(name, ())))
+        and len(values) < len(np.unique(columns[name]))
+    ]
+    if not narrow:
+        return ""
+    return (
+        f". So far it asked for {', '.join(narrow)}, and the space holds more: if the range of its "
+        "first parameter widens from now on, call optimize again; if another does, begin a new study"
+    )

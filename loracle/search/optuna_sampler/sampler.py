@@ -28,10 +28,17 @@ from optuna.trial import FrozenTrial, TrialState
 from loracle.config.spellings import SPELLINGS, meant_by
 from loracle.errors import SpaceError
 from loracle.records.space import Config, SearchSpace, Value, with_alpha
+from loracle.records.trial import FAILURE_KEY
 from loracle.search.belief import Floats
 from loracle.search.observations import Mask
 from loracle.search.optuna_sampler import suggestions
-from loracle.search.optuna_sampler.history import history_at, says_nothing, trials_of
+from loracle.search.optuna_sampler.history import (
+    history_at,
+    say_diverged,
+    says_nothing,
+    told_no_number,
+    trials_of,
+)
 from loracle.search.optuna_sampler.parameters import (
     CONFIG_KEY,
     REFUSED_KEY,
@@ -40,7 +47,7 @@ from loracle.search.optuna_sampler.parameters import (
     spelled,
     was_interrupted,
 )
-from loracle.search.optuna_sampler.question import Question, Scene, question_of, scene_of
+from loracle.search.optuna_sampler.question import Scene, beyond, exhausted, question_of, scene_of
 from loracle.search.optuna_sampler.ranges import USUAL
 from loracle.search.presets import Preset, get_preset, with_parameters
 from loracle.search.propose import propose, recommend, seed_indices
@@ -66,11 +73,13 @@ class LoracleSampler(BaseSampler):
     two, everything else at 17 values of its range or more (`ranges.py`). A space is kept to: its values
     within the ranges, and no others.
 
-    A failed trial counts as diverged, the usual reason for a NaN loss, unless the objective says otherwise
-    with `trial.set_user_attr("loracle:failure", "out_of_memory")` (or `timeout`, `crashed`, `lost`). A pruned
-    trial counts with its last reported value, and as diverged if it reported none; one that violates a
-    constraint counts as diverged. Several objectives are weighed anew in every trial, so that the study's
-    `best_trials` spread over the Pareto front.
+    A trial has diverged, and counts as worse than any success, where its author says so: it returns or last
+    reports NaN or infinity, or sets `trial.set_user_attr("loracle:failure", "diverged")`. Any other failure
+    (an exception, a dead process) says nothing about its config, which is only not tried again; the attribute
+    may be `out_of_memory`, `timeout`, `crashed` or `lost` as well. A pruned trial counts with its last
+    reported value, and as diverged if it reported none; one that violates a constraint counts as diverged.
+    Several objectives are weighed anew in every trial, so that the study's `best_trials` spread over the
+    Pareto front.
 
     Args:
         space: the candidates; None: what the objective asks for.
@@ -186,7 +195,11 @@ class LoracleSampler(BaseSampler):
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Passes on to the independent sampler; ends `study.optimize`, with a warning, if nothing is left."""
+        """Notes a value that is no number; passes on to the independent sampler; ends `study.optimize`, with
+        a warning, if nothing is left.
+        """
+        if state == TrialState.FAIL and FAILURE_KEY not in trial.user_attrs and told_no_number():
+            say_diverged(trial._trial_id, study)
         if self._constraints is not None:
             _process_constraints_after_trial(self._constraints, study, trial, state)
         self._independent.after_trial(study, trial, state, values)
@@ -201,7 +214,7 @@ class LoracleSampler(BaseSampler):
             question = question_of(scene, {})
             if question.asked.names and not question.left.any():
                 warnings.warn(
-                    f"{_exhausted(question)}; the search ends here{_beyond(question)}",
+                    f"{exhausted(question)}; the search ends here{beyond(question)}",
                     stacklevel=_levels(),
                 )
                 study.stop()
@@ -303,7 +316,7 @@ class LoracleSampler(BaseSampler):
             return int(np.flatnonzero(mine)[0])
         if not asked.names and self._space is None:  # the objective may yet ask for more
             return int(np.random.default_rng([self._seed, trial.number]).choice(np.flatnonzero(mine)))
-        said = f"{_exhausted(question)}; stop here, or widen the space or the ranges"
+        said = f"{exhausted(question)}; stop here, or widen the space or the ranges"
         if study._thread_local.in_optimize_loop:  # other jobs have begun the last ones: nothing is wrong
             study._storage.set_trial_system_attr(trial._trial_id, REFUSED_KEY, True)
             study.stop()
@@ -409,31 +422,6 @@ def _apart(left: Mask, column: Floats, rows: Sequence[int]) -> Mask:
     """
     apart = left & ~np.isin(column, column[list(rows)])
     return apart if apart.any() else left
-
-
-def _exhausted(question: Question) -> str:
-    parameters = {knob: name for name, knob in question.scene.knobs.items()}
-    names = ", ".join(parameters.get(name, name) for name in sorted(question.asked.names))
-    number = int(question.searched.sum())
-    return f"all {number:,} configs that the objective asks for ({names}) have been tried or are running"
-
-
-def _beyond(question: Question) -> str:
-    """What to do if the objective is about to ask for more than it has: that cannot be known here."""
-    space, asked = question.scene.space, question.asked
-    columns = suggestions.columns(space)
-    narrow = [
-        f"{name} from {min(values):g} to {max(values):g}"
-        for name in sorted(asked.names)
-        if (values := suggestions.admissible(space, name, asked.ranges.get(name, ())))
-        and len(values) < len(np.unique(columns[name]))
-    ]
-    if not narrow:
-        return ""
-    return (
-        f". So far it asked for {', '.join(narrow)}, and the space holds more: if the range of its "
-        "first parameter widens from now on, call optimize again; if another does, begin a new study"
-    )
 
 
 def _fixed_by_others(study: Study, trial: FrozenTrial) -> dict[str, Any]:
