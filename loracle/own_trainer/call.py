@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loracle.records.curves.recorder import CurveRecorder
 from loracle.records.space import Config
 from loracle.records.trial import Failure
 from loracle.text.escape import printable
@@ -31,6 +32,7 @@ class Call:
         phase: `search` in a trial, `final` for the winner and the standard settings at the end.
         fraction: of the training data that should be used.
         progress: told of what is printed.
+        curve: takes the learning curve in, as far as the trainer tells it.
     """
 
     config: Config
@@ -39,6 +41,7 @@ class Call:
     phase: str
     fraction: float
     progress: Progress | None
+    curve: CurveRecorder = field(default_factory=CurveRecorder, compare=False)
 
     @property
     def number(self) -> int | str:

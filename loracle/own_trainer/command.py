@@ -92,7 +92,7 @@ class Command:
             _remove(call.folder / file)  # of an attempt before
         arguments = self.arguments(call)
         try:
-            with Output(call.folder / "log.txt", self._pattern, call.progress) as output:
+            with Output(call.folder / "log.txt", self._pattern, call.progress, call.curve) as output:
                 output.note(f"# {shlex.join(self.shown(call))}\n")
                 code = self._execute(arguments, call, output)
         except ConfigError as error:  # the pattern takes too long on a line

@@ -14,9 +14,9 @@ from loracle.config.settings import ObjectiveConfig
 from loracle.config.user_function import load_function
 from loracle.errors import ConfigError
 from loracle.own_trainer.call import Call, Measured, measured, numbers_beside
+from loracle.own_trainer.curve_lines import BESIDE, tell_curve
 from loracle.own_trainer.output import Output, printing_to
 from loracle.records.failures import DISK_ERRORS, failure_of
-from loracle.records.objective import Progress
 from loracle.records.trial import Failure
 from loracle.text.numbers import NotANumber, as_count, as_number
 
@@ -43,9 +43,9 @@ class Function:
 
     def __call__(self, call: Call) -> Measured | Failure:
         """Calls it. What it prints goes to the trial's log; where it leaves the process, it is put back."""
-        given = {**call.values(), "progress": _checked(call.progress)}
+        given = {**call.values(), "progress": _checked(call)}
         keywords = {name: value for name, value in given.items() if name in self.wanted}
-        with Output(call.folder / "log.txt", None, call.progress) as output:
+        with Output(call.folder / "log.txt", None, call.progress, call.curve) as output:
             try:
                 with printing_to(output), _at_home():
                     return self._measured(self._function(dict(call.config), **keywords))
@@ -67,22 +67,24 @@ class Function:
         return measured(found, f"the value that {self._name} returned", metrics)
 
 
-def _checked(progress: Progress | None) -> Callable[..., None]:
+def _checked(call: Call) -> Callable[..., None]:
     """Takes any kind of number. Anything else is an error in the function that says it."""
 
-    def report(step: Any, total: Any, loss: Any = None) -> None:
-        told = []
-        for name, value, read in (
-            ("step", step, as_count),
-            ("total", total, as_count),
-            ("loss", loss, as_number),
-        ):
+    def report(step: Any, total: Any, loss: Any = None, **beside: Any) -> None:
+        told: dict[str, float | None] = {}
+        if unknown := beside.keys() - BESIDE:
+            raise TypeError(
+                f"progress(step, total, loss) takes {', '.join(sorted(BESIDE))} beside; got {min(unknown)}"
+            )
+        for name, value in {"step": step, "total": total, "loss": loss, **beside}.items():
+            read = as_count if name in ("step", "total", "tokens") else as_number
             try:
-                told.append(None if value is None else read(value))
+                told[name] = None if value is None else read(value)
             except NotANumber as error:
                 raise TypeError(f"progress(step, total, loss): {name} is {error}") from None
-        if progress is not None:
-            progress(int(told[0] or 0), int(told[1] or 0), told[2])
+        tell_curve(call.curve, {name: float(x) for name, x in told.items() if x is not None})
+        if call.progress is not None:
+            call.progress(int(told["step"] or 0), int(told["total"] or 0), told["loss"])
 
     return report
 

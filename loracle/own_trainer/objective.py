@@ -6,10 +6,12 @@ imported here, so that a worker which only runs commands starts at once.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from loracle.records.objective import Progress, Report
 from loracle.records.space import Config, with_alpha
 from loracle.records.trial import Failure, FailureKind, Outcome
 from loracle.text.files import write_atomically
+
+CURVE = "curve.tsv"
 
 
 class ExternalObjective:
@@ -59,7 +63,7 @@ class ExternalObjective:
         return Report(has_final=self.has_final, contents=trainer_contents(self._settings))
 
     def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
-        """One trial. Writes `provenance.json` and `log.txt` into `folder`.
+        """One trial. Writes `provenance.json`, `log.txt` and, where it is told, `curve.tsv` into `folder`.
 
         Raises:
             StudyError: the disk is full.
@@ -87,7 +91,12 @@ class ExternalObjective:
             write_atomically(call.folder / "provenance.json", json_text(self._provenance(call)))
             begun = True
             found = self._trainer(call)
-            return self._outcome(found, time.perf_counter() - began)
+            outcome = self._outcome(found, time.perf_counter() - began)
+            if (curve := call.curve.curve()) is not None:
+                table = io.StringIO()
+                call.curve.write(table)
+                write_atomically(call.folder / CURVE, table.getvalue())
+            return replace(outcome, curve=curve)
         except OSError as error:
             if error.errno in DISK_ERRORS:
                 raise no_room(call.folder, error.errno) from None

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from loracle.errors import ConfigError
+from loracle.own_trainer.curve_lines import CurveLines
+from loracle.records.curves.recorder import CurveRecorder
 from loracle.text.patterns import Pattern
 
 if TYPE_CHECKING:
@@ -46,8 +48,15 @@ class Output:
         found: what the pattern found in the last line that it matches.
     """
 
-    def __init__(self, path: Path, pattern: Pattern | None, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        pattern: Pattern | None,
+        progress: Progress | None,
+        curve: CurveRecorder | None = None,
+    ) -> None:
         _keep(path)
+        self._curve = CurveLines(CurveRecorder() if curve is None else curve)
         self._file = path.open("w+b")
         self._pattern = pattern
         self._always = always_there(pattern.text) if pattern is not None else b""
@@ -67,6 +76,8 @@ class Output:
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
+            self._look_for_bars(last=True)
+            self._curve.end()
             self._file.close()
             if self._line and self._pattern is not None:
                 line, self._line = self._line, b""
@@ -89,6 +100,7 @@ class Output:
             self._write(chunk)
             self._tail = (self._tail + chunk)[-_TAIL:]
             self._recent = (self._recent + chunk)[-_RECENT:]
+            self._curve.feed(chunk)
             ends = chunk.count(b"\n") + chunk.count(b"\r")
             self._lines += ends
             if self._pattern is not None:
@@ -171,15 +183,18 @@ class Output:
     def _report(self, seconds: float) -> None:
         """Passes progress on, unless that was less than so many seconds ago."""
         now = time.monotonic()
-        if self._progress is None or now < self._last_sign + seconds:
+        if now < self._last_sign + seconds:
             return
         self._last_sign = now
         self._look_for_bars()
-        self._progress(self._step or self._lines, self._total, self._loss)
+        if self._progress is not None:
+            self._progress(self._step or self._lines, self._total, self._loss)
 
-    def _look_for_bars(self) -> None:
-        *lines, last = re.split(rb"[\r\n]+", self._recent)
-        self._recent = last  # its end may not have come
+    def _look_for_bars(self, *, last: bool = False) -> None:
+        *lines, rest = re.split(rb"[\r\n]+", self._recent)
+        lines += [rest] if last else []
+        self._recent = b"" if last else rest  # its end may not have come
+        self._curve.look(lines)
         bar = loss = None
         for line in reversed(lines):
             text = line.decode(errors="replace")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from math import isfinite
 
+from loracle.records.curves.curve import Curve
 from loracle.text.escape import printable
 
 _LINE = 600  # characters of a message
@@ -100,6 +101,8 @@ class Outcome:
         seconds_by_part: what they went into (`training`, `scoring`, `other`), in seconds; empty where the
             trainer does not say.
         guards: what became of each guard, by its name.
+        curve: how the training went, also of one that failed; None: the trainer does not say, or the run was
+            begun before curves were kept.
     """
 
     value: float | None
@@ -108,6 +111,7 @@ class Outcome:
     failure: Failure | None = None
     seconds_by_part: Mapping[str, float] = field(default_factory=dict)
     guards: Mapping[str, GuardReading] = field(default_factory=dict)
+    curve: Curve | None = None
 
     @property
     def broken(self) -> tuple[str, ...]:

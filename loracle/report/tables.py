@@ -65,6 +65,7 @@ def history_json(space: SearchSpace, history: History, metric: str) -> list[dict
                 "metrics": outcome.get("metrics", {}),
                 "guards": guards_json(trial.outcome.guards) if trial.outcome else {},
                 "seconds": outcome.get("seconds"),
+                "curve": outcome.get("curve"),
                 "failure": failure and {name: failure[name] for name in ("kind", "message")},
             }
         )

@@ -24,7 +24,6 @@ from loracle.config.training.settings import TrainingConfig
 from loracle.records.space import Value
 from loracle.records.trial import Failure, FailureKind
 from loracle.training.dataset.tokens import Encoded
-from loracle.training.early_stopping import Best, Watched, evaluated_steps
 from loracle.training.memory.measurement import meter_of, out_of_memory
 from loracle.training.model.adapter import adapter_start, attach, restored, start_from_data
 from loracle.training.model.base_model import Base, batches, collate
@@ -34,6 +33,7 @@ from loracle.training.model.positions import length_breaks
 from loracle.training.optimizer import LossScale, Updates
 from loracle.training.parallel.group import ALONE, Group
 from loracle.training.schedule import example_order, learning_rates
+from loracle.training.validation_loss import Best, Watched
 
 _SMOOTH_EXAMPLES = 32  # a loss over fewer examples is too noisy to call a training diverged
 _SMOOTH_STEPS = 3
@@ -44,16 +44,19 @@ _SMOOTH_STEPS = 3
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: its number from 1, loss per token, learning rate, gradient norm before clipping."""
+    """One optimizer step: its number from 1, loss per token, learning rate, gradient norm before clipping,
+    and how many tokens were trained on up to its end, without padding."""
 
     number: int
     total: int
     loss: float
     learning_rate: float
     gradient_norm: float
+    tokens: int = 0
 
 
 Progress = Callable[[Step], None]
+Measured = Callable[[int, float], None]  # takes a step and the validation loss after it
 
 
 @dataclass(frozen=True)
@@ -98,13 +101,15 @@ def train_adapter(
     progress: Progress | None = None,
     share: float = 1.0,
     watched: Watched | None = None,
+    measured: Measured | None = None,
     group: Group = ALONE,
 ) -> Iterator[Trained]:
     """Trains an adapter, lends the adapted model to the `with` block, then takes the adapter off again.
 
     The same seed gives the same adapter, bit for bit, on a CPU with the same number of threads. `share` is
-    what the examples are of all training data; `watched` is what early stopping goes by; `group` are the
-    processes that train together, this one among them.
+    what the examples are of all training data; `watched` is what early stopping goes by or, without it, what
+    is read for the learning curve; `measured` is told its losses; `group` are the processes that train
+    together, this one among them.
 
     Raises:
         ConfigError: see `plan_training`.
@@ -134,7 +139,8 @@ def train_adapter(
                     base, model, plan, encoded, example_order(plan.n_examples, plan.n_examples, seed)
                 )
                 start = adapter_start(model, plan.settings)
-                fit = _fit(base, model, encoded, plan, seed, progress, watched, group)
+                told = (progress or _nobody, measured or _nobody)
+                fit = _fit(base, model, encoded, plan, seed, told, watched, group)
                 trained = replace(fit, start=start)
         except RuntimeError as error:
             failure = out_of_memory(error)
@@ -152,10 +158,11 @@ def _fit(
     encoded: Encoded,
     plan: Plan,
     seed: int,
-    progress: Progress | None,
+    told: tuple[Progress, Measured],
     watched: Watched | None,
     group: Group,
 ) -> Trained:
+    progress, measured = told
     began = time.perf_counter()
     meter = meter_of(base.device)
     if meter is not None:
@@ -167,7 +174,8 @@ def _fit(
     steps: list[Step] = []
     stopping = plan.settings.early_stopping if watched is not None else None
     best = Best(stopping, updates.parameters) if stopping is not None else None
-    for last in [plan.steps] if stopping is None else evaluated_steps(stopping, plan.steps):
+    tokens = np.cumsum(encoded.lengths[order])  # (n_seen,)
+    for last in [plan.steps] if watched is None else watched.after(plan):
         with training_mode(model):
             for number in range(len(steps), last):
                 loss_sum = group.sum_step(updates.parameters, batches_of(number, scale.factor))
@@ -176,22 +184,25 @@ def _fit(
                 # One synchronisation.
                 loss, gradient_norm = torch.stack([loss_sum, norm.to(loss_sum)]).tolist()
                 rate = rates(number)
-                steps.append(Step(number + 1, plan.steps, loss, rate, gradient_norm))
-                if progress is not None:
-                    progress(steps[-1])
+                seen = int(tokens[min((number + 1) * plan.batch_size, len(tokens)) - 1])
+                steps.append(Step(number + 1, plan.steps, loss, rate, gradient_norm, seen))
+                progress(steps[-1])
                 if scale.overflowed(gradient_norm):
                     updates.drop()
                     continue
                 check_divergence(steps, plan)
                 updates.make(rate)
-        if best is not None and watched is not None and best.ends(last, watched.loss(base, group)):
-            break
+        if watched is not None:
+            validation = watched.loss(base, group)
+            measured(last, validation)
+            if best is not None and best.ends(last, validation):
+                break
     if best is not None:
         best.restore()
     return Trained(
         model=model,
         steps=tuple(steps),
-        tokens=int(encoded.lengths[order[: len(steps) * plan.batch_size]].sum()),
+        tokens=steps[-1].tokens,
         seconds=time.perf_counter() - began,
         peak_memory=None if meter is None else meter.peak(),
         kept_step=None if best is None else best.step,
@@ -274,6 +285,10 @@ def check_divergence(steps: Sequence[Step], plan: Plan) -> None:
     recent = math.fsum(s.loss for s in steps[-window:]) / window
     if recent > plan.settings.divergence_factor * first:
         _diverged(last, f"the loss rose from {first:.3g} to {recent:.3g}")
+
+
+def _nobody(*told: object) -> None:
+    pass
 
 
 def _diverged(step: Step, what: str) -> None:

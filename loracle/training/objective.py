@@ -23,6 +23,7 @@ from loracle.config.metrics import Item, Needs, metric_of
 from loracle.config.metrics.guard import GuardConfig
 from loracle.config.metrics.settings import ScoringConfig
 from loracle.config.settings import RunConfig, build_space
+from loracle.config.training.plan import plan_training
 from loracle.errors import ModelError
 from loracle.records.notices import Notice, gathered
 from loracle.records.objective import Pace, Progress, Report
@@ -37,7 +38,6 @@ from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import Splits, load_splits, overlap, proxy_positions, proxy_size
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.dataset.told import about_data
-from loracle.training.early_stopping import Watched
 from loracle.training.guard import Guard, load_guards
 from loracle.training.memory.counting import build_memory_model
 from loracle.training.memory.plan import MemoryModel, Observation, observed
@@ -51,6 +51,7 @@ from loracle.training.parallel.group import ALONE, Group
 from loracle.training.parallel.peers import Peers
 from loracle.training.scoring import Questions, check_splits, needs_of, prepare, score
 from loracle.training.trial import TrialPlan, Watch, run_trial
+from loracle.training.validation_loss import Watched, watched_for_curve
 
 
 class TrainingObjective:
@@ -257,6 +258,7 @@ class TrainingObjective:
         train = self._train.select(chosen)
         memory = self.memory.on(train).learn(self._observed)
         scoring_batch = self._scoring_batch(memory, questions, config)
+        micro_batch = min(memory.micro_batch(config), len(train))
         plan = TrialPlan(
             base=self.base,
             training=self._training,
@@ -268,9 +270,9 @@ class TrainingObjective:
             train=train,
             questions=questions,
             memory=memory,
-            micro_batch=min(memory.micro_batch(config), len(train)),
+            micro_batch=micro_batch,
             share=len(train) / self.n_train,
-            watched=self._watched(memory, config),
+            watched=self._watched(memory, config, train, micro_batch),
             progress=progress,
             adapter=adapter,
             group=self._group,
@@ -284,13 +286,16 @@ class TrainingObjective:
         self._observed += observed([outcome])
         return outcome
 
-    def _watched(self, memory: MemoryModel, config: Config) -> Watched | None:
-        """Validation examples that early stopping goes by, in final trainings too: the test split says what
-        came of a training, and nothing before that."""
-        if self._training.early_stopping is None:
-            return None
+    def _watched(
+        self, memory: MemoryModel, config: Config, train: Encoded, micro_batch: int
+    ) -> Watched | None:
+        """Validation examples that early stopping goes by, or some of them for the learning curve, in final
+        trainings too: the test split says what came of a training, and nothing before that."""
         encoded = self.questions["validation"].encoded
         batch_size = memory.scoring_batch(encoded, config, self.config.scoring.batch_size, written=0)
+        plan = plan_training(config, self._training, len(train), len(train) / self.n_train)
+        if plan.settings.early_stopping is None:
+            return watched_for_curve(encoded, train, plan, min(batch_size, micro_batch))
         return Watched(encoded, batch_size)
 
     def _base_items(self, guard: Guard, split: str, *, keep: bool = True) -> Sequence[Item]:

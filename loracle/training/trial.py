@@ -16,6 +16,7 @@ from loracle.config.metrics.settings import ScoringConfig
 from loracle.config.training.settings import TrainingConfig
 from loracle.errors import LoracleError
 from loracle.records.codec import json_text
+from loracle.records.curves.recorder import HEAD, CurveRecorder, Point, validation_row
 from loracle.records.failures import DISK_ERRORS, crash, no_room
 from loracle.records.objective import Progress
 from loracle.records.space import Config
@@ -23,7 +24,6 @@ from loracle.records.trial import Failure, FailureKind, GuardReading, Outcome
 from loracle.records.trial_files import items_file, write_attempt
 from loracle.text.files import write_atomically
 from loracle.training.dataset.tokens import Encoded
-from loracle.training.early_stopping import Watched
 from loracle.training.guard import Guard
 from loracle.training.intervals import confidence_interval
 from loracle.training.loop import Step, Trained, TrainingFailed, train_adapter
@@ -33,6 +33,7 @@ from loracle.training.model.base_model import Base
 from loracle.training.model.saved_adapter import SavedAdapter
 from loracle.training.parallel.group import ALONE, Group
 from loracle.training.scoring import Questions, Score, score
+from loracle.training.validation_loss import Watched
 
 _WHILE_SCORING = "while scoring one example at a time"
 
@@ -60,7 +61,7 @@ class TrialPlan:
         split: `validation` or `test`, where `questions` come from.
         train: examples to train on.
         share: what these are of all training data.
-        watched: what early stopping goes by; None: nothing ends a training early.
+        watched: what early stopping goes by or, without it, is read for the learning curve; None: nothing.
         memory: what trainings of this run take.
         micro_batch: the largest that fits, in sequences of each process.
         progress: called after each step, and while scoring.
@@ -105,7 +106,8 @@ def run_trial(plan: TrialPlan, provenance: Mapping[str, Any]) -> Outcome:
         tried.append(micro_batch)
         if len(tried) > 1:
             metrics["attempts"] = float(len(tried))
-        result = _attempt(plan)
+        curve = CurveRecorder()
+        result = _attempt(plan, curve)
         if not _is_out_of_memory(result):
             break
         if result.message.endswith(_WHILE_SCORING):  # the training is not what needs less
@@ -120,14 +122,14 @@ def run_trial(plan: TrialPlan, provenance: Mapping[str, Any]) -> Outcome:
     parts["other"] = seconds - sum(parts.values())
     if isinstance(result, _Result):
         measured = metrics | dict(result.metrics)
-        outcome = Outcome(result.value, measured, seconds, seconds_by_part=parts, guards=result.guards)
+        outcome = Outcome(result.value, measured, seconds, None, parts, result.guards, curve.curve())
         for table, records in result.items.items():
             text = "".join(json_text(item, None) for item in records)
             write_atomically(items_file(plan.folder, table), text)
     else:
         if _is_out_of_memory(result):
             result = replace(result, message=f"{result.message}; {_sizes_tried(plan, tried)}")
-        outcome = Outcome(None, metrics, seconds, result, parts)
+        outcome = Outcome(None, metrics, seconds, result, parts, curve=curve.curve())
     if plan.base.device.type == "cpu":
         release(plan.base.device)  # so that what a worker keeps is what leaks
     return outcome
@@ -142,12 +144,12 @@ class _Result:
     guards: Mapping[str, GuardReading]
 
 
-def _attempt(plan: TrialPlan) -> _Result | Failure:
+def _attempt(plan: TrialPlan, curve: CurveRecorder) -> _Result | Failure:
     """Trains and scores with this micro-batch. What goes wrong is a failure, which the search learns from;
     for what the next trial would meet as well, no config is to blame: it is raised.
     """
     try:
-        return _train_and_score(plan)
+        return _train_and_score(plan, curve)
     except LoracleError:
         raise
     except TrainingFailed as error:
@@ -158,17 +160,22 @@ def _attempt(plan: TrialPlan) -> _Result | Failure:
         return out_of_memory(error) or crash(error)
 
 
-def _train_and_score(plan: TrialPlan) -> _Result:
+def _train_and_score(plan: TrialPlan, curve: CurveRecorder) -> _Result:
     settings = plan.training.model_copy(update={"micro_batch": plan.micro_batch})
     with (plan.folder / "log.txt").open("w", encoding="utf-8", buffering=1) as log:
         log.write(f"# {json.dumps(plan.config)} seed={plan.seed} n_examples={len(plan.train)}\n")
-        log.write("step\tloss\tlearning_rate\tgradient_norm\n")
+        log.write(HEAD)
 
         def record(step: Step) -> None:
-            log.write(f"{step.number}\t{step.loss:.6g}\t{step.learning_rate:.6g}")
-            log.write(f"\t{step.gradient_norm:.6g}\n")
+            point = Point(step.number, step.loss, step.learning_rate, step.gradient_norm, step.tokens)
+            log.write(point.row)
+            curve.add(point)
             if plan.progress is not None:
                 plan.progress(step.number, step.total, step.loss)
+
+        def measured(step: int, loss: float) -> None:
+            log.write(validation_row(step, loss))
+            curve.validated(step, loss)
 
         saved = None if plan.adapter is None else SavedAdapter(plan.base, plan.train.tokens, plan.adapter)
         with train_adapter(
@@ -180,6 +187,7 @@ def _train_and_score(plan: TrialPlan) -> _Result:
             progress=record,
             share=plan.share,
             watched=plan.watched,
+            measured=measured,
             group=plan.group,
         ) as trained:
             began = time.perf_counter()

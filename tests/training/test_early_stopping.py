@@ -10,14 +10,15 @@ from conftest import copy_rows
 
 from loracle.config.loading import load_config
 from loracle.config.settings import TrainingConfig
+from loracle.config.training.plan import plan_training
 from loracle.config.training.settings import EarlyStoppingConfig
 from loracle.report.recipe import recipe
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
-from loracle.training.early_stopping import Best, Watched, evaluated_steps
 from loracle.training.loop import train_adapter
 from loracle.training.model.base_model import Base
 from loracle.training.objective import TrainingObjective
+from loracle.training.validation_loss import Best, Watched, evaluated_steps, watched_for_curve
 
 CONFIG = {"rank": 8, "alpha": 32, "dropout": 0.0, "batch_size": 4, "learning_rate": 3e-2}
 
@@ -86,3 +87,26 @@ def test_final_trainings_go_by_the_validation_split(run_config: Callable[..., Pa
     content = recipe(config, knobs, objective.n_train, outcomes[1].metrics)["trained"]
     assert content["kept_step"] == outcomes[1].metrics["kept_step"]
     assert content["early_stopping"]["patience"] == 1
+
+
+def test_a_curve_has_validation_losses_where_they_cost_little_and_change_nothing(base: Base) -> None:
+    train, validation = rows(base, 64, 0), rows(base, 40, 1)
+    settings = TrainingConfig.model_validate({"epochs": 8})
+    plan = plan_training(CONFIG, settings, len(train))
+    watched = watched_for_curve(validation, train, plan, batch_size=8)
+    assert watched is not None
+    assert watched.after(plan) == [8, 16, 32, 64, 128]
+    read = watched.points * int(watched.encoded.lengths.sum())
+    assert read / 3 < 0.03 * 8 * int(train.lengths.sum())
+    told: list[tuple[int, float]] = []
+    losses = []
+    for one in (watched, None):
+        with train_adapter(
+            base, train, CONFIG, settings, seed=0, watched=one, measured=lambda *new: told.append(new)
+        ) as trained:
+            losses.append([step.loss for step in trained.steps])
+            assert trained.kept_step is None
+    assert losses[0] == losses[1]
+    assert [step for step, _ in told] == [8, 16, 32, 64, 128]
+    short = plan_training(CONFIG, TrainingConfig.model_validate({"epochs": 1}), 8)
+    assert watched_for_curve(validation, train.select([*range(8)]), short, batch_size=4) is None  # type: ignore[arg-type]

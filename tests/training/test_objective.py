@@ -80,6 +80,10 @@ def test_a_trial_writes_everything_that_explains_it(make: Make, tmp_path: Path) 
         "provenance.json",
     ]
     assert outcome.value == outcome.metrics["exact_match"]
+    assert outcome.curve is not None
+    assert outcome.curve.steps == (1, 2)
+    assert outcome.curve.tokens[-1] == outcome.metrics["tokens"]
+    assert min(map(len, (outcome.curve.learning_rates, outcome.curve.gradient_norms))) == 2
     assert sum(outcome.seconds_by_part.values()) == pytest.approx(outcome.seconds)
     assert set(outcome.seconds_by_part) == {"training", "scoring", "other"}
     items = read_items(folder)

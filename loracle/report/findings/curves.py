@@ -1,12 +1,13 @@
-"""Learning curves, from the logs that trainings leave in their folders."""
+"""Learning curves of trials: from their outcomes or, of runs that were begun earlier, from their logs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
+from loracle.records.curves.curve import blocks
+from loracle.records.trial import History
 from loracle.report.findings.records import Curve, TrialRow
 from loracle.report.folders import trial_folder
 
@@ -22,20 +23,25 @@ class CurveReader:
         self._output = output
         self._known: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {}
 
-    def curves(self, rows: Sequence[TrialRow], winner: int | None, standard: int | None) -> tuple[Curve, ...]:
+    def curves(
+        self, history: History, rows: Sequence[TrialRow], winner: int | None, standard: int | None
+    ) -> tuple[Curve, ...]:
         """Of all trials that have ended and left one. `winner`, `standard`: numbers of their trials."""
         found = []
+        kept = {trial.number: trial.outcome.curve for trial in history.finished if trial.outcome}
         for row in rows:
             if row.state == "running":
                 continue
-            if row.number not in self._known:
+            own = kept.get(row.number)
+            if own is None and row.number not in self._known:
                 self._known[row.number] = read_curve(trial_folder(self._output, row.number) / "log.txt")
-            steps, losses = self._known[row.number]
+            steps, losses = self._known[row.number] if own is None else (own.steps, own.losses)
             role = "winner" if row.number == winner else "standard" if row.number == standard else "other"
             if row.state != "succeeded":
                 role = "failed"
             if steps:
-                found.append(Curve(row.number, role, steps, losses))
+                beside = ((), ()) if own is None else (own.validation_steps, own.validation_losses)
+                found.append(Curve(row.number, role, steps, losses, *beside))
         return tuple(found)
 
 
@@ -68,9 +74,6 @@ def read_curve(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _thinned(steps: list[float], losses: list[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    n = len(steps)
-    count = min(n, _POINTS)
-    ends = [round(i * n / count) for i in range(count + 1)] if count else [0]
-    blocks = list(pairwise(ends))
-    means = tuple(float(f"{math.fsum(losses[a:b]) / (b - a):.5g}") for a, b in blocks)
-    return tuple(steps[b - 1] for _, b in blocks), means
+    parts = blocks(len(steps), _POINTS)
+    means = tuple(float(f"{math.fsum(losses[a:b]) / (b - a):.5g}") for a, b in parts)
+    return tuple(steps[b - 1] for _, b in parts), means

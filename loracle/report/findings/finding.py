@@ -82,7 +82,7 @@ class Subject:
             trials=rows,
             pareto=of_trials.scored_by_each(history, config.objectives, standard),
             progress=of_trials.progress(rows, None if standard is None else rows[standard], metric),
-            curves=self.curves.curves(rows, winner, standard),
+            curves=self.curves.curves(history, rows, winner, standard),
             cliff=cliff(rows),
             proxy=of_trials.proxy_pairs(space, history, comparison, metric),
             cost=of_trials.cost(config, history, comparison),

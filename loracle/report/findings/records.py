@@ -77,12 +77,15 @@ class Curve:
 
     Attributes:
         role: `winner`, `standard`, `failed` or `other`.
+        validation_steps, validation_losses: on some validation examples, where they were read.
     """
 
     number: int
     role: str
     steps: tuple[float, ...]
     losses: tuple[float, ...]
+    validation_steps: tuple[float, ...] = ()
+    validation_losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

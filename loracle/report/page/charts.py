@@ -136,7 +136,13 @@ def _curves(found: Findings) -> Chart:
         texts = [f"trial {curve.number} ended here" for curve in ends]
         x, y = [curve.steps[-1] for curve in ends], [curve.losses[-1] for curve in ends]
         traces.append(marks_at(x, y, texts, "ended early", RED, "x") | {"showlegend": False})
-    losses = [loss for curve in found.curves for loss in curve.losses]
+    for curve in found.curves:
+        if curve.role in ("standard", "winner") and curve.validation_steps:
+            (name, colour, _), found_there = looks[curve.role], curve.validation_losses
+            texts = [f"validation loss {show_loss(loss)}" for loss in found_there]
+            marks = marks_at(curve.validation_steps, found_there, texts, f"{name}, validation", colour)
+            traces.append(marks)
+    losses = [loss for curve in found.curves for loss in (*curve.losses, *curve.validation_losses)]
     layout = layout_of("step", "training loss")
     if min(losses) > 0 and max(losses) > 50 * min(losses):
         ticks = _powers(min(losses), max(losses))

@@ -168,7 +168,7 @@ def _progress(found: Findings) -> Part:
 
 def _curves(found: Findings) -> Part:
     label = "Training loss by step, a line for each trial."
-    note = paragraph("Each point is the mean over a stretch of steps. Hover over a line for its trial.")
+    note = paragraph("Each point is the mean over a stretch of steps; marks are of validation rows.")
     why = found.left_out.get("curves")
     return section("curves", "Curves", "Learning curves", chart("curves-chart", label), note, why=why)
 

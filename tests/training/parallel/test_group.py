@@ -23,7 +23,6 @@ from loracle.records.trial import FailureKind, Outcome
 from loracle.records.trial_files import read_items
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
-from loracle.training.early_stopping import Watched
 from loracle.training.loop import Step, TrainingFailed, train_adapter
 from loracle.training.memory.counting import build_memory_model
 from loracle.training.model.base_model import Base
@@ -31,6 +30,7 @@ from loracle.training.parallel.group import ALONE, Group
 from loracle.training.parallel.peers import Peers
 from loracle.training.scoring import prepare
 from loracle.training.trial import TrialPlan, run_trial
+from loracle.training.validation_loss import Watched
 
 # Three examples cannot be divided by two, and the last batch is of one alone.
 CONFIG = {"rank": 4, "alpha": 8, "dropout": 0.2, "batch_size": 3, "learning_rate": 1e-2}

@@ -1,0 +1,1 @@
+"""Learning curves: what a trial keeps of how its training went."""

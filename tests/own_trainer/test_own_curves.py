@@ -1,0 +1,82 @@
+"""Learning curves of the user's own trainers: told by a function or a line, or read from what is printed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from loracle.config.settings import ObjectiveConfig
+from loracle.own_trainer.command import Command
+from loracle.own_trainer.function import Function
+from loracle.own_trainer.objective import ExternalObjective
+from loracle.records.curves.curve import Curve
+from loracle.records.trial import Outcome
+
+TOLD = """
+for step in (1, 2, 3):
+    print(f"loracle: step={step} loss={3 / step} tokens={100 * step} learning_rate=1e-4 gradient_norm=2")
+    print("noise with loss 77 in it")
+print("loracle: step=3 validation_loss=1.5")
+"""
+PRINTED = """
+for step in (10, 20):
+    print(f"\\r {step}/20 [00:0{step}]", end="")
+    print({"loss": 30 / step, "grad_norm": 1.0, "learning_rate": 1e-4, "epoch": step / 20})
+print("1/5 of an evaluation")
+print({"eval_loss": 1.25})
+"""
+
+
+def run(tmp_path: Path, program: str) -> Outcome:
+    (tmp_path / "train.py").write_text(program + "\nprint('score: 0.5')\n")
+    settings = ObjectiveConfig.model_validate(
+        {
+            "command": f"{sys.executable} train.py",
+            "direction": "maximize",
+            "result": {"regex": r"score: (\S+)"},
+            "working_folder": tmp_path,
+        }
+    )
+    objective = ExternalObjective(settings, Command(settings), has_final=False)
+    return objective.run({"rank": 8}, seed=0, folder=tmp_path / "trial")
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        (TOLD, Curve((1, 2, 3), (3.0, 1.5, 1.0), (100, 200, 300), (1e-4,) * 3, (2.0,) * 3, (3,), (1.5,))),
+        (PRINTED, Curve((10, 20), (3.0, 1.5), (), (1e-4,) * 2, (1.0,) * 2, (20,), (1.25,))),
+        ("print('loss: 2.0')\nprint('loss: 1.0')", Curve((1, 2), (2.0, 1.0))),
+        ("print('nothing of the kind')", None),
+    ],
+)
+def test_the_curve_of_a_command(tmp_path: Path, program: str, expected: Curve | None) -> None:
+    outcome = run(tmp_path, program)
+    assert outcome.value == 0.5
+    assert outcome.curve == expected
+    assert (tmp_path / "trial" / "curve.tsv").exists() == (expected is not None)
+
+
+def test_the_curve_of_a_function(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "def train(config, progress):\n"
+        "    progress(1, 2, 3.0, tokens=10, learning_rate=1e-3, gradient_norm=0.5)\n"
+        "    progress(2, 2, 2.0, tokens=20, learning_rate=1e-4, gradient_norm=0.5, validation_loss=2.5)\n"
+        "    print('loss 9')\n"
+        "    if config['rank'] == 9:\n"
+        "        progress(3, 3, 1.0, speed=1)\n"
+        "    return 0.5\n"
+    )
+    settings = ObjectiveConfig.model_validate(
+        {"function": "own.py:train", "direction": "maximize", "working_folder": tmp_path}
+    )
+    objective = ExternalObjective(settings, Function(settings), has_final=False)
+    outcome = objective.run({"rank": 8}, seed=0, folder=tmp_path / "a")
+    assert outcome.curve == Curve((1, 2), (3.0, 2.0), (10, 20), (1e-3, 1e-4), (0.5, 0.5), (2,), (2.5,))
+    assert (tmp_path / "a" / "curve.tsv").read_text().startswith("step\tloss\t")
+    failed = objective.run({"rank": 9}, seed=0, folder=tmp_path / "b")
+    assert failed.failure is not None
+    assert "takes gradient_norm, learning_rate, tokens, validation_loss beside" in failed.failure.message
+    assert failed.curve is not None
