@@ -170,8 +170,20 @@ class SearchConfig(Section):
     trials: Count = 30
     seed: Annotated[int, Field(ge=0)] = 0
     seed_configs: list[dict[str, Number]] | None = None  # None: as the preset says
+    # What one more trial has to be expected to gain, in units of the score, for the search to go on before
+    # `trials` are done; auto: a twentieth of the noise of a score. 0, never: all trials are done.
+    worth: Literal["never", "auto"] | Annotated[float, Field(ge=0)] = "never"
     replicates: Literal["auto"] | Annotated[int, Field(ge=0, le=8)] = "auto"  # seeds of the best two
     past: list[PastConfig] = Field(default_factory=list)  # runs that are over, whose best are told
+
+    @model_validator(mode="after")
+    def _worth_needs_a_belief(self) -> SearchConfig:
+        if self.worth not in ("never", 0) and self.preset not in ("default", "numeric"):
+            raise ValueError(
+                f"worth: the preset {self.preset} does not say what one more trial is expected to gain; "
+                "default and numeric do"
+            )
+        return self
 
     @field_validator("past", mode="before")
     @classmethod
@@ -299,6 +311,14 @@ class RunConfig(Section):
                 "use minilm, none or a model of your choice"
             )
         return value
+
+    @model_validator(mode="after")
+    def _worth_is_of_one_score(self) -> RunConfig:
+        if self.search.worth not in ("never", 0) and (self.scoring.objectives or self.guard):
+            raise ValueError(
+                "search.worth: is of one score; with several objectives or guards all trials are done"
+            )
+        return self
 
     @model_validator(mode="after")
     def _own_trainers_have_one_objective(self) -> RunConfig:

@@ -36,6 +36,7 @@ _MAY_CHANGE = (
     "threads",
     "search.trials",
     "search.past",
+    "search.worth",
     "search.replicates",
     "language.batch_size",
     "language.memory_gb",

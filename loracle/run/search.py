@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,8 @@ from loracle.records.standard_settings import STANDARD
 from loracle.records.trial import History, Trial
 from loracle.report.findings.score_scale import ScoreScale, of_training
 from loracle.report.objectives import weighed
-from loracle.search.observations import row_of, value_of
+from loracle.run.stopping import LEAST, Worth, outlook
+from loracle.search.observations import fitting, row_of, untried, value_of
 from loracle.search.presets import (
     EnsembleSettings,
     Preset,
@@ -45,7 +46,7 @@ class Search:
     trials run on other machines, or it cannot be known. `objectives` are metrics, where several are optimised
     at once: a proposal weighs them anew, and the config to use weighs them alike (`outputs.as_one`).
     `notices` are what the user must see about the space and how it is searched; `contents` holds hashes of
-    the prior, or of the prompt and of the model that reads it.
+    the prior, or of the prompt and of the model that reads it. `worth`: see `stopping.py`.
     """
 
     space: SearchSpace
@@ -57,6 +58,8 @@ class Search:
     objectives: tuple[str, ...] = ()
     contents: Mapping[str, str] = field(default_factory=dict)
     metric: str = ""
+    worth: Worth = "never"
+    _ended: dict[int, str | None] = field(default_factory=dict, repr=False, compare=False)
 
     def within(self, room: float | None) -> Search:
         """The same search where trainings may grow by `room` bytes, whatever is free just now."""
@@ -74,6 +77,29 @@ class Search:
             strict=False,
         )
         return chosen[0] if chosen else None
+
+    def ends(self, history: History, budget: int) -> str | None:
+        """Why the search ends here, as going on is not worth it; None where it goes on.
+
+        Asked of the first trials of the history, more and more of them: so a run that goes on ends where it
+        would have ended.
+        """
+        trials = history.counted
+        for n in range(LEAST, len(trials) + 1) if self.worth != "never" else ():
+            if n not in self._ended:
+                self._ended[n] = self._ends(trials[:n], budget)
+            if reason := self._ended[n]:
+                return reason
+        return None
+
+    def _ends(self, trials: Sequence[Trial], budget: int) -> str | None:
+        history = History(tuple(trials))
+        free = untried(self.space, history) & fitting(self.space, history)
+        if self.memory is not None:
+            free &= allowed(self.memory, self.space, history)
+        found = outlook(self.space, trials, self.preset, self.seed, free, self.worth)
+        ends = found is not None and found.gain < found.worth
+        return found.said(len(trials), budget) if found is not None and ends else None
 
     def believed(self, history: History, index: int) -> Believed | None:
         """What a config that `next` has just chosen is expected to score; None before the first score, and of

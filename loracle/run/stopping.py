@@ -1,0 +1,76 @@
+"""When a search ends before its last trial: what one more is expected to gain, against what that is worth.
+
+The rule of Xie et al. (arXiv 2507.12453) without costs: the search ends as soon as the largest expected
+improvement over what has been tried is less than it is worth. Measured in `benchmarks/stopping.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from loracle.records.space import SearchSpace
+from loracle.records.trial import History, Trial
+from loracle.report.findings.score_scale import ScoreScale
+from loracle.report.wording import show_value
+from loracle.search.observations import Mask, row_of
+from loracle.search.presets import Preset
+from loracle.search.propose import Beliefs, ranking
+
+Worth = float | Literal["never", "auto"]
+
+LEAST = 12  # trials: before, a belief is too sure of itself
+SHARE = 0.05  # of the noise of a score: what one more trial has to be expected to gain, with `auto`
+_LIKELY, _DRAWS = 200, 64
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is expected of going on; differences of values.
+
+    Attributes:
+        gain: of the next trial, over the best believed now.
+        worth: less than that ends the search.
+        regret: by how much the best of all candidates is expected to be better than the config to use now.
+    """
+
+    gain: float
+    worth: float
+    regret: float
+
+    def said(self, trials: int, budget: int) -> str:
+        """Why the search ended, without a full stop."""
+        return (
+            f"stopped after {trials} of {budget} trials: one more is expected to gain "
+            f"{show_value(self.gain)}, less than it is worth ({show_value(self.worth)}, search.worth); the "
+            f"best candidate is expected to be {show_value(self.regret)} better than what was found"
+        )
+
+
+def outlook(
+    space: SearchSpace, trials: Sequence[Trial], preset: Preset, seed: int, free: Mask, worth: Worth
+) -> Outlook | None:
+    """After `trials`, where `free` candidates could come next; None where nothing can be said yet."""
+    from loracle.search.acquisition import expected_improvement  # scipy: a worker begins to load before
+    from loracle.search.ensemble import Ensemble
+
+    history = History(tuple(trials))
+    if worth == "never" or len(trials) < LEAST or not history.succeeded or not free.any():
+        return None
+    beliefs = Beliefs.of(space, history, preset, None, seed)
+    scale = ScoreScale.of(beliefs.y, beliefs.observations.values, "value")
+    if not isinstance(beliefs.surrogate, Ensemble) or scale.slope <= 0:
+        return None  # fewer than three different scores do not say what a difference is worth
+    rows = np.flatnonzero(free)
+    belief = beliefs.surrogate.belief(at=np.concatenate([rows, beliefs.observations.rows]))
+    mean, sd, tried = belief.mean[: len(rows)], belief.sd[: len(rows)], belief.mean[len(rows) :]
+    gain = float(expected_improvement(mean, sd, float(tried.max())).max())
+    least = SHARE * beliefs.surrogate.noise * scale.slope if worth == "auto" else worth
+    likely = rows[np.argsort(-(mean + 2 * sd), kind="stable")[:_LIKELY]]
+    leader = row_of(space, ranking(space, history, preset, seed=seed)[0])
+    drawn = beliefs.surrogate.draws(np.concatenate([[leader], likely]), _DRAWS)
+    regret = float((drawn.max(axis=1) - drawn[:, 0]).mean())
+    return Outlook(gain * scale.slope, float(least), regret * scale.slope)

@@ -1,0 +1,105 @@
+"""A search ends where going on is not worth it, for a stated reason, and where it would have when resumed."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from places import BENCHMARKS, ROOT
+
+from loracle.config.loading import load_config
+from loracle.config.settings import RunConfig
+from loracle.errors import ConfigError
+from loracle.run.stopping import LEAST, SHARE
+from loracle.run.tune import Result, tune
+
+SPACE = {
+    "base": "empty",
+    "knobs": {
+        "rank": {"values": [4, 8, 16, 32], "scale": "log2"},
+        "learning_rate": {"values": [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3], "scale": "log10"},
+    },
+}
+TRAINER = """
+import math
+def train(config):
+    return -(math.log10(config["learning_rate"]) + 3.7) ** 2 - 0.1 * abs(math.log2(config["rank"]) - 4)
+"""
+
+
+def config_of(folder: Path, **search: Any) -> RunConfig:
+    folder.mkdir(exist_ok=True)
+    (folder / "smooth_trainer.py").write_text(TRAINER)
+    path = folder / "config.yaml"
+    objective = {"function": "smooth_trainer.py:train", "direction": "maximize"}
+    content = {"space": SPACE, "objective": objective, "execution": {"workers": 0}}
+    path.write_text(yaml.safe_dump(content | {"search": {"trials": 15} | search}))
+    return load_config(path)
+
+
+def tried(result: Result) -> list[int]:
+    return [trial.index for trial in result.history.trials]
+
+
+def test_a_search_ends_where_one_more_trial_is_not_worth_it_and_says_why(tmp_path: Path) -> None:
+    told: list[Any] = []
+    result = tune(config_of(tmp_path / "a", worth=1000), told.append)
+    assert len(tried(result)) == LEAST
+    reason = rf"stopped after {LEAST} of 15 trials: one more is expected to gain \S+, less than it is worth"
+    assert re.match(reason, result.stopped)
+    assert "the best candidate is expected to be" in result.stopped
+    assert result.stopped in [getattr(event, "text", "") for event in told]
+    assert result.stopped in (result.folder / "report.md").read_text(encoding="utf-8")
+    assert json.loads((result.folder / "verdict.json").read_text())["stopped"] == result.stopped
+    # The same command again, and a run that ended before, end at the same trial for the same reason.
+    again = tune(config_of(tmp_path / "a", worth=1000))
+    assert (tried(again), again.stopped) == (tried(result), result.stopped)
+    tune(config_of(tmp_path / "b", worth=1000, trials=5))
+    resumed = tune(config_of(tmp_path / "b", worth=1000))
+    assert (tried(resumed), resumed.stopped) == (tried(result), result.stopped)
+
+
+@pytest.mark.parametrize("search", [{}, {"worth": "never"}, {"worth": 0}, {"worth": 1e-300}])
+def test_trials_are_all_done_where_nothing_else_is_asked_for(tmp_path: Path, search: dict[str, Any]) -> None:
+    result = tune(config_of(tmp_path, trials=LEAST + 1, **search))
+    assert len(tried(result)) == LEAST + 1
+    assert result.stopped == f"all {LEAST + 1} trials are done"
+
+
+def test_what_says_nothing_of_gains_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the preset paper does not say what one more trial"):
+        config_of(tmp_path, worth="auto", preset="paper")
+    with pytest.raises(ConfigError, match="worth"):
+        config_of(tmp_path, worth=-1)
+
+
+def test_the_page_states_what_was_measured_and_the_default_follows_from_it() -> None:
+    found = json.loads((BENCHMARKS / "results" / "stopping.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "search-quality.md").read_text(encoding="utf-8")
+    assert f"{found['searches']} searches of 30 trials" in page
+    fixed = next(row for row in found["summary"] if row["rule"] == "trials")
+    for row in found["summary"]:
+        lost, error, as_much = (f"{row[key]:.4f}"[1:] for key in ("lost", "error", "fixed_lost"))
+        assert f"| {row['trials']:.1f} trials | {lost} ({error}) | {as_much} |" in page
+        assert row["trials"] >= fixed["trials"]  # none saves more at the same loss
+        assert row["lost"] >= row["fixed_lost"]
+    gain = found["summary"][0]
+    assert (gain["rule"], gain["threshold"], gain["least"], gain["again"]) == ("gain", SHARE, LEAST, 1)
+
+
+def test_rules_of_the_benchmark_end_where_they_say() -> None:
+    sys.path.insert(0, str(BENCHMARKS))
+    pytest.importorskip("sklearn", reason="the benchmarks need scikit-learn")
+    import stopping as program
+
+    row = {"gain": [1.0] * 12 + [0.01] * 16, "noise": [1.0] * 28, "leader": [1.0] * 28, "regret": [0.5] * 28}
+    assert program.below("gain", 0.05, 12, 1)(row) == 15
+    assert program.below("gain", 0.05, 12, 3)(row) == 17
+    assert program.below("gain", 0.001, 12, 1)(row) == 30
+    assert program.patience(5)(row) == 8
+    assert program.judged(program.fixed(20), [row, row]) == {"trials": 20.0, "lost": 0.0, "error": 0.0}
