@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # so that editors and type checkers know the names too
     from loracle.records.trial import Outcome as Outcome
     from loracle.records.trial import Trial as Trial
     from loracle.search.optimizer import Optimizer as Optimizer
+    from loracle.search.optuna_sampler.pruner import LoraclePruner as LoraclePruner
     from loracle.search.optuna_sampler.sampler import LoracleSampler as LoracleSampler
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ _HOME = {
     "History": "records.trial",
     "Knob": "records.space",
     "LoracleError": "errors",
+    "LoraclePruner": "search.optuna_sampler.pruner",
     "LoracleSampler": "search.optuna_sampler.sampler",
     "Optimizer": "search.optimizer",
     "Outcome": "records.trial",
