@@ -44,6 +44,7 @@ def test_programs_get_numbers_and_a_state() -> None:
         "metrics": {"test_loss": 1.5},
         "guards": {},
         "seconds": 2.0,
+        "curve": None,
         "failure": None,
     }
     assert (second["state"], second["score"], second["seconds"]) == ("failed", None, 1.5)
