@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from landscape_data import Floats, Landscape, load_landscapes
+from landscape_data import Floats, Indices, Landscape, load_landscapes
 from pretrain import sweep_of
 from search_methods import RandomMethod, Start, table_space
 
-from loracle.records.space import Config, paper_space, with_alpha
+from loracle.records.space import Config, SearchSpace, paper_space, with_alpha
 from loracle.search.propose import complete
 
 USUAL_RATE, USUAL_ALPHA, USUAL_BATCH = 3e-4, 32, 16
@@ -73,10 +74,11 @@ def _best_list(left_out: str) -> tuple[Config, ...]:
 
 def _regrets(landscape: Landscape, configs: list[Config]) -> Floats:
     """Of the candidate that is nearest to each config, (n,); at most 1, the median's."""
-    space = table_space(landscape)
+    return np.asarray(np.minimum(landscape.regrets[nearest_rows(table_space(landscape), configs)], 1.0))
+
+
+def nearest_rows(space: SearchSpace, configs: Sequence[Config]) -> Indices:
+    """The row of the candidate that is nearest to each config, (n,)."""
     places = space.coordinates(space.candidates)
     wanted = space.coordinates([space.nearest(complete(space, config)) for config in configs])
-    rows = np.abs(wanted[:, None, :] - places[None, :, :]).sum(axis=2).argmin(axis=1)
-    values = np.where(np.isnan(landscape.values), np.nanmin(landscape.values), landscape.values)
-    regret = (values.max() - values) / (values.max() - np.median(values))
-    return np.asarray(np.minimum(regret[rows], 1.0))
+    return np.asarray(np.abs(wanted[:, None, :] - places[None, :, :]).sum(axis=2).argmin(axis=1))

@@ -110,12 +110,23 @@ class Landscape:
         floor = self.baseline + WASTED_SHARE * (np.nanmax(values) - self.baseline)
         return np.isnan(values) | (values < floor)
 
+    @cached_property
+    def regrets(self) -> Floats:
+        """Normalised simple regret of each candidate, shape (n,): 0 is the best one, 1 the median one; what
+        gives no value is as bad as the worst."""
+        values = np.where(np.isnan(self.values), np.nanmin(self.values), self.values)
+        return np.asarray((values.max() - values) / (values.max() - np.median(values)))
+
     def value(self, index: int) -> float:
         """Noise-free value of a config by its index; NaN where it fails. Raises KeyError if unknown."""
+        return float(self.values[self.place(index)])
+
+    def place(self, index: int) -> int:
+        """Where a config stands among the candidates. Raises KeyError if it is none."""
         place = int(np.searchsorted(self.candidates, index))
         if place == len(self.candidates) or self.candidates[place] != index:
             raise KeyError(index)
-        return float(self.values[place])
+        return place
 
 
 def load_landscapes(sources: Sequence[str] = ("own", "table", "synthetic")) -> list[Landscape]:

@@ -54,10 +54,7 @@ def observe(landscape: Landscape, index: int, seed: int, before: int = 0) -> flo
 
 def regret(landscape: Landscape, index: int) -> float:
     """Normalised simple regret: 0 is the best candidate, 1 the median one."""
-    values = np.where(np.isnan(landscape.values), np.nanmin(landscape.values), landscape.values)
-    value = landscape.value(index)
-    value = float(values.min()) if np.isnan(value) else value
-    return float((values.max() - value) / (values.max() - np.median(values)))
+    return float(landscape.regrets[landscape.place(index)])
 
 
 def search(landscape: Landscape, regime: str, name: str, seed: int) -> Iterator[dict[str, Any]]:

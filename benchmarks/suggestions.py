@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from expert_methods import HandMethod
+from expert_methods import HandMethod, nearest_rows
 from landscape_data import Landscape, load_landscapes
 from pretrain import sweep_of
 from safetensors.numpy import load_file, save_file
@@ -29,7 +29,6 @@ from search_report import group_of
 from loracle.records.standard_settings import STANDARD
 from loracle.search.presets import EnsembleSettings
 from loracle.search.prior import SHIPPED, load_prior
-from loracle.search.propose import complete
 from loracle.search.suggestion.answer import worth
 from loracle.text.files import write_atomically
 
@@ -89,10 +88,7 @@ ANSWERS: dict[str, Callable[[Start], int | None]] = {
 
 def nearest(start: Start, config: dict[str, Any]) -> int:
     """The candidate that is nearest to a config."""
-    space = start.space
-    at = space.coordinates([space.nearest(complete(space, config))])
-    places = space.coordinates(space.candidates)
-    return int(space.candidates[np.abs(places - at).sum(axis=1).argmin()])
+    return int(start.space.candidates[nearest_rows(start.space, [config])[0]])
 
 
 def measured() -> Iterator[dict[str, Any]]:

@@ -256,10 +256,9 @@ def prior_contents(preset: Preset, known: Mapping[str, str], parameters: int | N
         known: contents of the run, if it was begun before.
         parameters: of the base model; None: not known.
     """
-    surrogate = preset.surrogate
-    if not isinstance(surrogate, EnsembleSettings) or surrogate.informed <= 0:
+    if preset.informed is None:
         return {}
     if known.get(PRIOR) == (earlier := file_hash(EARLIER)):
         return {PRIOR: earlier}
     size = {} if parameters is None else {PARAMETERS: str(parameters)}
-    return {PRIOR: file_hash(surrogate.prior or SHIPPED), **size}
+    return {PRIOR: file_hash(preset.informed.prior or SHIPPED), **size}

@@ -252,7 +252,9 @@ def fit_ensemble(settings: EnsembleSettings, numbers: Floats, rows: Rows, y: Flo
     prior = load_prior(settings.prior or SHIPPED)
     made: list[tuple[float, Member]] = []  # with its probability before any trial
     if settings.informed > 0:
-        sizes = _UNKNOWN if settings.parameters is None else (settings.parameters,)
+        sizes: tuple[float | None, ...] = (settings.parameters,)
+        if settings.parameters is None and prior.weights["shift"].any():  # else size makes no difference
+            sizes = _UNKNOWN
         for parameters in sizes:
             inputs = _inputs(settings.prior or SHIPPED, parameters, numbers.shape[1], numbers.tobytes())
             made.append((settings.informed / len(sizes), _informed(prior, inputs)))

@@ -67,6 +67,10 @@ class Feasibility:
             total += log_ndtr((belief.mean - threshold) / belief.sd)
         return total
 
+    def probability(self, at: Rows) -> Floats:
+        """Probability that each candidate keeps every guard, (m,), with nothing pending."""
+        return np.asarray(np.exp(self.log_probability([], at)))
+
     def keeps(self, rows: Rows) -> Mask:
         """Which of these rows were tried and kept every guard, (m,)."""
         return np.isin(rows, self.keeping)

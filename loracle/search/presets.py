@@ -104,6 +104,12 @@ class Preset:
         """Whether it needs language features."""
         return isinstance(self.surrogate, SurrogateSettings) and self.surrogate.language
 
+    @property
+    def informed(self) -> EnsembleSettings | None:
+        """What its surrogate is made of, if it starts from a prior."""
+        settings = self.surrogate
+        return settings if isinstance(settings, EnsembleSettings) and settings.informed > 0 else None
+
 
 def _careful(
     surrogate: SurrogateSettings | EnsembleSettings, seed_configs: tuple[dict[str, Value], ...]
@@ -164,20 +170,18 @@ def with_parameters(preset: Preset, parameters: float | None) -> Preset:
     Raises:
         ConfigError: that is no positive number.
     """
-    surrogate = preset.surrogate
     if parameters is not None and not 0 < parameters < math.inf:
         raise ConfigError(f"parameters is how many a base model has, such as 7e9; got {parameters!r}")
-    if parameters is None or not isinstance(surrogate, EnsembleSettings) or surrogate.informed <= 0:
+    if parameters is None or preset.informed is None:
         return preset
-    return replace(preset, surrogate=replace(surrogate, parameters=float(parameters)))
+    return replace(preset, surrogate=replace(preset.informed, parameters=float(parameters)))
 
 
 def with_earlier_prior(preset: Preset) -> Preset:
     """The same preset as it was with the prior before this one, for runs that were begun with it."""
-    surrogate = preset.surrogate
-    if not isinstance(surrogate, EnsembleSettings) or surrogate.informed <= 0:
+    if preset.informed is None:
         return preset
-    return replace(preset, surrogate=replace(surrogate, prior=EARLIER), careful=0)
+    return replace(preset, surrogate=replace(preset.informed, prior=EARLIER), careful=0)
 
 
 def with_standard(preset: Preset, standard: Mapping[str, Value] | None) -> Preset:

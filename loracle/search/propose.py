@@ -167,8 +167,7 @@ class Beliefs:
         found = observed(space, history)
         settings = preset.surrogate
         y = transform_outputs(found.values, found.diverged, settings.output)
-        prior = isinstance(settings, EnsembleSettings) and settings.informed > 0
-        if not prior and found.rows.size == 0:
+        if preset.informed is None and found.rows.size == 0:
             return cls(preset, found, y, None)
         feasibility = _feasibility(space, history)
         asked = (space.fingerprint, settings, found.rows.tobytes(), y.tobytes(), seed)

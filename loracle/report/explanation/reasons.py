@@ -138,7 +138,7 @@ class Reasons:
         mean, sd = float(belief.mean[0]), float(belief.sd[0])
         keeps, known = None, belief.mean[1:]
         if beliefs.feasibility is not None:
-            keeps = float(np.exp(beliefs.feasibility.log_probability([], rows[:1])[0]))
+            keeps = float(beliefs.feasibility.probability(rows[:1])[0])
             keeping = beliefs.feasibility.keeps(rows[1:])
             known = known[keeping] if keeping.any() else known
         best = float(known.max())
@@ -168,8 +168,8 @@ class Reasons:
         return Evidence(near.number, None if value is None else self._read(value), differs)
 
     def _prior(self, beliefs: Beliefs, index: int) -> PriorWord | None:
-        settings = self._asked.surrogate
-        if not isinstance(settings, EnsembleSettings) or settings.informed <= 0:
+        settings = self._asked.informed
+        if settings is None:
             return None
         mean = prior_alone(settings, describe(self.space)).belief().mean
         share = float((mean > mean[row_of(self.space, index)]).mean())
@@ -216,7 +216,7 @@ class Reasons:
             one = _difference(belief, scale, [int(rows[end]) for end in ends], "knob", knob.name)
             keeps = None
             if feasibility is not None:
-                keeps = float(np.exp(feasibility.log_probability([], rows[ends[:1]])[0]))
+                keeps = float(feasibility.probability(rows[ends[:1]])[0])
             found.append(replace(one, best=float(values[ends[0]]), keeps=keeps))
         return sorted(found, key=lambda one: -one.difference)
 

@@ -75,7 +75,7 @@ class Understanding:
 
     def keeps(self, rows: Rows) -> Floats | None:
         """Probability that each of m candidates keeps every guard, (m,); None where nothing is watched."""
-        return None if self.feasibility is None else np.exp(self.feasibility.log_probability([], rows))
+        return None if self.feasibility is None else self.feasibility.probability(rows)
 
     def likely(self, rows: Rows) -> Mask:
         """Which of m candidates likely keep every guard, (m,): what was tried and lost one does not."""

@@ -100,14 +100,20 @@ def require_trials_here(folder: Path, storage: str | None) -> None:
 
 def _trials(folder: Path, storage: str | None) -> list[FrozenTrial]:
     """The trials of a run as they are recorded; none where there is no run."""
+    begun = _begun(folder, storage)
+    return [] if begun is None else begun[0].ask(lambda: begun[1].get_trials(deepcopy=False))
+
+
+def _begun(folder: Path, storage: str | None) -> tuple[Storage, optuna.Study] | None:
+    """The study of a run to be read, and where it is; None where there is no run."""
     if storage is None and not (folder / "journal.log").exists():
-        return []
+        return None
     try:
         opened = open_to_read(folder, storage)
     except NoRunError:
-        return []
+        return None
     study = _existing(opened, _study_name(folder, storage))
-    return [] if study is None else opened.ask(lambda: study.get_trials(deepcopy=False))
+    return None if study is None else (opened, study)
 
 
 def _holds_files(folder: Path) -> bool:
@@ -155,17 +161,17 @@ def read_contents(folder: Path, storage: str | None = None) -> dict[str, str]:
     """Hashes of what a run is made of, by name; none of one that has not begun. Raises as `read_history`."""
     opened = open_to_read(folder, storage)
     study = _existing(opened, _study_name(folder, storage))
-    return {} if study is None else dict(opened.ask(lambda: study.user_attrs).get(_CONTENTS_KEY, {}))
+    return {} if study is None else _contents(opened, study)
 
 
 def begun_with(folder: Path, storage: str | None) -> dict[str, str]:
     """What a run was made of when it began, as `read_contents`; nothing where there is none."""
-    if storage is None and not (folder / "journal.log").exists():
-        return {}
-    try:
-        return read_contents(folder, storage)
-    except NoRunError:
-        return {}
+    begun = _begun(folder, storage)
+    return {} if begun is None else _contents(*begun)
+
+
+def _contents(opened: Storage, study: optuna.Study) -> dict[str, str]:
+    return dict(opened.ask(lambda: study.user_attrs).get(_CONTENTS_KEY, {}))
 
 
 def _open_to_read(folder: Path, space: SearchSpace, storage: str | None) -> Study | None:
