@@ -25,7 +25,7 @@ from landscape_data import Landscape, load_landscapes
 from search import HERE, about, observe, regret
 from search_methods import FACTORY, LoracleMethod, Start, ensemble, table_space
 
-from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.records.trial import FailureKind
 from loracle.text.files import write_atomically
 
 RESULTS = HERE / "results" / "random_failures.json"
@@ -39,14 +39,11 @@ def search(landscape: Landscape, kind: str, seed: int) -> Iterator[dict[str, Any
     method = LoracleMethod(start, ensemble(start))
     for n in range(1, JUDGED[-1] + 1):
         index = method.ask()
-        fails = KINDS[kind] is not None and np.random.default_rng([seed, index, 3]).random() < SHARE
-        failed = Failure(KINDS[kind] or FailureKind.CRASHED, "by chance") if fails else None
-        value = None if fails else observe(landscape, index, seed)
-        if value is None and failed is None:
-            failed = Failure(FailureKind.DIVERGED, "diverged")
-        method.history = History(
-            (*method.history.trials, Trial(n - 1, index, Outcome(value, failure=failed)))
-        )
+        fails = np.random.default_rng([seed, index, 3]).random() < SHARE
+        if (by_chance := KINDS[kind]) is not None and fails:
+            method.tell(index, None, by_chance)
+        else:
+            method.tell(index, observe(landscape, index, seed))
         if n in JUDGED:
             found = round(regret(landscape, method.recommend()), 4)
             yield {"landscape": landscape.name, "failures": kind, "seed": seed, "n": n, "regret": found}

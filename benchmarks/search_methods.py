@@ -89,8 +89,8 @@ class LoracleMethod:
         )
         return index
 
-    def tell(self, index: int, value: float | None) -> None:
-        failure = Failure(FailureKind.DIVERGED, "diverged") if value is None else None
+    def tell(self, index: int, value: float | None, kind: FailureKind = FailureKind.DIVERGED) -> None:
+        failure = Failure(kind, str(kind)) if value is None else None
         trial = Trial(len(self.history.trials), index, Outcome(value, failure=failure))
         self.history = History((*self.history.trials, trial))
 

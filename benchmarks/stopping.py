@@ -37,7 +37,7 @@ from search import about, observe, regret
 from search_methods import FACTORY, LoracleMethod, Start, ensemble, table_space
 
 from loracle.report.findings.score_scale import ScoreScale
-from loracle.search.acquisition import expected_improvement
+from loracle.run.stopping import prospects
 from loracle.search.ensemble import Ensemble
 from loracle.search.observations import row_of, untried
 from loracle.search.propose import Beliefs, ranking
@@ -45,7 +45,6 @@ from loracle.search.propose import Beliefs, ranking
 OUTPUT = Path(__file__).parent / "results" / "stopping.json"
 TRIALS, FIRST, FIRST_SEED = 30, 3, 200
 _SMALLEST = 45  # candidates of a table: of fewer, thirty trials are nearly all
-_DRAWS, _LIKELY = 64, 200
 KEYS = ("regret", "gain", "bound", "remaining", "noise", "slope", "leader")
 
 
@@ -92,18 +91,14 @@ def known(landscape: Landscape, method: LoracleMethod) -> dict[str, float]:
     free = np.flatnonzero(untried(space, history))
     belief = beliefs.surrogate.belief()
     leader = ranking(space, history, method.preset, seed=method.start.seed)[0]
-    best = float(belief.mean[tried].max())
-    gain = expected_improvement(belief.mean[free], belief.sd[free], best)
+    gain, remaining = prospects(beliefs.surrogate, free, tried, row_of(space, leader))
     upper, lower = belief.mean + 2 * belief.sd, belief.mean - 2 * belief.sd
-    likely = free[np.argsort(-upper[free])[:_LIKELY]]
-    at = np.concatenate([[row_of(space, leader)], likely])
-    drawn = beliefs.surrogate.draws(at, _DRAWS)
     scale = ScoreScale.of(beliefs.y, beliefs.observations.values, "value")
     return {
         "regret": regret(landscape, leader),
-        "gain": float(gain.max()),
+        "gain": gain,
         "bound": float(upper.max() - lower[tried].max()),
-        "remaining": float((drawn.max(axis=1) - drawn[:, 0]).mean()),
+        "remaining": remaining,
         "noise": beliefs.surrogate.noise,
         "slope": scale.slope,
         "leader": float(leader),

@@ -176,9 +176,14 @@ class SearchConfig(Section):
     replicates: Literal["auto"] | Annotated[int, Field(ge=0, le=8)] = "auto"  # seeds of the best two
     past: list[PastConfig] = Field(default_factory=list)  # runs that are over, whose best are told
 
+    @field_validator("worth", mode="after")
+    @classmethod
+    def _nothing_is_never(cls, value: float | str) -> float | str:
+        return value or "never"
+
     @model_validator(mode="after")
     def _worth_needs_a_belief(self) -> SearchConfig:
-        if self.worth not in ("never", 0) and self.preset not in ("default", "numeric"):
+        if self.worth != "never" and self.preset not in ("default", "numeric"):
             raise ValueError(
                 f"worth: the preset {self.preset} does not say what one more trial is expected to gain; "
                 "default and numeric do"
@@ -314,7 +319,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _worth_is_of_one_score(self) -> RunConfig:
-        if self.search.worth not in ("never", 0) and (self.scoring.objectives or self.guard):
+        if self.search.worth != "never" and (self.scoring.objectives or self.guard):
             raise ValueError(
                 "search.worth: is of one score; with several objectives or guards all trials are done"
             )

@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 
 from loracle.records.curves.recorder import CurveRecorder, Point
 
+BAR = re.compile(
+    r"(?<![\d/.])(\d{1,9})/(\d{1,9})(?![\d/.])"
+)  # a step and their number, as progress bars write it
 BESIDE = frozenset({"tokens", "learning_rate", "gradient_norm", "validation_loss"})  # a step and its loss
 
 _MARK = b"loracle:"  # at the beginning of a line that tells of a step
@@ -31,7 +34,6 @@ _NAMES = {
     "grad_norm": "gradient_norm",
     "num_tokens": "tokens",
 }
-_BAR = re.compile(r"(?<![\d/.])(\d{1,9})/(\d{1,9})(?![\d/.])")
 
 
 def tell_curve(curve: CurveRecorder, told: Mapping[str, float]) -> None:
@@ -79,7 +81,7 @@ class CurveLines:
         """Takes in lines that may be a trainer's own."""
         for line in lines if not self._told else ():
             text = line[-_LONGEST:].decode(errors="replace")
-            for bar in _BAR.finditer(text):
+            for bar in BAR.finditer(text):
                 step, total = int(bar[1]), int(bar[2])
                 if 0 < step <= total and total >= self._largest:  # shorter bars are of evaluations
                     self._bar, self._largest = step, total

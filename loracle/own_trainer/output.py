@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from loracle.errors import ConfigError
-from loracle.own_trainer.curve_lines import CurveLines
+from loracle.own_trainer.curve_lines import BAR, CurveLines
 from loracle.records.curves.recorder import CurveRecorder
 from loracle.text.patterns import Pattern
 
@@ -33,7 +33,6 @@ _RECENT = 16_000  # bytes that are searched for bars and losses, each time that 
 SECONDS_BETWEEN_SIGNS = 0.5
 _SECONDS_BETWEEN_PARTS = 10.0  # where no line is finished, as by some progress bars
 
-_STEP = re.compile(r"(?<![\d/.])(\d{1,9})/(\d{1,9})(?![\d/.])")  # as progress bars write it
 _LOSS = re.compile(r"\bloss\W{0,4}([-+]?\d+\.?\d*(?:[eE][-+]?\d+)?)")
 
 
@@ -198,7 +197,7 @@ class Output:
         bar = loss = None
         for line in reversed(lines):
             text = line.decode(errors="replace")
-            if bar is None and (found := _STEP.search(text)) and 0 < int(found[1]) <= int(found[2]):
+            if bar is None and (found := BAR.search(text)) and 0 < int(found[1]) <= int(found[2]):
                 bar = found
             loss = loss or _LOSS.search(text)
             if bar and loss:

@@ -118,7 +118,7 @@ def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Searc
             contents=contents,
             metric=config.metric,
             objectives=config.objectives,
-            worth=config.search.worth or "never",
+            worth=config.search.worth,
         )
     from loracle.run.reading import features_of  # needs torch
 

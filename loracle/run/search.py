@@ -59,7 +59,7 @@ class Search:
     contents: Mapping[str, str] = field(default_factory=dict)
     metric: str = ""
     worth: Worth = "never"
-    _ended: dict[int, str | None] = field(default_factory=dict, repr=False, compare=False)
+    _ended: dict[int, str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def within(self, room: float | None) -> Search:
         """The same search where trainings may grow by `room` bytes, whatever is free just now."""
@@ -98,8 +98,9 @@ class Search:
         if self.memory is not None:
             free &= allowed(self.memory, self.space, history)
         found = outlook(self.space, trials, self.preset, self.seed, free, self.worth)
-        ends = found is not None and found.gain < found.worth
-        return found.said(len(trials), budget) if found is not None and ends else None
+        if found is None or found.gain >= found.worth:
+            return None
+        return found.said(len(trials), budget)
 
     def believed(self, history: History, index: int) -> Believed | None:
         """What a config that `next` has just chosen is expected to score; None before the first score, and of

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -19,6 +19,10 @@ from loracle.report.wording import show_value
 from loracle.search.observations import Mask, row_of
 from loracle.search.presets import Preset
 from loracle.search.propose import Beliefs, ranking
+
+if TYPE_CHECKING:
+    from loracle.search.belief import Rows
+    from loracle.search.ensemble import Ensemble
 
 Worth = float | Literal["never", "auto"]
 
@@ -54,7 +58,6 @@ def outlook(
     space: SearchSpace, trials: Sequence[Trial], preset: Preset, seed: int, free: Mask, worth: Worth
 ) -> Outlook | None:
     """After `trials`, where `free` candidates could come next; None where nothing can be said yet."""
-    from loracle.search.acquisition import expected_improvement  # scipy: a worker begins to load before
     from loracle.search.ensemble import Ensemble
 
     history = History(tuple(trials))
@@ -65,12 +68,23 @@ def outlook(
     if not isinstance(beliefs.surrogate, Ensemble) or scale.slope <= 0:
         return None  # fewer than three different scores do not say what a difference is worth
     rows = np.flatnonzero(free)
-    belief = beliefs.surrogate.belief(at=np.concatenate([rows, beliefs.observations.rows]))
-    mean, sd, tried = belief.mean[: len(rows)], belief.sd[: len(rows)], belief.mean[len(rows) :]
-    gain = float(expected_improvement(mean, sd, float(tried.max())).max())
-    least = SHARE * beliefs.surrogate.noise * scale.slope if worth == "auto" else worth
-    likely = rows[np.argsort(-(mean + 2 * sd), kind="stable")[:_LIKELY]]
     leader = row_of(space, ranking(space, history, preset, seed=seed)[0])
-    drawn = beliefs.surrogate.draws(np.concatenate([[leader], likely]), _DRAWS)
-    regret = float((drawn.max(axis=1) - drawn[:, 0]).mean())
+    gain, regret = prospects(beliefs.surrogate, rows, beliefs.observations.rows, leader)
+    least = SHARE * beliefs.surrogate.noise * scale.slope if worth == "auto" else worth
     return Outlook(gain * scale.slope, float(least), regret * scale.slope)
+
+
+def prospects(surrogate: Ensemble, free: Rows, tried: Rows, leader: int) -> tuple[float, float]:
+    """What is expected of going on, in the units of the belief.
+
+    The largest expected improvement of the `free` candidates, (m,), over those `tried`, (n,); and by how much
+    the best of all is expected to be better than `leader`.
+    """
+    from loracle.search.acquisition import expected_improvement  # scipy: a worker begins to load before
+
+    belief = surrogate.belief(at=np.concatenate([free, tried]))
+    mean, sd, known = belief.mean[: len(free)], belief.sd[: len(free)], belief.mean[len(free) :]
+    gain = float(expected_improvement(mean, sd, float(known.max())).max())
+    likely = free[np.argsort(-(mean + 2 * sd), kind="stable")[:_LIKELY]]
+    drawn = surrogate.draws(np.concatenate([[leader], likely]), _DRAWS)
+    return gain, float((drawn.max(axis=1) - drawn[:, 0]).mean())

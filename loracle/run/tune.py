@@ -224,8 +224,6 @@ def run_search(
         while True:
             stopped = _fill(search, study, executor, running, again, folder, budget, listen)
             if stopped:
-                if stopped == search.ends(study.history(), budget):
-                    listen(PhaseStarted(stopped))
                 return stopped
             if not running:  # other processes train the rest; one of them may die
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
@@ -271,7 +269,10 @@ def _fill(
         if len(finished) + len(history.pending) >= budget:
             return None
         if not again and (reason := search.ends(history, budget)):
-            return None if running else reason
+            if running:
+                return None
+            listen(PhaseStarted(reason))
+            return reason
         chosen = not again
         index = search.next(history) if chosen else again.pop(0)
         if index is None:

@@ -122,7 +122,14 @@ def run_trial(plan: TrialPlan, provenance: Mapping[str, Any]) -> Outcome:
     parts["other"] = seconds - sum(parts.values())
     if isinstance(result, _Result):
         measured = metrics | dict(result.metrics)
-        outcome = Outcome(result.value, measured, seconds, None, parts, result.guards, curve.curve())
+        outcome = Outcome(
+            result.value,
+            measured,
+            seconds,
+            seconds_by_part=parts,
+            guards=result.guards,
+            curve=curve.curve(),
+        )
         for table, records in result.items.items():
             text = "".join(json_text(item, None) for item in records)
             write_atomically(items_file(plan.folder, table), text)

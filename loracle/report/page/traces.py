@@ -12,6 +12,7 @@ BAND = "var(--band)"
 
 
 def layout_of(x: str, y: str) -> Chart:
+    """A chart with two axes of these names."""
     axis = {"automargin": True, "zeroline": False, "gridcolor": "var(--rule)", "fixedrange": True}
     return {
         "xaxis": axis | {"title": {"text": x, "font": {"size": 13}}, "linecolor": "var(--rule)"},
@@ -25,6 +26,7 @@ def layout_of(x: str, y: str) -> Chart:
 def marks_at(
     x: Sequence[Any], y: Sequence[Any], texts: Sequence[str], name: str, colour: str, symbol: str = "circle"
 ) -> Chart:
+    """Marks, each with a text of its own to hover over."""
     marker = {"color": colour, "symbol": symbol, "size": 8, "opacity": 0.85}
     trace = {"type": "scatter", "mode": "markers", "x": list(x), "y": list(y), "name": name}
     return trace | {"marker": marker, "hovertext": list(texts), "hoverinfo": "text"}
@@ -33,6 +35,7 @@ def marks_at(
 def line_through(
     x: Sequence[Any], y: Sequence[Any], name: str, colour: str, dash: str = "solid", shape: str = "linear"
 ) -> Chart:
+    """A line that tells its name to who hovers over it."""
     look = {"color": colour, "width": 2, "dash": dash, "shape": shape}
     trace = {"type": "scatter", "mode": "lines", "x": list(x), "y": list(y), "name": name, "line": look}
     return trace | {"hoverinfo": "text", "hovertext": name}

@@ -46,12 +46,11 @@ class LoraclePruner(BasePruner):
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         sign = 1.0 if minimize else -1.0
         told = [
-            (sign * one.value, one.number)
+            (sign * one.value, one.number, one.intermediate_values)
             for one in done
             if one.intermediate_values and one.value is not None
         ]
-        best = next((one for one in done if told and one.number == min(told)[1]), None)
-        beside = {} if best is None else best.intermediate_values
+        beside = min(told)[2] if told else {}
         return self.is_wreck(trial.intermediate_values, beside, minimize=minimize)
 
     def is_wreck(self, reports: Mapping[int, float], best: Mapping[int, float], *, minimize: bool) -> bool:
