@@ -153,7 +153,8 @@ def test_hovering_tells_of_a_trial_and_the_axis_changes(browser: Any, report: Pa
     box = point.bounding_box()
     seen.page.mouse.move(box["x"] + box["width"] / 2 + 30, box["y"] + 30)
     seen.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=3)
-    label = seen.page.locator("#progress-chart .hoverlayer .hovertext").first
+    # Labels of what the mouse passed on its way may be drawn before.
+    label = seen.page.locator("#progress-chart .hoverlayer .hovertext").filter(has_text="trial").first
     label.wait_for(state="attached")
     assert "trial" in label.text_content()
     seen.page.get_by_role("button", name="by time").click()
