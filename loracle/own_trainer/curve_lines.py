@@ -2,7 +2,8 @@
 
 What is told, by `progress(...)` of a function or by lines `loracle: step=10 loss=1.3` of a command, is taken
 whole, and then alone. Else losses as trainers print them (`'loss': 1.3, 'learning_rate': 2e-4`) are taken
-from the part of the output that is looked at anyway; their step is that of the progress bar, or their number.
+from the part of the output that is looked at anyway; their step is that of the progress bar, if it advances
+from each to the next, or their number.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from loracle.records.curves.recorder import CurveRecorder, Point
 
@@ -96,9 +98,14 @@ class CurveLines:
         self._tell(self._rest)
         if self._told or self._curve.curve() is not None:
             return
-        counted = not any(found["step"] for found in self._printed)
-        for number, found in enumerate(self._printed, start=1):
-            tell_curve(self._curve, {**found, "step": float(number)} if counted else found)
+        kind = "loss" if any("loss" in found for found in self._printed) else "validation_loss"
+        steps = [found["step"] for found in self._printed if kind in found]
+        # A bar that does not advance from loss to loss is of something else, such as an evaluation.
+        by_bar = all(before < after for before, after in pairwise([0.0, *steps]))
+        number = 0
+        for found in self._printed:
+            number += kind in found
+            tell_curve(self._curve, found if by_bar else {**found, "step": float(max(number, 1))})
 
 
 def _numbers(pattern: re.Pattern[str], line: bytes) -> dict[str, float]:

@@ -27,6 +27,20 @@ for step in (10, 20):
 print("1/5 of an evaluation")
 print({"eval_loss": 1.25})
 """
+EVALUATION_BAR = """
+for epoch in (1, 2):
+    print({"loss": 4.0 / epoch})
+    print({"loss": 3.0 / epoch})
+    for part in (1, 2, 3, 4):
+        print(f"\\r {part}/4 [00:0{part}]", end="")
+    print({"eval_loss": 2.0 / epoch})
+"""
+LATE_BAR = """
+for step in range(1, 4):
+    print({"loss": 6.0 / step})
+print("\\r 3/30 [00:01]", end="")
+print({"loss": 1.0})
+"""
 
 
 def run(tmp_path: Path, program: str) -> Outcome:
@@ -48,6 +62,8 @@ def run(tmp_path: Path, program: str) -> Outcome:
     [
         (TOLD, Curve((1, 2, 3), (3.0, 1.5, 1.0), (100, 200, 300), (1e-4,) * 3, (2.0,) * 3, (3,), (1.5,))),
         (PRINTED, Curve((10, 20), (3.0, 1.5), (), (1e-4,) * 2, (1.0,) * 2, (20,), (1.25,))),
+        (EVALUATION_BAR, Curve((1, 2, 3, 4), (4.0, 3.0, 2.0, 1.5), (), (), (), (2, 4), (2.0, 1.0))),
+        (LATE_BAR, Curve((1, 2, 3, 4), (6.0, 3.0, 2.0, 1.0))),
         ("print('loss: 2.0')\nprint('loss: 1.0')", Curve((1, 2), (2.0, 1.0))),
         ("print('nothing of the kind')", None),
     ],
