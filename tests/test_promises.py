@@ -314,6 +314,11 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_splits::test_proxies_are_nested_and_large_enough",
         "test_promises::test_a_tenth_is_the_default_proxy",
     ),
+    "What the search costs is told before, live and at the end, in full trainings": (
+        "test_tune::test_what_the_search_cost_is_the_same_everywhere",
+        "test_what_training_takes::test_what_is_trained_on_and_read_is_every_token_of_the_rows",
+        "test_watch::test_what_is_best_what_it_took_and_what_failed_stands_below_the_bars",
+    ),
     "| `default` | no |": ("test_optimizer::test_presets_by_name",),
     "| `numeric` | no |": ("test_optimizer::test_presets_by_name",),
     "| `language` | yes |": (

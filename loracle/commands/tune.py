@@ -36,6 +36,7 @@ def tune_and_tell(config: RunConfig, as_json: bool) -> None:
     """The whole job, and its result on stdout."""
     from loracle.commands.terminal.console import console, say, say_json, say_notices, say_parts, say_table
     from loracle.commands.terminal.display import live
+    from loracle.report.findings.search_cost import search_cost, show_trainings
     from loracle.report.objectives import PARETO, front_rows
     from loracle.report.tables import comparison_rows
     from loracle.report.verdict import headline, verdict_lines
@@ -63,6 +64,9 @@ def tune_and_tell(config: RunConfig, as_json: bool) -> None:
     for line in verdict_lines(found, metric, result.history):
         say_parts(out, (line, ""))
     say_notices(out, result.notices)
+    cost = search_cost(trial.outcome for trial in result.history.finished if trial.outcome)
+    if cost is not None:
+        say(out, f"search:  {show_trainings(cost.trainings)} in tokens trained, read and written")
     if result.best is not None:
         say(out, f"{'adapter' if result.best.is_dir() else 'settings'}: {result.best}")
     say(out, f"report:  {result.folder / 'report.md'}")

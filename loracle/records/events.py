@@ -59,6 +59,7 @@ class Expected:
         spare: how many more there may be, should the winner lose what must not be lost; not in `whole`.
         trial, final, whole: seconds of one trial, of one final training, and of everything; None: not known.
         cost_per_hour: what an hour costs; None: nobody has said.
+        trainings: what all trials of the budget are expected to cost, in full trainings; None: not known.
     """
 
     trials: int
@@ -71,6 +72,7 @@ class Expected:
     cost_per_hour: float | None = None
     spare: int = 0
     again: int = 0
+    trainings: float | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class TrialFinished:
         done: trials that count towards the budget.
         budget: how many there will be.
         left: estimate for the rest of the run, final trainings included; None: not known.
+        trainings: what all trials so far have cost, in full trainings; None: not known.
     """
 
     trial: Trial
@@ -133,6 +136,7 @@ class TrialFinished:
     done: int
     budget: int
     left: Span | None
+    trainings: float | None = None
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,39 @@ class GuardReading:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """What a training took, and what a whole one would; kept among the metrics of its outcome.
+
+    Attributes:
+        trained: tokens that were trained on, repeats included, padding left out.
+        read: for scoring: references and choices, a prompt that choices share once.
+        generated: written for scoring, and the prompts that this was written behind.
+        full: that one training on all data with the standard settings trains on.
+    """
+
+    trained: int
+    read: int
+    generated: int
+    full: int
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """As `Outcome.metrics` has them."""
+        counts = (self.trained, self.read, self.generated, self.full)
+        return dict(zip(_TOKENS, map(float, counts), strict=True))
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Tokens | None:
+        """Of an outcome; None where the trainer does not say, or the run was begun before it did."""
+        if any(name not in outcome.metrics for name in _TOKENS):
+            return None
+        return cls(*(int(outcome.metrics[name]) for name in _TOKENS))
+
+
+_TOKENS = ("tokens", "read_tokens", "generated_tokens", "full_training_tokens")
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a trial gave. Exactly one of `value` and `failure` is set.
 

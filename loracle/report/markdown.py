@@ -10,6 +10,7 @@ from loracle.records.notices import Notice
 from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace
 from loracle.records.trial import FailureKind, History
+from loracle.report.findings.search_cost import search_cost, show_trainings
 from loracle.report.folders import final_folder
 from loracle.report.objectives import PARETO, front_rows
 from loracle.report.tables import comparison_rows, history_table
@@ -105,6 +106,11 @@ def _how(
         f"- {len(space.candidates):,} candidates, preset `{config.search.preset}`, "
         f"seed {config.search.seed}.",
     ]
+    if (cost := search_cost(trial.outcome for trial in history.finished if trial.outcome)) is not None:
+        lines.append(
+            f"- The search cost {show_trainings(cost.trainings)}: tokens trained on, read and written for "
+            "scoring, over those of one training on all data with the standard settings."
+        )
     if PRESETS[config.search.preset].reads:
         prompt, model = map(escape.markdown, (config.language.prompt, config.language.model))
         lines.append(f"- Prompts {prompt} read by {model}.")

@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from loracle.config.metrics import metric_of
 from loracle.config.settings import RunConfig
-from loracle.config.training.plan import count_seen, steps_of
+from loracle.config.training.plan import count_seen, plan_training, steps_of
 from loracle.config.training.settings import TrainingConfig
 from loracle.records.events import Expected, Span
 from loracle.records.objective import Pace
 from loracle.records.sizes import Sizes
-from loracle.records.space import SearchSpace
+from loracle.records.space import SearchSpace, with_alpha
+from loracle.records.standard_settings import STANDARD
 from loracle.records.trial import Outcome, Trial
 from loracle.report.verdict import RUNNERS_UP
 from loracle.report.wording import show_value
@@ -112,8 +114,14 @@ class Forecast:
     """Estimates: from the finished trials, which say what took how long; before, from what was measured."""
 
     def __init__(
-        self, ends: Finals = NO_FINALS, first: Guess | None = None, cost_per_hour: float | None = None
+        self,
+        ends: Finals = NO_FINALS,
+        first: Guess | None = None,
+        cost_per_hour: float | None = None,
+        trainings: float | None = None,
     ) -> None:
+        """`trainings`: what one trial is expected to cost, in full trainings."""
+        self._trainings = trainings
         self._ends = ends
         self._first = first
         self._cost = cost_per_hour
@@ -129,6 +137,8 @@ class Forecast:
         rounds = math.ceil(ends.count / capacity)
         numbers = (coming, budget, at_a_time, ends.count)
         told = Expected(*numbers, cost_per_hour=self._cost, spare=ends.spare, again=ends.again)
+        if self._trainings is not None:
+            told = replace(told, trainings=budget * self._trainings)
         again = math.ceil(ends.again / capacity)
         outcomes = [trial.outcome for trial in done if trial.outcome]
         if not outcomes:
@@ -183,7 +193,20 @@ def forecast(
     ends = finals(has_final + (config.standard is not None), sizes, fraction, spare)
     if sizes is not None and not config.objectives:
         ends = replace(ends, again=2 * config.search.further_seeds)
-    return Forecast(ends, guess(pace, sizes, space, config.training), config.execution.cost_per_hour)
+    first = guess(pace, sizes, space, config.training)
+    return Forecast(ends, first, config.execution.cost_per_hour, _trainings(config, sizes))
+
+
+def _trainings(config: RunConfig, sizes: Sizes | None) -> float | None:
+    """What a trial costs, in full trainings, where all examples have as many tokens, and every answer is
+    written as long as its reference."""
+    if sizes is None:
+        return None
+    standard = with_alpha(config.standard or STANDARD)
+    trial, full = (plan_training(standard, config.training, n).n_seen for n in (sizes.proxy, sizes.train))
+    writes = any(metric_of(name).needs == "writing" for name in config.scoring.all_metrics)
+    scored = sizes.scored * (2 if writes else 1)
+    return (trial + scored) / (full + scored)
 
 
 def _span(seen: Sequence[float], coming: int, n: int) -> Span:
@@ -218,6 +241,8 @@ def in_words(expected: Expected) -> str:
     if e.cost_per_hour is not None:
         ends = [show_money(end * e.cost_per_hour / 3600) for end in (e.whole.low, e.whole.high)]
         cost = f", at {show_value(e.cost_per_hour)} an hour {' to '.join(dict.fromkeys(ends))}"
+    if e.trainings is not None:
+        cost += f"; the search costs about {e.trainings:.2g} full trainings in tokens"
     return f"{', '.join(parts)}: {show_span(e.whole.low, e.whole.high)} in all{cost}"
 
 

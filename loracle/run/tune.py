@@ -34,6 +34,7 @@ from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.report.best_folder import write_best
 from loracle.report.findings.finding import Subject
+from loracle.report.findings.search_cost import search_cost
 from loracle.report.folders import trial_folder
 from loracle.report.markdown import write_report
 from loracle.report.objectives import pareto_notice
@@ -238,7 +239,9 @@ def run_search(
                     ended = history.counted
                     left = estimates.expected(ended, shown, executor.capacity).whole
                     best = search.leader(history)
-                    listen(TrialFinished(trial, done.job.config, best, len(ended), shown, left))
+                    cost = search_cost(one.outcome for one in history.finished if one.outcome)
+                    spent = None if cost is None else cost.trainings
+                    listen(TrialFinished(trial, done.job.config, best, len(ended), shown, left, spent))
                 _refuse_hopeless(recent, study)
     except BaseException as error:
         if not isinstance(error, StudyError | OSError):  # then nothing more can be written

@@ -22,8 +22,9 @@ def generate(
     settings: ScoringConfig,
     wanted: Sequence[str] | None = None,
     progress: Progress | None = None,
-) -> list[str]:
-    """What the model writes after each prompt, greedily, until a stop token or `max_new_tokens`.
+) -> tuple[list[str], int]:
+    """What the model writes after each prompt, greedily, until a stop token or `max_new_tokens`; and how many
+    tokens that are, stop tokens and padding left out.
 
     With the texts that are `wanted`, (n,), a text also ends once it has as many tokens as the reference and
     cannot become the one that is wanted, white space around it aside. `progress` is told of examples, also
@@ -34,7 +35,7 @@ def generate(
     how = base.writing
     if how == "padded" and any(b < longest for b in length_breaks(base.model)):
         how = "equal"  # each would reach the break at the step of the longest
-    done = 0
+    done = count = 0
     for chosen in batches(encoded.prompt_lengths, settings.batch_size, how):
         starts, lengths = encoded.starts[chosen], encoded.prompt_lengths[chosen]
         prompts = [encoded.tokens[a : a + n] for a, n in zip(starts, lengths, strict=True)]
@@ -55,11 +56,12 @@ def generate(
                 stopping_criteria=StoppingCriteriaList(ends),
             )[:, width:].tolist()
         for i, tokens in zip(chosen, written, strict=True):
-            texts[i] = written_text(base, tokens)
+            kept = _kept(base, tokens)
+            texts[i], count = _decoded(base, kept), count + len(kept)
         done += len(chosen)
         if progress is not None:
             progress(done, len(encoded), None, "writing")
-    return texts
+    return texts, count
 
 
 class _Departed(StoppingCriteria):  # type: ignore[misc]
@@ -104,7 +106,15 @@ def written_text(texts: Reading | Base, tokens: Sequence[int]) -> str:
 
     Other special tokens are part of it: they are part of an answer that the data write with them.
     """
+    return _decoded(texts, _kept(texts, tokens))
+
+
+def _kept(texts: Reading | Base, tokens: Sequence[int]) -> list[int]:
+    """Those before the first stop token, without padding."""
     end = next((n for n, token in enumerate(tokens) if token in texts.stop_ids), len(tokens))
     padding = texts.tokenizer.pad_token_id
-    kept = [token for token in tokens[:end] if token != padding]
+    return [token for token in tokens[:end] if token != padding]
+
+
+def _decoded(texts: Reading | Base, kept: Sequence[int]) -> str:
     return str(texts.tokenizer.decode(kept, skip_special_tokens=False))

@@ -49,6 +49,7 @@ from loracle.training.optimizer import check_optimizer
 from loracle.training.pace import Sample, measure_pace
 from loracle.training.parallel.group import ALONE, Group
 from loracle.training.parallel.peers import Peers
+from loracle.training.schedule import example_order
 from loracle.training.scoring import Questions, check_splits, needs_of, prepare, score
 from loracle.training.trial import TrialPlan, Watch, run_trial
 from loracle.training.validation_loss import Watched, watched_for_curve
@@ -281,10 +282,19 @@ class TrainingObjective:
                 for guard in self.guards
                 for items in [self._base_items(guard, split)]
             ),
+            full_tokens=self._full_tokens,
         )
         outcome = run_trial(plan, self._provenance(plan))
         self._observed += observed([outcome])
         return outcome
+
+    @cached_property
+    def _full_tokens(self) -> int:
+        """Tokens that one training on all data with the standard settings trains on."""
+        standard = with_alpha(self.config.standard or STANDARD)
+        plan = plan_training(standard, self._training, self.n_train)
+        order = example_order(plan.n_examples, plan.n_seen, self.config.search.seed)
+        return int(self._train.lengths[order].sum())
 
     def _watched(
         self, memory: MemoryModel, config: Config, train: Encoded, micro_batch: int

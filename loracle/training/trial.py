@@ -20,7 +20,7 @@ from loracle.records.curves.recorder import HEAD, CurveRecorder, Point, validati
 from loracle.records.failures import DISK_ERRORS, crash, no_room
 from loracle.records.objective import Progress
 from loracle.records.space import Config
-from loracle.records.trial import Failure, FailureKind, GuardReading, Outcome
+from loracle.records.trial import Failure, FailureKind, GuardReading, Outcome, Tokens
 from loracle.records.trial_files import items_file, write_attempt
 from loracle.text.files import write_atomically
 from loracle.training.dataset.tokens import Encoded
@@ -68,6 +68,7 @@ class TrialPlan:
         adapter: where the adapter is saved; None: nowhere.
         group: the processes that train and score it, this one the first of them.
         guards: what must not be lost.
+        full_tokens: that one training on all data with the standard settings trains on.
     """
 
     base: Base
@@ -87,6 +88,7 @@ class TrialPlan:
     adapter: Path | None = None
     group: Group = ALONE
     guards: tuple[Watch, ...] = ()
+    full_tokens: int = 0
 
 
 def run_trial(plan: TrialPlan, provenance: Mapping[str, Any]) -> Outcome:
@@ -136,7 +138,9 @@ def run_trial(plan: TrialPlan, provenance: Mapping[str, Any]) -> Outcome:
     else:
         if _is_out_of_memory(result):
             result = replace(result, message=f"{result.message}; {_sizes_tried(plan, tried)}")
-        outcome = Outcome(None, metrics, seconds, result, parts, curve=curve.curve())
+        found = curve.curve()
+        metrics |= _spent(plan, found.tokens[-1] if found and found.tokens else 0)
+        outcome = Outcome(None, metrics, seconds, result, parts, curve=found)
     if plan.base.device.type == "cpu":
         release(plan.base.device)  # so that what a worker keeps is what leaks
     return outcome
@@ -180,7 +184,11 @@ def _train_and_score(plan: TrialPlan, curve: CurveRecorder) -> _Result:
             if plan.progress is not None:
                 plan.progress(step.number, step.total, step.loss)
 
+        readings = 0
+
         def measured(step: int, loss: float) -> None:
+            nonlocal readings
+            readings += 1
             log.write(validation_row(step, loss))
             curve.validated(step, loss)
 
@@ -214,7 +222,12 @@ def _train_and_score(plan: TrialPlan, curve: CurveRecorder) -> _Result:
         watch.guard.name: watch.guard.reading(watch.base_items, found.items)
         for watch, found in zip(plan.guards, watched, strict=True)
     }
-    return _Result(scored.value, _metrics(plan, trained, scored), items, seconds, guards)
+    read = sum(one.read_tokens for one in (scored, *watched))
+    if plan.watched is not None:
+        read += readings * int(plan.watched.encoded.lengths.sum())
+    generated = sum(one.generated_tokens for one in (scored, *watched))
+    metrics = {**_metrics(plan, trained, scored), **_spent(plan, trained.tokens, read, generated)}
+    return _Result(scored.value, metrics, items, seconds, guards)
 
 
 def _watched(plan: TrialPlan, watch: Watch) -> Score:
@@ -247,7 +260,6 @@ def _metrics(plan: TrialPlan, trained: Trained, scored: Score) -> dict[str, floa
         "first_loss": trained.steps[0].loss,
         "training_loss": sum(step.loss for step in tail) / len(tail),
         "steps": float(len(trained.steps)),
-        "tokens": float(trained.tokens),
         "n_examples": float(len(plan.train)),
         "micro_batch": float(plan.micro_batch),
     }
@@ -258,6 +270,11 @@ def _metrics(plan: TrialPlan, trained: Trained, scored: Score) -> dict[str, floa
         metrics["memory_growth_bytes"] = float(trained.peak_memory - plan.memory.loaded)
         metrics["predicted_growth_bytes"] = plan.memory.predict(plan.config, plan.micro_batch)
     return metrics | {f"{plan.split}_value": scored.value} | _intervals(plan, scored)
+
+
+def _spent(plan: TrialPlan, trained: int, read: int = 0, generated: int = 0) -> Mapping[str, float]:
+    """What it took in tokens, as metrics."""
+    return Tokens(trained, read, generated, plan.full_tokens).metrics
 
 
 def _intervals(plan: TrialPlan, scored: Score) -> dict[str, float]:

@@ -163,19 +163,21 @@ def test_what_is_best_what_it_took_and_what_failed_stands_below_the_bars(width: 
     )
     console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
     with Display("exact_match", console) as display:
-        display.show(Expected(30, 30, 1, 2, whole=Span(500.0, 600.0, 700.0), cost_per_hour=2.0))
-        display.show(TrialFinished(best, CONFIG, best, 1, 30, Span(500.0, 600.0, 700.0)))
-        display.show(TrialFinished(failed, CONFIG, best, 2, 30, Span(400.0, 450.0, 600.0)))
+        whole = Span(500.0, 600.0, 700.0)
+        display.show(Expected(30, 30, 1, 2, whole=whole, cost_per_hour=2.0, trainings=3.21))
+        display.show(TrialFinished(best, CONFIG, best, 1, 30, whole, 0.1))
+        display.show(TrialFinished(failed, CONFIG, best, 2, 30, Span(400.0, 450.0, 600.0), 0.1432))
         display.show(TrialStarted(2, 30, CONFIG, 2, Believed(0.6, 0.41, 0.8)), at=0.0)
         below = Console(file=io.StringIO(), record=True, width=width)
         below.print(display.bars)
     bar, *lines = below.export_text().splitlines()
     assert re.search(r"\d+ days", bar)  # since it began, not since it was looked at
-    assert [line.split()[0] for line in lines] == ["best", "expect", "time", "failed"]
+    assert [line.split()[0] for line in lines] == ["best", "expect", "time", "cost", "failed"]
     assert "50.0 %, trial 0: rank 8, alpha 16" in lines[0]
     assert "2 min of trials (0.07), 7 to 10 min left (about 0.25)" in lines[2]
     assert lines[1].split(maxsplit=1)[1] == "60.0 % (41.0 to 80.0) of trial 2"
-    assert "1 of 2; trial 1, crashed: b[/x] \\x1b[2J" in lines[3]
+    assert lines[3].split(maxsplit=1)[1] == "0.143 full trainings, of about 3.2"
+    assert "1 of 2; trial 1, crashed: b[/x] \\x1b[2J" in lines[4]
     assert max(map(len, lines)) <= width
 
 

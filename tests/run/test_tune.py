@@ -22,10 +22,12 @@ from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, SpaceError, StudyError
 from loracle.execution.executor import Done, InProcess, Job
 from loracle.loaded_run import load_run
-from loracle.records.events import Event, PhaseStarted, Step, TrialFinished
+from loracle.records.events import Event, Expected, PhaseStarted, Step, TrialFinished
 from loracle.records.objective import TableObjective
 from loracle.records.space import Config, Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.report.findings.search_cost import show_trainings
+from loracle.report.verdict.stored import verdict_json
 from loracle.run.folder import open_run
 from loracle.run.search import Search
 from loracle.run.storage.opening import begun_with, open_study, read_history
@@ -70,6 +72,27 @@ def test_a_run_leaves_everything_a_user_needs(run_config: Callable[..., Path]) -
     assert "| 4 |" in report
     assert (folder / "progress.png").stat().st_size > 1000
     assert load_config(folder / "config.yaml").search == config.search
+
+
+def test_what_the_search_cost_is_the_same_everywhere(run_config: Callable[..., Path]) -> None:
+    events: list[Event] = []
+    config = load_config(run_config())
+    result = tune(config, events.append)
+    (*_, last) = [event for event in events if isinstance(event, TrialFinished)]
+    assert last.trainings is not None
+    found = verdict_json(config, result.space, result.finished, result.history, result.notices)["cost"]
+    assert found["trainings"] == last.trainings
+    tokens = found["trained"] + found["read"] + found["generated"]
+    assert found["trainings"] == pytest.approx(tokens / found["one_training"])
+    shown = show_trainings(last.trainings)
+    assert f"The search cost {shown}" in (config.output / "report.md").read_text()
+    assert shown in (config.output / "report.html").read_text()
+    cost = load_run(config.output).findings.cost
+    assert cost is not None
+    assert cost.search is not None
+    assert cost.search.trainings == last.trainings
+    (expected, *_) = [event for event in events if isinstance(event, Expected)]
+    assert expected.trainings == pytest.approx(last.trainings, rel=0.2)  # told before: by examples
 
 
 def test_winner_and_standard_are_scored_on_the_same_test_items(run_config: Callable[..., Path]) -> None:

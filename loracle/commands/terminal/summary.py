@@ -11,6 +11,7 @@ from rich.text import Text
 from loracle.records.events import Believed, Event, Expected, PhaseStarted, Span, TrialFinished, TrialStarted
 from loracle.records.space import Config
 from loracle.records.trial import Trial
+from loracle.report.findings.search_cost import show_trainings
 from loracle.report.objectives import show_scores
 from loracle.report.wording import (
     show_config,
@@ -44,19 +45,23 @@ class Summary:
     _failures: int = 0
     _done: int = 0
     _last_failure: str = ""
+    _trainings: float | None = None
+    _coming: float | None = None  # what the whole search is expected to cost
     _believed: dict[int, Believed] = field(default_factory=dict)  # by trial that runs
 
     def take(self, event: Event) -> None:
         """Notes what an event says."""
         match event:
-            case Expected(whole=whole, cost_per_hour=cost, at_a_time=at_a_time):
+            case Expected(whole=whole, cost_per_hour=cost, at_a_time=at_a_time, trainings=coming):
+                self._coming = coming
                 self._left, self._cost_per_hour, self._at_a_time = whole, cost, at_a_time
             case PhaseStarted():
                 self._believed.clear()
             case TrialStarted(number=number, believed=believed) if believed is not None:
                 self._believed[number] = believed
-            case TrialFinished(trial=trial, config=config, best=best, done=done, left=left):
+            case TrialFinished(trial=trial, config=config, best=best, done=done, left=left, trainings=spent):
                 assert trial.outcome is not None
+                self._trainings = spent
                 self._configs[trial.index] = config
                 self._believed.pop(trial.number, None)
                 self._best, self._done, self._left = best, done, left
@@ -95,6 +100,9 @@ class Summary:
             parts.append(left + self._price(self._left.likely, about=True))
         if parts:
             yield "time", ", ".join(parts), ""
+        if self._trainings is not None:
+            about = "" if self._coming is None else f", of about {self._coming:.2g}"
+            yield "cost", f"{show_trainings(self._trainings)}{about}", ""
         if self._failures:
             yield "failed", f"{self._failures} of {self._done}; {self._last_failure}", "red"
 

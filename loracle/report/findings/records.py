@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loracle.records.space import Config
+from loracle.report.findings.search_cost import SearchCost
 
 
 @dataclass(frozen=True)
@@ -266,6 +267,7 @@ class Cost:
         trials_seconds, finals_seconds: of training and scoring.
         by_part: seconds by part, trials and finals together.
         tokens: that were trained on; None where the trainer does not say.
+        search: of the trials, in full trainings; None where trials do not say what they took.
         peak_memory_bytes: the largest of all trainings; None where nobody measured.
         money: at the price of an hour that the user gave, all workers together; None without one.
         kilowatt_hours: at the watts that the user gave; None without them.
@@ -278,6 +280,7 @@ class Cost:
     peak_memory_bytes: int | None
     money: float | None
     kilowatt_hours: float | None
+    search: SearchCost | None = None
 
 
 @dataclass(frozen=True)

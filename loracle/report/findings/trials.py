@@ -9,6 +9,7 @@ from loracle.config.settings import RunConfig
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.trial import History, Outcome
 from loracle.report.findings.records import Cost, ParetoSet, Progress, ProxyPair, ScoredTrial, TrialRow
+from loracle.report.findings.search_cost import search_cost
 from loracle.report.objectives import pareto_set, scores_of
 from loracle.report.tables import history_json
 from loracle.report.verdict import Comparison
@@ -108,6 +109,7 @@ def cost(config: RunConfig, history: History, comparison: Comparison | None) -> 
         int(max(peaks)) if peaks else None,
         price(config, in_trials + in_finals),
         None if watts is None else watts * hours / 1000,
+        search_cost(trials),
     )
 
 

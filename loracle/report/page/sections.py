@@ -8,6 +8,7 @@ from typing import Any
 from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.report.findings.chosen import chosen_line
 from loracle.report.findings.records import Example, Findings, NearEqual, Share
+from loracle.report.findings.search_cost import show_trainings
 from loracle.report.page import wording
 from loracle.report.page.markup import (
     Part,
@@ -415,6 +416,11 @@ def _cost(found: Findings) -> Part:
     rows += [[f"{whose}: {name}", show_duration(seconds)] for name, seconds in cost.by_part.items()]
     if cost.tokens is not None:
         rows.append(["tokens trained on", f"{cost.tokens:,}"])
+    if cost.search is not None:
+        of = cost.search
+        shown = f"{of.trained:,} trained on, {of.read:,} read and {of.generated:,} written for scoring"
+        rows.append(["tokens of the search", shown])
+        rows.append(["the search", f"{show_trainings(of.trainings)} ({of.one_training:,.0f} tokens each)"])
     if cost.peak_memory_bytes is not None:
         rows.append(["peak memory", show_bytes(cost.peak_memory_bytes)])
     if cost.money is not None:

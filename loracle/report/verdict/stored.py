@@ -15,6 +15,7 @@ from loracle.records.notices import Notice
 from loracle.records.notices import as_json as notices_as_json
 from loracle.records.space import SearchSpace
 from loracle.records.trial import History
+from loracle.report.findings.search_cost import search_cost
 from loracle.report.objectives import front_json
 from loracle.report.tables import comparison_json
 from loracle.report.verdict.comparison import Comparison
@@ -80,6 +81,7 @@ def verdict_json(
     """Everything that the verdict says, for programs; docs/json.md describes it."""
     comparison, metric = finished.comparison, config.metric
     front: dict[str, Any] = {}
+    cost = search_cost(trial.outcome for trial in history.finished if trial.outcome)
     if config.objectives:
         winner = space.index(comparison.winner)
         front["pareto_set"] = front_json(space, history, config.objectives, winner)
@@ -88,6 +90,7 @@ def verdict_json(
         | comparison_json(comparison, metric)
         | {
             "run": str(config.output),
+            "cost": None if cost is None else to_plain(cost),
             "stopped": finished.stopped,
             "exit_code": comparison.exit_code,
             "headline": headline(comparison, metric, history),

@@ -47,6 +47,8 @@ class Score:
             where the model writes, or chooses (`choice` where it does both); `correct`, what that gets by the
             metric that is optimised, where that is one number; and `scores`, what it gets by all others.
         documents: the same of the documents of each task of lm-evaluation-harness, by its name.
+        read_tokens: of references and choices that were read, a prompt that choices share once.
+        generated_tokens: of what was written, and of the prompts that it was written behind.
     """
 
     metric: str
@@ -54,6 +56,8 @@ class Score:
     metrics: Mapping[str, float]
     items: tuple[Item, ...]
     documents: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
+    read_tokens: int = 0
+    generated_tokens: int = 0
 
     def items_of(self, metric: str) -> tuple[Item, ...]:
         """The records that a metric's score is made of; empty where it is made in another way."""
@@ -71,11 +75,14 @@ class Score:
 
 @dataclass(frozen=True)
 class _Answers:
-    """What a model gives: the summed loss of each reference, (n,), what it writes, and what it chooses."""
+    """What a model gives: the summed loss of each reference, (n,), what it writes, and what it chooses; and
+    the tokens that this took, see `Score`."""
 
     losses: Floats
     written: Sequence[str] | None = None
     chosen: Sequence[str] | None = None
+    read_tokens: int = 0
+    generated_tokens: int = 0
 
 
 def score(
@@ -121,7 +128,8 @@ def score(
             parts = (w * part.read(found[part.name]) for part, w in metric.weights.items())
             found[metric.name] = sum(parts)
     name = settings.metric
-    return Score(name, metrics[0].read(found[name]), found, tuple(items), documents)
+    took = (answers.read_tokens, answers.generated_tokens)
+    return Score(name, metrics[0].read(found[name]), found, tuple(items), documents, *took)
 
 
 def _ask_all(
@@ -145,7 +153,10 @@ def _ask_all(
         return [every[i] for i in place]
 
     losses = np.concatenate([answers.losses for answers in found])[place]
-    return _Answers(losses, joined("written"), joined("chosen"))
+    read, generated = (
+        sum(getattr(answers, name) for answers in found) for name in ("read_tokens", "generated_tokens")
+    )
+    return _Answers(losses, joined("written"), joined("chosen"), read, generated)
 
 
 @torch.inference_mode()
@@ -155,14 +166,17 @@ def _ask(
     """Everything that the metrics need of the model, each once."""
     needs = needs_of(settings)
     losses = chosen = None
+    read = 0
     if "choices" in needs:
-        losses, chosen = _choose(base, questions, settings.batch_size, progress)
+        losses, chosen, read = _choose(base, questions, settings.batch_size, progress)
     if "writing" not in needs and losses is not None:
-        return _Answers(losses, None, chosen)
+        return _Answers(losses, None, chosen, read)
     losses, matched = _reference_pass(base, questions.encoded, settings.batch_size, progress)
+    read += int(questions.encoded.lengths.sum())
     if "writing" not in needs:
-        return _Answers(losses)
-    return _Answers(losses, _write(base, questions, settings, matched, progress), chosen)
+        return _Answers(losses, read_tokens=read)
+    written, generated = _write(base, questions, settings, matched, progress)
+    return _Answers(losses, written, chosen, read, generated)
 
 
 def _write(
@@ -171,17 +185,19 @@ def _write(
     settings: ScoringConfig,
     matched: npt.NDArray[np.bool_],
     progress: Progress | None,
-) -> list[str]:
-    """What the model writes for each example; where the reference is what it would write, it is not asked."""
+) -> tuple[list[str], int]:
+    """What the model writes for each example, and the tokens that this took, prompts included; where the
+    reference is what it would write, it is not asked."""
     predictions = list(questions.references)
     open_ones = np.flatnonzero(~matched | questions.encoded.goes_on)  # generation ends at the first stop
     wanted = None
     if ends_with_reference(settings):
         wanted = [questions.references[i] for i in open_ones]
-    written = generate(base, questions.encoded.select(open_ones), settings, wanted, progress)
+    asked_again = questions.encoded.select(open_ones)
+    written, count = generate(base, asked_again, settings, wanted, progress)
     for i, text in zip(open_ones, written, strict=True):
         predictions[i] = text
-    return predictions
+    return predictions, count + int(asked_again.prompt_lengths.sum())
 
 
 def _items(questions: Questions, answers: _Answers) -> list[dict[str, Any]]:
@@ -245,14 +261,18 @@ def _reference_pass(
 
 def _choose(
     base: Base, questions: Questions, batch_size: int, progress: Progress | None
-) -> tuple[Floats, list[str]]:
-    """Summed loss of each reference, and the most likely choice of each example; ties go to the first."""
+) -> tuple[Floats, list[str], int]:
+    """Summed loss of each reference, and the most likely choice of each example; ties go to the first. And
+    how many tokens there are to read: a prompt that is read once counts once, and an ending counts although
+    it is not read where another choice is likelier already."""
     choices, owner, shared = questions.choices, questions.owner, questions.shared
     if choices is None or owner is None or shared is None:
         raise ValueError("these questions were prepared for another metric")
     right = np.zeros(0, dtype=np.int64) if questions.right is None else questions.right
     # What all choices share, such as earlier turns of a chat, is the same for all, so it cancels.
+    read = int(choices.lengths.sum())
     if can_be_continued(base, choices, shared):
+        read -= int((shared * (np.bincount(owner) - 1)).sum())
         of_choices = continued_losses(base, choices, owner, shared, right, batch_size, progress)
     else:
         of_choices, _ = _reference_pass(base, choices, batch_size, progress)
@@ -263,4 +283,5 @@ def _choose(
     losses: Floats = of_choices[right]
     if questions.right is None:
         losses, _ = _reference_pass(base, questions.encoded, batch_size, progress)
-    return losses, [questions.options[best[i]] for i in range(len(questions))]
+        read += int(questions.encoded.lengths.sum())
+    return losses, [questions.options[best[i]] for i in range(len(questions))], read

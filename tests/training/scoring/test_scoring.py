@@ -91,8 +91,8 @@ def test_predictions_are_the_greedy_ones(skilled: Base) -> None:
 
 def test_generation_does_not_depend_on_the_batch(skilled: Base) -> None:
     questions = questions_of(skilled, examples_of(copy_rows(20, 4, seed=2)), EXACT)
-    alone = generate(skilled, questions.encoded, replace_batch(EXACT, 1))
-    assert generate(skilled, questions.encoded, replace_batch(EXACT, 20)) == alone
+    alone, count = generate(skilled, questions.encoded, replace_batch(EXACT, 1))
+    assert generate(skilled, questions.encoded, replace_batch(EXACT, 20)) == (alone, count)
     assert any(len(text) > 0 for text in alone)
 
 
@@ -226,7 +226,7 @@ def test_what_can_no_longer_be_the_reference_is_not_written_to_its_end(base: Bas
     try:
         found = score(base, questions, long)
         quick = len(steps)
-        whole = generate(base, questions.encoded, long)
+        whole, _ = generate(base, questions.encoded, long)
     finally:
         hook.remove()
     assert quick <= 2 + 9  # the references, the prompts, and the longest reference with its end
@@ -241,12 +241,12 @@ def test_what_may_still_be_the_reference_is_written_on(base: Base) -> None:
     """A text that goes on like the reference, whatever white space stands before it, ends where it ends."""
     long = EXACT.model_copy(update={"max_new_tokens": 40})
     questions = questions_of(base, examples_of([{"prompt": "tell ab ", "completion": "a"}]), long)
-    (whole,) = generate(base, questions.encoded, long)
+    (whole,), _ = generate(base, questions.encoded, long)
     assert len(whole.strip()) > 5
     for wanted in (f" {whole}\n", whole + "more", f" {whole[:-1]}"):
-        (text,) = generate(base, questions.encoded, long, [wanted])
+        (text,), _ = generate(base, questions.encoded, long, [wanted])
         assert text == whole
-    (text,) = generate(base, questions.encoded, long, ["?"])
+    (text,), _ = generate(base, questions.encoded, long, ["?"])
     assert whole.startswith(text)
     assert len(text) < len(whole)
 
@@ -255,7 +255,7 @@ def test_a_pattern_may_find_the_answer_anywhere(base: Base) -> None:
     settings = EXACT.model_copy(update={"max_new_tokens": 30, "answer_pattern": "[a-z]$"})
     questions = questions_of(base, examples_of([{"prompt": "tell ab ", "completion": "a"}]), settings)
     (item,) = score(base, questions, settings).items
-    assert [item["prediction"]] == generate(base, questions.encoded, settings)
+    assert [item["prediction"]] == generate(base, questions.encoded, settings)[0]
 
 
 # -- choices ----------------------------------------------------------------------------------------
@@ -395,7 +395,7 @@ def test_models_that_ship_penalties_generate_their_argmax(tmp_path: Path) -> Non
     questions = questions_of(base, examples_of(copy_rows(6)), EXACT)
     plain = replace(base, stop_ids=(1, 3))
     truth = [greedy_one_by_one(plain, row["prompt"], 8) for row in copy_rows(6)]
-    assert generate(base, questions.encoded, EXACT) == truth
+    assert generate(base, questions.encoded, EXACT)[0] == truth
 
 
 # -- special tokens, and models that ignore the mask ---------------------------------------------------
@@ -446,6 +446,6 @@ def test_models_that_ignore_the_mask_write_what_they_write_alone(tmp_path: Path)
     rows = copy_rows(8, 6)
     truth = [greedy_one_by_one(base, row["prompt"], 8) for row in rows]
     questions = questions_of(base, examples_of(rows), EXACT)
-    assert generate(base, questions.encoded, EXACT) != truth  # as a model that heeds the mask
+    assert generate(base, questions.encoded, EXACT)[0] != truth  # as a model that heeds the mask
     base = observed(base, questions.encoded.tokens, writes=True)
-    assert generate(base, questions.encoded, EXACT) == truth
+    assert generate(base, questions.encoded, EXACT)[0] == truth

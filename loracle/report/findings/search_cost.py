@@ -1,0 +1,60 @@
+"""What a search costs, in trainings: the tokens of all trials over those of one full training.
+
+One unit for all runs, whatever the machine: tokens that were trained on, read for scoring and generated. One
+full training is on all data with the standard settings, and scored as a trial is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from loracle.records.trial import Outcome, Tokens
+
+
+@dataclass(frozen=True)
+class SearchCost:
+    """Of all trials that have ended.
+
+    Attributes:
+        trained, read, generated: tokens, see `Tokens`.
+        one_training: tokens of one full training and its scoring.
+        trainings: the cost: all of those tokens over these.
+    """
+
+    trained: int
+    read: int
+    generated: int
+    one_training: float
+    trainings: float
+
+
+def search_cost(outcomes: Iterable[Outcome]) -> SearchCost | None:
+    """Of trials; None before one has succeeded, and where some say nothing of their tokens.
+
+    Scoring one full training takes what trials took in the mean: how much a model writes differs. Of a trial
+    that failed, what it had trained on counts; one that was interrupted, crashed or ran out of memory before
+    its first step has no tokens.
+    """
+    found, scored = [], []
+    for outcome in outcomes:
+        tokens = Tokens.of(outcome)
+        if tokens is not None:
+            found.append(tokens)
+        if outcome.value is None:
+            continue
+        if tokens is None:
+            return None
+        scored.append(tokens.read + tokens.generated)
+    if not scored:
+        return None
+    one = max(tokens.full for tokens in found) + sum(scored) / len(scored)
+    trained, read, generated = (
+        sum(getattr(tokens, name) for tokens in found) for name in ("trained", "read", "generated")
+    )
+    return SearchCost(trained, read, generated, one, (trained + read + generated) / one)
+
+
+def show_trainings(trainings: float) -> str:
+    """A cost in words, without a full stop."""
+    return f"{trainings:.3g} full training{'' if f'{trainings:.3g}' == '1' else 's'}"
