@@ -39,7 +39,7 @@ from loracle.run.storage.lock import run_lock
 from loracle.run.storage.opening import open_study
 from loracle.run.storage.study import Study
 from loracle.search.observations import value_of
-from loracle.search.optuna_sampler.parameters import knobs_of, spelled
+from loracle.search.optuna_sampler.parameters import knobs_of, numbers_at, spelled
 from loracle.search.optuna_sampler.ranges import space_on
 from loracle.search.presets import get_preset, with_parameters
 from loracle.text.escape import printable
@@ -80,11 +80,10 @@ class _Names:
     distributions: Mapping[str, BaseDistribution]
 
     def params(self, index: int) -> dict[str, Any]:
-        config = with_alpha(self.space.config(index))
         if not self.knobs:
-            return dict(config)
-        found = self.knobs.items()
-        return {name: spelled(knob, config[knob], self.distributions[name]) for name, knob in found}
+            return with_alpha(self.space.config(index))
+        found, numbers = self.knobs.items(), numbers_at(self.space, index)
+        return {name: spelled(knob, numbers[knob], self.distributions[name]) for name, knob in found}
 
 
 def search(

@@ -134,8 +134,8 @@ def _end(run: Run, event: TrialFinished) -> None:
 class _TensorBoard:
     def __init__(self, name: str, config: Config, folder: Path, project: str) -> None:
         self._writer = import_module("torch.utils.tensorboard").SummaryWriter(str(folder / name))
-        lines = "\n".join(f"    {knob}: {value:g}" for knob, value in config.items())
-        self._writer.add_text("config", lines)
+        texts = {knob: value if isinstance(value, str) else f"{value:g}" for knob, value in config.items()}
+        self._writer.add_text("config", "\n".join(f"    {knob}: {text}" for knob, text in texts.items()))
 
     def log(self, numbers: Mapping[str, float], step: int | None) -> None:
         for name, number in numbers.items():

@@ -32,6 +32,8 @@ class TrainerKnob:
 
     def problem(self, value: Value) -> str | None:
         """What is wrong with a value; None: nothing."""
+        if isinstance(value, str):
+            return "a number" if self.rule is None else self.rule[0]
         return None if self.rule is None or self.rule[1](float(value)) else self.rule[0]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, get_args
 
@@ -14,6 +16,18 @@ def no_truth(value: Any) -> Any:
     """Refuses `true` and `false`, which Python takes for 1 and 0."""
     if isinstance(value, bool):
         raise ValueError("input should be a number, not true or false")
+    return value
+
+
+def knob_value(value: Any) -> Any:
+    """Refuses truth; a text that reads as a number is one: YAML takes some of them for words."""
+    if isinstance(value, bool):
+        raise ValueError("input should be a number or a name, not true or false; put a name in quotes")
+    if isinstance(value, str):
+        for read in (int, float):
+            with contextlib.suppress(ValueError):
+                number = read(value)
+                return number if math.isfinite(number) else value
     return value
 
 
@@ -32,7 +46,7 @@ def one_of(table: Mapping[str, Any]) -> BeforeValidator:
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(gt=0, lt=2**31)]
-Number = Annotated[Value, BeforeValidator(no_truth)]  # of a knob
+Number = Annotated[Value, BeforeValidator(knob_value)]  # of a knob; or a name
 
 
 class Section(BaseModel):

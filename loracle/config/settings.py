@@ -400,7 +400,7 @@ def build_space(settings: SpaceConfig, *, batch_limit: int | None = None) -> Sea
     if sum(name in settings.knobs for name in ALPHA) == 1:  # one of the two stands in the other's place
         knobs = {name: knob for name, knob in knobs.items() if name not in ALPHA}
     for name, knob in settings.knobs.items():
-        knobs[name] = Knob(name, tuple(knob.values), knob.scale, knob.explanation)
+        knobs[name] = Knob(name, tuple(knob.values), knob.scale, knob.explanation, knob.about)
     constraints = (
         tuple(settings.constraints)
         if settings.constraints is not None

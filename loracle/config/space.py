@@ -1,4 +1,4 @@
-"""A search space as users write it: in full, or a knob as a number, a list or a range."""
+"""A search space as users write it: knobs in full, or as a value, a list, a range, names with sentences."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ class KnobConfig(Section):
     values: list[Number]
     scale: Scale = "linear"
     explanation: str = ""
+    about: dict[str, str] = Field(default_factory=dict)  # a sentence on some names
 
 
 class SpaceConfig(Section):
     """A search space as written in a file: knobs replace or extend those of `base`.
 
-    A knob may be a number, which fixes it, a list of values, or a range `{low, high, n, scale}`; and stand
-    beside the other keys in place of under `knobs`.
+    A knob may be a number or a name, which fixes it, a list of values, a range `{low, high, n, scale}`, or a
+    mapping of names to a sentence each; and stand beside the other keys in place of under `knobs`.
     """
 
     base: Literal["default", "paper", "empty"] = "default"
@@ -58,11 +59,19 @@ def _is_knob(section: type[Section], name: Any, value: Any) -> bool:
     if not isinstance(name, str) or name in section.model_fields:
         return False
     if isinstance(value, Mapping):
-        shaped = "values" in value or {"low", "high"} <= value.keys()
+        shaped = "values" in value or {"low", "high"} <= value.keys() or _are_sentences(value)
     else:
-        numbers = value if isinstance(value, list) else [value]
-        shaped = bool(numbers) and all(_is_number(one) for one in numbers)
+        values = value if isinstance(value, list) else [value]
+        shaped = bool(values) and all(isinstance(one, int | float | str) for one in values)
+        shaped = shaped and not all(isinstance(one, bool) for one in values)
     return shaped and not difflib.get_close_matches(name, section.model_fields, n=1, cutoff=_LIKE)
+
+
+def _are_sentences(value: Mapping[str, Any]) -> bool:
+    """Whether a mapping is one of names to sentences; a name without one has nothing behind it."""
+    known = {*KnobConfig.model_fields, *_RANGE}
+    said = all(sentence is None or isinstance(sentence, str) for sentence in value.values())
+    return bool(value) and said and not known & value.keys()
 
 
 def _is_number(value: Any) -> bool:
@@ -71,13 +80,15 @@ def _is_number(value: Any) -> bool:
 
 def _full(name: str, value: Any) -> Any:
     """A knob as `KnobConfig` has it; what is none stays, for pydantic to refuse."""
-    if _is_number(value):
+    if _is_number(value) or isinstance(value, str):
         return {"values": [value]}
     if isinstance(value, list):
         positive = all(_is_number(one) and one > 0 for one in value)
         return {"values": value, "scale": SCALES.get(name, "linear") if positive else "linear"}
     if isinstance(value, Mapping) and {"low", "high"} & value.keys() and "values" not in value:
         return _values_of_range(name, value)
+    if isinstance(value, Mapping) and _are_sentences(value):
+        return {"values": list(value), "about": {name: said for name, said in value.items() if said}}
     return value
 
 

@@ -11,7 +11,8 @@ The words live in versioned YAML files (`loracle/language/prompts/`, or a file o
 A sentence is a string, or `say:` with the numbers of the `facts:` it rests on. Placeholders name a knob or a
 derived quantity (`DERIVED`) and say how the number is spelt: `{x:g}` shortest, `{x:d}` whole, `{x:.2f}`
 fixed, `{x:.1e}` scientific, `{x:log10}` as `10^-3.70`, `{x:log2}` as `2^4.0`. One form a knob, so that
-magnitude alone changes the text. Knobs that the file does not mention are stated first, as `name=value`.
+magnitude alone changes the text. Names are stated as they are, with their sentence in brackets. Knobs that
+the file does not mention are stated first, as `name=value`.
 """
 
 from __future__ import annotations
@@ -77,16 +78,21 @@ class Prompt:
         prefix: what every text begins with.
         lines: templates of the body, in order.
         shared: numbers that are the same for every config (`examples`, `epochs`).
+        about: sentences on names that knobs have: the knob, its name, the sentence, which follows the name.
     """
 
     version: str
     prefix: str
     lines: tuple[Template, ...]
     shared: tuple[tuple[str, Value], ...] = ()
+    about: tuple[tuple[str, str, str], ...] = ()
 
     def body(self, config: Mapping[str, Value]) -> str:
         """The config's own lines. Knobs have the names of the space; `alpha` or `alpha_ratio` will do."""
         values = _derive({**dict(self.shared), **config})
+        for knob, name, sentence in self.about:
+            if config.get(knob) == name:
+                values[knob] = f"{name} ({sentence})"
         return "\n".join(line.fill(values) for line in self.lines)
 
     def text(self, config: Mapping[str, Value]) -> str:
@@ -97,6 +103,8 @@ class Prompt:
     def fingerprint(self) -> str:
         """A short hash of everything that decides what a config's text is."""
         content = [self.prefix, [line.pieces for line in self.lines], self.shared]
+        if self.about:
+            content.append(self.about)
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
@@ -147,6 +155,7 @@ def load_prompt(
         # A file may name the usual knobs, in the space or not.
         lines=_lines(path, content.get("body"), space, {*explained, *DERIVED, *without_setting()}, shared),
         shared=tuple(sorted(shared.items())),
+        about=tuple((knob.name, *pair) for knob in space for pair in knob.about.items()),
     )
 
 
@@ -156,11 +165,13 @@ def versions() -> list[str]:
 
 
 def spell(value: Value, form: str) -> str:
-    """A number in one of the forms that the module's docstring lists.
+    """A number in one of the forms that the module's docstring lists; a name as it is, in whatever form.
 
     Raises:
         PromptError: `d` with a number that is not whole.
     """
+    if isinstance(value, str):
+        return value
     if form in ("log10", "log2"):
         if value <= 0:
             return "0"  # no logarithm; `10^-inf` would read as a number
@@ -273,12 +284,13 @@ def _available(space: SearchSpace, shared: Mapping[str, Value]) -> set[str]:
 def _derive(values: Mapping[str, Value]) -> dict[str, Value]:
     """`values` with every derived quantity that they determine."""
     full: dict[str, Value] = with_alpha(values)
-    if "learning_rate" in full and "alpha" in full:
-        full["step_size"] = full["learning_rate"] * full["alpha"]
-    if "learning_rate" in full and "alpha_ratio" in full:
-        full["update_scale"] = full["learning_rate"] * full["alpha_ratio"]
-    if "batch_size" in full and "examples" in full and "epochs" in full:
-        full["optimizer_steps"] = count_steps(int(full["examples"]), full["epochs"], full["batch_size"])
+    known = {name: value for name, value in full.items() if not isinstance(value, str)}
+    if "learning_rate" in known and "alpha" in known:
+        full["step_size"] = known["learning_rate"] * known["alpha"]
+    if "learning_rate" in known and "alpha_ratio" in known:
+        full["update_scale"] = known["learning_rate"] * known["alpha_ratio"]
+    if "batch_size" in known and "examples" in known and "epochs" in known:
+        full["optimizer_steps"] = count_steps(int(known["examples"]), known["epochs"], known["batch_size"])
     return full
 
 

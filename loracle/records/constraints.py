@@ -36,11 +36,14 @@ _COMPARE: dict[type, Callable[..., Array]] = {
 }
 
 
-def parse_expression(text: str, names: Sequence[str]) -> Expression:
+def parse_expression(
+    text: str, names: Sequence[str], texts: Mapping[str, Sequence[str]] | None = None
+) -> Expression:
     """Turns a constraint into a function of arrays; nothing is ever passed to `eval`.
 
     Allowed: numbers, the given names, `+ - * / **`, comparisons, `and`, `or`, `not`, brackets. In
-    arithmetic, a comparison counts as 1 or 0.
+    arithmetic, a comparison counts as 1 or 0. Names whose values are `texts`, which count by their positions,
+    are compared with one of them alone: `schedule == 'cosine'`.
 
     Raises:
         SpaceError: anything else, with the offending piece.
@@ -52,7 +55,7 @@ def parse_expression(text: str, names: Sequence[str]) -> Expression:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise SpaceError(f"constraint {text!r} is not an expression: {error}") from None
-    _check_node(tree, text, names)
+    _check_node(tree, text, names, texts or {})
     match tree:
         case ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()) | ast.Constant(value=bool()):
             pass
@@ -66,7 +69,10 @@ def parse_expression(text: str, names: Sequence[str]) -> Expression:
     return evaluate
 
 
-def _check_node(node: ast.AST, text: str, names: Sequence[str], depth: int = 0) -> None:
+def _check_node(
+    node: ast.AST, text: str, names: Sequence[str], texts: Mapping[str, Sequence[str]], depth: int = 0
+) -> None:
+    """Refuses what is not allowed, as a SpaceError; puts the position of a text in its place."""
     if depth > _MAX_NESTING:
         raise SpaceError(f"constraint {text!r} is nested more than {_MAX_NESTING} levels deep; split it")
     match node:
@@ -77,6 +83,20 @@ def _check_node(node: ast.AST, text: str, names: Sequence[str], depth: int = 0) 
         case ast.Name(id=name):
             if name not in names:
                 raise SpaceError(f"constraint {text!r}: unknown name {name!r}{suggest(name, names)}")
+            if name in texts:
+                raise SpaceError(
+                    f"constraint {text!r}: {name} has names, which have no order; compare it with one, such "
+                    f"as {name} == {texts[name][0]!r}"
+                )
+            return
+        case ast.Compare(
+            left=ast.Name(id=name),
+            ops=[ast.Eq() | ast.NotEq()],
+            comparators=[ast.Constant(value=str() as value)],
+        ) if name in texts:
+            if value not in texts[name]:
+                raise SpaceError(f"constraint {text!r}: {name} has no {value!r}{suggest(value, texts[name])}")
+            node.comparators = [ast.Constant(value=list(texts[name]).index(value))]
             return
         case ast.BinOp(op=op) if type(op) in _BINARY:
             children: list[ast.expr] = [node.left, node.right]
@@ -92,7 +112,7 @@ def _check_node(node: ast.AST, text: str, names: Sequence[str], depth: int = 0) 
                 "use numbers, knob names, + - * / **, comparisons, and, or, not"
             )
     for child in children:
-        _check_node(child, text, names, depth + 1)
+        _check_node(child, text, names, texts, depth + 1)
 
 
 def _evaluate(node: ast.AST, values: Mapping[str, Floats]) -> Array:

@@ -17,11 +17,13 @@ from loracle.records.space import SearchSpace
 from loracle.records.trial import History, Trial
 from loracle.report.axis_limits import clipped, scaled
 from loracle.report.wording import show_value
+from loracle.text.escape import printable
 
 Floats = npt.NDArray[np.float64]
 
 _BLUE, _ORANGE, _GREY = "#2a6fbb", "#d9822b", "#9a9a9a"
 _TICKS = 12  # values of a knob that are labelled at most
+_LABEL = 16  # characters of a label
 _PANELS_IN_A_ROW = 6
 
 
@@ -57,9 +59,9 @@ def draw(space: SearchSpace, history: History, metric: str) -> Figure:
         at = [knob.position(config[knob.name]) for config in configs]
         axes.scatter(at, clipped(values)[0], color=_BLUE, s=16, alpha=0.8)
         shown = range(0, len(knob.values), math.ceil(len(knob.values) / _TICKS))
-        labels = [show_value(knob.values[i]) for i in shown]
+        labels = [printable(show_value(knob.values[i]), _LABEL) for i in shown]
         turned = len(labels) > 5 or max(map(len, labels)) > 5
-        axes.set_xticks(list(shown), labels, rotation=90 if turned else 0, fontsize=8)
+        axes.set_xticks(list(shown), labels, rotation=90 if turned else 0, fontsize=8, parse_math=False)
         axes.set_xlim(-0.5, len(knob.values) - 0.5)
         axes.set_xlabel(knob.name, parse_math=False)
         axes.tick_params(labelleft=place % columns == 0)

@@ -32,7 +32,9 @@ def knob_titles(names: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
 
 
 def show_value(value: Value) -> str:
-    """A knob's value as people write it: `2e-4`, `0.05`, `16`; ten digits, so that values stay distinct."""
+    """A knob's value as people write it: `2e-4`, `16`, `cosine`; ten digits, so that values stay distinct."""
+    if isinstance(value, str):
+        return value
     if value != 0 and (abs(value) < 1e-2 or abs(value) >= _LARGE):
         mantissa, exponent = f"{value:.9e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"

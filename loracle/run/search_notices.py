@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 
 from loracle.config.knobs import KNOBS
@@ -10,7 +9,7 @@ from loracle.config.settings import RunConfig
 from loracle.config.training.plan import steps_of
 from loracle.records.notices import Notice
 from loracle.records.sizes import Sizes
-from loracle.records.space import SearchSpace, Value, with_alpha
+from loracle.records.space import SearchSpace, Value, number, same_value, with_alpha
 from loracle.report.wording import show_config, show_value
 from loracle.search.presets import get_preset
 from loracle.search.propose import seed_indices
@@ -57,6 +56,8 @@ def _unused(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
         tried = space[name].values
         if value is not None and (value,) != tried:
             shown = f"{show_value(tried[0])}{f' to {show_value(tried[-1])}' if len(tried) > 1 else ''}"
+            if space[name].named:
+                shown = ", ".join(map(show_value, tried))
             text = f"training.{name}: {show_value(value)} is not used, as the space has {name} ({shown})"
             yield Notice("search", "unused_setting", text)
     for place, settings in (
@@ -133,7 +134,7 @@ def _moved(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
 def _holds(space: SearchSpace, config: Mapping[str, Value]) -> bool:
     """Whether a candidate has all values of the config, in the knobs that the space has."""
     full, nearest = with_alpha(config), space.config(seed_indices(space, [config])[0])
-    return all(math.isclose(full[name], nearest[name], rel_tol=1e-9) for name in space.names if name in full)
+    return all(same_value(full[name], nearest[name]) for name in space.names if name in full)
 
 
 def _merged(space: SearchSpace) -> Iterator[Notice]:
@@ -142,7 +143,7 @@ def _merged(space: SearchSpace) -> Iterator[Notice]:
     if limit is None or "batch_size" not in space.names:
         return
     values = space["batch_size"].values
-    larger = [value for value in values if value > limit]
+    larger = [value for value in values if number(value) > limit]
     if larger:
         which, n = ", ".join(map(show_value, larger)), len(values)
         text = (

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loracle.errors import SpaceError
-from loracle.records.space import Config, Indices, SearchSpace
+from loracle.records.space import Config, Indices, SearchSpace, Value, number
 from loracle.records.trial import FailureKind, History, Trial
 
 Mask = npt.NDArray[np.bool_]
@@ -50,12 +50,13 @@ def row_of(space: SearchSpace, index: int) -> int:
     raise SpaceError(f"index {shown} is not a candidate of this space")
 
 
-def rows_along(space: SearchSpace, config: Config, name: str) -> tuple[npt.NDArray[np.float64], Indices]:
+def rows_along(space: SearchSpace, config: Config, name: str) -> tuple[list[Value], Indices]:
     """The values of one knob and the rows of the candidates that have them, all else as in `config`."""
     own = {other: config[other] for other in space.names}
     changed = [space.index(own | {name: value}) for value in space[name].values]
     rows, known = rows_of(space, space.canonical(changed).tolist())
-    return np.asarray(space[name].values, dtype=float)[known], rows[known]
+    values = [value if isinstance(value, str) else float(value) for value in space[name].values]
+    return [value for value, is_one in zip(values, known, strict=True) if is_one], rows[known]
 
 
 def untried(space: SearchSpace, history: History) -> Mask:
@@ -83,7 +84,7 @@ def fitting(space: SearchSpace, history: History) -> Mask:
         return fits
     values = space.values(space.candidates)
     for config in map(space.config, large):
-        fits &= ~np.all([values[name] >= config[name] for name in sizes], axis=0)
+        fits &= ~np.all([values[name] >= number(config[name]) for name in sizes], axis=0)
     return fits
 
 

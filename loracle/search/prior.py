@@ -24,7 +24,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from loracle.errors import ModelError
-from loracle.records.space import SearchSpace
+from loracle.records.space import NUMERIC, SearchSpace
 from loracle.search.kernel import Floats, Inputs
 
 SHIPPED = Path(__file__).parent / "priors" / "lora-v2.safetensors"
@@ -64,7 +64,7 @@ def describe(space: SearchSpace) -> npt.NDArray[np.float64]:
     The five mean the same in every space, so what was learnt on one holds for another: logarithms, 0 at rank
     16, alpha / rank 4, batch 16 and learning rate 3e-4; one unit is four doublings, or one decade of the
     learning rate. A knob that the space lacks takes the middle. Other knobs count by their place in their
-    range.
+    range, names by a column each: one unit between any two.
     """
     values = space.values(space.candidates)
     ones = np.ones(len(space.candidates))
@@ -77,10 +77,12 @@ def describe(space: SearchSpace) -> npt.NDArray[np.float64]:
         np.log10(np.maximum(values.get("learning_rate", 3e-4 * ones), 1e-300)) + 3.5,
         5 * values.get("dropout", 0.1 * ones).clip(-1e300, 1e300) - 0.5,
     ]
-    coordinates = space.coordinates(space.candidates)
-    named = ("rank", "alpha_ratio", "alpha", "batch_size", "learning_rate", "dropout")
-    others = [2 * coordinates[:, i] - 1 for i, name in enumerate(space.names) if name not in named]
-    return np.column_stack([_within_reason(numbers) for numbers in (*known, *others)])
+    others = [
+        (knob.coordinates() if knob.named else 2 * knob.coordinates() - 1)[places]
+        for knob, places in zip(space.knobs, space.positions(space.candidates), strict=True)
+        if knob.name not in NUMERIC
+    ]
+    return np.column_stack([*map(_within_reason, known), *others])
 
 
 def _within_reason(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

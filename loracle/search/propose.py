@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loracle.errors import SpaceError
-from loracle.records.space import Config, SearchSpace, Value, with_alpha
+from loracle.records.space import Config, Knob, SearchSpace, Value, number, same_value, with_alpha
 from loracle.records.trial import History
 from loracle.search.belief import Floats, Surrogate
 from loracle.search.observations import (
@@ -266,7 +266,14 @@ def seed_indices(space: SearchSpace, configs: Sequence[Mapping[str, Value]]) -> 
 
 
 def complete(space: SearchSpace, config: Mapping[str, Value]) -> Config:
-    """`config` in the knobs and ranges of this space: middle values for what it lacks, the rest left out."""
+    """`config` in the knobs and ranges of this space: middle values, or first names, for what it lacks; the
+    rest left out."""
     full = with_alpha(config)
-    wanted = {knob.name: full.get(knob.name, knob.values[len(knob.values) // 2]) for knob in space.knobs}
-    return {knob.name: min(max(wanted[knob.name], knob.values[0]), knob.values[-1]) for knob in space.knobs}
+    return {knob.name: _within(knob, full.get(knob.name, knob.usual)) for knob in space.knobs}
+
+
+def _within(knob: Knob, value: Value) -> Value:
+    if knob.named:
+        return value if any(same_value(value, own) for own in knob.values) else knob.usual
+    low, high = number(knob.values[0]), number(knob.values[-1])
+    return min(max(number(value, knob.name), low), high)

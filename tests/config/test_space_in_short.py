@@ -15,10 +15,23 @@ from loracle.errors import ConfigError
 MINIMAL = "model: some/model\ndata: {train: train.jsonl}\n"
 
 
-def knobs_of(text: str) -> dict[str, tuple[list[float], str]]:
+def knobs_of(text: str) -> dict[str, tuple[list[int | float | str], str]]:
     config = parse_config(MINIMAL + text)
     assert parse_config(dump_config(config)) == config
     return {knob.name: (list(knob.values), knob.scale) for knob in build_space(config.space)}
+
+
+def test_names_are_a_list_or_a_mapping_to_a_sentence_each() -> None:
+    listed = knobs_of("space: {schedule: [cosine, linear], targets: attention}")
+    assert listed["schedule"] == (["cosine", "linear"], "names")
+    assert listed["targets"] == (["attention"], "names")
+    text = "space: {schedule: {cosine: falls along half a wave, linear:}}"
+    config = parse_config(MINIMAL + text)
+    assert parse_config(dump_config(config)) == config
+    knob = build_space(config.space)["schedule"]
+    assert (knob.values, knob.about) == (("cosine", "linear"), {"cosine": "falls along half a wave"})
+    # As ever, YAML's words for numbers are numbers.
+    assert knobs_of("space: {learning_rate: {values: ['1e-4', 2e-4]}}")["learning_rate"][0] == [1e-4, 2e-4]
 
 
 def test_knobs_are_numbers_lists_and_ranges_with_or_without_the_level() -> None:
@@ -52,7 +65,16 @@ def test_ranges_are_even_on_their_scale(knob: str, values: list[float], scale: s
     [
         ("{rank: 8, knobs: {rank: 4}}", "knob 'rank' is given twice"),
         ("{remvoe: [1]}", "unknown key 'space.remvoe'; did you mean 'remove'?"),
-        ("{rank: sixteen}", "unknown key 'space.rank'"),
+        ("{rank: sixteen}", "knob 'rank': values are numbers in order; got 'sixteen'"),
+        ("{schedule: [cosine, 2]}", "knob 'schedule': values are numbers or names, not both"),
+        ("{schedule: [cosine, on]}", "a number or a name, not true or false; put a name in quotes"),
+        ("{schedule: [cosine, cosine]}", "knob 'schedule': 'cosine' is given twice"),
+        ("{schedule: [cosine, ' x']}", "a name is a text without spaces around it"),
+        ("{schedule: ['" + 10_000 * "x" + "']}", "a name has at most 100 characters"),
+        ("{schedule: {values: [a, b], scale: log2}}", "names have no scale but 'names'"),
+        ("{schedule: {values: [a, b], about: {c: x}}}", "about: there is no name 'c'; it has a, b"),
+        ("{schedule: [a, b], constraints: ['schedule < 2']}", "schedule has names, which have no order"),
+        ("{schedule: [a, b], constraints: [\"schedule == 'c'\"]}", "schedule has no 'c'"),
         ("{rank: {low: 8, high: 4}}", "knob 'rank': low and high are numbers, low below high; got 8 and 4"),
         ("{rank: {low: 8, high: 64, step: 4}}", "a range has low, high, n and scale; got 'step'"),
         ("{rank: {low: 0, high: 64}}", "scale log2 needs values above 0; got 0"),
@@ -83,7 +105,7 @@ def test_both_are_refused() -> None:
 
 def test_a_mistake_has_the_line_of_its_knob() -> None:
     with pytest.raises(ConfigError, match=r"^a.yaml:5: "):
-        parse_config(f"{MINIMAL}space:\n  rank: 8\n  learning_rate: {{values: [a]}}", "a.yaml")
+        parse_config(f"{MINIMAL}space:\n  rank: 8\n  learning_rate: {{values: [true]}}", "a.yaml")
 
 
 @pytest.mark.parametrize(

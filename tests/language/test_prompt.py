@@ -90,6 +90,21 @@ def test_knobs_without_a_line_are_stated_first(tmp_path: Path) -> None:
     )
 
 
+def test_names_are_stated_as_they_are_with_their_sentence(tmp_path: Path) -> None:
+    about = {"cosine": "falls {along} half a wave"}
+    space = SearchSpace(
+        (Knob("schedule", ("cosine", "<b>50 %</b>"), about=about), Knob("rank", (8, 16), "log2"))
+    )
+    plain = SearchSpace((Knob("schedule", ("cosine", "<b>50 %</b>")), Knob("rank", (8, 16), "log2")))
+    prompt = load_prompt("plain-v1", space, n_examples=100)
+    first, *_, last = (prompt.body(space.config(int(index))) for index in space.candidates)
+    assert "schedule=cosine (falls {along} half a wave)" in first.splitlines()
+    assert "schedule=<b>50 %</b>" in last.splitlines()
+    assert prompt.fingerprint != load_prompt("plain-v1", plain, n_examples=100).fingerprint
+    own = write(tmp_path, "version: v\nbody: ['the rate follows a {schedule:g} at rank {rank}']")
+    assert load_prompt(own, plain).body(plain.config(0)) == "the rate follows a cosine at rank 8"
+
+
 def test_explanation_key_of_a_knob(tmp_path: Path) -> None:
     path = write(tmp_path, "version: v\nknobs: {how_wide: ['Wide is good.'], rank: ['Other.']}\nbody: []")
     space = SearchSpace((Knob("rank", (4, 8), explanation="how_wide"),))

@@ -333,7 +333,7 @@ def test_constraints_choose_the_candidates() -> None:
         (("x", (2, 1)), "values must increase"),
         (("x", (1, math.nan)), "finite numbers; got nan"),
         (("x", (False, True)), "finite numbers; got False"),
-        (("x", ("1",)), "finite numbers; got '1'"),
+        (("x", ("1",)), "does not read as a number; write numbers without quotes; got '1'"),
         (("x", (0, 1), "log10"), "scale log10 needs values above 0; got 0"),
     ],
 )

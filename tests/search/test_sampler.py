@@ -75,6 +75,52 @@ def chosen(study: Study) -> Config:
     return SPACE.config(history_of(study, SPACE).trials[-1].index)
 
 
+# -- names ----------------------------------------------------------------------------------------------
+
+NAMED = SearchSpace((Knob("schedule", ("cosine", "linear", "constant")), *SPACE.knobs[::2]))
+
+
+def named(trial: optuna.Trial) -> float:
+    schedule = trial.suggest_categorical("schedule", ["constant", "linear", "cosine"])
+    rate = trial.suggest_float("learning_rate", 1e-6, 1e-2, log=True)
+    return {"cosine": 0.5, "linear": 0.9, "constant": 0.1}[schedule] - abs(math.log10(rate) + 4) / 5
+
+
+@pytest.mark.parametrize("space", [None, NAMED])
+@pytest.mark.filterwarnings("ignore:'schedule' is no hyperparameter:UserWarning")
+def test_names_are_searched_and_found(space: SearchSpace | None) -> None:
+    """The order in which an objective lists its names, or the space does, means nothing."""
+    study = optuna.create_study(direction="maximize", sampler=LoracleSampler(space, seed=0))
+    study.optimize(named, n_trials=8)
+    assert study.best_params["schedule"] == "linear"
+    assert study.sampler.recommend(study)["schedule"] == "linear"  # type: ignore[attr-defined]
+    assert {type(trial.params["schedule"]) for trial in study.trials} == {str}
+    assert len(set(tried(study))) == 8
+
+
+def test_some_of_a_space_s_names_will_do_and_enqueued_ones_are_kept() -> None:
+    study = optuna.create_study(direction="maximize", sampler=LoracleSampler(NAMED, seed=0))
+    study.enqueue_trial({"schedule": "constant", "learning_rate": 1e-4})
+
+    def some(trial: optuna.Trial) -> float:
+        names = ["linear", "constant"]
+        return float(trial.suggest_categorical("schedule", names) == "linear")
+
+    with pytest.warns(
+        UserWarning, match=r"all 2 configs .* So far it asked for schedule linear, constant, and"
+    ):
+        study.optimize(some, n_trials=3)
+    assert [trial.params["schedule"] for trial in study.trials] == ["constant", "linear"]
+    history = history_of(study, NAMED)
+    assert [NAMED.config(trial.index)["schedule"] for trial in history.trials] == ["constant", "linear"]
+
+
+def test_names_that_the_space_lacks_are_refused_with_those_it_has() -> None:
+    study = optuna.create_study(sampler=LoracleSampler(NAMED, seed=0))
+    with pytest.raises(SpaceError, match=r"space holds \(cosine, linear, constant\)"):
+        study.optimize(lambda trial: len(trial.suggest_categorical("schedule", ["wave", "saw"])), 1)
+
+
 # -- Optuna's own cases -------------------------------------------------------------------------------
 
 

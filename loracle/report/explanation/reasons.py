@@ -217,7 +217,7 @@ class Reasons:
             keeps = None
             if feasibility is not None:
                 keeps = float(feasibility.probability(rows[ends[:1]])[0])
-            found.append(replace(one, best=float(values[ends[0]]), keeps=keeps))
+            found.append(replace(one, best=values[ends[0]], keeps=keeps))
         return sorted(found, key=lambda one: -one.difference)
 
     def _next(self, history: History) -> Next | None:

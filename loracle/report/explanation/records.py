@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from loracle.records.space import Config
+from loracle.records.space import Config, Value
 from loracle.report.findings.records import Chosen
 
 Source = Literal["named", "chance", "belief"]
@@ -119,7 +119,7 @@ class Conclusion:
     low: float
     high: float
     name: str = ""
-    best: float | None = None
+    best: Value | None = None
     broken: tuple[str, ...] = ()
     keeps: float | None = None
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from loracle.config.metrics import metric_of
-from loracle.records.space import Config, SearchSpace
+from loracle.records.space import Config, SearchSpace, number
 from loracle.records.trial import History
 from loracle.report.findings.importance import grid, importance, most_varied
 from loracle.report.findings.records import (
@@ -121,10 +121,14 @@ class Understanding:
         knob, config = self.space[name], self._config(self.leader)
         values, rows = rows_along(self.space, config, name)
         ends = self.scale.scores(self.ensemble.belief(at=rows))
-        points = tuple(SlicePoint(*map(float, point)) for point in zip(values, *ends, strict=True))
+        points = tuple(
+            SlicePoint(value, *map(float, point)) for value, *point in zip(values, *ends, strict=True)
+        )
         if len(points) < 2:
             return None
-        return Slice(name, float(config[name]), knob.scale != "linear", points)
+        own = config[name]
+        at = own if isinstance(own, str) else float(own)
+        return Slice(name, at, knob.scale in ("log2", "log10"), points, knob.named)
 
     # -- importance -----------------------------------------------------------------------------------
 
@@ -183,7 +187,7 @@ class Understanding:
             steps: of a training of a config; None where nobody knows.
         """
         config = self._config(self.leader)
-        rank, own_steps = config.get("rank"), steps(config)
+        rank, own_steps = number(config["rank"]) if "rank" in config else None, steps(config)
         looked = self._looked_at
         mean = self.ensemble.belief(at=looked).mean
         there, noise = float(self.ensemble.belief(at=np.array([self.leader])).mean[0]), self.ensemble.noise
@@ -204,12 +208,12 @@ class Understanding:
         for place, row in enumerate(cheaper):
             one = self._config(row)
             if low[place] <= 0 <= high[place] and abs(middle[place]) <= noise * self.scale.slope:
-                number = tried.get(int(self.space.candidates[row]))
+                trial = tried.get(int(self.space.candidates[row]))
                 key = one.get("rank", place)
                 if key not in found:
                     ends = (float(middle[place]), float(low[place]), float(high[place]))
                     size = int(one["rank"]) if "rank" in one else None
-                    found[key] = NearEqual(one, size, steps(one), *ends, number)
+                    found[key] = NearEqual(one, size, steps(one), *ends, trial)
         return tuple(sorted(found.values(), key=lambda one: (one.rank or 0, one.steps or 0)))[:_SHOWN]
 
     def _cheaper(
@@ -217,7 +221,7 @@ class Understanding:
     ) -> bool:
         config = self._config(row)
         asked = steps(config)
-        smaller = rank is not None and config["rank"] < rank
+        smaller = rank is not None and number(config["rank"]) < rank
         if own is None or asked is None:
             return smaller
         return asked <= own and (smaller or asked < own)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from statistics import median
 
-from loracle.records.space import Value
+from loracle.records.space import number
 from loracle.report.findings.records import Cliff, TrialRow
 
 # What may be too large. An adapter's output moves with alpha_ratio (or alpha) times the learning rate (Hayou
 # et al. 2024, arXiv 2402.12354, section 2); the simplest that tells broken trials from good ones is named.
-_SIZES: Mapping[str, Callable[[Mapping[str, Value]], float]] = {
-    "learning_rate": lambda config: config["learning_rate"],
-    "learning_rate x alpha_ratio": lambda config: config["learning_rate"] * config["alpha_ratio"],
-    "learning_rate x alpha": lambda config: config["learning_rate"] * config["alpha"],
+_SIZES: Mapping[str, Sequence[str]] = {
+    "learning_rate": ("learning_rate",),
+    "learning_rate x alpha_ratio": ("learning_rate", "alpha_ratio"),
+    "learning_rate x alpha": ("learning_rate", "alpha"),
 }
 _FEWEST = 2  # broken trials, and good ones: one alone is chance
 _COLLAPSED = 0.5  # of the way from the median success down to the worst
@@ -30,11 +31,12 @@ def cliff(rows: Sequence[TrialRow]) -> Cliff | None:
     broken = _broken(told)
     good = [row for row in told if row.number not in broken]
     best: Cliff | None = None
-    for name, size in _SIZES.items():
+    for name, knobs in _SIZES.items():
         try:
-            found = _split(name, [(size(row.config), row) for row in told], broken, len(good))
+            sized = [(math.prod(number(row.config[knob]) for knob in knobs), row) for row in told]
         except KeyError:  # the space has no such knob
             continue
+        found = _split(name, sized, broken, len(good))
         if found is not None and (best is None or len(found.trials) > len(best.trials)):
             best = found
     return best

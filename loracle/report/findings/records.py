@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from loracle.records.space import Config
+from loracle.records.space import Config, Value
 from loracle.report.findings.search_cost import SearchCost
 
 
@@ -93,7 +93,7 @@ class Curve:
 class SlicePoint:
     """What is believed of one value of a knob; scores, with an interval of 95 %."""
 
-    value: float
+    value: Value
     score: float
     low: float
     high: float
@@ -105,12 +105,14 @@ class Slice:
 
     Attributes:
         at: the leading config's own value.
+        named: whether its values have no order.
     """
 
     knob: str
-    at: float
+    at: Value
     logarithmic: bool
     points: tuple[SlicePoint, ...]
+    named: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from loracle.config.metrics import metric_of
 from loracle.config.settings import RunConfig
-from loracle.records.space import SearchSpace, with_alpha
+from loracle.records.space import SearchSpace, same_value, with_alpha
 from loracle.records.trial import History, Outcome
 from loracle.report.findings.records import Cost, ParetoSet, Progress, ProxyPair, ScoredTrial, TrialRow
 from loracle.report.findings.search_cost import search_cost
@@ -60,7 +60,7 @@ def standard_index(config: RunConfig, space: SearchSpace) -> int | None:
     if near is None:
         return None
     found, asked = space.config(near), with_alpha(config.standard)
-    same = all(_close(found[name], asked[name]) for name in space.names if name in asked)
+    same = all(same_value(found[name], asked[name]) for name in space.names if name in asked)
     return near if same else None
 
 
@@ -164,7 +164,9 @@ def _knows(space: SearchSpace, config: RunConfig) -> bool:
         value = given.get(knob.name)
         if value is None and not (knob.name == "alpha_ratio" and {"alpha", "rank"} <= set(given)):
             return False
-        if value is not None and knob.scale != "linear" and value <= 0:
+        if value is not None and knob.named is not isinstance(value, str):
+            return False
+        if knob.scale in ("log2", "log10") and not isinstance(value, str | None) and value <= 0:
             return False
     return True
 
@@ -172,8 +174,4 @@ def _knows(space: SearchSpace, config: RunConfig) -> bool:
 def _same(space: SearchSpace, index: int, config: object) -> bool:
     assert isinstance(config, dict)
     own = space.config(index)
-    return all(name in config and _close(own[name], config[name]) for name in own)
-
-
-def _close(a: float, b: float) -> bool:
-    return abs(a - b) <= 1e-9 * max(abs(a), abs(b))
+    return all(name in config and same_value(own[name], config[name]) for name in own)

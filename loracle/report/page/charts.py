@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from loracle.config.metrics import show_loss
-from loracle.report.axis_limits import clipped
-from loracle.report.findings.records import Curve, Findings, Share, Slice, TrialRow
+from loracle.records.space import Value
+from loracle.report.findings.records import Curve, Findings, Share, TrialRow
 from loracle.report.page import wording
 from loracle.report.page.pareto import pareto_charts
+from loracle.report.page.scores import axis_title, floor_of, heights_of, hover, hovers
+from loracle.report.page.slices import slice_chart
 from loracle.report.page.traces import (
-    BAND,
     BLUE,
     GREY,
     INK,
@@ -24,8 +23,7 @@ from loracle.report.page.traces import (
     line_through,
     marks_at,
 )
-from loracle.report.wording import show_value, shown_knobs
-from loracle.text.quantities import show_duration, show_share
+from loracle.text.quantities import show_share
 
 _LEVELS = tuple(f"var(--level{i})" for i in range(5))  # of a score, worst to best
 _TICKS = 8
@@ -42,7 +40,7 @@ def charts(found: Findings) -> dict[str, Chart]:
     if _varied(found):
         made["parallel-chart"] = _parallel(found)
     for place, one in enumerate(found.slices):
-        made[f"slice-{place}"] = _slice(found, one)
+        made[f"slice-{place}"] = slice_chart(found, one)
     if found.importance and len(found.importance.knobs) > 1:
         made["importance-chart"] = _importance(found)
     if found.prior:
@@ -59,32 +57,30 @@ def _progress(found: Findings) -> Chart:
     spent = dict(zip(progress.numbers, progress.seconds, strict=True))
     good = [row for row in found.trials if row.score is not None and row.number in spent]
     bad = [row for row in found.trials if row.failure and row.number in spent]
-    heights = _heights(found, [row.score for row in good])
+    heights = heights_of(found, [row.score for row in good])
     level_of = dict(zip([row.number for row in good], heights, strict=True))
     kept, lost = ([row for row in good if bool(row.broken) is one] for one in (False, True))
-    floor = _floor(found, heights)
+    floor = floor_of(found, heights)
     known = [(n, y) for n, y in zip(progress.numbers, progress.best, strict=True) if y is not None]
-    reach = _heights(found, [y for _, y in known], among=heights)
+    reach = heights_of(found, [y for _, y in known], among=heights)
     ends = [progress.numbers[0], progress.numbers[-1]]
     word = "lowest" if found.less_is_better else "highest"
     traces = [
         *(
-            marks_at(
-                [r.number for r in some], [level_of[r.number] for r in some], _hovers(found, some), *look
-            )
+            marks_at([r.number for r in some], [level_of[r.number] for r in some], hovers(found, some), *look)
             for some, look in ((kept, ("trial", BLUE)), (lost, ("loses a guard", GREY, "circle-open")))
         ),
         line_through([n for n, _ in known], reach, f"{word} so far", ORANGE, shape="hv"),
-        marks_at([row.number for row in bad], [floor] * len(bad), _hovers(found, bad), "failed", RED, "x"),
+        marks_at([row.number for row in bad], [floor] * len(bad), hovers(found, bad), "failed", RED, "x"),
     ]
     if progress.standard is not None:
-        level = _heights(found, [progress.standard], among=heights)
+        level = heights_of(found, [progress.standard], among=heights)
         line = line_through(ends, level * 2, "standard settings", GREY, dash="dash")
         traces.append(line | {"hovertext": f"standard settings: {wording.score(found, progress.standard)}"})
     traces = [trace for trace in traces if trace["x"]]
     by_cost = [[spent[number] for number in trace["x"]] for trace in traces]
     by_trial = [trace["x"] for trace in traces]
-    layout = layout_of("trial", _axis(found))
+    layout = layout_of("trial", axis_title(found))
     if not good:
         layout["yaxis"]["visible"] = False
     return {
@@ -95,25 +91,6 @@ def _progress(found: Findings) -> Chart:
             {"name": "by time", "title": "seconds of training and scoring, all trials", "x": by_cost},
         ],
     }
-
-
-def _hovers(found: Findings, rows: Iterable[TrialRow]) -> list[str]:
-    return [_hover(found, row) for row in rows]
-
-
-def _hover(found: Findings, row: TrialRow) -> str:
-    head = f"<b>trial {row.number}</b>"
-    if row.score is not None:
-        head += f": {wording.score(found, row.score)}"
-    elif row.failure:
-        head += f": {wording.in_figure(row.failure.replace('_', ' '))}"
-    lines = [f"{wording.in_figure(name)} {show_value(x)}" for name, x in shown_knobs(row.config).items()]
-    shown = [", ".join(lines[i : i + 2]) for i in range(0, len(lines), 2)]
-    if row.seconds is not None:
-        shown.append(show_duration(row.seconds))
-    if row.broken:
-        shown.append(f"loses {wording.in_figure(' and '.join(row.broken))}")
-    return "<br>".join([head, *shown])
 
 
 # -- learning curves ----------------------------------------------------------------------------------
@@ -178,21 +155,28 @@ def _points(curve: Curve) -> Iterable[tuple[float, float]]:
 
 
 def _varied(found: Findings) -> list[str]:
-    seen: dict[str, set[float]] = {}
+    seen: dict[str, set[Value]] = {}
     for row in found.ended:
         for name in found.knobs:
-            seen.setdefault(name, set()).add(float(row.config[name]))
+            seen.setdefault(name, set()).add(row.config[name])
     return [name for name in found.knobs if len(seen.get(name, ())) > 1]
+
+
+def _ticks(found: Findings, name: str) -> list[Value]:
+    """Values of a knob that trials had: numbers in order, names in that of the alphabet."""
+    values = {row.config[name] for row in found.ended}
+    names = sorted(value for value in values if isinstance(value, str))
+    return [*sorted(value for value in values if not isinstance(value, str)), *names]
 
 
 def _parallel(found: Findings) -> Chart:
     """One line a trial over an axis a knob and one of the score; the better, the stronger its colour."""
     names = _varied(found)
-    ticks = {name: sorted({float(row.config[name]) for row in found.ended}) for name in names}
+    ticks = {name: _ticks(found, name) for name in names}
     good = [row for row in found.trials if row.value is not None]
     kept = sorted((row for row in good if not row.broken), key=lambda row: row.value or 0.0)
     level = {row.number: min(4, 5 * place // len(kept)) for place, row in enumerate(kept)}
-    heights = dict(zip([row.number for row in good], _heights(found, [r.score for r in good]), strict=True))
+    heights = dict(zip([row.number for row in good], heights_of(found, [r.score for r in good]), strict=True))
     low, high = min(heights.values(), default=0.0), max(heights.values(), default=1.0)
     if found.less_is_better:
         low, high = high, low
@@ -228,7 +212,7 @@ def _across(
     found: Findings,
     rows: Sequence[TrialRow],
     names: Sequence[str],
-    ticks: dict[str, list[float]],
+    ticks: dict[str, list[Value]],
     heights: dict[int, float],
     ends: tuple[float, float],
 ) -> Chart:
@@ -239,12 +223,12 @@ def _across(
     for row in rows:
         for place, name in enumerate(names):
             x.append(place)
-            y.append(ticks[name].index(float(row.config[name])) / (len(ticks[name]) - 1))
+            y.append(ticks[name].index(row.config[name]) / (len(ticks[name]) - 1))
         if row.number in heights:
             width = ends[1] - ends[0]
             x.append(len(names))
             y.append((heights[row.number] - ends[0]) / width if width else 1.0)
-        texts += [_hover(found, row)] * (len(x) - len(texts))
+        texts += [hover(found, row)] * (len(x) - len(texts))
         numbers += [row.number] * (len(x) - len(numbers))
         x.append(None)
         y.append(None)
@@ -255,7 +239,7 @@ def _across(
 
 
 def _tick_texts(
-    found: Findings, names: Sequence[str], ticks: dict[str, list[float]], ends: tuple[float, float] | None
+    found: Findings, names: Sequence[str], ticks: dict[str, list[Value]], ends: tuple[float, float] | None
 ) -> list[Chart]:
     found_texts = []
     for place, name in enumerate(names):
@@ -263,7 +247,7 @@ def _tick_texts(
         for i in sorted(
             {round(j * (count - 1) / (min(count, _TICKS) - 1)) for j in range(min(count, _TICKS))}
         ):
-            found_texts.append(_at(place, i / (count - 1), show_value(ticks[name][i])))
+            found_texts.append(_at(place, i / (count - 1), wording.tick(ticks[name][i])))
     if ends is not None:
         worst, best = (wording.score(found, end / found.scale) for end in ends)
         far = any(
@@ -285,69 +269,6 @@ def _at(x: float, y: float, text: str) -> Chart:
 
 
 # -- belief -------------------------------------------------------------------------------------------
-
-
-def _slice(found: Findings, one: Slice) -> Chart:
-    x = [point.value for point in one.points]
-    band = {
-        "type": "scatter",
-        "mode": "lines",
-        "line": {"width": 0},
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
-    texts = [
-        f"{wording.in_figure(one.knob)} {show_value(p.value)}<br>believed {wording.score(found, p.score)} "
-        f"({wording.score(found, p.low)} to {wording.score(found, p.high)})"
-        for p in one.points
-    ]
-    good = [row for row in found.trials if row.score is not None]
-    bad = [row for row in found.trials if row.state == "failed"]
-    heights = _heights(found, [row.score for row in good])
-    low, middle, high = (
-        _heights(found, [getattr(p, name) for p in one.points], among=heights)
-        for name in ("low", "score", "high")
-    )
-    floor = _floor(found, [*heights, *low, *high])
-    traces = [
-        band | {"x": x, "y": low},
-        band | {"x": x, "y": high, "fill": "tonexty", "fillcolor": BAND},
-        line_through(x, middle, "belief, the other knobs as leading", BLUE)
-        | {"hovertext": texts, "hoverinfo": "text", "mode": "lines+markers", "marker": {"size": 5}},
-        marks_at([r.config[one.knob] for r in good], heights, _hovers(found, good), "trials", ORANGE),
-        marks_at(
-            [r.config[one.knob] for r in bad], [floor] * len(bad), _hovers(found, bad), "failed", RED, "x"
-        ),
-    ]
-    layout = layout_of(wording.in_figure(one.knob), _axis(found))
-    shown = _apart(x, one)
-    layout["xaxis"] |= {"tickvals": shown, "ticktext": [show_value(v) for v in shown], "tickangle": 0}
-    if one.logarithmic:
-        layout["xaxis"]["type"] = "log"
-    layout["shapes"] = [
-        {
-            "type": "line",
-            "x0": one.at,
-            "x1": one.at,
-            "yref": "paper",
-            "y0": 0,
-            "y1": 1,
-            "line": {"color": GREY, "width": 1, "dash": "dot"},
-        }
-    ]
-    layout["showlegend"] = False
-    return {"data": [trace for trace in traces if trace["x"]], "layout": layout}
-
-
-def _apart(values: Sequence[float], one: Slice) -> list[float]:
-    """Values of a knob that have room side by side: both ends, and what is far enough from all."""
-    places = np.array([math.log(value) if one.logarithmic else value for value in values])
-    places = (places - places[0]) / (places[-1] - places[0])
-    kept = [0, len(values) - 1]
-    for i in range(1, len(values) - 1):
-        if min(abs(places[i] - places[j]) for j in kept) >= 1 / _TICKS:
-            kept.append(i)
-    return [values[i] for i in sorted(kept)]
 
 
 def _importance(found: Findings) -> Chart:
@@ -399,50 +320,19 @@ def _prior(found: Findings) -> Chart:
     seen = [one for one in found.prior.expected if one.score is not None]
     bad = [one for one in found.prior.expected if one.score is None]
     rows = {row.number: row for row in found.trials}
-    heights = _heights(found, [one.score for one in seen])
+    heights = heights_of(found, [one.score for one in seen])
     good_marks = marks_at(
         [100 * one.rank for one in seen],
         heights,
-        _hovers(found, [rows[one.number] for one in seen]),
+        hovers(found, [rows[one.number] for one in seen]),
         "trial",
         BLUE,
     )
-    floor = _floor(found, heights)
-    texts = _hovers(found, [rows[one.number] for one in bad])
+    floor = floor_of(found, heights)
+    texts = hovers(found, [rows[one.number] for one in bad])
     bad_marks = marks_at([100 * one.rank for one in bad], [floor] * len(bad), texts, "diverged", RED, "x")
-    layout = layout_of("expected before any trial: % of configs that the prior held for worse", _axis(found))
+    layout = layout_of(
+        "expected before any trial: % of configs that the prior held for worse", axis_title(found)
+    )
     layout["showlegend"] = bool(bad)
     return {"data": [trace for trace in (good_marks, bad_marks) if trace["x"]], "layout": layout}
-
-
-# -- parts --------------------------------------------------------------------------------------------
-
-
-def _axis(found: Findings) -> str:
-    return wording.in_figure(f"{found.title}, {found.unit}" if found.unit else found.title)
-
-
-def _heights(
-    found: Findings, scores: Sequence[float | None], among: Sequence[float] | None = None
-) -> list[float]:
-    """Scores as the axis shows them; those far from the others, `among` which they are drawn, at the edge.
-
-    Shares stay: all are between 0 and 100.
-    """
-    values = np.array([found.scale * (score or 0.0) for score in scores], dtype=float)
-    if found.unit == "%" or not len(values):
-        return [float(value) for value in values]
-    if among is None:
-        shown, _, _ = clipped(np.clip(values, -1e30, 1e30))
-    else:
-        ends = [end for end in among if math.isfinite(end)] or [0.0]
-        low, high = clipped(np.clip(np.array(ends), -1e30, 1e30))[1:]
-        shown = np.clip(values, low, high) if low > -math.inf else np.clip(values, -1e30, 1e30)
-    return [float(value) for value in shown]
-
-
-def _floor(found: Findings, heights: Sequence[float]) -> float:
-    """Where failed trials stand: with the worst that is shown."""
-    if not heights:
-        return 0.0
-    return max(heights) if found.less_is_better else min(heights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loracle.config.metrics import metric_of
+from loracle.records.space import Value
 from loracle.report.findings.records import Findings, TrialRow
 from loracle.report.page import wording
 from loracle.report.page.markup import Part, own, scrolling, section, text
@@ -18,7 +19,9 @@ def trials_table(found: Findings) -> Part:
         return section("trials", "Trials", "All trials", why="There are no trials yet.")
     names = list(shown_knobs(found.trials[0].config))
     titles = knob_titles(names, _COLUMNS)
-    heads = [("trial", "number"), *((titles[name], "number") for name in names)]
+    first = shown_knobs(found.trials[0].config)
+    kinds = {name: "text" if isinstance(value, str) else "number" for name, value in first.items()}
+    heads = [("trial", "number"), *((titles[name], kinds[name]) for name in names)]
     heads += [(found.title, "number"), *((metric_of(name).title, "number") for name in _others(found))]
     heads += [("seconds", "number"), ("what came of it", "text")]
     top = "".join(
@@ -52,7 +55,7 @@ def _row(found: Findings, row: TrialRow, names: list[str], beside: tuple[float, 
     config = shown_knobs(row.config)
     mark = " leads" if row.number == found.leader else ""
     cells = [f'<th scope="row" data-value="{row.number}">{row.number}</th>']
-    cells += [_number(config[name], show_value(config[name])) for name in names]
+    cells += [_value(config[name]) for name in names]
     shown = "" if row.score is None else wording.score(found, row.score)
     cells.append(_number(row.score, shown))
     for place, name in enumerate(_others(found)):
@@ -64,6 +67,11 @@ def _row(found: Findings, row: TrialRow, names: list[str], beside: tuple[float, 
     inside = "".join(cells)
     about = f'data-state="{row.state}" data-text="{text(searched)}"'
     return f'<tr class="{row.state}{mark}" {about}>{inside}</tr>'
+
+
+def _value(value: Value) -> str:
+    """A number, or a name, which is the user's own text."""
+    return f"<td>{own(value)}</td>" if isinstance(value, str) else _number(value, show_value(value))
 
 
 def _number(number: float | None, shown: str) -> str:

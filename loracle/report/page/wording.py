@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from loracle.records.space import Value
 from loracle.report.findings.records import Findings
-from loracle.report.wording import show_change, show_reading
+from loracle.report.wording import show_change, show_reading, show_value
 from loracle.text import escape
 
 _LONGEST = 160  # characters of a foreign text in a figure
+_TICK = 24  # of one at an axis
 
 
 def score(found: Findings, reading: float) -> str:
@@ -19,6 +21,16 @@ def gain(found: Findings, value: float) -> str:
     return show_change(value, found.metric)
 
 
-def in_figure(text: str) -> str:
+def value(own: Value) -> str:
+    """A knob's value for a chart; a name is the user's own text."""
+    return in_figure(own) if isinstance(own, str) else show_value(own)
+
+
+def tick(own: Value) -> str:
+    """The same at an axis, where there is little room."""
+    return in_figure(own, _TICK) if isinstance(own, str) else show_value(own)
+
+
+def in_figure(text: str, limit: int = _LONGEST) -> str:
     """Foreign text for a chart, which would take markup for markup: short, and escaped."""
-    return escape.html(escape.printable(text, _LONGEST))
+    return escape.html(escape.printable(text, limit))

@@ -347,10 +347,13 @@ def edges(space: SearchSpace, config: Config) -> list[tuple[str, float, str]]:
     """Knobs whose value is the lowest or highest of the candidates, with that word; natural ends left out."""
     found = []
     values = space.values(space.candidates)
-    for name in space.names:
+    for knob in space:
+        name = knob.name
         own, there = config.get(name), np.unique(values[name])
         least = KNOBS[name].least if name in KNOBS else None
-        if own is None or len(there) < 3:  # of two values, one is always at the edge
+        if (
+            knob.named or own is None or isinstance(own, str) or len(there) < 3
+        ):  # of two values, one is always at the edge
             continue
         if own <= there[0] and own != least:
             found.append((name, own, "lowest"))

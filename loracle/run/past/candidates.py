@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
+from typing import Any
 
 from loracle.config.metrics import metric_of
 from loracle.config.settings import PastConfig, RunConfig
 from loracle.errors import ConfigError, SpaceError
 from loracle.records.notices import Notice
-from loracle.records.space import Config, Knob, SearchSpace
+from loracle.records.space import Config, Knob, SearchSpace, Value, same_value
 from loracle.report.wording import show_config
 from loracle.run.past.result import Direction, Result, Source, knobs_of
 from loracle.run.past.studies import is_study, read_run, read_study, run_of
@@ -251,10 +252,17 @@ def _laid(source: Source, entry: PastConfig, metric: str, space: SearchSpace) ->
 def _config(result: Result, entry: PastConfig, space: SearchSpace) -> Config:
     """The knobs of the space that a result states, or the user; what the space holds fixed may be missing."""
     single = {knob.name: knob.values[0] for knob in space if len(knob.values) == 1}
-    stated = knobs_of(result.settings, space.names)
+    stated = knobs_of(result.settings, space.names) | _names_in(result.settings, space)
     rank = {"rank": stated["rank"]} if "rank" in stated else {}
     common = knobs_of({**rank, **entry.fixed}, space.names) if entry.fixed else {}
     return {**single, **stated, **common}
+
+
+def _names_in(settings: Mapping[str, Any], space: SearchSpace) -> Config:
+    """Named knobs that settings state by the knob's own name, at whatever place."""
+    texts = {knob.name: knob.texts for knob in space if knob.texts}
+    lasts = ((re.split(r"[./:]", name)[-1], value) for name, value in settings.items())
+    return {name: value for name, value in lasts if isinstance(value, str) and value in texts.get(name, ())}
 
 
 def _candidate(space: SearchSpace, config: Config) -> tuple[int | None, bool]:
@@ -269,17 +277,19 @@ def _candidate(space: SearchSpace, config: Config) -> tuple[int | None, bool]:
     return (index if max(apart) <= 1 else None), max(apart) == 0
 
 
-def _apart(knob: Knob, wanted: float, found: float, space: SearchSpace) -> float:
+def _apart(knob: Knob, wanted: Value, found: Value, space: SearchSpace) -> float:
     """How far two values of a knob are from each other, 1 is as far as a near one may be."""
-    if math.isclose(wanted, found, rel_tol=1e-9, abs_tol=1e-15):
+    if same_value(wanted, found):
         return 0.0
+    if knob.named or isinstance(wanted, str) or isinstance(found, str):
+        return 0.0 if len(knob.values) == 1 else math.inf  # no name is near another
     if knob.name == "batch_size" and space.realised_batch(int(wanted)) == space.realised_batch(int(found)):
         return 0.0
     if len(knob.values) == 1:
         return 0.0  # fixed here, whatever it was there
     place, last = knob.position(found), len(knob.values) - 1
     below = (wanted < found and place > 0) or place == last
-    neighbour = knob.values[place - 1 if below else place + 1]
+    neighbour = float(knob.numbers[place - 1 if below else place + 1])
     if knob.scale == "linear":
         return 2 * abs(wanted - found) / abs(neighbour - found)
     step = abs(math.log(neighbour / found))

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -275,6 +275,8 @@ def _interrupted(reason: str) -> Outcome:
 
 def _distribution(knob: Knob) -> BaseDistribution:
     """A distribution that holds the knob's values and that dashboards draw on the knob's scale."""
+    if knob.named:
+        return CategoricalDistribution(knob.values)
     low, high = knob.values[0], knob.values[-1]
     logarithmic = knob.scale != "linear"
     if all(float(value).is_integer() for value in knob.values):

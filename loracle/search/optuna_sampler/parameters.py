@@ -1,14 +1,15 @@
 """An objective's parameters in the words of the search: which knob each is, and which number its values are.
 
 A knob's own name, or a usual spelling of it (`lr`, `lora_r`), is that knob. Any other parameter is a knob of
-the study's own, named `own_...`: a number stands for itself, a choice that is none for its position.
+the study's own, named `own_...`. A number stands for itself, a choice that is none for its position, and a
+name of the user's own space (`texts`) for its position there.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, TypeGuard
@@ -17,12 +18,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.trial import FrozenTrial, TrialState
 
 from loracle.config.spellings import meant_by
-from loracle.records.space import Value
+from loracle.records.space import Number, SearchSpace, with_alpha
 from loracle.records.trial import FAILURE_KEY, INDEX_KEY, FailureKind
 
 CONFIG_KEY = "loracle:config"  # what was chosen for a trial: numbers by knob
 REFUSED_KEY = "loracle:refused"
 _OWN = "own_"
+
+Texts = Mapping[str, Sequence[str]]  # names of a space's knobs, by knob
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,10 @@ class Seen:
     scored: bool
     interrupted: bool
     given: tuple[str, ...]
-    numbers: Mapping[str, Value]
+    numbers: Mapping[str, Number]
     distributions: Mapping[str, BaseDistribution]
     foreign: frozenset[str]
-    config: Mapping[str, Value]
+    config: Mapping[str, Number]
     index: int
 
 
@@ -101,12 +104,26 @@ def distributions_of(trials: Iterable[FrozenTrial]) -> dict[str, BaseDistributio
     return found
 
 
-def seen(frozen: FrozenTrial, knobs: Mapping[str, str]) -> Seen:
+def texts_of(space: SearchSpace | None) -> Texts:
+    """By knob, the names of those that have names."""
+    return {knob.name: knob.texts for knob in space or () if knob.texts}
+
+
+def numbers_at(space: SearchSpace, index: int) -> dict[str, Number]:
+    """The config at an index in numbers, with both alpha and alpha_ratio where there is a rank."""
+    return {
+        name: space[name].position(value) if isinstance(value, str) else value
+        for name, value in with_alpha(space.config(index)).items()
+    }
+
+
+def seen(frozen: FrozenTrial, knobs: Mapping[str, str], texts: Texts) -> Seen:
     """A trial in the words of the search."""
-    numbers: dict[str, Value] = {}
+    numbers: dict[str, Number] = {}
     for name, value in frozen.params.items():
         if name in knobs:
-            number = number_of(knobs[name], value, frozen.distributions.get(name))
+            knob = knobs[name]
+            number = number_of(knob, value, frozen.distributions.get(name), texts.get(knob, ()))
             if number is not None:
                 numbers[knobs[name]] = number
     return Seen(
@@ -131,33 +148,47 @@ def was_interrupted(frozen: FrozenTrial) -> bool:
 # -- values and numbers -----------------------------------------------------------------------------
 
 
-def number_of(knob: str, value: object, distribution: BaseDistribution | None) -> Value | None:
-    """A parameter's value as a number; None: it is none."""
+def number_of(
+    knob: str, value: object, distribution: BaseDistribution | None, texts: Sequence[str] = ()
+) -> Number | None:
+    """A parameter's value as a number; None: it is none. `texts`: the knob's names, if it has names."""
+    if texts:
+        return texts.index(value) if isinstance(value, str) and value in texts else None
     if is_own(knob) and isinstance(distribution, CategoricalDistribution) and not _all_numbers(distribution):
         return float(distribution.to_internal_repr(value))  # type: ignore[arg-type]
     return _number(value)
 
 
-def contains(knob: str, number: Value, distribution: BaseDistribution) -> bool:
+def contains(knob: str, number: Number, distribution: BaseDistribution, texts: Sequence[str] = ()) -> bool:
     """Whether a distribution holds a number."""
     if isinstance(distribution, CategoricalDistribution):
-        return any(math.isclose(number, each) for each in numbers_in(knob, distribution))
+        return any(math.isclose(number, each) for each in numbers_in(knob, distribution, texts))
+    if texts:
+        return False
     if isinstance(distribution, IntDistribution) and not float(number).is_integer():
         return False
     return distribution._contains(distribution.to_internal_repr(number))
 
 
-def spelled(knob: str, number: Value, distribution: BaseDistribution) -> Any:
+def spelled(knob: str, number: Number, distribution: BaseDistribution, texts: Sequence[str] = ()) -> Any:
     """A number that a distribution contains, as it spells it."""
+    if texts:
+        return texts[int(number)]
     if isinstance(distribution, CategoricalDistribution):
         return _choice(knob, number, distribution)
     return int(number) if isinstance(distribution, IntDistribution) else float(number)
 
 
-def numbers_in(knob: str, distribution: CategoricalDistribution) -> list[Value]:
+def numbers_in(knob: str, distribution: CategoricalDistribution, texts: Sequence[str] = ()) -> list[Number]:
     """The numbers that the choices of a parameter stand for; those that are none are left out."""
-    found = (number_of(knob, choice, distribution) for choice in distribution.choices)
+    found = (number_of(knob, choice, distribution, texts) for choice in distribution.choices)
     return [number for number in found if number is not None]
+
+
+def has_order(knob: str, distribution: BaseDistribution) -> bool:
+    """Whether a parameter's values are numbers, and no choices that stand for their positions."""
+    choices = isinstance(distribution, CategoricalDistribution) and not _all_numbers(distribution)
+    return not (is_own(knob) and choices)
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -165,7 +196,7 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _choice(knob: str, number: Value, distribution: CategoricalDistribution) -> Any:
+def _choice(knob: str, number: Number, distribution: CategoricalDistribution) -> Any:
     """The choice that stands for a number: a number itself rather than a text of it."""
     choices = [
         choice
@@ -175,7 +206,7 @@ def _choice(knob: str, number: Value, distribution: CategoricalDistribution) -> 
     return min(choices, key=lambda choice: isinstance(choice, str), default=None)
 
 
-def _number(value: object) -> Value | None:
+def _number(value: object) -> Number | None:
     if is_number(value):
         return value
     try:
@@ -190,7 +221,7 @@ def _all_numbers(distribution: CategoricalDistribution) -> bool:
     return None not in numbers and len(set(numbers)) == len(numbers)
 
 
-def can_have(knob: str, number: Value) -> bool:
+def can_have(knob: str, number: Number) -> bool:
     """Whether a knob of the trainer can have a value; knobs of the study's own have any."""
     if is_own(knob):
         return True

@@ -11,9 +11,17 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from loracle.config.spellings import SPELLINGS, meant_by
-from loracle.records.space import SearchSpace, Value
+from loracle.records.space import Number, SearchSpace
 from loracle.search.optuna_sampler import suggestions
-from loracle.search.optuna_sampler.parameters import Seen, distributions_of, is_own, knobs_of, number_of, seen
+from loracle.search.optuna_sampler.parameters import (
+    Seen,
+    distributions_of,
+    is_own,
+    knobs_of,
+    number_of,
+    seen,
+    texts_of,
+)
 from loracle.search.optuna_sampler.ranges import space_on
 from loracle.search.optuna_sampler.suggestions import Asked
 
@@ -34,7 +42,7 @@ class Scene:
     trials: tuple[Seen, ...]
     asked: Asked
 
-    def numbers(self, params: Mapping[str, object]) -> dict[str, Value]:
+    def numbers(self, params: Mapping[str, object]) -> dict[str, Number]:
         """Those of some parameters that are numbers of a knob, by knob."""
         found = {}
         for name, value in params.items():
@@ -45,7 +53,10 @@ class Scene:
                 knob = meant if usual else None
             if knob is not None:
                 distribution = self.asked.ranges.get(knob, (None,))[-1]
-                number = number_of(knob, value, distribution) if distribution or not is_own(knob) else None
+                texts = texts_of(self.space).get(knob, ())
+                number = None
+                if distribution or not is_own(knob):
+                    number = number_of(knob, value, distribution, texts)
                 if number is not None:
                     found[knob] = number
         return found
@@ -88,7 +99,8 @@ def scene_of(
     met = {**distributions_of(trials), **now}
     known = SPELLINGS.keys() if base is None else suggestions.names_of(base)
     knobs = knobs_of(met, known, lenient=base is not None, own=own)
-    asked = suggestions.learn(seen(frozen, knobs) for frozen in trials)
+    texts = texts_of(base)
+    asked = suggestions.learn(seen(frozen, knobs, texts) for frozen in trials)
     ranges = dict(asked.ranges)
     for name, distribution in now.items():
         if name in knobs:
@@ -109,11 +121,11 @@ def scene_of(
         ranges={name: found for name, found in ranges.items() if name in names},
         varying=asked.varying & names,
     )
-    return Scene(space, knobs, tuple(seen(frozen, knobs) for frozen in trials), asked)
+    return Scene(space, knobs, tuple(seen(frozen, knobs, texts) for frozen in trials), asked)
 
 
 def question_of(
-    scene: Scene, now: Mapping[str, Sequence[BaseDistribution]], fixed: Mapping[str, Value] | None = None
+    scene: Scene, now: Mapping[str, Sequence[BaseDistribution]], fixed: Mapping[str, Number] | None = None
 ) -> Question:
     """What is to be searched, by what a study's trials were asked for and what is asked for `now`, by knob.
 
@@ -124,8 +136,10 @@ def question_of(
     """
     space, trials, asked, fixed = scene.space, scene.trials, scene.asked, dict(fixed or {})
     ranges: dict[str, Sequence[BaseDistribution]] = {}
+    texts = texts_of(space)
     for name, distributions in {**asked.ranges, **now}.items():
-        if name not in now and (only := suggestions.only_value(name, distributions)) is not None:
+        only = None if name in now else suggestions.only_value(name, distributions, texts.get(name, ()))
+        if only is not None:
             fixed.setdefault(name, only)
         elif name in now or suggestions.admissible(space, name, distributions):
             ranges[name] = distributions
@@ -158,7 +172,7 @@ def beyond(question: Question) -> str:
     space, asked = question.scene.space, question.asked
     columns = suggestions.columns(space)
     narrow = [
-        f"{name} from {min(values):g} to {max(values):g}"
+        f"{name} {suggestions.shown(space, name, values, before='from ')}"
         for name in sorted(asked.names)
         if (values := suggestions.admissible(space, name, asked.ranges.get(name, ())))
         and len(values) < len(np.unique(columns[name]))

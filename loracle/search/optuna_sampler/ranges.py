@@ -22,9 +22,9 @@ from optuna.distributions import (
 )
 
 from loracle.errors import SpaceError
-from loracle.records.space import Knob, Scale, SearchSpace, Value, default_space
+from loracle.records.space import Knob, Number, Scale, SearchSpace, Value, default_space, number
 from loracle.records.standard_settings import SCALES, STANDARD
-from loracle.search.optuna_sampler.parameters import can_have, contains, is_own, numbers_in
+from loracle.search.optuna_sampler.parameters import can_have, contains, has_order, is_own, numbers_in
 
 MOST = 150_000  # candidates: a proposal among them takes 0.4 s
 _ROOMY = 20_000  # candidates up to which a grid is made finer
@@ -34,7 +34,8 @@ _FEWEST = 3  # values that a range is thinned to
 _ENOUGH = 4  # candidates a trial
 _LEAST_SHARE = 1e-4  # of the upper end: where a range of a knob with a logarithmic scale begins at 0
 
-USUAL: Mapping[str, Value] = {**STANDARD, "alpha_ratio": STANDARD["alpha"] / STANDARD["rank"]}
+_STANDARD = {name: number(value) for name, value in STANDARD.items()}
+USUAL: Mapping[str, Number] = {**_STANDARD, "alpha_ratio": _STANDARD["alpha"] / _STANDARD["rank"]}
 
 Ranges = Mapping[str, Sequence[BaseDistribution]]
 
@@ -52,7 +53,7 @@ class _Axis:
         """Of a grid of this level; ranges, but no choices, are thinned to at most so many values."""
         if self.fixed:
             return self.fixed
-        found: list[Value] = []
+        found: list[Number] = []
         for distribution in self.distributions:
             found += values_on(self.name, distribution, level, marks)
         values = _apart(found)
@@ -108,7 +109,7 @@ def space_on(ranges: Ranges, *, base: SearchSpace | None, begun: bool, trials: i
     return base
 
 
-def values_on(knob: str, distribution: BaseDistribution, level: int = 0, marks: int = 0) -> list[Value]:
+def values_on(knob: str, distribution: BaseDistribution, level: int = 0, marks: int = 0) -> list[Number]:
     """The values of a grid on a distribution, increasing; none if it holds nothing that the knob can have."""
     if isinstance(distribution, CategoricalDistribution):
         found = sorted(set(numbers_in(knob, distribution)))
@@ -144,7 +145,9 @@ def _standing(ranges: Ranges, begun: bool) -> list[_Axis]:
 
 def _axis(name: str, distributions: Sequence[BaseDistribution]) -> _Axis:
     scale = SCALES.get(name)
-    if scale is None:
+    if not all(map(partial(has_order, name), distributions)):
+        scale = "names"
+    elif scale is None:
         scale = "log10" if all(map(partial(_is_logarithmic, name), distributions)) else "linear"
     return _Axis(name, scale, (), tuple(distributions))
 
@@ -154,9 +157,11 @@ def _as_it_is(knob: Knob) -> _Axis:
 
 
 def _at_usual(knob: Knob) -> _Axis:
-    """A knob at its usual value alone, or at the middle one."""
-    middle = knob.values[len(knob.values) // 2]
-    usual = min(knob.values, key=lambda value: abs(value - USUAL.get(knob.name, middle)))
+    """A knob at its usual value alone, the middle one or the first name."""
+    usual = knob.usual
+    if not knob.named:
+        wanted = USUAL.get(knob.name, number(usual))
+        usual = min(map(number, knob.values), key=lambda value: abs(value - wanted))
     return _Axis(knob.name, knob.scale, (usual,))
 
 
@@ -208,7 +213,7 @@ def _size(axes: Sequence[_Axis], level: int, marks: int) -> int:
     return math.prod(len(axis.values(level, marks)) or 1 for axis in axes)
 
 
-def _marked(knob: str, distribution: BaseDistribution, level: int) -> list[Value]:
+def _marked(knob: str, distribution: BaseDistribution, level: int) -> list[Number]:
     """Values that people use: powers of two, multiples of 0.05; between them at higher levels."""
     low, high = float(distribution.low), float(distribution.high)  # type: ignore[attr-defined]
     if SCALES.get(knob) == "log2":
@@ -228,7 +233,7 @@ def _marked(knob: str, distribution: BaseDistribution, level: int) -> list[Value
     return _apart([value for value in whole if contains(knob, value, distribution)])
 
 
-def _evenly(knob: str, distribution: BaseDistribution, n: int) -> list[Value]:
+def _evenly(knob: str, distribution: BaseDistribution, n: int) -> list[Number]:
     """At most n values of a range, evenly spaced on its scale, with both ends, as its step allows."""
     low, high = float(distribution.low), float(distribution.high)  # type: ignore[attr-defined]
     step = distribution.step  # type: ignore[attr-defined]
@@ -247,9 +252,9 @@ def _evenly(knob: str, distribution: BaseDistribution, n: int) -> list[Value]:
     return _apart([float(f"{value:.12g}") for value in lattice])
 
 
-def _apart(values: Iterable[Value]) -> list[Value]:
+def _apart(values: Iterable[Number]) -> list[Number]:
     """Values in increasing order; of those that are the same up to rounding, the first that was given."""
-    found: list[Value] = []
+    found: list[Number] = []
     for value in sorted(values, key=float):
         if not found or not math.isclose(value, found[-1], rel_tol=1e-9, abs_tol=1e-15):
             found.append(value)

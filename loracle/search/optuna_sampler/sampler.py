@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from loracle.config.spellings import SPELLINGS, meant_by
 from loracle.errors import SpaceError
-from loracle.records.space import Config, SearchSpace, Value, with_alpha
+from loracle.records.space import Number, SearchSpace
 from loracle.records.trial import FAILURE_KEY
 from loracle.search.belief import Floats
 from loracle.search.observations import Mask
@@ -44,7 +44,9 @@ from loracle.search.optuna_sampler.parameters import (
     REFUSED_KEY,
     contains,
     is_own,
+    numbers_at,
     spelled,
+    texts_of,
     was_interrupted,
 )
 from loracle.search.optuna_sampler.question import Scene, beyond, exhausted, question_of, scene_of
@@ -166,7 +168,7 @@ class LoracleSampler(BaseSampler):
             raise
         if knob is None or number is None:
             return self._independent.sample_independent(study, trial, param_name, param_distribution)
-        return spelled(knob, number, param_distribution)
+        return spelled(knob, number, param_distribution, texts_of(scene.space).get(knob, ()))
 
     def recommend(self, study: Study) -> dict[str, Any]:
         """Of the parameters that were tried, those to use, by the preset's rule (`default`: posterior mean).
@@ -227,7 +229,7 @@ class LoracleSampler(BaseSampler):
 
     def _number(
         self, study: Study, trial: FrozenTrial, scene: Scene, knob: str, distribution: BaseDistribution
-    ) -> Value | None:
+    ) -> Number | None:
         """The value of a knob; chooses the trial's config if this is the first one that is asked for.
 
         None: the search has no value for it.
@@ -240,8 +242,8 @@ class LoracleSampler(BaseSampler):
         if not values:
             raise SpaceError(
                 f"the objective asks for {knob} from {distribution}, which contains no value that the search "
-                f"space holds ({min(column):g} to {max(column):g}); change the range or the space, or leave "
-                "out the space: then the ranges are the space"
+                f"space holds ({suggestions.shown(space, knob, column.tolist())}); change the range or the "
+                "space, or leave out the space: then the ranges are the space"
             )
         config = storage.get_trial_system_attrs(trial._trial_id).get(CONFIG_KEY)
         if config is None:
@@ -249,17 +251,17 @@ class LoracleSampler(BaseSampler):
         number = config.get(knob)
         if number is None:
             return self._late(trial, scene, knob, values)
-        if contains(knob, number, distribution):
+        if contains(knob, number, distribution, texts_of(space).get(knob, ())):
             return float(number)
         moved = self._move(trial, scene, config, knob, distribution)
         if moved is None:  # constraints: no config has one of these values and those given before
-            return min(values, key=lambda value: abs(value - number))
+            return suggestions.closest(space, knob, number, values)
         storage.set_trial_system_attr(trial._trial_id, CONFIG_KEY, {**config, **_config_at(space, moved)})
         return float(column[moved])
 
     def _claim(
         self, study: Study, trial: FrozenTrial, scene: Scene, knob: str, distribution: BaseDistribution
-    ) -> Config:
+    ) -> Mapping[str, Number]:
         """Chooses a config that no other trial has, and notes it with the trial.
 
         Other processes may choose at the same time: who sees that makes way, each to another config.
@@ -299,7 +301,7 @@ class LoracleSampler(BaseSampler):
         column = suggestions.columns(space)[knob]
         if not asked.names:
             left = _apart(left, column, [*question.rows.values()])
-        seeds = [space.config(index) for index in seed_indices(space, self._preset.seed_configs)]
+        seeds = [numbers_at(space, index) for index in seed_indices(space, self._preset.seed_configs)]
         rows = [suggestions.nearest_row(space, seed, mine) for seed in seeds]
         preset = replace(
             self._preset, seed_configs=tuple(space.config(int(space.candidates[row])) for row in rows)
@@ -329,8 +331,10 @@ class LoracleSampler(BaseSampler):
         The usual one in the first trial, or the middle one; any one later.
         """
         if not scene.trials:
-            usual = USUAL.get(knob, values[len(values) // 2])
-            return min(values, key=lambda value: abs(value - usual))
+            usual = USUAL.get(
+                knob, values[0 if suggestions.unordered(scene.space, knob) else len(values) // 2]
+            )
+            return suggestions.closest(scene.space, knob, usual, values)
         drawn = np.random.default_rng([self._seed, trial.number, zlib.crc32(knob.encode())])
         return values[int(drawn.integers(len(values)))]
 
@@ -338,7 +342,7 @@ class LoracleSampler(BaseSampler):
         self,
         trial: FrozenTrial,
         scene: Scene,
-        config: Config,
+        config: Mapping[str, Number],
         knob: str,
         distribution: BaseDistribution,
     ) -> int | None:
@@ -409,9 +413,9 @@ def _levels() -> int:
     return level
 
 
-def _config_at(space: SearchSpace, row: int) -> Config:
-    """The config at a row, with both alpha and alpha_ratio where there is a rank."""
-    return with_alpha(space.config(int(space.candidates[row])))
+def _config_at(space: SearchSpace, row: int) -> dict[str, Number]:
+    """The config at a row, in numbers."""
+    return numbers_at(space, int(space.candidates[row]))
 
 
 def _apart(left: Mask, column: Floats, rows: Sequence[int]) -> Mask:

@@ -20,10 +20,12 @@ import numpy.typing as npt
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from loracle.records.constraints import Floats
-from loracle.records.space import Config, Indices, SearchSpace, Value
-from loracle.search.optuna_sampler.parameters import Seen, contains, number_of
+from loracle.records.space import Indices, Number, SearchSpace
+from loracle.search.optuna_sampler.parameters import Seen, contains, number_of, numbers_at, texts_of
 from loracle.search.presets import GOOD_PRACTICE
 from loracle.search.propose import seed_indices
+
+Numbers = Mapping[str, Number]  # of a config, by name
 
 _RECENT = 10  # trials whose distributions count: ranges may differ from trial to trial
 
@@ -82,9 +84,17 @@ def names_of(space: SearchSpace) -> frozenset[str]:
 
 
 def admissible(space: SearchSpace, name: str, distributions: Sequence[BaseDistribution]) -> list[float]:
-    """Values of a name among the candidates that one of the distributions contains."""
-    values = np.unique(columns(space)[name]).tolist()
-    return [value for value in values if any(contains(name, value, each) for each in distributions)]
+    """Numbers of a name among the candidates that one of the distributions contains."""
+    values, texts = np.unique(columns(space)[name]).tolist(), texts_of(space).get(name, ())
+    return [value for value in values if any(contains(name, value, each, texts) for each in distributions)]
+
+
+def shown(space: SearchSpace, name: str, values: Sequence[float], before: str = "") -> str:
+    """Values of a name in words: the names, or `1 to 16` after the word that stands before numbers."""
+    texts = texts_of(space).get(name)
+    if texts:
+        return ", ".join(texts[int(value)] for value in sorted(set(values)))
+    return f"{before}{min(values):g} to {max(values):g}"
 
 
 # -- candidates -------------------------------------------------------------------------------------
@@ -92,7 +102,7 @@ def admissible(space: SearchSpace, name: str, distributions: Sequence[BaseDistri
 
 @lru_cache(maxsize=4)
 def columns(space: SearchSpace) -> Mapping[str, Floats]:
-    """Values of all candidates by name, (N,) each; the same to the twelfth digit are the same."""
+    """Numbers of all candidates by name, (N,) each; the same to the twelfth digit are the same."""
     values = space.values(space.candidates)
     if "alpha_ratio" not in values and {"rank", "alpha"} <= values.keys():
         values["alpha_ratio"] = values["alpha"] / values["rank"]
@@ -115,7 +125,7 @@ def representatives(space: SearchSpace, names: frozenset[str]) -> Indices:
     values = columns(space)
     places = [np.unique(values[name], return_inverse=True)[1] for name in sorted(names)]
     _, group = np.unique(np.stack(places), axis=1, return_inverse=True)
-    order = np.argsort(_distances(space, space.config(usual(space))), kind="stable")
+    order = np.argsort(_distances(space, middle(space)), kind="stable")
     _, first = np.unique(group.ravel()[order], return_index=True)
     return np.asarray(order[first][group.ravel()])
 
@@ -126,18 +136,20 @@ def usual(space: SearchSpace) -> int:
     return seed_indices(space, GOOD_PRACTICE[:1])[0]
 
 
-def middle(space: SearchSpace) -> Config:
-    """The candidate closest to the usual settings, as a config."""
-    return space.config(usual(space))
+def middle(space: SearchSpace) -> Numbers:
+    """The candidate closest to the usual settings, in numbers."""
+    return numbers_at(space, usual(space))
 
 
-def only_value(name: str, distributions: Sequence[BaseDistribution]) -> Value | None:
+def only_value(
+    name: str, distributions: Sequence[BaseDistribution], texts: Sequence[str] = ()
+) -> Number | None:
     """The number of distributions that hold one value alone, which Optuna gives without asking; else None."""
     last = distributions[-1]
     if not last.single():
         return None
     only = last.choices[0] if isinstance(last, CategoricalDistribution) else last.low  # type: ignore[attr-defined]
-    return number_of(name, only, last)
+    return number_of(name, only, last, texts)
 
 
 def within(space: SearchSpace, ranges: Mapping[str, Sequence[BaseDistribution]]) -> npt.NDArray[np.bool_]:
@@ -149,7 +161,7 @@ def within(space: SearchSpace, ranges: Mapping[str, Sequence[BaseDistribution]])
 
 
 def agreeing(
-    space: SearchSpace, fixed: Mapping[str, Value], inside: npt.NDArray[np.bool_]
+    space: SearchSpace, fixed: Mapping[str, Number], inside: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:
     """Which of the candidates `inside`, (N,), have the values that others fixed, or are nearest to them."""
     for name, value in fixed.items():
@@ -159,7 +171,7 @@ def agreeing(
     return inside
 
 
-def holding(space: SearchSpace, given: Mapping[str, Value]) -> npt.NDArray[np.bool_]:
+def holding(space: SearchSpace, given: Mapping[str, Number]) -> npt.NDArray[np.bool_]:
     """Which candidates have all of the values that a trial was given, (N,); of a value that none has, the
     nearest counts."""
     inside = np.ones(len(space.candidates), dtype=bool)
@@ -169,7 +181,7 @@ def holding(space: SearchSpace, given: Mapping[str, Value]) -> npt.NDArray[np.bo
     return inside
 
 
-def nearest_row(space: SearchSpace, config: Config, allowed: npt.NDArray[np.bool_]) -> int:
+def nearest_row(space: SearchSpace, config: Numbers, allowed: npt.NDArray[np.bool_]) -> int:
     """The allowed row closest to a config on the knobs' own scales; the lowest row of equals."""
     rows = np.flatnonzero(allowed)
     return int(rows[np.argmin(_distances(space, config)[rows])])
@@ -194,7 +206,7 @@ def rows_of(trials: Iterable[Seen], space: SearchSpace, asked: Asked) -> dict[in
             continue
         chosen = {name: value for name, value in trial.config.items() if name in space.names}
         if not chosen and 0 <= trial.index < space.size:
-            chosen = space.config(trial.index)
+            chosen = numbers_at(space, trial.index)
         if not chosen and (not given or _missing(given, trial.number, asked)):
             continue
         key = (tuple(given.items()), tuple(chosen.items()))
@@ -204,12 +216,12 @@ def rows_of(trials: Iterable[Seen], space: SearchSpace, asked: Asked) -> dict[in
     return found
 
 
-def _possible(chosen: Config, logarithmic: Collection[str]) -> Config:
+def _possible(chosen: Numbers, logarithmic: Collection[str]) -> Numbers:
     return {name: value for name, value in chosen.items() if value > 0 or name not in logarithmic}
 
 
 @lru_cache(maxsize=4)
-def _memory(space: SearchSpace) -> dict[tuple[tuple[tuple[str, Value], ...], ...], int]:
+def _memory(space: SearchSpace) -> dict[tuple[tuple[tuple[str, Number], ...], ...], int]:
     """Rows that `_nearest` has found, by its arguments."""
     return {}
 
@@ -225,7 +237,7 @@ def _missing(given: Collection[str], number: int, asked: Asked) -> set[str]:
     return {name for name in asked.names - with_derived(given) if asked.since.get(name, number) < number}
 
 
-def _nearest(space: SearchSpace, given: Config, config: Config) -> int:
+def _nearest(space: SearchSpace, given: Numbers, config: Numbers) -> int:
     """Row of the candidate closest to `given`, and to `config` in what is not given."""
     distance = np.zeros(len(space.candidates))
     for name, value in given.items():
@@ -236,16 +248,30 @@ def _nearest(space: SearchSpace, given: Config, config: Config) -> int:
     return int(np.argmin(distance))
 
 
-def _distances(space: SearchSpace, config: Config) -> Floats:
+def _distances(space: SearchSpace, config: Numbers) -> Floats:
     """How far all candidates are from a config on the knobs' own scales, (N,)."""
     return np.asarray(np.sum([_distance(space, name, config[name]) for name in space.names], axis=0))
 
 
-def _distance(space: SearchSpace, name: str, value: Value) -> Floats:
-    """How far all candidates are from a value, (N,), in units of the range of the name."""
+def _distance(space: SearchSpace, name: str, value: Number) -> Floats:
+    """How far all candidates are from a value, (N,), in units of the name's range; 1 without an order."""
+    if unordered(space, name):
+        return np.asarray(columns(space)[name] != value, dtype=np.float64)
     low, width, scaled = _scaled(space, name)
     place = math.log(max(value, 1e-300)) if _logarithmic(space, name) else value
     return np.asarray(np.abs(scaled - (place - low) / width))
+
+
+def closest(space: SearchSpace, name: str, value: Number, values: Sequence[float]) -> float:
+    """Of some values of a name the one closest to another; without an order, the first."""
+    if unordered(space, name):
+        return value if value in values else values[0]
+    return min(values, key=lambda one: abs(one - value))
+
+
+def unordered(space: SearchSpace, name: str) -> bool:
+    """Whether any two values of a name are equally far from each other."""
+    return name in space.names and space[name].named
 
 
 @lru_cache(maxsize=64)
@@ -260,7 +286,7 @@ def _scaled(space: SearchSpace, name: str) -> tuple[float, float, Floats]:
 
 def _logarithmic(space: SearchSpace, name: str) -> bool:
     if name in space.names:
-        return space[name].scale != "linear"
+        return space[name].scale in ("log2", "log10")
     return bool((columns(space)[name] > 0).all())
 
 

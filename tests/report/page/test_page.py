@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from reported_runs import KNOBS, history_of, made, quality
 
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
@@ -99,6 +100,32 @@ def test_foreign_texts_are_text(tmp_path: Path, hostile: str) -> None:
     assert "\x1b" not in odd.text
     assert "\u202e" not in odd.text
     assert hostile[:8] in shown or "\\x1b" in shown or "\\u202e" in shown
+
+
+def is_a_name(text: str) -> bool:
+    return text.isprintable() and len(text) <= 100
+
+
+@pytest.mark.parametrize("hostile", [text for text in HOSTILE if is_a_name(text)])
+def test_a_name_of_a_knob_is_text(tmp_path: Path, hostile: str) -> None:
+    pages = []
+    for place, name in (("plain", "plain"), ("hostile", hostile)):
+        own = {"style": {"values": ["usual", name]}, **KNOBS}
+        run = made(tmp_path / place, n=12, space={"base": "empty", "knobs": own})
+        pages.append(Reader(page(run.find())))
+    plain, other = pages
+    assert [tag for tag, _ in plain.tags] == [tag for tag, _ in other.tags]
+    assert hostile in other.text
+    charts = json.loads(other.scripts[0])
+    assert not re.search("<(img|script)", json.dumps(charts))
+    assert any(chart["layout"]["xaxis"].get("ticktext", [""])[0] == "usual" for chart in charts.values())
+
+
+@pytest.mark.parametrize("hostile", [text for text in HOSTILE if not is_a_name(text)])
+def test_what_is_no_name_is_refused(tmp_path: Path, hostile: str) -> None:
+    own = {"style": {"values": ["usual", hostile]}, **KNOBS}
+    with pytest.raises(ValidationError, match="knob 'style': a name"):
+        made(tmp_path, space={"base": "empty", "knobs": own})
 
 
 def test_a_page_of_300_trials_weighs_less_than_5_mb(tmp_path: Path) -> None:

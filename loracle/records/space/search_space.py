@@ -1,4 +1,4 @@
-"""Search spaces: knobs with ordered values, and a mixed-radix index as the identity of a config.
+"""Search spaces: knobs with their values, and a mixed-radix index as the identity of a config.
 
 A config is a plain dict with one value a knob and the derived `alpha`. No table of configs is stored:
 index and config are converted by arithmetic, so a space of any size costs a few bytes.
@@ -9,91 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from loracle.errors import SpaceError, suggest
-from loracle.records.constraints import Floats, parse_expression
+from loracle.records.constraints import Expression, Floats, parse_expression
+from loracle.records.space.knob import Knob, Value, number, same_value
 
-Value = int | float
 Config = dict[str, Value]
-Scale = Literal["log2", "log10", "linear"]
 Indices = npt.NDArray[np.int64]
 
 _MAX_GRID = 10_000_000  # configs: listing the candidates takes about 2 s and 1 GB
 _MAX_KNOBS = 64  # axes of an array in numpy
-_LARGEST = sys.float_info.max
-
-
-@dataclass(frozen=True)
-class Knob:
-    """One hyperparameter.
-
-    Attributes:
-        name: the field's own word for it (`rank`, `learning_rate`, ...).
-        values: its values, strictly increasing.
-        scale: the scale on which its steps are comparable.
-        explanation: key of its paragraph in the prompt; the name itself if empty.
-
-    Raises:
-        SpaceError: no values, values not increasing or not finite, or a logarithmic scale with values
-            that are not positive.
-    """
-
-    name: str
-    values: tuple[Value, ...]
-    scale: Scale = "linear"
-    explanation: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.name.isidentifier():
-            raise SpaceError(f"a knob's name must be a plain word; got {self.name!r}")
-        if not self.values:
-            raise SpaceError(f"knob {self.name!r} has no values; give at least one")
-        for value in self.values:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
-                shown = "a whole number beyond 1e308" if type(value) is int else repr(value)[:50]
-                raise SpaceError(f"knob {self.name!r}: values must be finite numbers; got {shown}")
-        for low, high in zip(self.values, self.values[1:], strict=False):
-            if not low < high:
-                raise SpaceError(
-                    f"knob {self.name!r}: values must increase, without repeats; got {low} before {high}"
-                )
-        if self.scale != "linear" and self.values[0] <= 0:
-            raise SpaceError(
-                f"knob {self.name!r}: scale {self.scale} needs values above 0; got {self.values[0]}. "
-                "Use scale: linear"
-            )
-
-    def scaled(self, values: npt.ArrayLike) -> Floats:
-        """Values on the knob's own scale, moved to [0, 1] over the knob's range; same shape as given."""
-        array = np.asarray(values, dtype=np.float64)
-        ends = np.asarray([self.values[0], self.values[-1]], dtype=np.float64)
-        if self.scale != "linear":
-            array, ends = np.log(array), np.log(ends)
-        if not math.isfinite(float(ends[1]) - float(ends[0])):
-            array, ends = array / 2, ends / 2  # from -1.7e308 to 1.7e308
-        width = ends[1] - ends[0]
-        return (array - ends[0]) / width if width > 0 else np.zeros_like(array)
-
-    def position(self, value: Value) -> int:
-        """Position of `value` among the knob's values.
-
-        Raises:
-            SpaceError: the value is not one of them.
-        """
-        if value in self.values:
-            return self.values.index(value)
-        for position, own in enumerate(self.values):
-            if math.isclose(own, value, rel_tol=1e-9, abs_tol=1e-15):
-                return position
-        raise SpaceError(f"{self.name}={value!r} is not in the space; its values are {list(self.values)}")
 
 
 @dataclass(frozen=True)
@@ -106,7 +38,7 @@ class SearchSpace:
     Attributes:
         knobs: the hyperparameters, in the order in which the prompt states them.
         constraints: expressions over knob names and `alpha` that every candidate satisfies,
-            such as `alpha <= 512 and rank * learning_rate < 0.1`.
+            such as `alpha <= 512 and rank * learning_rate < 0.1` or `schedule != 'linear'`.
         batch_limit: number of training examples; no effective batch is larger.
 
     Raises:
@@ -141,11 +73,11 @@ class SearchSpace:
             if knob.name in ("batch_size", "rank"):
                 _require_positive_integers(knob)
         if {"rank", "alpha_ratio"} <= set(names) and not math.isfinite(
-            float(self["rank"].values[-1]) * max(abs(float(ratio)) for ratio in self["alpha_ratio"].values)
+            float(self["rank"].numbers[-1]) * float(np.abs(self["alpha_ratio"].numbers).max())
         ):
             raise SpaceError("alpha, which is rank x alpha_ratio, is beyond 1.8e308; use smaller values")
         for constraint in self.constraints:
-            parse_expression(constraint, self._value_names)
+            self._condition(constraint)
 
     # -- size and shape -------------------------------------------------------------------------
 
@@ -186,7 +118,7 @@ class SearchSpace:
         """
         if not 0 <= index < self.size:
             raise SpaceError(f"index {index} is outside the space of {self.size:,} configs")
-        positions = self._positions_of(np.asarray(int(index)))
+        positions = self.positions(int(index))
         config = {knob.name: knob.values[int(p)] for knob, p in zip(self.knobs, positions, strict=True)}
         return with_alpha(config)
 
@@ -201,39 +133,48 @@ class SearchSpace:
         return int(self._index_of(positions))
 
     def nearest(self, config: Mapping[str, Value]) -> int:
-        """The candidate closest to `config` on the knobs' own scales (ties: the lowest index)."""
+        """The candidate closest to `config` on the knobs' own scales (ties: the lowest index); of a name that
+        the space lacks, all its names are equally far."""
         given = self._searched(config)
-        for knob in self.knobs:
-            if knob.scale != "linear" and given[knob.name] <= 0:
-                raise SpaceError(f"{knob.name}={given[knob.name]} cannot stand on a {knob.scale} scale")
-        wanted = np.array([knob.scaled(given[knob.name]) for knob in self.knobs])
-        distance = np.abs(self.coordinates(self.candidates) - wanted).sum(axis=1)
-        return int(self.candidates[int(np.argmin(distance))])
+        distances = [knob.distances(given[knob.name]) for knob in self.knobs]
+        places = self.positions(self.candidates)
+        total = np.stack([d[p] for d, p in zip(distances, places, strict=True)], axis=-1).sum(axis=1)
+        return int(self.candidates[int(np.argmin(total))])
 
     def coordinates(self, indices: npt.ArrayLike) -> Floats:
-        """Knob values of many configs on the knobs' own scales, in [0, 1]; shape (n, number of knobs)."""
-        values = self.values(indices)
-        return np.stack([knob.scaled(values[knob.name]) for knob in self.knobs], axis=-1)
+        """Many configs as a kernel sees them, (n, d): knobs on their own scales, in [0, 1], and a column for
+        each of a knob's names (see `Knob.coordinates`)."""
+        places = self.positions(indices)
+        return np.hstack([knob.coordinates()[p] for knob, p in zip(self.knobs, places, strict=True)])
 
     def values(self, indices: npt.ArrayLike) -> dict[str, Floats]:
-        """Knob values of many configs as one array a knob, each of shape (n,), with `alpha`."""
-        positions = self._positions_of(np.asarray(indices, dtype=np.int64))
-        values = {
-            knob.name: np.asarray(knob.values, dtype=np.float64)[p]
-            for knob, p in zip(self.knobs, positions, strict=True)
-        }
+        """Knob values of many configs as one array a knob, each of shape (n,), with `alpha`.
+
+        A name counts by its position among the knob's names.
+        """
+        places = self.positions(indices)
+        values = {knob.name: knob.numbers[p] for knob, p in zip(self.knobs, places, strict=True)}
         if "alpha_ratio" in values and "rank" in values:
             values["alpha"] = values["alpha_ratio"] * values["rank"]
         return values
 
+    def positions(self, indices: npt.ArrayLike) -> list[Indices]:
+        """Position of each knob's value in some configs, in knob order, each of their shape."""
+        array = np.asarray(indices, dtype=np.int64)
+        if array.size and not (array.min() >= 0 and array.max() < self.size):
+            raise SpaceError(f"an index is outside the space of {self.size:,} configs")
+        pairs = zip(self._steps, self.shape, strict=True)
+        return [np.asarray(array // step % length) for step, length in pairs]
+
     def neighbours(self, index: int) -> list[int]:
-        """Indices that differ from `index` by one step of one knob, in knob order."""
-        positions = [int(position) for position in self._positions_of(np.asarray(int(index)))]
+        """Indices that differ from `index` by one step of one knob, or another of its names, in order."""
+        positions = [int(position) for position in self.positions(int(index))]
         found = []
-        for axis, length in enumerate(self.shape):
-            for step in (-1, 1):
-                moved = positions[axis] + step
-                if 0 <= moved < length:
+        for axis, knob in enumerate(self.knobs):
+            here = positions[axis]
+            others = range(len(knob.values)) if knob.named else (here - 1, here + 1)
+            for moved in others:
+                if 0 <= moved < len(knob.values) and moved != here:
                     changed = (*positions[:axis], moved, *positions[axis + 1 :])
                     found.append(int(self._index_of(changed)))
         return found
@@ -251,7 +192,7 @@ class SearchSpace:
         keep = self.canonical(everything) == everything
         values = self.values(everything)
         for constraint in self.constraints:
-            keep &= parse_expression(constraint, self._value_names)(values).astype(bool)
+            keep &= self._condition(constraint)(values).astype(bool)
         found: Indices = everything[keep]
         if not len(found):
             raise SpaceError(f"no config satisfies the constraints {list(self.constraints)}")
@@ -264,7 +205,7 @@ class SearchSpace:
         nothing else matters. Batch sizes beyond the number of examples are one.
         """
         array = np.asarray(indices, dtype=np.int64)
-        positions = self._positions_of(array)
+        positions = self.positions(array)
         names = self.names
         if "batch_size" in names:
             axis = names.index("batch_size")
@@ -284,7 +225,7 @@ class SearchSpace:
 
     @cached_property
     def _realised_positions(self) -> Indices:
-        values = [int(v) for v in self["batch_size"].values]
+        values = [int(v) for v in self["batch_size"].values]  # whole numbers: it was checked
         realised = [self.realised_batch(v) for v in values]
         # The value that says what is trained represents its twins; where none does, the smallest.
         return np.array(
@@ -295,7 +236,16 @@ class SearchSpace:
     def fingerprint(self) -> str:
         """A short hash of everything that decides which config an index means and which are candidates."""
         content = {
-            "knobs": [[k.name, list(k.values), k.scale, k.explanation] for k in self.knobs],
+            "knobs": [
+                [
+                    k.name,
+                    list(k.values),
+                    "linear" if k.named and not k.texts else k.scale,  # as studies of before have it
+                    k.explanation,
+                    *([sorted(k.about.items())] if k.about else []),
+                ]
+                for k in self.knobs
+            ],
             "constraints": list(self.constraints),
             "batch": [
                 1,
@@ -304,14 +254,7 @@ class SearchSpace:
         }
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
-    # numpy's own functions for the next two stop at 63 knobs.
-
-    def _positions_of(self, indices: Indices) -> list[Indices]:
-        """Position of each knob's value in some configs, in knob order."""
-        if indices.size and not (indices.min() >= 0 and indices.max() < self.size):
-            raise SpaceError(f"an index is outside the space of {self.size:,} configs")
-        pairs = zip(self._steps, self.shape, strict=True)
-        return [np.asarray(indices // step % length) for step, length in pairs]
+    # numpy's own function for the next one stops at 63 knobs.
 
     def _index_of(self, positions: Sequence[Any]) -> Any:
         """The index of the config, or configs, with these positions."""
@@ -327,11 +270,15 @@ class SearchSpace:
         derived = ("alpha",) if {"alpha_ratio", "rank"} <= set(self.names) else ()
         return self.names + derived
 
+    def _condition(self, text: str) -> Expression:
+        texts = {knob.name: knob.texts for knob in self.knobs if knob.texts}
+        return parse_expression(text, self._value_names, texts)
+
     def _searched(self, config: Mapping[str, Value]) -> dict[str, Value]:
         """`config` in the knobs of this space: alpha_ratio from alpha or the reverse."""
         given = with_alpha(config)
-        if {"rank", "alpha", "alpha_ratio"} <= set(config) and not math.isclose(
-            config["alpha"], given["alpha"], rel_tol=1e-9
+        if {"rank", "alpha", "alpha_ratio"} <= set(config) and not same_value(
+            config["alpha"], given["alpha"]
         ):
             raise SpaceError(
                 f"alpha={config['alpha']} is not alpha_ratio={config['alpha_ratio']} x "
@@ -347,63 +294,29 @@ class SearchSpace:
         return given
 
 
-def paper_space() -> SearchSpace:
-    """The published space of arXiv 2602.11171: 45,360 configs."""
-    return SearchSpace(
-        (
-            Knob("rank", (1, 2, 4, 8, 16, 32, 64, 128, 256), "log2"),
-            Knob("alpha_ratio", (0.5, 1, 2, 4, 8, 16, 32, 64, 128), "log2"),
-            Knob("dropout", (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)),
-            Knob("batch_size", (2, 4, 8, 16, 32, 64, 128, 256), "log2"),
-            Knob(
-                "learning_rate",
-                (1e-6, 5e-6, 2e-5, 3e-5, 5e-5, 1e-4, 3e-4, 4e-4, 5e-4, 5e-3),
-                "log10",
-            ),
-        )
-    )
-
-
-def default_space() -> SearchSpace:
-    """The space that published evidence supports; each range cites its fact in `docs/lora-facts.md`.
-
-    Rank 4 to 256: more rank never hurt at a tuned rate and saturates at 64 to 128 (fact 21).
-    alpha / rank 0.5 to 32: best runs lie from 0.5 to 32 with the rate matched (facts 17, 18).
-    Dropout 0 to 0.1: more has no support (fact 32). Batch 8 to 128: beyond that, quality falls (fact 27).
-    Learning rate 1e-5 to 3e-3: 3e-4 is the safe centre, 3e-3 diverges on most large models (facts 1, 2),
-    and small models reach it; alpha x learning rate above 0.5 is dead everywhere measured (fact 20).
-    """
-    return SearchSpace(
-        (
-            Knob("rank", (4, 8, 16, 32, 64, 128, 256), "log2"),
-            Knob("alpha_ratio", (0.5, 1, 2, 4, 8, 16, 32), "log2"),
-            Knob("dropout", (0.0, 0.05, 0.1)),
-            Knob("batch_size", (8, 16, 32, 64, 128), "log2"),
-            Knob("learning_rate", (1e-5, 3e-5, 5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3, 3e-3), "log10"),
-        ),
-        constraints=("alpha * learning_rate <= 0.5",),
-    )
-
-
 def with_alpha(config: Mapping[str, Value]) -> Config:
-    """A copy of `config` that states `alpha` and `alpha_ratio` both, where rank and one of them are known."""
+    """A copy of `config` that states `alpha` and `alpha_ratio` both, where rank and one of them are known.
+
+    Raises:
+        SpaceError: one of them is no number, or the rank not above 0.
+    """
     full = dict(config)
-    _require_rank(full)
-    if "rank" in full and "alpha_ratio" in full:
-        alpha = full["rank"] * full["alpha_ratio"]
+    known = {name: number(full[name], name) for name in ("rank", "alpha", "alpha_ratio") if name in full}
+    rank = known.get("rank")
+    if rank is None:
+        return full
+    if rank <= 0:
+        raise SpaceError(f"rank is a whole number from 1 up; got {rank}")
+    if "alpha_ratio" in known:
+        alpha = rank * known["alpha_ratio"]
         full["alpha"] = int(alpha) if float(alpha).is_integer() else alpha
-    elif "rank" in full and "alpha" in full:
-        ratio = full["alpha"] / full["rank"]
+    elif "alpha" in known:
+        ratio = known["alpha"] / rank
         full["alpha_ratio"] = int(ratio) if ratio.is_integer() else ratio
     return full
 
 
-def _require_rank(config: Mapping[str, Value]) -> None:
-    if config.get("rank", 1) <= 0:
-        raise SpaceError(f"rank is a whole number from 1 up; got {config['rank']}")
-
-
 def _require_positive_integers(knob: Knob) -> None:
     for value in knob.values:
-        if value < 1 or not float(value).is_integer():
+        if number(value) < 1 or not float(value).is_integer():
             raise SpaceError(f"knob {knob.name!r}: values are whole numbers from 1 up; got {value!r}")
