@@ -274,6 +274,11 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "Every combination of the knobs' values is a candidate": (
         "test_space::test_index_and_config_are_a_bijection",
     ),
+    "Values may be names as well as numbers": (
+        "test_named_knobs::test_a_search_finds_the_best_names",
+        "test_named_settings::test_a_run_over_names_hands_the_winner_on",
+        "test_names_of_own_trainers::test_a_command_gets_the_names_and_all_that_tells_of_the_run_has_them",
+    ),
     "45,360 in the paper's space": (
         "test_space::test_paper_space_is_the_published_one",
         "test_space::test_default_space_leaves_out_what_is_dead_everywhere",

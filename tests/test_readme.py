@@ -11,17 +11,19 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
+import yaml
 from places import ROOT
 from pydantic import BaseModel
 
 import loracle
-from loracle.config.loading import load_config, parse_config
+from loracle.config.loading import load_config, parse_config, resolve_paths
 from loracle.config.settings import KnobConfig, RunConfig, build_space
 from loracle.language.prompt import load_prompt
 from loracle.records.space import default_space
+from loracle.run.tune import tune
 
 HISTORY = ("CHANGELOG.md",)  # it may name what was
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -86,6 +88,24 @@ ALONE = [path for path in sorted((ROOT / "examples").glob("*.py")) if path.stem 
 def test_examples_run(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(path), run_name="__main__")
     assert "rank" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "winner"),
+    [
+        ("own.yaml", {}, {"template": "steps", "optimizer": "lion", "learning_rate": 1e-4}),
+        ("loracle.yaml", {"training": {"max_steps": 20}, "search": {"trials": 3}}, None),
+    ],
+)
+def test_the_example_of_named_knobs_runs(
+    file: str, changes: dict[str, Any], winner: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    folder = ROOT / "examples" / "named_knobs"
+    content = yaml.safe_load((folder / file).read_text()) | changes | {"output": str(tmp_path / "run")}
+    content["execution"] = {"workers": 0}
+    result = tune(resolve_paths(parse_config(yaml.safe_dump(content, sort_keys=False)), folder))
+    assert len(result.history.counted) == content["search"]["trials"]
+    assert winner in (None, result.comparison.winner)
 
 
 def test_the_configuration_page_names_every_setting() -> None:

@@ -21,17 +21,21 @@ class TrainerKnob:
     Attributes:
         required: whether every space needs it; what is not required has a value of its own.
         is_setting: whether it stands in the place of the setting of the same name.
+        named: whether its values are names.
         least: the least that training heeds, where nothing lies beyond: no better value can.
         rule: what its values are, in words, and whether one is; None: the setting knows, or any number does.
     """
 
     required: bool = False
     is_setting: bool = False
+    named: bool = False
     least: float | None = None
     rule: tuple[str, Callable[[float], bool]] | None = None
 
     def problem(self, value: Value) -> str | None:
         """What is wrong with a value; None: nothing."""
+        if self.named:
+            return None if isinstance(value, str) else "names"
         if isinstance(value, str):
             return "a number" if self.rule is None else self.rule[0]
         return None if self.rule is None or self.rule[1](float(value)) else self.rule[0]
@@ -55,7 +59,13 @@ KNOBS: dict[str, TrainerKnob] = {
     "weight_decay": TrainerKnob(is_setting=True, least=0),
     "max_gradient_norm": TrainerKnob(is_setting=True),
     "lora_plus_ratio": TrainerKnob(is_setting=True, least=1),
+    "schedule": TrainerKnob(is_setting=True, named=True),
+    "optimizer": TrainerKnob(is_setting=True, named=True),
+    "variant": TrainerKnob(is_setting=True, named=True),
+    "targets": TrainerKnob(is_setting=True, named=True),
 }
+ADAPTER = ("variant", "targets")  # those that make another adapter, which is tried before it is trained
+MEMORY = (*ADAPTER, "optimizer")  # those that make another memory plan
 
 
 def without_setting() -> list[str]:
@@ -86,6 +96,11 @@ def _unknown(names: Sequence[str]) -> str | None:
             hint = f"did you mean {close[0]!r}?" if close else f"it knows {', '.join(KNOBS)}"
             return f"training has no knob {name!r}; {hint}"
     return None
+
+
+def without_adapter(config: Mapping[str, Value]) -> dict[str, Value]:
+    """A config for settings that have its variant and its targets already, as the model names them."""
+    return {name: value for name, value in config.items() if name not in ADAPTER}
 
 
 def complete_problem(values: Mapping[str, Value]) -> str | None:

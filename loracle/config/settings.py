@@ -6,6 +6,7 @@ The same names serve a YAML file, see `loading.py`, and Python code.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from loracle.config.data.settings import NO_DATA as NO_DATA
 from loracle.config.data.settings import DataConfig as DataConfig
-from loracle.config.knobs import ALPHA, complete_problem
+from loracle.config.knobs import ALPHA, KNOBS, complete_problem
 from loracle.config.metrics.guard import GuardConfig as GuardConfig
 from loracle.config.metrics.guard import Guards
 from loracle.config.metrics.settings import ScoringConfig as ScoringConfig
@@ -22,6 +23,7 @@ from loracle.config.placeholders import check_environment, check_names, check_pl
 from loracle.config.section import Count, Fraction, Number, Section
 from loracle.config.space import KnobConfig as KnobConfig
 from loracle.config.space import SpaceConfig as SpaceConfig
+from loracle.config.training.plan import named_setting
 from loracle.config.training.settings import TrainingConfig
 from loracle.config.training.variants import VARIANTS
 from loracle.config.user_function import is_function_name
@@ -230,13 +232,13 @@ class RunConfig(Section):
     threads: Annotated[int, Field(gt=0, le=_MANY)] | None = None  # CPU threads; None: all
     space: SpaceConfig = SpaceConfig()
     objective: ObjectiveConfig | None = None
-    training: TrainingConfig = TrainingConfig()
+    training: Annotated[TrainingConfig, Field(validate_default=True)] = TrainingConfig()
     scoring: ScoringConfig = ScoringConfig()
     guard: Guards = Field(default_factory=dict)  # what must not be lost, by name
     language: LanguageConfig = LanguageConfig()
     search: SearchConfig = SearchConfig()
     execution: ExecutionConfig = ExecutionConfig()
-    standard: dict[str, Number] | None = Field(default_factory=lambda: dict(STANDARD))
+    standard: dict[str, Number] | None = Field(default_factory=lambda: dict(STANDARD), validate_default=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -281,9 +283,13 @@ class RunConfig(Section):
     @field_validator("training")
     @classmethod
     def _start_needs_whole_weights(cls, value: TrainingConfig, info: ValidationInfo) -> TrainingConfig:
-        if info.data.get("quantization") and VARIANTS[value.variant].start_from_weights:
+        space, tried = info.data.get("space"), [value.variant]
+        if space is not None and "variant" in space.knobs:
+            tried += [name for name in space.knobs["variant"].values if name in VARIANTS]
+        from_weights = [name for name in tried if VARIANTS[name].start_from_weights]
+        if info.data.get("quantization") and from_weights:
             raise ValueError(
-                f"variant {value.variant} begins with a part of the base model's weights and takes it off "
+                f"variant {from_weights[0]} begins with a part of the base model's weights and takes it off "
                 f"them, which {info.data['quantization']} weights cannot give; choose lora, dora or eva, or "
                 "leave quantization out"
             )
@@ -345,7 +351,7 @@ class RunConfig(Section):
             raise ValueError("needs values")
         if problem := complete_problem(value):
             raise ValueError(problem)
-        return value
+        return value | _names_of_settings(value, info.data.get("space"), info.data.get("training"))
 
     @field_validator("objective")
     @classmethod
@@ -371,6 +377,19 @@ class RunConfig(Section):
         except SpaceError as error:
             raise ValueError(str(error)) from None
         return value
+
+
+def _names_of_settings(
+    standard: Mapping[str, Value], space: SpaceConfig | None, training: TrainingConfig | None
+) -> dict[str, Value]:
+    """What `training` says where a knob of the space has names for it and the standard settings do not."""
+    if space is None or training is None:
+        return {}
+    names = [name for name in space.knobs if name in KNOBS and KNOBS[name].named and name not in standard]
+    try:
+        return {name: named_setting(training, name) for name in names}
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 def _standard_of_own_trainer(

@@ -10,7 +10,7 @@ import numpy as np
 
 from loracle.config.knobs import KNOBS, check_knobs
 from loracle.config.settings import RunConfig, build_space
-from loracle.config.training.plan import plan_training
+from loracle.config.training.plan import plan_training, settings_with
 from loracle.errors import ConfigError
 from loracle.records.contents import PARAMETERS, PRIOR, file_hash
 from loracle.records.events import Believed
@@ -36,6 +36,9 @@ from loracle.training.memory.plan import MemoryModel, allowed
 
 if TYPE_CHECKING:
     from loracle.language.features import Features
+
+
+_TOGETHER = 20_000  # combinations of settings that are looked at: two seconds
 
 
 @dataclass(frozen=True)
@@ -183,8 +186,24 @@ def check_values(config: RunConfig, space: SearchSpace | None = None) -> None:
         for value in knob.values:
             if problem := row.problem(value):
                 raise ConfigError(f"space: knob {knob.name}: values are {problem}; got {value}")
-            if row.is_setting:
+            if row.is_setting and not row.named:
                 plan_training(with_alpha(STANDARD) | {knob.name: value}, config.training, 1)
+    if any(KNOBS[knob.name].named for knob in space):
+        _check_together(config, space)
+
+
+def _check_together(config: RunConfig, space: SearchSpace) -> None:
+    """Raises ConfigError where names that a candidate has do not go with its other settings."""
+    knobs = [knob for knob in space if KNOBS[knob.name].is_setting]
+    places = np.stack(
+        [p for k, p in zip(space, space.positions(space.candidates), strict=True) if k in knobs], axis=1
+    )
+    for row in np.unique(places, axis=0)[:_TOGETHER].tolist():
+        own = {knob.name: knob.values[place] for knob, place in zip(knobs, row, strict=True)}
+        try:
+            settings_with(config.training, own)
+        except ConfigError as error:
+            raise ConfigError(f"space: {error}; leave it out, or exclude it by a constraint") from None
 
 
 def _check_processes(config: RunConfig) -> None:

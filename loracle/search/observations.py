@@ -71,7 +71,8 @@ def untried(space: SearchSpace, history: History) -> Mask:
 
 
 def fitting(space: SearchSpace, history: History) -> Mask:
-    """Which candidates may fit into memory, (N,): no config that ran out of it was at most as large.
+    """Which candidates may fit into memory, (N,): no config that ran out of it was at most as large, names
+    being equal.
 
     Memory grows with the rank and, up to the micro-batch, with the batch. A space without either says nothing
     about size, and then only the config itself is not tried again.
@@ -83,8 +84,10 @@ def fitting(space: SearchSpace, history: History) -> Mask:
     if not large or not sizes:
         return fits
     values = space.values(space.candidates)
+    named = [knob for knob in space.knobs if knob.texts]
     for config in map(space.config, large):
-        fits &= ~np.all([values[name] >= number(config[name]) for name in sizes], axis=0)
+        same = [values[knob.name] == knob.position(config[knob.name]) for knob in named]
+        fits &= ~np.all([*same, *(values[name] >= number(config[name]) for name in sizes)], axis=0)
     return fits
 
 

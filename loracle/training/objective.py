@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from loracle import __version__
-from loracle.config.knobs import check_knobs
+from loracle.config.knobs import check_knobs, without_adapter
 from loracle.config.metrics import Item, Needs, metric_of
 from loracle.config.metrics.guard import GuardConfig
 from loracle.config.metrics.settings import ScoringConfig
@@ -40,12 +40,10 @@ from loracle.training.dataset.tokens import Encoded
 from loracle.training.dataset.told import about_data
 from loracle.training.guard import Guard, load_guards
 from loracle.training.memory.counting import build_memory_model
+from loracle.training.memory.kinds import check_kinds, try_kinds
 from loracle.training.memory.plan import MemoryModel, Observation, observed
 from loracle.training.model.base_model import Base, load_base
 from loracle.training.model.dropout import about_own_dropout
-from loracle.training.model.probe import probe
-from loracle.training.model.targets import resolved_targets
-from loracle.training.optimizer import check_optimizer
 from loracle.training.pace import Sample, measure_pace
 from loracle.training.parallel.group import ALONE, Group
 from loracle.training.parallel.peers import Peers
@@ -78,8 +76,7 @@ class TrainingObjective:
         self.base = base
         self.splits = splits
         self.data_fingerprint = splits.fingerprint
-        training = resolved_targets(base, config.training)
-        check_optimizer(config.training)
+        check_kinds(base, config)  # before anything takes long
         self._needs = needs_of(config.scoring)
         needs = self._needs.union(*map(needs_of, config.guard.values()))
         encoded = {name: self._encode(name, part) for name, part in splits.parts.items()}
@@ -107,23 +104,22 @@ class TrainingObjective:
             "test": self._prepare(splits.test, encoded["test"]),
         }
         self._observed: list[Observation] = []
-        found = probe(
+        self._kinds = try_kinds(
             base,
-            training,
+            config,
             self._train.tokens,
             dropout=_largest_dropout(config),
             writes="writing" in needs,
             chooses="choices" in needs,
         )
-        self.base, self._training, self._with_dropout = found.base, found.settings, found.dropout
-        self.adapted = found.adapted
+        self.base, self.adapted = self._kinds.base, self._kinds.adapted
         self.guards = load_guards(config, self.base)
         self.notices: tuple[Notice, ...] = gathered(
             splits.notices,
             self._about_data(encoded),
             (notice for guard in self.guards for notice in guard.told()),
             about_own_dropout(base.model),
-            found.notices,
+            self._kinds.notices,
         )
 
     @classmethod
@@ -171,8 +167,8 @@ class TrainingObjective:
         micro_batch = memory.micro_batch(config)
         sample = Sample(
             base=self.base,
-            config=config,
-            training=self._training.model_copy(update={"micro_batch": micro_batch}),
+            config=without_adapter(config),
+            training=self._kinds.settings(config).model_copy(update={"micro_batch": micro_batch}),
             scoring=self.config.scoring.model_copy(
                 update={"batch_size": self._scoring_batch(memory, questions, config)}
             ),
@@ -229,13 +225,14 @@ class TrainingObjective:
         """
         # What the trials of this run have shown so far, so that a worker that was replaced goes on alike.
         self._observed += observed(stored_outcomes(self.config.output / "trials"))
+        kinds = tuple(self._kinds.for_memory(self.config))
         return build_memory_model(
             self.base,
-            self._training,
+            kinds[0][1],
             self._train.select(self._proxy()),
             workers=max(1, self.config.execution.workers),
             processes=self.config.processes,
-            dropout=self._with_dropout,
+            kinds=kinds,
         )
 
     def _proxy(self, fraction: float | None = None) -> npt.NDArray[np.int64]:
@@ -262,7 +259,7 @@ class TrainingObjective:
         micro_batch = min(memory.micro_batch(config), len(train))
         plan = TrialPlan(
             base=self.base,
-            training=self._training,
+            training=self._kinds.settings(config),
             scoring=self.config.scoring.model_copy(update={"batch_size": scoring_batch}),
             config=config,
             seed=seed,
@@ -292,7 +289,7 @@ class TrainingObjective:
     def _full_tokens(self) -> int:
         """Tokens that one training on all data with the standard settings trains on."""
         standard = with_alpha(self.config.standard or STANDARD)
-        plan = plan_training(standard, self._training, self.n_train)
+        plan = plan_training(standard, self.config.training, self.n_train)
         order = example_order(plan.n_examples, plan.n_seen, self.config.search.seed)
         return int(self._train.lengths[order].sum())
 
@@ -303,7 +300,8 @@ class TrainingObjective:
         trainings too: the test split says what came of a training, and nothing before that."""
         encoded = self.questions["validation"].encoded
         batch_size = memory.scoring_batch(encoded, config, self.config.scoring.batch_size, written=0)
-        plan = plan_training(config, self._training, len(train), len(train) / self.n_train)
+        own, settings = without_adapter(config), self._kinds.settings(config)
+        plan = plan_training(own, settings, len(train), len(train) / self.n_train)
         if plan.settings.early_stopping is None:
             return watched_for_curve(encoded, train, plan, min(batch_size, micro_batch))
         return Watched(encoded, batch_size)
@@ -390,7 +388,7 @@ class TrainingObjective:
             "attention": getattr(self.base.model.config, "_attn_implementation", None),
             "threads": torch.get_num_threads(),
             "processes": plan.group.size,
-            "training": self._training.model_dump(mode="json"),
+            "training": plan.training.model_dump(mode="json"),
             "scoring": self.config.scoring.model_dump(mode="json"),
         }
 

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from loracle.config.knobs import without_adapter
 from loracle.config.metrics import Item, metric_of
 from loracle.config.metrics.settings import ScoringConfig
 from loracle.config.training.settings import TrainingConfig
@@ -196,7 +197,7 @@ def _train_and_score(plan: TrialPlan, curve: CurveRecorder) -> _Result:
         with train_adapter(
             plan.base,
             plan.train,
-            plan.config,
+            without_adapter(plan.config),
             settings,
             seed=plan.seed,
             progress=record,

@@ -46,17 +46,7 @@ def plan_training(
         ConfigError: unknown or missing knobs, or a value that the settings refuse.
     """
     check_knobs(list(config))
-    changes = {name: value for name, value in config.items() if KNOBS[name].is_setting}
-    try:
-        settings = TrainingConfig.model_validate(settings.model_dump() | changes)
-    except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:
-            message = first["msg"].removeprefix("Value error, ")
-            raise ConfigError(
-                f"knobs {', '.join(changes)} with the settings of training: {message}"
-            ) from None
-        raise ConfigError(f"knob {first['loc'][0]}: {first['msg']}; got {first['input']!r}") from None
+    settings = settings_with(settings, config)
     batch_size = int(config["batch_size"])
     steps = steps_of(settings, n_examples, batch_size, share)
     whole = steps * min(batch_size, n_examples)  # where steps are counted, every batch is a whole one
@@ -72,6 +62,53 @@ def plan_training(
         warmup_steps=min(steps - 1, math.ceil(settings.warmup_fraction * steps)),
         settings=settings,
     )
+
+
+def settings_with(settings: TrainingConfig, config: Mapping[str, Value]) -> TrainingConfig:
+    """Settings with those in place that a config has knobs for; its other knobs are let be.
+
+    Raises:
+        ConfigError: a value that the settings refuse.
+    """
+    knobs = {name: value for name, value in config.items() if name in KNOBS and KNOBS[name].is_setting}
+    changes = {name: _split(value) if name == "targets" else value for name, value in knobs.items()}
+    try:
+        return TrainingConfig.model_validate(settings.model_dump() | changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:
+            raise ConfigError(
+                f"knobs {', '.join(changes)} with the settings of training: {message}"
+            ) from None
+        if first["loc"][0] not in changes:  # a setting that does not go with a knob
+            shown = ", ".join(f"{name} {value}" for name, value in knobs.items())
+            raise ConfigError(f"training.{first['loc'][0]} with {shown}: {message}") from None
+        raise ConfigError(f"knob {first['loc'][0]}: {message}; got {first['input']!r}") from None
+
+
+def _split(targets: Value) -> Value | list[str]:
+    """Targets as a knob names them, `q_proj,v_proj`, as the setting has them."""
+    if not isinstance(targets, str) or targets == "all-linear":
+        return targets
+    return [part.strip() for part in targets.split(",")]
+
+
+def named_setting(settings: TrainingConfig, name: str) -> str:
+    """The value of a setting as a knob of its name has it.
+
+    Raises:
+        ConfigError: targets that no knob can have: a regular expression with a comma.
+    """
+    value = getattr(settings, name)
+    if isinstance(value, str):
+        return value
+    if any("," in target for target in value):
+        raise ConfigError(
+            f"training.targets: {value} has a comma in a regular expression, so it is no value of the knob "
+            "targets; write it otherwise, or name the targets in standard"
+        )
+    return ",".join(value)
 
 
 def steps_of(

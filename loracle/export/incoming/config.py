@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,7 +218,8 @@ def _tried(reading: _Reading, source: Source, batch: tuple[int, int]) -> None:
             reading.notes.append(f"{key}: it is not searched here; what is: {', '.join(OUR_KNOBS)}")
             continue
         try:
-            knob = knob_values(ours, tried, f"{source.path}: {key}")
+            read = _names_tried if OUR_KNOBS[ours].named else knob_values
+            knob = read(ours, tried, f"{source.path}: {key}")
         except ConfigError as error:
             reading.notes.append(f"{error}; it is not searched")
             continue
@@ -236,6 +237,23 @@ def _tried(reading: _Reading, source: Source, batch: tuple[int, int]) -> None:
     if knobs:
         remove = {"remove": ["alpha_ratio"], "constraints": []} if "alpha" in knobs else {}
         reading.content["space"] = {"base": "default", **remove, "knobs": knobs}
+
+
+def _names_tried(knob: str, tried: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """A knob with names, in our words, of the choices of a sweep.
+
+    Raises:
+        ConfigError: it has no choices, or one of them has no word here.
+    """
+    choices, as_ours = tried.get("choices"), meanings.AS_OURS.get(f"training.{knob}", str)
+    found: dict[str, None] = {}
+    for choice in choices if isinstance(choices, list) else [choices]:
+        try:
+            said = as_ours(choice)
+        except (KeyError, TypeError, ValueError):
+            raise ConfigError(f"{place}: {printable(repr(choice), 60)} has no word here") from None
+        found[said if isinstance(said, str) else ",".join(said)] = None
+    return {"values": list(found), "scale": "names"}
 
 
 def _complete(reading: _Reading, main: Source) -> None:

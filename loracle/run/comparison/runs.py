@@ -67,7 +67,7 @@ def _row(config: RunConfig, comparison: Comparison, history: History) -> RunRow:
         folder=str(config.output),
         model=Path(config.model).name or config.model,
         data="" if own else short_name(config.data.train),
-        variant="own trainer" if own else config.training.variant,
+        variant="own trainer" if own else str(comparison.winner.get("variant", config.training.variant)),
         preset=config.search.preset,
         metric=config.metric,
         config=dict(comparison.winner),

@@ -23,7 +23,7 @@ from loracle.training.dataset.splits import Splits, load_splits, proxy_size
 from loracle.training.dataset.tokenizer import Reading, load_reading
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.dataset.told import about_data
-from loracle.training.optimizer import check_optimizer
+from loracle.training.memory.kinds import check_optimizers
 from loracle.training.scoring import check_splits, needs_of, prepare
 
 _SHOWN = 400  # tokens of a row that is shown: its beginning and its end
@@ -218,7 +218,7 @@ def _refusal(config: RunConfig, splits: Splits, reading: Reading, encoded: dict[
         scored = _scored("validation", encoded["validation"], limit, config)
         require_enough("validation", scored, f"data.validation_limit is {config.data.validation_limit}")
         if config.objective is None:
-            check_optimizer(config.training)
+            check_optimizers(config)
             for name in ("validation", "test"):
                 prepare(splits.parts[name], used[name], reading, config.scoring, limit)
         data = config.data

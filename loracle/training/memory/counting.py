@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from loracle.config.training.optimizers import OPTIMIZERS
+from loracle.config.training.optimizers import ADAMW, OPTIMIZERS
 from loracle.config.training.plan import plan_training
 from loracle.config.training.settings import TrainingConfig
 from loracle.config.training.variants import VARIANTS, tried_with
@@ -18,7 +19,7 @@ from loracle.records.space import Config
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.memory.equations import Floats, Footprint, Logits, Sizes
 from loracle.training.memory.measurement import meter_of, out_of_memory, release
-from loracle.training.memory.plan import MemoryModel
+from loracle.training.memory.plan import MemoryModel, Names
 from loracle.training.model.adapter import Layer, adapted, layers_of
 from loracle.training.model.base_model import Base, Batch
 from loracle.training.model.dropout import Masks, key_dropout, training_mode
@@ -42,16 +43,18 @@ def build_memory_model(
     workers: int = 1,
     processes: int = 1,
     dropout: bool = True,
+    kinds: Sequence[tuple[Names, TrainingConfig, bool]] = (),
 ) -> MemoryModel:
     """Counts what trainings hold and asks what memory there is; `trial` is what a trial trains on.
 
     `workers`, each of so many `processes`, share the memory of the CPU; each process loads the base model.
-    `dropout` says whether the adapters can have any.
+    `dropout` says whether the adapters can have any. Where names of knobs decide what a training takes,
+    `kinds` are the settings and the dropout by these names, in the place of `training` and `dropout`.
 
     Raises:
         ModelError: see `count_footprint`.
     """
-    footprint = count_footprint(base, training, dropout=dropout)
+    footprints = _counted(base, kinds or [((), training, dropout)])
     meter, loaded, room = meter_of(base.device), 0, None
     release(base.device)
     if meter is not None:
@@ -63,9 +66,26 @@ def build_memory_model(
             free = (free - (there - 1) * weights) // there
         room = (1 - _RESERVE) * max(0, free)
     largest = None if training.micro_batch == "auto" else training.micro_batch
-    if processes > 1:
-        footprint = replace(footprint, kept=footprint.kept + 4.0)  # gradients in one piece, to be summed
-    return MemoryModel(footprint, Sizes.of(trial), loaded, room, largest, base.device.type, processes)
+    if processes > 1:  # gradients in one piece, to be summed
+        footprints = {names: replace(one, kept=one.kept + 4.0) for names, one in footprints.items()}
+    footprint = next(iter(footprints.values()))
+    others = tuple(footprints.items()) if len(footprints) > 1 else ()
+    device = base.device.type
+    return MemoryModel(
+        footprint, Sizes.of(trial), loaded, room, largest, device, processes, footprints=others
+    )
+
+
+def _counted(base: Base, kinds: Sequence[tuple[Names, TrainingConfig, bool]]) -> dict[Names, Footprint]:
+    """The footprint of each kind, by its names; those that differ in the optimizer alone are counted once."""
+    counted: dict[str, Footprint] = {}
+    found: dict[Names, Footprint] = {}
+    for names, settings, dropout in kinds:
+        key = settings.model_copy(update={"optimizer": ADAMW}).model_dump_json() + str(dropout)
+        if key not in counted:
+            counted[key] = count_footprint(base, settings, dropout=dropout)
+        found[names] = replace(counted[key], kept=_kept(base, settings))
+    return found
 
 
 def count_footprint(base: Base, settings: TrainingConfig, *, dropout: bool = True) -> Footprint:

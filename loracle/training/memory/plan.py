@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loracle.errors import ConfigError
-from loracle.records.space import SearchSpace, Value
+from loracle.records.space import SearchSpace, Value, number
 from loracle.records.trial import FailureKind, History, Outcome
 from loracle.text.quantities import show_bytes
 from loracle.training.dataset.tokens import Encoded
@@ -41,6 +41,9 @@ _FAST_TOKENS_ELSEWHERE = 4096  # smaller devices, which do not tell what memory 
 _LARGEST_BATCH = 65_536  # examples at a time, whose counted positions are kept for another process
 _NOTHING = History()
 _REMEDY = "lower data.max_length, set training.gradient_checkpointing, or choose a smaller model"
+
+
+Names = tuple[tuple[str, str], ...]  # knob and name
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class MemoryModel:
         device: its kind, such as `cuda`, which decides what is fast.
         processes: that share an effective batch; all that is said of memory is of one of them.
         observations: of trainings.
+        footprints: by names of knobs, where these decide it; `footprint` is then that of the first.
     """
 
     footprint: Footprint
@@ -77,24 +81,27 @@ class MemoryModel:
     device: str = "cpu"
     processes: int = 1
     observations: tuple[Observation, ...] = ()
+    footprints: tuple[tuple[Names, Footprint], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, exact to the last digit; `from_json` gives the same model, in another process too."""
         plain = asdict(self)
-        plain["footprint"]["saved"] = self.footprint.saved.tolist()
+        for footprint in (plain["footprint"], *(footprint for _, footprint in plain["footprints"])):
+            footprint["saved"] = footprint["saved"].tolist()
         plain["sizes"]["counted"] = self.sizes.counted[:_LARGEST_BATCH].tolist()
         return plain
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> MemoryModel:
         """Reads what `as_json` wrote. Raises TypeError or KeyError where it is something else."""
-        footprint = {**content["footprint"], "saved": np.array(content["footprint"]["saved"])}
-        logits = {**footprint["logits"], "words": tuple(footprint["logits"]["words"])}
-        footprint["logits"] = Logits(**logits)
+        footprints = tuple(
+            (tuple((knob, name) for knob, name in names), _footprint(one))
+            for names, one in content.get("footprints", ())
+        )
         sizes = {**content["sizes"], "counted": np.array(content["sizes"]["counted"], dtype=np.int64)}
         observations = tuple(Observation(**one) for one in content["observations"])
-        parts = {"footprint": Footprint(**footprint), "sizes": Sizes(**sizes), "observations": observations}
-        return cls(**{**content, **parts})
+        parts = {"footprint": _footprint(content["footprint"]), "footprints": footprints}
+        return cls(**{**content, **parts, "sizes": Sizes(**sizes), "observations": observations})
 
     def learn(self, observations: Iterable[Observation]) -> MemoryModel:
         """The model with more observations; their order does not matter."""
@@ -106,20 +113,27 @@ class MemoryModel:
 
     def predict(self, config: Mapping[str, Value], micro_batch: int) -> float:
         """Bytes of growth as the equations have it, without correction."""
-        dropout = config.get("dropout", 0.0)
-        return float(training_growth(self.footprint, self.sizes, config["rank"], micro_batch, dropout))
+        rank, dropout = number(config["rank"]), number(config.get("dropout", 0.0))
+        return float(training_growth(self.footprint_of(config), self.sizes, rank, micro_batch, dropout))
+
+    def footprint_of(self, config: Mapping[str, Value]) -> Footprint:
+        """Of the adapters that a config's names ask for."""
+        for names, footprint in self.footprints:
+            if all(config.get(knob) == name for knob, name in names):
+                return footprint
+        return self.footprint
 
     def micro_batch(self, config: Mapping[str, Value]) -> int:
         """The largest micro-batch that fits, or 1: `largest`, the batch, or a power of two below."""
         largest = self.wanted(int(config["batch_size"]))
         tried = halvings(largest)
-        grows = self.growth(config["rank"], np.array(tried), config.get("dropout", 0.0))
+        grows = self._growth_of(config, np.array(tried))
         return next((m for m, growth in zip(tried, grows, strict=True) if self._fits(growth)), 1)
 
     def peak(self, config: Mapping[str, Value]) -> float:
         """Bytes at the peak of a config's training with the micro-batch chosen for it."""
         m = self.micro_batch(config)
-        return self.loaded + float(self.growth(config["rank"], m, config.get("dropout", 0.0)))
+        return self.loaded + float(self._growth_of(config, m))
 
     def fits(self, space: SearchSpace) -> npt.NDArray[np.bool_]:
         """Which candidates can fit, if only one example at a time, (N,)."""
@@ -133,8 +147,19 @@ class MemoryModel:
     def _growths(self, space: SearchSpace, micro_batch: int) -> Floats:
         values = space.values(space.candidates)
         rank, batch = values["rank"], values["batch_size"].astype(np.int64)
-        m = np.minimum(micro_batch, batch)
-        return self.growth(rank, m, values.get("dropout", np.zeros_like(rank)))
+        m, dropout = np.minimum(micro_batch, batch), values.get("dropout", np.zeros_like(rank))
+        growths = self.growth(rank, m, dropout)
+        for names, footprint in self.footprints:
+            own = np.ones(len(rank), dtype=bool)
+            for knob, name in names:
+                texts = space[knob].texts
+                own &= values[knob] == texts.index(name) if name in texts else False
+            growths[own] = self.growth(rank[own], m[own], dropout[own], footprint)
+        return growths
+
+    def _growth_of(self, config: Mapping[str, Value], micro_batch: npt.ArrayLike) -> Floats:
+        rank, dropout = number(config["rank"]), number(config.get("dropout", 0.0))
+        return self.growth(rank, micro_batch, dropout, self.footprint_of(config))
 
     @property
     def limit(self) -> float | None:
@@ -165,18 +190,25 @@ class MemoryModel:
         """
         sizes, rank = Sizes.of(encoded), int(config["rank"])
         growth = (
-            scoring_growth(self.footprint, sizes, rank, b, written, continued) for b in halvings(largest)
+            scoring_growth(self.footprint_of(config), sizes, rank, b, written, continued)
+            for b in halvings(largest)
         )
         tried = zip(halvings(largest), growth, strict=True)
         return next((batch for batch, needed in tried if self._fits(needed)), 1)
 
-    def growth(self, rank: npt.ArrayLike, micro_batch: npt.ArrayLike, dropout: npt.ArrayLike) -> Floats:
+    def growth(
+        self,
+        rank: npt.ArrayLike,
+        micro_batch: npt.ArrayLike,
+        dropout: npt.ArrayLike,
+        footprint: Footprint | None = None,
+    ) -> Floats:
         """Corrected bytes of growth at the peak of trainings; the arguments are broadcast together.
 
         The equations times the median ratio of observed to predicted; never below what as much has taken
         before. Where memory ran out, the ratio is at least room / predicted, and as much does not fit.
         """
-        predicted = training_growth(self.footprint, self.sizes, rank, micro_batch, dropout)
+        predicted = training_growth(footprint or self.footprint, self.sizes, rank, micro_batch, dropout)
         bounds = [(o.predicted, o.observed) for o in self.observations if o.observed is not None]
         ratios = [observed / expected for expected, observed in bounds]
         for o in self.observations:
@@ -191,6 +223,11 @@ class MemoryModel:
 
     def _fits(self, growth: npt.ArrayLike) -> Any:
         return np.asarray(growth) <= (np.inf if self.room is None else self.room)
+
+
+def _footprint(content: Mapping[str, Any]) -> Footprint:
+    logits = {**content["logits"], "words": tuple(content["logits"]["words"])}
+    return Footprint(**{**content, "saved": np.array(content["saved"]), "logits": Logits(**logits)})
 
 
 def fast_micro_batch(device: str, sizes: Sizes) -> int:
@@ -287,8 +324,11 @@ def _left_out(model: MemoryModel, space: SearchSpace, fits: npt.NDArray[np.bool_
     least = np.where(fits, np.inf, model.peaks(space, 1))
     row = int(np.argmin(least))
     config = space.config(int(space.candidates[row]))
+    knobs = [knob for knob, _ in model.footprints[0][0]] if model.footprints else []
+    names = [f" with {knob} {config[knob]}" for knob in knobs]
     return (
-        f"{int((~fits).sum()):,} of {len(fits):,} candidates are left out: rank {config['rank']:g} and above "
+        f"{int((~fits).sum()):,} of {len(fits):,} candidates are left out: rank {config['rank']:g}"
+        f"{' and'.join(names)} and above "
         f"need {show_bytes(least[row])} and more, with 1 x {model.sizes.longest:,} tokens at a time"
     )
 
