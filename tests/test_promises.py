@@ -324,6 +324,9 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_what_training_takes::test_what_is_trained_on_and_read_is_every_token_of_the_rows",
         "test_watch::test_what_is_best_what_it_took_and_what_failed_stands_below_the_bars",
     ),
+    "`search.budget: 1.0` ends it before it costs more than one": (
+        "test_stopping::test_a_search_ends_within_its_budget_and_goes_on_with_a_larger_one",
+    ),
     "| `default` | no |": ("test_optimizer::test_presets_by_name",),
     "| `numeric` | no |": ("test_optimizer::test_presets_by_name",),
     "| `language` | yes |": (

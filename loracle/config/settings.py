@@ -175,12 +175,17 @@ class SearchConfig(Section):
     # What one more trial has to be expected to gain, in units of the score, for the search to go on before
     # `trials` are done; auto: a twentieth of the noise of a score. 0, never: all trials are done.
     worth: Literal["never", "auto"] | Annotated[float, Field(ge=0)] = "never"
+    # What all trials together may cost, in full trainings; None: `trials` alone end the search.
+    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     replicates: Literal["auto"] | Annotated[int, Field(ge=0, le=8)] = "auto"  # seeds of the best two
     past: list[PastConfig] = Field(default_factory=list)  # runs that are over, whose best are told
 
-    @field_validator("worth", mode="after")
+    @field_validator("worth", mode="before")
     @classmethod
-    def _nothing_is_never(cls, value: float | str) -> float | str:
+    def _worth_is_an_amount(cls, value: Any) -> Any:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value not in ("never", "auto") and not (number and value >= 0):
+            raise ValueError("has to be a number from 0, auto or never")
         return value or "never"
 
     @model_validator(mode="after")
@@ -328,6 +333,15 @@ class RunConfig(Section):
         if self.search.worth != "never" and (self.scoring.objectives or self.guard):
             raise ValueError(
                 "search.worth: is of one score; with several objectives or guards all trials are done"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _budget_is_of_the_built_in_trainer(self) -> RunConfig:
+        if self.search.budget is not None and self.objective is not None:
+            raise ValueError(
+                "search.budget: is in full trainings, and nobody knows what a trial of a trainer of your own "
+                "takes of one; set search.trials"
             )
         return self
 

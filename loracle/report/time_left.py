@@ -18,6 +18,7 @@ from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.standard_settings import STANDARD
 from loracle.records.trial import Outcome, Trial
+from loracle.report.findings.search_cost import search_cost
 from loracle.report.verdict import RUNNERS_UP
 from loracle.report.wording import show_value
 from loracle.text.quantities import show_duration, show_money, show_span
@@ -119,9 +120,10 @@ class Forecast:
         first: Guess | None = None,
         cost_per_hour: float | None = None,
         trainings: float | None = None,
+        most: float | None = None,
     ) -> None:
-        """`trainings`: what one trial is expected to cost, in full trainings."""
-        self._trainings = trainings
+        """`trainings`: what one trial is expected to cost, in full trainings; `most`: what all may."""
+        self._trainings, self._most = trainings, most
         self._ends = ends
         self._first = first
         self._cost = cost_per_hour
@@ -132,6 +134,7 @@ class Forecast:
         Trials that are to come take as long as those before. A final training takes as much longer than a
         successful trial as it has more examples to train and to score on.
         """
+        budget = self._affordable(done, budget)
         coming, ends = max(0, budget - len(done)), self._ends
         at_a_time = max(1, min(capacity, coming))
         rounds = math.ceil(ends.count / capacity)
@@ -161,6 +164,14 @@ class Forecast:
         low, high = search.low + ending.low, search.high + ending.high + again * trial.likely
         whole = Span(min(low, (1 - _LEAST) * likely), likely, max(high, (1 + _LEAST) * likely))
         return replace(told, trial=trial, final=final, whole=whole)
+
+    def _affordable(self, done: Sequence[Trial], budget: int) -> int:
+        """How many of so many trials there will be, as far as is known what one costs."""
+        cost = search_cost(trial.outcome for trial in done if trial.outcome)
+        each = self._trainings if cost is None else cost.trainings / len(done)
+        if self._most is None or not each:
+            return budget
+        return max(len(done), min(budget, max(1, math.floor(self._most / each + 1e-9))))
 
     def _final(self, outcome: Outcome) -> float:
         whole, parts = outcome.seconds, outcome.seconds_by_part
@@ -194,7 +205,8 @@ def forecast(
     if sizes is not None and not config.objectives:
         ends = replace(ends, again=2 * config.search.further_seeds)
     first = guess(pace, sizes, space, config.training)
-    return Forecast(ends, first, config.execution.cost_per_hour, _trainings(config, sizes))
+    each = _trainings(config, sizes)
+    return Forecast(ends, first, config.execution.cost_per_hour, each, config.search.budget)
 
 
 def _trainings(config: RunConfig, sizes: Sizes | None) -> float | None:

@@ -37,6 +37,7 @@ _MAY_CHANGE = (
     "search.trials",
     "search.past",
     "search.worth",
+    "search.budget",
     "search.replicates",
     "language.batch_size",
     "language.memory_gb",

@@ -119,6 +119,7 @@ def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Searc
             metric=config.metric,
             objectives=config.objectives,
             worth=config.search.worth,
+            budget=config.search.budget,
         )
     from loracle.run.reading import features_of  # needs torch
 
@@ -131,6 +132,7 @@ def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Searc
         contents=contents,
         metric=config.metric,
         objectives=config.objectives,
+        budget=config.search.budget,
     )
 
 

@@ -20,7 +20,7 @@ from loracle.records.standard_settings import STANDARD
 from loracle.records.trial import History, Trial
 from loracle.report.findings.score_scale import ScoreScale, of_training
 from loracle.report.objectives import weighed
-from loracle.run.stopping import LEAST, Worth, outlook
+from loracle.run.stopping import LEAST, Worth, outlook, overspent
 from loracle.search.observations import fitting, row_of, untried, value_of
 from loracle.search.presets import (
     EnsembleSettings,
@@ -49,7 +49,8 @@ class Search:
     trials run on other machines, or it cannot be known. `objectives` are metrics, where several are optimised
     at once: a proposal weighs them anew, and the config to use weighs them alike (`outputs.as_one`).
     `notices` are what the user must see about the space and how it is searched; `contents` holds hashes of
-    the prior, or of the prompt and of the model that reads it. `worth`: see `stopping.py`.
+    the prior, or of the prompt and of the model that reads it. `worth` and `budget` (in
+    full trainings; None: no such limit): see `stopping.py`.
     """
 
     space: SearchSpace
@@ -62,6 +63,7 @@ class Search:
     contents: Mapping[str, str] = field(default_factory=dict)
     metric: str = ""
     worth: Worth = "never"
+    budget: float | None = None
     _ended: dict[int, str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def within(self, room: float | None) -> Search:
@@ -81,21 +83,23 @@ class Search:
         )
         return chosen[0] if chosen else None
 
-    def ends(self, history: History, budget: int) -> str | None:
-        """Why the search ends here, as going on is not worth it; None where it goes on.
+    def ends(self, history: History, most: int) -> str | None:
+        """Why the search ends here, before its `most` trials; None where it goes on.
 
-        Asked of the first trials of the history, more and more of them: so a run that goes on ends where it
-        would have ended.
+        Whether it is worth it is asked of the first trials of the history, more and more of them: so a run
+        that goes on ends where it would have ended.
         """
         trials = history.counted
+        if self.budget is not None and (reason := overspent(history, self.budget, most)):
+            return reason
         for n in range(LEAST, len(trials) + 1) if self.worth != "never" else ():
             if n not in self._ended:
-                self._ended[n] = self._ends(trials[:n], budget)
+                self._ended[n] = self._ends(trials[:n], len(trials), most)
             if reason := self._ended[n]:
                 return reason
         return None
 
-    def _ends(self, trials: Sequence[Trial], budget: int) -> str | None:
+    def _ends(self, trials: Sequence[Trial], done: int, most: int) -> str | None:
         history = History(tuple(trials))
         free = untried(self.space, history) & fitting(self.space, history)
         if self.memory is not None:
@@ -103,7 +107,7 @@ class Search:
         found = outlook(self.space, trials, self.preset, self.seed, free, self.worth)
         if found is None or found.gain >= found.worth:
             return None
-        return found.said(len(trials), budget)
+        return found.said(len(trials), done, most)
 
     def believed(self, history: History, index: int) -> Believed | None:
         """What a config that `next` has just chosen is expected to score; None before the first score, and of

@@ -1,7 +1,8 @@
 """When a search ends before its last trial: what one more is expected to gain, against what that is worth.
 
 The rule of Xie et al. (arXiv 2507.12453) without costs: the search ends as soon as the largest expected
-improvement over what has been tried is less than it is worth. Measured in `benchmarks/stopping.py`.
+improvement over what has been tried is less than it is worth. Measured in `benchmarks/stopping.py`. And it
+ends where the next trial would cost more than what is left of what the user gives, in full trainings.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from loracle.records.space import SearchSpace
 from loracle.records.trial import History, Trial
 from loracle.report.findings.score_scale import ScoreScale
+from loracle.report.findings.search_cost import search_cost, show_trainings
 from loracle.report.wording import show_value
 from loracle.search.observations import Mask, row_of
 from loracle.search.presets import Preset
@@ -45,13 +47,31 @@ class Outlook:
     worth: float
     regret: float
 
-    def said(self, trials: int, budget: int) -> str:
-        """Why the search ended, without a full stop."""
+    def said(self, trials: int, done: int, most: int) -> str:
+        """Why the search ended, without a full stop: this is of the first `trials` of those that are `done`,
+        which may be more where less was asked for before."""
+        when = "" if trials == done else f"after {trials} of them "
         return (
-            f"stopped after {trials} of {budget} trials: one more is expected to gain "
-            f"{show_value(self.gain)}, less than it is worth ({show_value(self.worth)}, search.worth); the "
-            f"best candidate is expected to be {show_value(self.regret)} better than what was found"
+            f"stopped after {done} of {most} trials: {when}one more is expected to gain "
+            f"{self.gain:.3g}, less than it is worth ({show_value(self.worth)}, search.worth); the "
+            f"best candidate is expected to be {self.regret:.3g} better than what was found"
         )
+
+
+def overspent(history: History, budget: float, most: int) -> str | None:
+    """Why a search ends whose next trial would cost more than is left; None where it goes on.
+
+    `budget` is in full trainings; the next trial, and each that still runs, costs what those before did in
+    the mean. Interrupted trials do not count, so that a run that was killed ends where it would have.
+    """
+    counted = history.counted
+    cost = search_cost(trial.outcome for trial in counted if trial.outcome)
+    if cost is None or cost.trainings * (1 + (1 + len(history.pending)) / len(counted)) <= budget:
+        return None
+    return (
+        f"stopped after {len(counted)} of {most} trials: they cost {show_trainings(cost.trainings)}, and one "
+        f"more would cost more than is left of {budget:g} (search.budget)"
+    )
 
 
 def outlook(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from places import BENCHMARKS, ROOT
 from loracle.config.loading import load_config
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError
+from loracle.records.events import Expected, TrialFinished
 from loracle.run.stopping import LEAST, SHARE
 from loracle.run.tune import Result, tune
 
@@ -64,6 +66,41 @@ def test_a_search_ends_where_one_more_trial_is_not_worth_it_and_says_why(tmp_pat
     assert (tried(resumed), resumed.stopped) == (tried(result), result.stopped)
 
 
+def test_what_is_not_worth_it_any_more_says_how_many_trials_there_are(tmp_path: Path) -> None:
+    tune(config_of(tmp_path, trials=LEAST + 1))
+    less = tune(config_of(tmp_path, worth=1000))
+    assert less.stopped.startswith(
+        f"stopped after {LEAST + 1} of 15 trials: after {LEAST} of them one more is"
+    )
+    amounts = re.findall(r"[\d.]+(?:e-\d+)?", less.stopped.partition("gain")[2])
+    assert max(len(amount.partition("e")[0].replace(".", "").lstrip("0")) for amount in amounts) <= 4
+
+
+def test_a_search_ends_within_its_budget_and_goes_on_with_a_larger_one(
+    run_config: Callable[..., Path],
+) -> None:
+    def run(budget: float, trials: int = 8) -> tuple[Result, list[Any]]:
+        told: list[Any] = []
+        search = {"trials": trials, "budget": budget}
+        return tune(load_config(run_config(search=search)), told.append), told
+
+    first, told = run(1.5)
+    (*_, last) = [event for event in told if isinstance(event, TrialFinished)]
+    assert last.trainings is not None
+    assert 1 < len(tried(first)) < 8
+    assert last.trainings <= 1.5 < last.trainings * (1 + 1 / len(tried(first)))
+    assert first.stopped.startswith(f"stopped after {len(tried(first))} of 8 trials: they cost ")
+    assert "search.budget" in (first.folder / "report.md").read_text(encoding="utf-8")
+    expected = next(event for event in told if isinstance(event, Expected))
+    assert abs(expected.trials - len(tried(first))) <= 1  # told before
+    again, told = run(1.5)
+    assert (tried(again), again.stopped) == (tried(first), first.stopped)
+    assert not any(isinstance(event, TrialFinished) for event in told)
+    more, _ = run(1000, trials=len(tried(first)) + 1)
+    assert tried(more)[: len(tried(first))] == tried(first)
+    assert more.stopped == f"all {len(tried(more))} trials are done"
+
+
 @pytest.mark.parametrize("search", [{}, {"worth": "never"}, {"worth": 0}, {"worth": 1e-300}])
 def test_trials_are_all_done_where_nothing_else_is_asked_for(tmp_path: Path, search: dict[str, Any]) -> None:
     result = tune(config_of(tmp_path, trials=LEAST + 1, **search))
@@ -74,8 +111,15 @@ def test_trials_are_all_done_where_nothing_else_is_asked_for(tmp_path: Path, sea
 def test_what_says_nothing_of_gains_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the preset paper does not say what one more trial"):
         config_of(tmp_path, worth="auto", preset="paper")
-    with pytest.raises(ConfigError, match="worth"):
+    with pytest.raises(ConfigError, match="worth: has to be a number from 0, auto or never; got -1"):
         config_of(tmp_path, worth=-1)
+
+
+def test_a_budget_needs_trials_whose_tokens_are_known(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"search.budget: is in full trainings.* set search.trials"):
+        config_of(tmp_path, budget=0.5)
+    with pytest.raises(ConfigError, match=r"search.budget: input should be greater than 0; got 0"):
+        config_of(tmp_path, budget=0)
 
 
 def test_the_page_states_what_was_measured_and_the_default_follows_from_it() -> None:
