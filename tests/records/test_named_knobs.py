@@ -72,6 +72,7 @@ def test_records_keep_names_as_they_are() -> None:
         (("a", "\x1b[31mred"), "without control characters"),
         (("a", "\u202eright to left"), "without control characters"),
         (("a", "x" * 10_000), "at most 100 characters"),
+        (tuple(f"n{i}" for i in range(65)), "65 names are more than 64"),
     ],
 )
 def test_what_is_no_name_is_refused_in_one_line(values: tuple[str | int, ...], message: str) -> None:
@@ -79,6 +80,14 @@ def test_what_is_no_name_is_refused_in_one_line(values: tuple[str | int, ...], m
         Knob("x", values)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
+
+
+def test_names_and_configs_together_stay_within_memory() -> None:
+    many = Knob("own", tuple(f"n{i}" for i in range(64)))
+    numbers = [Knob(f"x{i}", tuple(range(30))) for i in range(3)]
+    with pytest.raises(SpaceError, match="1,728,000 configs and 64 names; with so many names, 1,562,500"):
+        SearchSpace((many, *numbers))
+    assert SearchSpace((many, *numbers[:2])).size == 57_600
 
 
 @pytest.mark.parametrize("name", ["rank", "alpha", "dropout", "batch_size", "learning_rate"])

@@ -98,6 +98,14 @@ def test_names_are_searched_and_found(space: SearchSpace | None) -> None:
     assert len(set(tried(study))) == 8
 
 
+@pytest.mark.filterwarnings("ignore:'style' is no hyperparameter:UserWarning")
+def test_hundreds_of_choices_are_searched_too() -> None:
+    study = optuna.create_study(sampler=LoracleSampler(seed=0))
+    choices = [f"n{i}" for i in range(300)]
+    study.optimize(lambda trial: float(len(trial.suggest_categorical("style", choices))), n_trials=4)
+    assert len(set(tried(study))) == 4
+
+
 def test_some_of_a_space_s_names_will_do_and_enqueued_ones_are_kept() -> None:
     study = optuna.create_study(direction="maximize", sampler=LoracleSampler(NAMED, seed=0))
     study.enqueue_trial({"schedule": "constant", "learning_rate": 1e-4})

@@ -30,6 +30,7 @@ NUMERIC = (
 )  # whose values have order
 
 _LARGEST = sys.float_info.max
+MOST_NAMES = 64  # of a knob: each is a column of what a kernel sees
 _NAME, _SENTENCE = 100, 1000  # characters
 _APART = math.sqrt(0.5)  # of a one-hot coordinate: two names are 1 apart
 
@@ -216,6 +217,10 @@ def _check_sentences(knob: str, about: Mapping[str, str], values: tuple[Value, .
 
 def _check_order(name: str, values: tuple[Value, ...], scale: Scale) -> None:
     if scale == "names":
+        if len(values) > MOST_NAMES:
+            raise SpaceError(
+                f"knob {name!r}: {len(values):,} names are more than {MOST_NAMES}; leave some out"
+            )
         for place, value in enumerate(values):
             if any(same_value(value, other) for other in values[:place]):
                 raise SpaceError(f"knob {name!r}: {_shown(value)} is given twice")

@@ -25,6 +25,7 @@ Config = dict[str, Value]
 Indices = npt.NDArray[np.int64]
 
 _MAX_GRID = 10_000_000  # configs: listing the candidates takes about 2 s and 1 GB
+_MAX_COLUMNS = 100_000_000  # configs times names: 0.8 GB of one-hot columns
 _MAX_KNOBS = 64  # axes of an array in numpy
 
 
@@ -69,6 +70,12 @@ class SearchSpace:
             )
         if self.size > _MAX_GRID:
             raise SpaceError(f"the space has {self.size:,} configs; {_MAX_GRID:,} is the most allowed")
+        columns = sum(len(knob.values) for knob in self.knobs if knob.named)
+        if self.size * columns > _MAX_COLUMNS:
+            raise SpaceError(
+                f"the space has {self.size:,} configs and {columns} names; with so many names, "
+                f"{_MAX_COLUMNS // columns:,} configs are the most allowed"
+            )
         for knob in self.knobs:
             if knob.name in ("batch_size", "rank"):
                 _require_positive_integers(knob)

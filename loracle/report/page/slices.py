@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,7 +19,8 @@ _LONG = 10  # characters of a name that need room
 
 def slice_chart(found: Findings, one: Slice) -> Chart:
     """What is believed along a knob, with the trials; names stand side by side, without a line."""
-    place = _places(found, one)
+    names = _names(found, one)
+    place = {name: float(i) for i, name in enumerate(names)}.__getitem__ if one.named else number
     good = [row for row in found.trials if row.score is not None]
     bad = [row for row in found.trials if row.state == "failed"]
     heights = heights_of(found, [row.score for row in good])
@@ -38,11 +39,11 @@ def slice_chart(found: Findings, one: Slice) -> Chart:
         marks_at(at(bad), [floor] * len(bad), hovers(found, bad), "failed", RED, "x"),
     ]
     layout = layout_of(wording.in_figure(one.knob), axis_title(found))
-    shown = [point.value for point in one.points] if one.named else _apart(one)
+    shown = names if one.named else _apart(one)
     texts = list(map(wording.tick, shown))
     layout["xaxis"] |= {"tickvals": list(map(place, shown)), "ticktext": texts, "tickangle": 0}
     if one.named:
-        layout["xaxis"] |= {"range": [-0.5, max(map(place, shown)) + 0.5], "showgrid": False}
+        layout["xaxis"] |= {"range": [-0.5, len(names) - 0.5], "showgrid": False}
         layout["xaxis"]["tickangle"] = -35 if max(map(len, texts)) > _LONG else 0
     if one.logarithmic:
         layout["xaxis"]["type"] = "log"
@@ -89,13 +90,10 @@ def _believed(
     ]
 
 
-def _places(found: Findings, one: Slice) -> Callable[[Value], float]:
-    """Where a value of the knob stands: a number at itself, a name at its place among all."""
-    if not one.named:
-        return lambda value: number(value)
-    values = (*(point.value for point in one.points), one.at, *(row.config[one.knob] for row in found.trials))
-    order = {value: float(place) for place, value in enumerate(dict.fromkeys(values))}
-    return lambda value: order[value]
+def _names(found: Findings, one: Slice) -> list[Value]:
+    """The names that stand side by side: those of the belief, then those that only trials have."""
+    tried = (row.config[one.knob] for row in found.trials)
+    return list(dict.fromkeys((*(point.value for point in one.points), one.at, *tried)))
 
 
 def _apart(one: Slice) -> list[float]:

@@ -8,7 +8,7 @@ from loracle.report.wording import show_change, show_reading, show_value
 from loracle.text import escape
 
 _LONGEST = 160  # characters of a foreign text in a figure
-_TICK = 24  # of one at an axis
+_TICK = 16  # of one at an axis
 
 
 def score(found: Findings, reading: float) -> str:

@@ -181,7 +181,9 @@ def spelled(knob: str, number: Number, distribution: BaseDistribution, texts: Se
 
 def numbers_in(knob: str, distribution: CategoricalDistribution, texts: Sequence[str] = ()) -> list[Number]:
     """The numbers that the choices of a parameter stand for; those that are none are left out."""
-    found = (number_of(knob, choice, distribution, texts) for choice in distribution.choices)
+    if not texts and not has_order(knob, distribution):
+        return [float(position) for position in range(len(distribution.choices))]
+    found = (texts.index(c) if c in texts else None if texts else _number(c) for c in distribution.choices)
     return [number for number in found if number is not None]
 
 

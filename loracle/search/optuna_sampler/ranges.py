@@ -22,7 +22,7 @@ from optuna.distributions import (
 )
 
 from loracle.errors import SpaceError
-from loracle.records.space import Knob, Number, Scale, SearchSpace, Value, default_space, number
+from loracle.records.space import MOST_NAMES, Knob, Number, Scale, SearchSpace, Value, default_space, number
 from loracle.records.standard_settings import SCALES, STANDARD
 from loracle.search.optuna_sampler.parameters import can_have, contains, has_order, is_own, numbers_in
 
@@ -112,8 +112,8 @@ def space_on(ranges: Ranges, *, base: SearchSpace | None, begun: bool, trials: i
 def values_on(knob: str, distribution: BaseDistribution, level: int = 0, marks: int = 0) -> list[Number]:
     """The values of a grid on a distribution, increasing; none if it holds nothing that the knob can have."""
     if isinstance(distribution, CategoricalDistribution):
-        found = sorted(set(numbers_in(knob, distribution)))
-    elif distribution.single():
+        return [value for value in sorted(set(numbers_in(knob, distribution))) if can_have(knob, value)]
+    if distribution.single():
         found = [distribution.low]  # type: ignore[attr-defined]
     else:
         found = _marked(knob, distribution, marks)
@@ -145,7 +145,7 @@ def _standing(ranges: Ranges, begun: bool) -> list[_Axis]:
 
 def _axis(name: str, distributions: Sequence[BaseDistribution]) -> _Axis:
     scale = SCALES.get(name)
-    if not all(map(partial(has_order, name), distributions)):
+    if any(not has_order(name, d) and len(d.choices) <= MOST_NAMES for d in distributions):  # type: ignore[attr-defined]
         scale = "names"
     elif scale is None:
         scale = "log10" if all(map(partial(_is_logarithmic, name), distributions)) else "linear"

@@ -121,6 +121,23 @@ def test_a_name_of_a_knob_is_text(tmp_path: Path, hostile: str) -> None:
     assert any(chart["layout"]["xaxis"].get("ticktext", [""])[0] == "usual" for chart in charts.values())
 
 
+def test_names_that_only_trials_have_stand_beside_those_of_the_belief(tmp_path: Path) -> None:
+    """A constraint leaves `odd` out around the leading config, and its trials are there all the same."""
+    own = {"style": {"values": ["usual", "plain", "odd"]}, **KNOBS}
+    space = {"base": "empty", "knobs": own, "constraints": ["style != 'odd' or rank < 8"]}
+    found = made(tmp_path, n=40, space=space).find()
+    assert "odd" in {row.config["style"] for row in found.trials}
+    (chart,) = (c for c in json.loads(Reader(page(found)).scripts[0]).values() if is_of(c, "style"))
+    axis = chart["layout"]["xaxis"]
+    assert axis["ticktext"] == ["usual", "plain", "odd"]
+    assert axis["range"] == [-0.5, 2.5]
+    assert {x for trace in chart["data"] for x in trace["x"]} == {0, 1, 2}
+
+
+def is_of(chart: dict[str, Any], knob: str) -> bool:
+    return chart["layout"]["xaxis"].get("title", {}).get("text") == knob
+
+
 @pytest.mark.parametrize("hostile", [text for text in HOSTILE if not is_a_name(text)])
 def test_what_is_no_name_is_refused(tmp_path: Path, hostile: str) -> None:
     own = {"style": {"values": ["usual", hostile]}, **KNOBS}
