@@ -81,7 +81,8 @@ def _checked(call: Call) -> Callable[..., None]:
             try:
                 told[name] = None if value is None else read(value)
             except NotANumber as error:
-                raise TypeError(f"progress(step, total, loss): {name} is {error}") from None
+                hint = "; steps count over the whole training" if name == "step" else ""
+                raise TypeError(f"progress(step, total, loss): {name} is {error}{hint}") from None
         tell_curve(call.curve, {name: float(x) for name, x in told.items() if x is not None})
         if call.progress is not None:
             call.progress(int(told["step"] or 0), int(told["total"] or 0), told["loss"])

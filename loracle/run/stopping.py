@@ -53,9 +53,14 @@ class Outlook:
         when = "" if trials == done else f"after {trials} of them "
         return (
             f"stopped after {done} of {most} trials: {when}one more is expected to gain "
-            f"{self.gain:.3g}, less than it is worth ({show_value(self.worth)}, search.worth); the "
-            f"best candidate is expected to be {self.regret:.3g} better than what was found"
+            f"{_short(self.gain)}, less than it is worth ({_short(self.worth)}, search.worth); the best "
+            f"candidate is expected to be {_short(self.regret)} better than what was found"
         )
+
+
+def _short(amount: float) -> str:
+    """Three digits: an expectation is not known better."""
+    return show_value(float(f"{amount:.3g}"))
 
 
 def overspent(history: History, budget: float, most: int) -> str | None:

@@ -33,6 +33,7 @@ from loracle.records.notices import as_json as notices_as_json
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.report.best_folder import write_best
+from loracle.report.findings.curves import curve_notices
 from loracle.report.findings.finding import Subject
 from loracle.report.findings.search_cost import search_cost
 from loracle.report.folders import trial_folder
@@ -103,7 +104,8 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         memory = run.search.memory
         said = describe(memory, space, with_alpha(config.standard or {}), history) if memory else []
         front = pareto_notice(history, config.objectives, space.index(comparison.winner))
-        notices = gathered(run.notices, result_notices(comparison, space, history, config.metric), front)
+        found = result_notices(comparison, space, history, config.metric)
+        notices = gathered(run.notices, found, front, curve_notices(history))
         _keep(notices, config.output)
         best = write_best(config, comparison, run.sizes)
         write_report(
@@ -215,6 +217,7 @@ def run_search(
     again = study.take_over()
     recent: deque[tuple[int, Outcome]] = deque(maxlen=_BROKEN_IN_A_ROW)
     estimates = estimates or Forecast()
+    cut = False  # whether it has been told that curves lack losses
     before = study.history().counted
     shown = search.most_trials(budget)  # the budget that can be spent
     if len(before) < shown and not study.shared:  # what others do is not known
@@ -242,6 +245,9 @@ def run_search(
                     cost = search_cost(one.outcome for one in history.finished if one.outcome)
                     spent = None if cost is None else cost.trainings
                     listen(TrialFinished(trial, done.job.config, best, len(ended), shown, left, spent))
+                    for notice in curve_notices(history) if not cut else ():
+                        listen(Noticed(notice))
+                        cut = True
                 _refuse_hopeless(recent, study)
     except BaseException as error:
         if not isinstance(error, StudyError | OSError):  # then nothing more can be written

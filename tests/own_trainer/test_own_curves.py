@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import Loracle, write_config
 
 from loracle.config.settings import ObjectiveConfig
 from loracle.own_trainer.command import Command
@@ -35,6 +37,11 @@ for epoch in (1, 2):
         print(f"\\r {part}/4 [00:0{part}]", end="")
     print({"eval_loss": 2.0 / epoch})
 """
+ANEW = """
+for epoch in (1, 2):
+    for step in (1, 2, 3):
+        print(f"loracle: step={step} loss={6 / step / epoch}")
+"""
 LATE_BAR = """
 for step in range(1, 4):
     print({"loss": 6.0 / step})
@@ -63,6 +70,7 @@ def run(tmp_path: Path, program: str) -> Outcome:
         (TOLD, Curve((1, 2, 3), (3.0, 1.5, 1.0), (100, 200, 300), (1e-4,) * 3, (2.0,) * 3, (3,), (1.5,))),
         (PRINTED, Curve((10, 20), (3.0, 1.5), (), (1e-4,) * 2, (1.0,) * 2, (20,), (1.25,))),
         (EVALUATION_BAR, Curve((1, 2, 3, 4), (4.0, 3.0, 2.0, 1.5), (), (), (), (2, 4), (2.0, 1.0))),
+        (ANEW, Curve((1, 2, 3), (6.0, 3.0, 2.0), left_out=3)),
         (LATE_BAR, Curve((1, 2, 3, 4), (6.0, 3.0, 2.0, 1.0))),
         ("print('loss: 2.0')\nprint('loss: 1.0')", Curve((1, 2), (2.0, 1.0))),
         ("print('nothing of the kind')", None),
@@ -96,3 +104,24 @@ def test_the_curve_of_a_function(tmp_path: Path) -> None:
     assert failed.failure is not None
     assert "takes gradient_norm, learning_rate, tokens, validation_loss beside" in failed.failure.message
     assert failed.curve is not None
+
+
+def test_steps_that_begin_anew_are_told_of_once_and_at_the_end(tmp_path: Path, loracle: Loracle) -> None:
+    (tmp_path / "own.py").write_text(
+        "def train(config, progress):\n"
+        "    for step in (1, 2, 1, 2):\n"
+        "        progress(step, 2, 1.0)\n"
+        "    return config['rank']\n"
+    )
+    content = {
+        "objective": {"function": "own.py:train", "direction": "maximize"},
+        "space": {"rank": [4, 8, 16]},
+        "search": {"trials": 3},
+        "execution": {"workers": 0},
+        "output": "run",
+    }
+    code, shown, told = loracle("tune", write_config(tmp_path / "config.yaml", content, {}), "--json")
+    assert code == 0, told
+    assert told.count("2 losses are left out of learning curves") == 1
+    notices = {notice["name"]: notice["count"] for notice in json.loads(shown)["notices"]}
+    assert notices["losses_left_out"] == 6

@@ -35,6 +35,12 @@ def test_what_an_earlier_version_wrote_has_no_curve() -> None:
     plain = to_plain(Outcome(0.5))
     del plain["curve"]
     assert from_plain(Outcome, plain) == Outcome(0.5)
+    recorder = CurveRecorder()
+    recorder.add(Point(1, 2.0))
+    kept = Outcome(0.5, curve=recorder.curve())
+    plain = to_plain(kept)
+    del plain["curve"]["left_out"]
+    assert from_plain(Outcome, plain) == kept
 
 
 def test_a_curve_ends_where_the_loss_is_no_number_and_steps_only_increase() -> None:
@@ -45,4 +51,5 @@ def test_a_curve_ends_where_the_loss_is_no_number_and_steps_only_increase() -> N
     assert curve is not None
     assert (curve.steps, curve.losses) == ((1, 2), (3.0, 2.0))
     assert (curve.tokens, curve.learning_rates, curve.validation_steps) == ((), (), ())
+    assert curve.left_out == 1
     assert CurveRecorder().curve() is None

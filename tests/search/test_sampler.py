@@ -387,11 +387,16 @@ def test_an_objective_may_say_why_it_failed() -> None:
     trial = study.ask()
     suggest(trial)
     trial.set_user_attr(FAILURE_KEY, "bad_luck")
-    study.tell(trial, state=TrialState.FAIL)
-    with pytest.raises(
-        SpaceError, match="trial 2: loracle:failure='bad_luck' is not a failure kind; there are out_"
-    ):
+    with pytest.warns(UserWarning, match="trial 2: loracle:failure='bad_luck' is not a failure kind, so"):
+        study.tell(trial, state=TrialState.FAIL)
+    suggest(study.ask())  # told once
+    study.sampler = LoracleSampler(SPACE, seed=0)  # of a stored study that is loaded again
+    with pytest.warns(UserWarning, match="counts as crashed; there are out_of_memory"):
         suggest(study.ask())
+    outcome = history_of(study, SPACE).trials[2].outcome
+    assert outcome is not None
+    assert outcome.failure is not None
+    assert outcome.failure.kind == FailureKind.CRASHED
 
 
 @pytest.mark.parametrize(("reported", "value"), [(0.25, 0.25), (None, None)])

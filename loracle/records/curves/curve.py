@@ -20,6 +20,7 @@ class Curve:
         learning_rates, gradient_norms: (p,) each, the norms before clipping; empty: not known.
         validation_steps, validation_losses: (v,) loss on a fixed set of validation examples,
             after these steps.
+        left_out: losses that were told and are not in it, as their step is not higher than the one before.
     """
 
     steps: tuple[int, ...]
@@ -29,6 +30,7 @@ class Curve:
     gradient_norms: tuple[float, ...] = ()
     validation_steps: tuple[int, ...] = ()
     validation_losses: tuple[float, ...] = ()
+    left_out: int = 0
 
 
 def blocks(n: int, most: int) -> Sequence[tuple[int, int]]:

@@ -39,19 +39,24 @@ def validation_row(step: int, loss: float) -> str:
 
 
 class CurveRecorder:
-    """Takes points in; steps that do not increase are left out, a loss that is no number ends the curve."""
+    """Takes points in. Steps that do not increase are left out and counted; a loss that is no number ends
+    the curve."""
 
     def __init__(self) -> None:
         self._points: list[Point] = []
         self._width = 1  # steps in a stretch
         self._ended = False
+        self._left_out = 0
         self._validation: list[tuple[int, float]] = []
 
     def add(self, point: Point) -> None:
         """Takes the next step in."""
         last = self._points[-1] if self._points else None
         self._ended |= not math.isfinite(point.loss)
-        if self._ended or (last is not None and point.step <= last.step):
+        if self._ended:
+            return
+        if last is not None and point.step <= last.step:
+            self._left_out += 1
             return
         if last is not None and last.n < self._width:
             self._points[-1] = _mean([last, point])
@@ -82,6 +87,7 @@ class CurveRecorder:
             gradient_norms=_column([point.gradient_norm for point in points]),
             validation_steps=tuple(step for step, _ in validation),
             validation_losses=_column([loss for _, loss in validation]),
+            left_out=self._left_out,
         )
 
     def write(self, file: TextIO) -> None:

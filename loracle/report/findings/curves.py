@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loracle.records.curves.curve import blocks
+from loracle.records.notices import Notice
 from loracle.records.trial import History
 from loracle.report.findings.records import Curve, TrialRow
 from loracle.report.folders import trial_folder
@@ -43,6 +44,19 @@ class CurveReader:
                 beside = ((), ()) if own is None else (own.validation_steps, own.validation_losses)
                 found.append(Curve(row.number, role, steps, losses, *beside))
         return tuple(found)
+
+
+def curve_notices(history: History) -> tuple[Notice, ...]:
+    """What the trainer told of losses and the curves do not hold, in all trials together."""
+    curves = [trial.outcome.curve for trial in history.finished if trial.outcome and trial.outcome.curve]
+    count = sum(curve.left_out for curve in curves)
+    if not count:
+        return ()
+    text = (
+        f"{count:,} loss{'es are' if count > 1 else ' is'} left out of learning curves, as the step is not "
+        "higher than the one before; let the trainer count steps over the whole training, not in each epoch"
+    )
+    return (Notice("result", "losses_left_out", text, count),)
 
 
 def read_curve(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -12,7 +12,6 @@ import numpy as np
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from loracle.errors import SpaceError
 from loracle.records.space import SearchSpace
 from loracle.records.trial import FAILURE_KEY, Failure, FailureKind, History, Outcome, Trial
 from loracle.search.optuna_sampler import suggestions
@@ -20,6 +19,7 @@ from loracle.search.optuna_sampler.parameters import REFUSED_KEY
 from loracle.search.optuna_sampler.question import scene_of
 from loracle.search.optuna_sampler.suggestions import Asked
 from loracle.search.outputs import as_one, drawn_weights
+from loracle.text.escape import printable
 
 _CONSTRAINTS = "constraints"  # where Optuna keeps what `constraints_func` and `trial.set_constraint` gave
 
@@ -96,15 +96,28 @@ def say_diverged(trial_id: int, study: Study) -> None:
     study._storage.set_trial_user_attr(trial_id, FAILURE_KEY, str(FailureKind.DIVERGED))
 
 
-def failed_as(frozen: FrozenTrial) -> str:
-    """The kind of failure of a trial that has failed: `diverged` where its author says so."""
+def failed_as(frozen: FrozenTrial) -> FailureKind:
+    """The kind of failure of a trial that has failed: `diverged` where its author says so, `crashed` where
+    what the author says is no kind of failure (`misnamed`)."""
     if FAILURE_KEY in frozen.user_attrs:
-        return str(frozen.user_attrs[FAILURE_KEY])
+        said = str(frozen.user_attrs[FAILURE_KEY])
+        return FailureKind(said) if said in set(FailureKind) else FailureKind.CRASHED
     if frozen.state == TrialState.PRUNED:  # before it reported anything
         return FailureKind.DIVERGED
     reported = frozen.intermediate_values
     last = reported[max(reported)] if reported else 0.0
     return FailureKind.CRASHED if math.isfinite(last) else FailureKind.DIVERGED
+
+
+def misnamed(frozen: FrozenTrial) -> str | None:
+    """What is wrong with the kind of failure that the author of a failed trial says; None: nothing."""
+    said = frozen.user_attrs.get(FAILURE_KEY)
+    if said is None or str(said) in set(FailureKind):
+        return None
+    return (
+        f"trial {frozen.number}: {FAILURE_KEY}={printable(repr(said), 60)} is not a failure kind, so the "
+        f"trial counts as {FailureKind.CRASHED}; there are {', '.join(FailureKind)}"
+    )
 
 
 def _is_no_number(value: Any) -> bool:
@@ -139,10 +152,4 @@ def _outcome(frozen: FrozenTrial, value: float | None) -> Outcome | None:
         if math.isfinite(value):
             return Outcome(value)
         return Outcome(None, failure=Failure(FailureKind.DIVERGED, f"value {value}"))
-    kind = failed_as(frozen)
-    if kind not in set(FailureKind):
-        raise SpaceError(
-            f"trial {frozen.number}: {FAILURE_KEY}={kind!r} is not a failure kind; "
-            f"there are {', '.join(FailureKind)}"
-        )
-    return Outcome(None, failure=Failure(FailureKind(kind), "failed in Optuna"))
+    return Outcome(None, failure=Failure(failed_as(frozen), "failed in Optuna"))

@@ -34,6 +34,7 @@ from loracle.search.observations import Mask
 from loracle.search.optuna_sampler import suggestions
 from loracle.search.optuna_sampler.history import (
     history_at,
+    misnamed,
     say_diverged,
     says_nothing,
     told_no_number,
@@ -191,17 +192,21 @@ class LoracleSampler(BaseSampler):
         self._independent.reseed_rng()
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Passes on to the independent sampler."""
+        """Warns of unknown kinds of failure in earlier trials; passes on to the independent sampler."""
+        for failed in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
+            self._say_misnamed(study, failed)
         self._independent.before_trial(study, trial)
 
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Notes a value that is no number; passes on to the independent sampler; ends `study.optimize`, with
-        a warning, if nothing is left.
+        """Notes a value that is no number, and warns of an unknown kind of failure; passes on to the
+        independent sampler; ends `study.optimize`, with a warning, if nothing is left.
         """
         if state == TrialState.FAIL and FAILURE_KEY not in trial.user_attrs and told_no_number():
             say_diverged(trial._trial_id, study)
+        if state == TrialState.FAIL:
+            self._say_misnamed(study, trial)
         if self._constraints is not None:
             _process_constraints_after_trial(self._constraints, study, trial, state)
         self._independent.after_trial(study, trial, state, values)
@@ -396,6 +401,12 @@ class LoracleSampler(BaseSampler):
             what = "is no hyperparameter that Loracle knows"
         hint = f"; if {meant!r} is meant, call it so" if meant and not (usual and self._space is None) else ""
         warnings.warn(f"{name!r} {what}: it is {how}{hint}", stacklevel=_levels())
+
+    def _say_misnamed(self, study: Study, trial: FrozenTrial) -> None:
+        key = (study.study_name, f"trial {trial.number}")
+        if key not in self._told and (said := misnamed(trial)) is not None:
+            self._told.add(key)
+            warnings.warn(said, stacklevel=_levels())
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
