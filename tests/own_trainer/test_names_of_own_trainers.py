@@ -112,6 +112,20 @@ def test_a_function_gets_texts_and_a_notebook_shows_them(tmp_path: Path) -> None
     assert {share.knobs[0] for share in found.importance.knobs} == set(run.space.names)
 
 
+def test_numbers_may_be_without_an_order_too(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def train(config):\n    return float(config['template'] == 7)\n")
+    space = {"base": "empty", "template": {"values": [30, 7, 11, 2], "scale": "names"}}
+    objective = {"function": "mine:train", "command": None}
+    path = config_file(tmp_path, objective=objective, standard=None)
+    content = yaml.safe_load(path.read_text()) | {"space": space, "search": {"trials": 3}}
+    path.write_text(yaml.safe_dump(content))
+    tune(load_config(path))
+    path.write_text(yaml.safe_dump(content | {"search": {"trials": 4}}))
+    result = tune(load_config(path))  # it goes on, from its journal
+    assert result.comparison.winner == {"template": 7}
+    assert result.history.trials[0].index == 0  # the first is the usual one
+
+
 def test_past_runs_say_names_too(tmp_path: Path, said: Callable[..., str]) -> None:
     (tmp_path / "past.csv").write_text(
         "config.schedule,config.targets,learning_rate,value\n"

@@ -275,10 +275,10 @@ def _interrupted(reason: str) -> Outcome:
 
 def _distribution(knob: Knob) -> BaseDistribution:
     """A distribution that holds the knob's values and that dashboards draw on the knob's scale."""
-    if knob.named:
-        return CategoricalDistribution(knob.values)
-    low, high = knob.values[0], knob.values[-1]
-    logarithmic = knob.scale != "linear"
+    if knob.texts:
+        return CategoricalDistribution(knob.texts)
+    low, high = knob.numbers.min(), knob.numbers.max()
+    logarithmic = knob.scale in ("log2", "log10")
     if all(float(value).is_integer() for value in knob.values):
         return IntDistribution(int(low), int(high), log=logarithmic)
     return FloatDistribution(float(low), float(high), log=logarithmic)
