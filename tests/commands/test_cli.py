@@ -188,7 +188,9 @@ def test_tune_show_export(loracle: Loracle, run_config: Callable[..., Path], tmp
     assert code == 0
     assert "winner" in out
     assert "On the same 6 test items" in out
-    assert "3/3" in err
+    (last,) = [line for line in err.splitlines() if "3/3" in line]
+    cost = json.loads(loracle("verdict", path, "--json")[1])["cost"]["trainings"]
+    assert f" cost {cost:.3g}  " in last
 
     code, out, _ = loracle("show", tmp_path / "run")
     assert code == 0

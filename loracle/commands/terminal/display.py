@@ -182,6 +182,8 @@ class Display:
         head = f"{event.done:>4}/{event.budget}  "
         score = f"{self._score(event.trial):>13}"
         rest = f"  best {self._score(event.best)}  {show_seconds(outcome.seconds):>5} s"
+        if event.trainings is not None and not self._console.is_terminal:  # there it stands below the bars
+            rest += f"  cost {event.trainings:.3g}"
         lost = f"  loses {' and '.join(outcome.broken)}" if outcome.broken else ""
         config = f"  {show_config(event.config)}"
         width = len(head) + len(score) + len(rest) + len(lost) + len(config)

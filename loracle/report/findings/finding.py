@@ -279,6 +279,9 @@ def _left_out(found: Findings, comparison: Comparison | None, *, whole: bool) ->
             said["recipes"] = "No final training succeeded, so there is no recipe."
     if found.cost is None:
         said["cost"] = "Nothing has been trained."
+    elif found.cost.search is None:
+        why = "Not all trials say what they took in tokens" if succeeded else "No trial has succeeded"
+        said["search_cost"] = f"{why}, so what the search cost in full trainings is not known."
     return said
 
 

@@ -427,7 +427,8 @@ def _cost(found: Findings) -> Part:
         rows.append(["money (execution.cost_per_hour)", show_money(cost.money)])
     if cost.kilowatt_hours is not None:
         rows.append(["energy (execution.watts)", f"{cost.kilowatt_hours:.3g} kWh"])
-    return section("cost", "Cost", "What it cost", table(rows, "Cost", first_is_head=False))
+    note = paragraph(found.left_out.get("search_cost", ""))
+    return section("cost", "Cost", "What it cost", table(rows, "Cost", first_is_head=False), note)
 
 
 def _provenance(found: Findings) -> Part:

@@ -178,6 +178,7 @@ def test_costs_read_as_in_the_terminal(tmp_path: Path) -> None:
     assert f"{show_duration(spent)}" in read.text
     assert show_money(3.0 * (spent + 80.0) / 3600) in read.text
     assert show_bytes(2.0e9) in read.text
+    assert "Not all trials say what they took in tokens, so what the search cost" in read.text
 
 
 def charts_of(html: str) -> dict[str, Any]:
