@@ -106,6 +106,14 @@ def write_config(path: Path, content: Mapping[str, Any], changes: Mapping[str, A
     return path
 
 
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """The folder of a finished run. A test that changes something in it takes a copy, or puts it back."""
+    from finished_runs import finish  # which needs this file
+
+    return finish(tmp_path_factory.mktemp("finished"), tiny_model)
+
+
 @pytest.fixture
 def run_config(tmp_path: Path, tiny_model: Path) -> Callable[..., Path]:
     """Writes a config of a run that takes about a second, and its data; keyword arguments change it."""

@@ -64,7 +64,11 @@ WITH_OTHERS = {"hf_trainer": "peft", "trl_trainer": "trl", "ray_tune": "ray.tune
 
 @pytest.mark.parametrize(
     "name",
-    ["hf_trainer", "trl_trainer", pytest.param("ray_tune", marks=pytest.mark.xdist_group("ray"))],
+    [
+        *("hf_trainer", "trl_trainer"),
+        # A cluster takes half a minute to start; `test_ray_tune.py` calls the searcher as Ray Tune does.
+        pytest.param("ray_tune", marks=[pytest.mark.xdist_group("ray"), pytest.mark.slow]),
+    ],
 )
 def test_examples_with_libraries_of_others_run(name: str, tmp_path: Path) -> None:
     """In a process each: these libraries warn, and Ray leaves threads behind."""

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from finished_runs import finish
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
@@ -14,11 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loracle.errors import ModelError
 from loracle.export import export
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    return finish(tmp_path_factory.mktemp("merged"), tiny_model)
 
 
 def test_predictions_are_those_of_the_adapter(run: Path, tmp_path: Path) -> None:

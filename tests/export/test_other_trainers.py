@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from finished_runs import finish
 from other_trainers import ask
 from transformers import AutoTokenizer
 
@@ -54,11 +53,6 @@ import json
 from owist_modelfile_lint import lint
 print(json.dumps([str(issue) for issue in lint("Modelfile", estimate_resources=False).issues]))
 """
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    return finish(tmp_path_factory.mktemp("others"), tiny_model)
 
 
 @pytest.fixture

@@ -36,11 +36,6 @@ def chats(rows: list[list[tuple[str, str]]]) -> list[dict[str, Any]]:
     return [{"messages": [{"role": role, "content": text} for role, text in turns]} for turns in rows]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    return finish(tmp_path_factory.mktemp("trl"), tiny_model)
-
-
 def parsed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
     """What `trl sft` makes of the file."""
     monkeypatch.chdir(folder)

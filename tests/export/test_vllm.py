@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_runs import finish
 
 from loracle.errors import StudyError
 from loracle.export import export
@@ -30,11 +29,6 @@ def serve_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-model-len", type=int)
     parser.add_argument("--trust-remote-code", action="store_true")
     return parser
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    return finish(tmp_path_factory.mktemp("vllm"), tiny_model)
 
 
 @pytest.fixture

@@ -344,6 +344,7 @@ def test_fixed_features() -> None:
     assert features.all(None) is matrix
 
 
+@pytest.mark.slow
 def test_benchmark_prints_a_table_and_json() -> None:
     script = BENCHMARKS / "features.py"
     options = ["--model", "tiny", "--space", "default", "--sample", "4", "--threads", "1", "--json"]

@@ -127,6 +127,7 @@ def test_the_standard_settings_of_the_user_are_tried_first(run_config: Callable[
     assert {k: v for k, v in result.space.config(trial.index).items() if k != "alpha_ratio"} == standard
 
 
+@pytest.mark.slow  # that a worker's values are the same is seen where runs are killed, below
 def test_isolated_trials_give_the_same_values_and_the_driver_holds_no_model(
     run_config: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -366,6 +366,7 @@ for name in ("plenty", "little"):
 """
 
 
+@pytest.mark.slow  # half a minute; injected shortages are dealt with in the same way
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits the address space as Linux does")
 def test_a_real_shortage_gives_the_same_result(tmp_path: Path, write_rows: Write) -> None:
     """The activations of 16 sequences take about 1 GB here, those of 8 half of it; the limit is between."""

@@ -83,10 +83,12 @@ def _same(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
         assert found == (value or 0.0 if name == "warmup_fraction" else value), name
 
 
+@pytest.mark.slow  # ten seconds to import it
 def test_llama_factory(tmp_path: Path, meant: Callable[[str], dict[str, Any]]) -> None:
     _same(ask("llamafactory", LLAMA_FACTORY, tmp_path), meant("model_name_or_path: a/b\nstage: sft\n"))
 
 
+@pytest.mark.slow  # ten seconds to import it
 def test_oumi(tmp_path: Path, meant: Callable[[str], dict[str, Any]]) -> None:
     _same(ask("oumi", OUMI, tmp_path), meant("model: {model_name: a/b}\ntuning: {n_trials: 3}\n"))
 
