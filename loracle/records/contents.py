@@ -11,7 +11,8 @@ from pathlib import Path
 # Contents that say something in words beside a hash, and one that was not recorded from the beginning.
 PRECISION, READING = "precision of the base model", "device and precision of the prompts' model"
 MODEL_SETTINGS = "settings of the base model"
-PRIOR, PARAMETERS = "prior", "parameters of the base model"  # what the search knew before the first trial
+# What the search knew before the first trial, and how much of the training data a trial sees.
+PRIOR, PARAMETERS, PART = "prior", "parameters of the base model", "training examples of a trial"
 
 
 def file_hash(path: Path) -> str:

@@ -12,9 +12,10 @@ from loracle.config.knobs import KNOBS, check_knobs
 from loracle.config.settings import RunConfig, build_space
 from loracle.config.training.plan import plan_training, settings_with
 from loracle.errors import ConfigError
-from loracle.records.contents import PARAMETERS, PRIOR, file_hash
+from loracle.records.contents import PARAMETERS, PART, PRIOR, file_hash
 from loracle.records.events import Believed
 from loracle.records.notices import Notice
+from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.standard_settings import STANDARD
 from loracle.records.trial import History, Trial
@@ -26,6 +27,7 @@ from loracle.search.presets import (
     EnsembleSettings,
     Preset,
     get_preset,
+    with_data,
     with_earlier_prior,
     with_parameters,
     with_standard,
@@ -116,7 +118,7 @@ class Search:
 
         if not self.metric or self.objectives or not history.succeeded:
             return None
-        beliefs = Beliefs.of(self.space, history, self.preset, self.features, self.seed)  # its fit is kept
+        beliefs = Beliefs.of(self.space, history, self.preset.of_trials, self.features, self.seed)
         if beliefs.surrogate is None:
             return None
         belief = beliefs.surrogate.belief(at=np.array([row_of(self.space, index)]))
@@ -243,8 +245,8 @@ def run_preset(config: RunConfig, contents: Mapping[str, str] | None = None) -> 
 
     Args:
         config: of the run.
-        contents: of the run: the size of its model, and whether it was begun with an earlier prior, with
-            which it then goes on as before.
+        contents: of the run: the size of its model, how much of the data trials see, and whether it was
+            begun with an earlier prior, with which it then goes on as before.
 
     Raises:
         ConfigError: see `get_preset`.
@@ -256,7 +258,9 @@ def run_preset(config: RunConfig, contents: Mapping[str, str] | None = None) -> 
     contents = contents or {}
     if contents.get(PRIOR) == file_hash(EARLIER):
         return with_earlier_prior(preset)
-    return with_parameters(preset, float(contents.get(PARAMETERS, 0)) or None)
+    preset = with_parameters(preset, float(contents.get(PARAMETERS, 0)) or None)
+    trial, _, whole = contents.get(PART, "1 of 1").partition(" of ")
+    return with_data(preset, int(trial), int(whole))
 
 
 def reads_in_worker(config: RunConfig) -> bool:
@@ -272,17 +276,24 @@ def reads_in_worker(config: RunConfig) -> bool:
     return config.execution.executor == "local" and not learnable
 
 
-def prior_contents(preset: Preset, known: Mapping[str, str], parameters: int | None) -> dict[str, str]:
+def prior_contents(
+    preset: Preset, known: Mapping[str, str], parameters: int | None, sizes: Sizes | None
+) -> dict[str, str]:
     """What the search knows before the first trial, as part of what a run is made of.
 
     Args:
         preset: how configs are chosen.
         known: contents of the run, if it was begun before.
         parameters: of the base model; None: not known.
+        sizes: how many examples; None: the trainer is the user's own.
     """
     if preset.informed is None:
         return {}
     if known.get(PRIOR) == (earlier := file_hash(EARLIER)):
         return {PRIOR: earlier}
-    size = {} if parameters is None else {PARAMETERS: str(parameters)}
-    return {PRIOR: file_hash(preset.informed.prior or SHIPPED), **size}
+    found = {PRIOR: file_hash(preset.informed.prior or SHIPPED)}
+    if parameters is not None:
+        found[PARAMETERS] = str(parameters)
+    if sizes is not None and (PART in known or PRIOR not in known):  # else it was begun without
+        found[PART] = f"{sizes.proxy} of {sizes.train}"
+    return found

@@ -88,7 +88,7 @@ def outlook(
     history = History(tuple(trials))
     if worth == "never" or len(trials) < LEAST or not history.succeeded or not free.any():
         return None
-    beliefs = Beliefs.of(space, history, preset, None, seed)
+    beliefs = Beliefs.of(space, history, preset.of_trials, None, seed)
     scale = ScoreScale.of(beliefs.y, beliefs.observations.values, "value")
     if not isinstance(beliefs.surrogate, Ensemble) or scale.slope <= 0:
         return None  # fewer than three different scores do not say what a difference is worth

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -23,10 +23,14 @@ from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
 from loracle.search.belief import Belief, Floats, Rows, representatives
-from loracle.search.kernel import MEAN, N_SCALES, NOISE, STEP, Inputs, covariance, gradient
+from loracle.search.kernel import MEAN, N_SCALES, NOISE, STEP, Inputs, covariance, gradient, matern
 from loracle.search.presets import EnsembleSettings
 from loracle.search.prior import SHIPPED, Prior, load_prior
 
+# Variance of what a score on a tenth of the data deviates by from that on all, for outputs of variance 1
+# (`benchmarks/cost.py`). It is as smooth as scores are and grows with the logarithm of the data, as a Wiener
+# process does.
+_DEVIATION = 5.0
 _NOISE_FLOOR = 1e-3  # of outputs with variance 1: keeps the Cholesky factor exact
 _BLOCK = 2**16  # numbers in a block of covariances: a few of them are in a processor's cache at once
 _NEGLIGIBLE = 1e-12  # weight of a member that changes nothing but the last digits
@@ -45,8 +49,9 @@ _FRESH_LENGTHSCALE, _FRESH_DROPOUT = -0.2, 0.5  # logarithms; dropout matters le
 class Member:
     """One Gaussian process; its parameters have normal priors in the logarithm and are fitted by MAP."""
 
-    def __init__(self, inputs: Inputs, start: Floats) -> None:
+    def __init__(self, inputs: Inputs, start: Floats, deviation: Deviation | None = None) -> None:
         self.inputs = inputs  # of all candidates
+        self.deviation = deviation  # of observations from what is believed; None: there is none
         self.start = start  # (N_SCALES + k,) prior medians
         self.theta = start
         self.spread = np.full_like(start, _SPREAD["lengthscales"])
@@ -56,10 +61,10 @@ class Member:
 
     def fit(self, rows: Rows, y: Floats) -> None:
         """Fits to transformed outputs y (n,) at `rows`."""
-        observed = self.inputs.at(rows)
+        observed, extra = self.inputs.at(rows), self._extra(rows)
 
         def loss(theta: Floats) -> tuple[float, Floats]:
-            lower, residual = _factor(observed, y, theta)
+            lower, residual = _factor(observed, y, theta, extra)
             return self._negative_log_posterior(lower, residual, theta), self._slope(
                 observed, lower, residual, theta
             )
@@ -77,7 +82,7 @@ class Member:
 
     def log_posterior(self, rows: Rows, y: Floats) -> float:
         """Of the fitted parameters given y (n,) at `rows`, up to a constant. Their factor is kept."""
-        lower, residual = _factor(self.inputs.at(rows), y, self.theta)
+        lower, residual = _factor(self.inputs.at(rows), y, self.theta, self._extra(rows))
         self._factored = (y, lower, residual)
         return -self._negative_log_posterior(lower, residual, self.theta)
 
@@ -103,9 +108,19 @@ class Member:
         if len(rows) == 0 and len(pending) == 0:
             return self._mean(at), np.full(len(at), np.exp(self.theta[:4]).sum())
         if len(pending):
-            expected = self._predict(rows, y, pending)[0] if len(rows) else _centred(self._mean(pending))
+            expected = self._expected(rows, y, pending) if len(rows) else _centred(self._mean(pending))
             rows, y = np.concatenate([rows, pending]), np.concatenate([y, expected])
         return self._predict(rows, y, at)
+
+    def _expected(self, rows: Rows, y: Floats, pending: Rows) -> Floats:
+        """What observations of p candidates are expected to be, (p,), their deviation included."""
+        expected = self._predict(rows, y, pending)[0]
+        if self.deviation is None:
+            return expected
+        lower, residual = _factor(self.inputs.at(rows), y, self.theta, self._extra(rows))
+        weights = lapack.dpotrs(lower, residual, lower=1)[0]
+        both = self.deviation.covariance(np.concatenate([pending, rows]))
+        return np.asarray(expected + both[: len(pending), len(pending) :] @ weights)
 
     def joint(self, rows: Rows, y: Floats, at: Rows) -> tuple[Floats, Floats]:
         """Mean, (m,), and covariance, (m, m), of the latent scores at m candidates together."""
@@ -114,11 +129,14 @@ class Member:
         if len(rows) == 0:
             return mean, spread
         observed = self.inputs.at(rows)
-        lower, residual = _factor(observed, y, self.theta)
+        lower, residual = _factor(observed, y, self.theta, self._extra(rows))
         cross = covariance(there, observed, self.theta)  # (m, n)
         mean += cross @ lapack.dpotrs(lower, residual, lower=1)[0]
         solved = blas.dtrsm(1.0, lower, cross.T, lower=1)  # (n, m)
         return mean, spread - solved.T @ solved
+
+    def _extra(self, rows: Rows) -> Floats | None:
+        return None if self.deviation is None else self.deviation.covariance(rows)
 
     def _mean(self, rows: Rows) -> Floats:
         return np.asarray(self.theta[MEAN] * self.inputs.mean[rows])
@@ -127,7 +145,10 @@ class Member:
         """Rasmussen and Williams (2006), algorithm 2.1, a block of candidates at a time."""
         observed = self.inputs.at(rows)
         known = self._factored
-        lower, residual = known[1:] if known and known[0] is y else _factor(observed, y, self.theta)
+        if known and known[0] is y:
+            lower, residual = known[1:]
+        else:
+            lower, residual = _factor(observed, y, self.theta, self._extra(rows))
         weights = lapack.dpotrs(lower, residual, lower=1)[0]
         mean, variance = self._mean(at), np.full(len(at), np.exp(self.theta[:4]).sum())
         block = max(64, _BLOCK // len(rows))
@@ -146,14 +167,36 @@ def _centred(expected: Floats) -> Floats:
     return np.asarray(expected - expected.mean())
 
 
-def _factor(observed: Inputs, y: Floats, theta: Floats) -> tuple[Floats, Floats]:
-    """Cholesky factor of the observations' covariance, (n, n), and y less its expectation, (n,)."""
+def _factor(observed: Inputs, y: Floats, theta: Floats, extra: Floats | None = None) -> tuple[Floats, Floats]:
+    """Cholesky factor of the observations' covariance, (n, n), and y less its expectation, (n,).
+
+    `extra`, (n, n), is the covariance of what they deviate by.
+    """
     matrix = covariance(observed, observed, theta)
+    if extra is not None:
+        matrix += extra
     matrix[np.diag_indices_from(matrix)] += np.exp(theta[NOISE]) + _NOISE_FLOOR
     lower, failed = lapack.dpotrf(matrix.T, lower=1, overwrite_a=1)  # symmetric; in Fortran's order
     if failed:
         raise np.linalg.LinAlgError("the covariance of the observations is not positive definite")
     return lower, y - theta[MEAN] * observed.mean
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """What scores of trials deviate by from what is believed: a Gaussian process of its own, not fitted.
+
+    Attributes:
+        numbers: of all candidates, (N, k), in units of their lengthscales.
+        variance: of outputs of variance 1.
+    """
+
+    numbers: Floats
+    variance: float
+
+    def covariance(self, rows: Rows) -> Floats:
+        """Of n observations, (n, n)."""
+        return self.variance * matern(self.numbers[rows])
 
 
 class Ensemble:
@@ -251,16 +294,17 @@ def fit_ensemble(settings: EnsembleSettings, numbers: Floats, rows: Rows, y: Flo
     """
     prior = load_prior(settings.prior or SHIPPED)
     made: list[tuple[float, Member]] = []  # with its probability before any trial
+    deviation = _deviation(prior, numbers, settings.decades)
     if settings.informed > 0:
         sizes: tuple[float | None, ...] = (settings.parameters,)
         if settings.parameters is None and prior.weights["shift"].any():  # else size makes no difference
             sizes = _UNKNOWN
         for parameters in sizes:
             inputs = _inputs(settings.prior or SHIPPED, parameters, numbers.shape[1], numbers.tobytes())
-            made.append((settings.informed / len(sizes), _informed(prior, inputs)))
+            made.append((settings.informed / len(sizes), _informed(prior, inputs, deviation)))
     if settings.informed < 1:
         inputs = _inputs(settings.prior or SHIPPED, None, numbers.shape[1], numbers.tobytes())
-        made.append((1 - settings.informed, _fresh(prior, inputs)))
+        made.append((1 - settings.informed, _fresh(prior, inputs, deviation)))
     chances, members = zip(*made, strict=True)
     log_weights = np.log(chances)
     if len(rows):
@@ -294,15 +338,23 @@ def _inputs(prior: Path, parameters: float | None, k: int, numbers: bytes) -> In
     return load_prior(prior).inputs(np.frombuffer(numbers).copy().reshape(-1, k), parameters)
 
 
-def _informed(prior: Prior, inputs: Inputs) -> Member:
-    return Member(inputs, prior.parameters_for(inputs.numbers.shape[1]))
+def _deviation(prior: Prior, numbers: Floats, decades: float) -> Deviation | None:
+    if decades == 0:
+        return None
+    lengthscales = prior.parameters_for(numbers.shape[1])[N_SCALES:]
+    return Deviation(numbers / np.exp(lengthscales), _DEVIATION * decades)
 
 
-def _fresh(prior: Prior, inputs: Inputs) -> Member:
+def _informed(prior: Prior, inputs: Inputs, deviation: Deviation | None) -> Member:
+    return Member(inputs, prior.parameters_for(inputs.numbers.shape[1]), deviation)
+
+
+def _fresh(prior: Prior, inputs: Inputs, deviation: Deviation | None) -> Member:
     k = inputs.numbers.shape[1]
     start = np.full(N_SCALES + k, _FRESH_LENGTHSCALE)
     start[:4] = np.log(_FRESH_VARIANCES)
     start[NOISE], start[STEP], start[MEAN] = prior.weights["scales"][4], 0.0, 0.0
     start[N_SCALES + 4] = _FRESH_DROPOUT
     nothing = np.zeros_like(inputs.learned[:, :0])
-    return Member(Inputs(nothing, inputs.numbers, inputs.step, np.zeros_like(inputs.mean)), start)
+    plain = Inputs(nothing, inputs.numbers, inputs.step, np.zeros_like(inputs.mean))
+    return Member(plain, start, deviation)

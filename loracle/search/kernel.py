@@ -85,6 +85,11 @@ def gradient(a: Inputs, parameters: Floats, weights: Floats) -> Floats:
     return found
 
 
+def matern(x: Floats) -> Floats:
+    """Matern-5/2 with lengthscale 1 and variance 1, of n points with themselves, (n, n)."""
+    return _matern(_squared_distances(x, x))
+
+
 def _squared_distances(a: Floats, b: Floats) -> Floats:
     """5 |a - b|^2, (n, m)."""
     # |a - b|^2 by one matrix product: three times as fast as all differences for 45,360 candidates.

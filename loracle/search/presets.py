@@ -31,6 +31,9 @@ class EnsembleSettings:
             leaves `fresh` alone.
         prior: the file; None is the one that ships with the package.
         parameters: how many the base model has; None: not known.
+        decades: of data between a trial and the training that its config is for (the logarithm of how many
+            times as many examples); 0: a trial is what its config is for. What a trial scored counts as the
+            score on all data and a deviation, which grows with it (`ensemble.py`).
         output: transform of the observed values.
         caution: of beliefs. Parameters are fitted, not integrated over, and the config with the luckiest
             belief is chosen: without it, 80 % intervals held 68 % of the values that then came
@@ -42,6 +45,7 @@ class EnsembleSettings:
     informed: float = 0.8
     prior: Path | None = None
     parameters: float | None = None
+    decades: float = 0.0
     output: str = "half_rank"
     caution: float = 1.3
     fitted_on: int = 150
@@ -103,6 +107,14 @@ class Preset:
     def reads(self) -> bool:
         """Whether it needs language features."""
         return isinstance(self.surrogate, SurrogateSettings) and self.surrogate.language
+
+    @property
+    def of_trials(self) -> Preset:
+        """The same for what trials score, whatever their configs are for: what is told of a belief."""
+        settings = self.surrogate
+        if not isinstance(settings, EnsembleSettings) or settings.decades == 0:
+            return self
+        return replace(self, surrogate=replace(settings, decades=0.0))
 
     @property
     def informed(self) -> EnsembleSettings | None:
@@ -175,6 +187,15 @@ def with_parameters(preset: Preset, parameters: float | None) -> Preset:
     if parameters is None or preset.informed is None:
         return preset
     return replace(preset, surrogate=replace(preset.informed, parameters=float(parameters)))
+
+
+def with_data(preset: Preset, trial: int, whole: int) -> Preset:
+    """The same preset where a trial trains on `trial` examples and what it is for on `whole`; one without a
+    prior stays as it is."""
+    if preset.informed is None or trial >= whole:
+        return preset
+    decades = math.log10(whole / trial)
+    return replace(preset, surrogate=replace(preset.informed, decades=decades))
 
 
 def with_earlier_prior(preset: Preset) -> Preset:

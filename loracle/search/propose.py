@@ -159,8 +159,8 @@ class Beliefs:
     def of(
         cls, space: SearchSpace, history: History, preset: Preset, features: Features | None, seed: int
     ) -> Beliefs:
-        """After `history`. The last fit is kept, as the choice of the next config and the ranking of what
-        has been tried ask for the same.
+        """After `history`. The last two fits are kept, as the choice of the next config and the ranking of
+        what has been tried ask for the same, and what is told of trials for another.
         """
         from loracle.search.outputs import transform_outputs
 
@@ -171,11 +171,11 @@ class Beliefs:
             return cls(preset, found, y, None)
         feasibility = _feasibility(space, history)
         asked = (space.fingerprint, settings, found.rows.tobytes(), y.tobytes(), seed)
-        for known, read, fitted in tuple(_last):  # one or none, which another thread may replace
+        for known, read, fitted in tuple(_last):  # few, which another thread may replace
             if known == asked and read is features:
                 return cls(preset, found, y, fitted, feasibility)
         fitted = _fit(space, preset, features, found.rows, y, seed)
-        _last[:] = [(asked, features, fitted)]
+        _last[:] = [(asked, features, fitted), *_last[:1]]
         return cls(preset, found, y, fitted, feasibility)
 
     @property

@@ -234,7 +234,7 @@ class Reasons:
     # -- helpers --------------------------------------------------------------------------------------
 
     def _beliefs(self, history: History) -> Beliefs:
-        return Beliefs.of(self.space, history, self._asked, None, self.config.search.seed)
+        return Beliefs.of(self.space, history, self._asked.of_trials, None, self.config.search.seed)
 
     def _read(self, value: float) -> float:
         return metric_of(self.config.metric).read(value)

@@ -248,7 +248,7 @@ class Understanding:
 def understand(
     space: SearchSpace, history: History, preset: Preset, seed: int, metric: str, leader: int
 ) -> Understanding | None:
-    """The belief after these trials; None where none has succeeded.
+    """The belief of what trials score, after these; None where none has succeeded.
 
     `leader` is the index of the config that leads or won.
     """
@@ -258,6 +258,7 @@ def understand(
     own = isinstance(preset.surrogate, EnsembleSettings)
     if not own:
         preset = get_preset("default")
+    preset = preset.of_trials
     assert isinstance(preset.surrogate, EnsembleSettings)
     beliefs = Beliefs.of(space, history, preset, None, seed)
     assert isinstance(beliefs.surrogate, Ensemble)
