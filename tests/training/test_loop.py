@@ -240,7 +240,7 @@ def test_an_exploding_training_stops_early() -> None:
     rows = [Example(f"t:{i}", prompt=f"copy {word}=", completion=word) for i, word in enumerate(words)]
     encoded = encode(rows, base.tokenizer, 64, stop_ids=base.stop_ids)
     steps: list[Step] = []
-    config = CONFIG | {"learning_rate": 1.0, "rank": 16, "alpha": 512, "batch_size": 32}
+    config = CONFIG | {"learning_rate": 0.3, "rank": 16, "alpha": 256, "batch_size": 32}
     settings = TrainingConfig(epochs=20, max_gradient_norm=1e9, warmup_fraction=0.0)
     with (
         pytest.raises(TrainingFailed, match=r"diverged at step \d+ of 40: the loss rose") as caught,
