@@ -42,6 +42,9 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_docs::test_the_tutorial_runs_from_its_first_block_to_its_last",
         "test_docs::test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere",
     ),
+    "The search costs 2.2 full trainings, in tokens": (
+        "test_costs_measured::test_the_demo_takes_a_quarter_of_the_tokens_and_finds_as_good_a_winner",
+    ),
     "The whole report is one page, `report.html`": (
         "test_browser::test_it_opens_without_fault_asks_for_nothing_and_fits",
         "test_page::test_a_page_is_one_well_formed_file_that_asks_for_nothing",

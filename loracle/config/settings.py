@@ -207,10 +207,10 @@ class SearchConfig(Section):
         """With how many more seeds the best two configs are trained where they lie within noise.
 
         A second seed chooses better than two more trials once a search has had 30; after 15 no difference
-        could be told, and after 8 more trials gain as much (`benchmarks/replication.py`).
+        could be told, and after 8 more trials gain as much (`benchmarks/replication.py`); so does a budget.
         """
         if self.replicates == "auto":
-            return int(self.trials >= TRIALS_TO_REPLICATE)
+            return int(self.trials >= TRIALS_TO_REPLICATE and self.budget is None)
         return self.replicates
 
 

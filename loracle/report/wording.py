@@ -97,7 +97,8 @@ def show_difference(mean: float, low: float, high: float, metric: str) -> str:
 
 def show_amount(amount: float, metric: str) -> str:
     """An amount of a score, such as a difference, in its unit: `3.2 points`."""
-    return f"{_number(amount, metric)} {metric_of(metric).unit}".rstrip()
+    shown, unit = _number(amount, metric), metric_of(metric).unit
+    return f"{shown} {unit.removesuffix('s') if shown == '1' else unit}".rstrip()
 
 
 def show_amounts(low: float, high: float, metric: str) -> str:

@@ -30,7 +30,9 @@ def demo(tmp_path: Path) -> Path:
             rows = list(islice(file, n))
         path.write_text("".join(rows))
     config = tmp_path / "demo" / "config.yaml"
-    text = config.read_text().replace("metric: exact_match", "metric: loss")
+    added_since = ("validation_limit:", "budget:")
+    lines = [line for line in config.read_text().splitlines(True) if not line.strip().startswith(added_since)]
+    text = "".join(lines).replace("metric: exact_match", "metric: loss")
     text = text.replace("  max_new_tokens: 10\n", "").replace("trials: 30", "trials: 8")
     config.write_text(text.replace("batch_size: 300", "batch_size: 40"))
     return config

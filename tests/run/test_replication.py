@@ -85,8 +85,10 @@ def test_trials_that_are_told_apart_are_not_repeated(run_config: Callable[..., P
 def test_by_default_searches_of_30_trials_and_more_replicate(
     run_config: Callable[..., Path], trials: int, replicates: Any, seeds: int
 ) -> None:
-    config = load_config(run_config(search={"trials": trials, "replicates": replicates}))
-    assert config.search.further_seeds == seeds
+    search = {"trials": trials, "replicates": replicates}
+    assert load_config(run_config(search=search)).search.further_seeds == seeds
+    limited = load_config(run_config(search=search | {"budget": 2.0}))
+    assert limited.search.further_seeds == (0 if replicates == "auto" else seeds)
 
 
 def test_a_run_that_ended_without_it_stays_as_it_is(run_config: Callable[..., Path]) -> None:

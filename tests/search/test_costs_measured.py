@@ -67,3 +67,14 @@ def test_costs_are_those_of_recorded_tokens(found: dict[str, Any]) -> None:
     ends = [found["methods"][name]["median_cost"] for name in ("30 items", "100 items", "thorough")]
     assert ends == sorted(ends)
     assert found["methods"]["suggest"]["worst_cost"] == 0
+
+
+def test_the_demo_takes_a_quarter_of_the_tokens_and_finds_as_good_a_winner() -> None:
+    found = json.loads((BENCHMARKS / "results" / "demo_cost.json").read_text(encoding="utf-8"))
+    without, ships = found["runs"]
+    assert found["share"] <= 0.25
+    assert ships["winner"] >= 0.99
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"The search costs {ships['cost']['trainings']:.1f} full trainings" in readme
+    assert f"costs {without['cost']['trainings']:.1f}, takes" in readme
+    assert f"finds {without['winner']:.1%}".replace("%", " %") in readme
