@@ -8,7 +8,9 @@ the value. Trials are kept in a folder, so that the same call goes on where it w
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import json
 import math
 import sys
 import tempfile
@@ -27,12 +29,14 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from loracle.config.metrics.guard import OwnGuardConfig
 from loracle.config.spellings import SPELLINGS
 from loracle.errors import ConfigError, SpaceError, StudyError
+from loracle.own_trainer.guards import reading_of
 from loracle.records.events import Listener, TrialFinished, TrialStarted
 from loracle.records.failures import failure_of
 from loracle.records.space import SearchSpace, default_space, with_alpha
-from loracle.records.trial import Failure, FailureKind, Outcome, Trial
+from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.run.identity import Identity
 from loracle.run.search import Search
 from loracle.run.storage.lock import run_lock
@@ -43,6 +47,7 @@ from loracle.search.optuna_sampler.parameters import knobs_of, numbers_at, spell
 from loracle.search.optuna_sampler.ranges import space_on
 from loracle.search.presets import get_preset, with_parameters
 from loracle.text.escape import printable
+from loracle.text.files import write_atomically
 
 _CRASHES_IN_A_ROW = 3  # then the cause is not the configs
 _SMALLER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer")
@@ -96,6 +101,7 @@ def search(
     folder: str | Path | None = None,
     preset: str = "default",
     parameters: float | None = None,
+    guards: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
     listen: Listener = lambda event: None,
 ) -> Found:
@@ -112,6 +118,10 @@ def search(
         folder: where trials are kept; None: nowhere, and the search cannot be continued.
         preset: a preset that reads no prompts.
         parameters: how many the base model has, such as 7e9; None: the first trials show how large it is.
+        guards: what must not be lost, by keys of what `evaluate()` returns; each with `tolerance` (a number,
+            or a part of what the base model has, "2 %", which is the default), `direction` (by the name, as
+            with `metric`) and `base`, what the base model has; without it the first trainer evaluates before
+            it trains. A config that loses more is not recommended while others keep it.
         seed: makes the search repeatable.
         listen: told of each trial that begins and ends.
 
@@ -126,23 +136,29 @@ def search(
     chosen = with_parameters(get_preset(preset, language=False), parameters)
     sign = _sign(metric, direction)
     names = _names(space)
+    watched = _Watched.of(guards or {})
     with ExitStack() as stack:
-        place = (
-            Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        )
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None else folder)
         place.mkdir(parents=True, exist_ok=True)
         stack.enter_context(run_lock(place))
-        identity = Identity({"metric": f"{metric}, {'larger' if sign > 0 else 'smaller'} is better"})
+        identity = Identity(watched.contents | _scored_by(metric, sign))
         study = stack.enter_context(open_study(place, names.space, identity=identity))
         train = partial(_run, study, make_trainer=make_trainer, metric=metric, sign=sign)
+        train = partial(train, watched=replace(watched, path=place / "guards.json"))
         chooser = Search(names.space, chosen, None, seed)
         _train_all(study, names, chooser, train, trials, listen)
         history = study.history()
-    best = chooser.leader(history)
-    if best is None:
+    if (best := chooser.leader(history)) is None:
         raise SpaceError("no trial has succeeded, so there is nothing to recommend")
-    told = tuple((names.params(t.index), t.outcome) for t in history.finished if t.outcome)
-    return Found(names.params(best.index), sign * value_of(best), told)
+    return Found(names.params(best.index), sign * value_of(best), _told(names, history))
+
+
+def _scored_by(metric: str, sign: float) -> dict[str, str]:
+    return {"metric": f"{metric}, {'larger' if sign > 0 else 'smaller'} is better"}
+
+
+def _told(names: _Names, history: History) -> tuple[tuple[Mapping[str, Any], Outcome], ...]:
+    return tuple((names.params(t.index), t.outcome) for t in history.finished if t.outcome)
 
 
 def _train_all(
@@ -180,11 +196,12 @@ def _run(
     make_trainer: Callable[[dict[str, Any]], Trainer],
     metric: str,
     sign: float,
+    watched: _Watched,
 ) -> Outcome:
     """Trains one config, and records what it gave."""
     begun = time.monotonic()
     try:
-        metrics = _trained(make_trainer, params)
+        bases, metrics = _trained(make_trainer, params, watched)
     except (KeyboardInterrupt, SystemExit):
         study.finish(number, Outcome(None, failure=Failure(FailureKind.INTERRUPTED, "interrupted")))
         raise
@@ -194,35 +211,115 @@ def _run(
             failure = replace(failure, kind=FailureKind.DIVERGED)
         outcome = Outcome(None, seconds=time.monotonic() - begun, failure=failure)
     else:
-        scored = _scored(metrics, metric, sign, time.monotonic() - begun)
-        if scored is None:
-            study.finish(number, Outcome(None, failure=Failure(FailureKind.INTERRUPTED, "no such metric")))
-            known = ", ".join(printable(str(name), 40) for name in sorted(metrics)) or "nothing"
-            raise ConfigError(f"evaluate() gives no number {metric!r}; it gives {known}")
-        outcome = scored
+        for name in (metric, *watched.guards):
+            if not _is_number(metrics.get(name)) or (name in watched.unknown and name not in bases):
+                study.finish(
+                    number, Outcome(None, failure=Failure(FailureKind.INTERRUPTED, "no such metric"))
+                )
+                known = ", ".join(printable(str(name), 40) for name in sorted(metrics)) or "nothing"
+                raise ConfigError(f"evaluate() gives no number {name!r}; it gives {known}")
+        outcome = _scored(metrics, metric, sign, time.monotonic() - begun)
+        if outcome.failure is None:
+            outcome = watched.read(outcome, metrics, bases)
     finally:
         _free()
     study.finish(number, outcome)
     return outcome
 
 
-def _trained(make_trainer: Callable[[dict[str, Any]], Trainer], params: dict[str, Any]) -> Mapping[str, Any]:
+def _trained(
+    make_trainer: Callable[[dict[str, Any]], Trainer], params: dict[str, Any], watched: _Watched
+) -> tuple[Mapping[str, float], Mapping[str, Any]]:
+    """What the base model has of guards that nobody said it of, and what `evaluate()` gives at the end."""
     trainer = make_trainer(params)
+    bases = watched.bases(trainer)
     trainer.train()
-    return trainer.evaluate()
+    return bases, trainer.evaluate()
 
 
-def _scored(metrics: Mapping[str, Any], metric: str, sign: float, seconds: float) -> Outcome | None:
-    """What `evaluate()` gave as an outcome; None: there is no such number."""
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _scored(metrics: Mapping[str, Any], metric: str, sign: float, seconds: float) -> Outcome:
+    """What `evaluate()` gave, the metric among it, as an outcome."""
     numbers = {str(k): float(v) for k, v in metrics.items() if isinstance(v, int | float)}
-    if metric not in numbers:
-        return None
     value = numbers[metric]
     finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
     if not math.isfinite(value):
         failure = Failure(FailureKind.DIVERGED, f"{metric} is {value}")
         return Outcome(None, finite, seconds, failure)
     return Outcome(sign * value, finite, seconds)
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """What must not be lost.
+
+    Attributes:
+        guards: by the name of their metric.
+        unknown: those of which nobody said what the base model has.
+        path: where that is kept, once it is measured.
+    """
+
+    guards: Mapping[str, OwnGuardConfig]
+    unknown: frozenset[str]
+    path: Path = Path()
+
+    @classmethod
+    def of(cls, given: Mapping[str, Mapping[str, Any]]) -> _Watched:
+        """Raises ConfigError."""
+        guards = {}
+        for name, settings in given.items():
+            shown = f"guards: {printable(repr(name), 60)}"
+            if not isinstance(settings, Mapping) or settings.keys() - {"tolerance", "direction", "base"}:
+                raise ConfigError(
+                    f"{shown}: a mapping of tolerance, direction and base, each of which may lack"
+                )
+            if not _is_number(settings.get("base", 0)):
+                raise ConfigError(f"{shown}: base is a number; got {printable(repr(settings['base']), 60)}")
+            direction = "minimize" if _sign(str(name), settings.get("direction")) < 0 else "maximize"
+            whole = {"base": 0.0, **settings, "key": str(name), "direction": direction}
+            try:
+                guards[str(name)] = OwnGuardConfig.model_validate(whole)
+            except ValueError as error:
+                why = printable(str(error).split("Value error, ")[-1].split(" [type=")[0], 200)
+                raise ConfigError(f"{shown}: {why}") from None
+        return cls(guards, frozenset(name for name in guards if "base" not in given[name]))
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """What a search is made of."""
+        unsaid = {name: {"base": None} if name in self.unknown else {} for name in self.guards}
+        return {
+            f"guard {name}": json.dumps(guard.model_dump(mode="json") | unsaid[name], sort_keys=True)
+            for name, guard in self.guards.items()
+        }
+
+    def bases(self, trainer: Trainer) -> dict[str, float]:
+        """What the base model has, measured with a trainer that has not trained where it was not before."""
+        if not self.unknown:
+            return {}
+        with contextlib.suppress(OSError, ValueError):
+            known = json.loads(self.path.read_text(encoding="utf-8"))
+            if self.unknown <= known.keys():
+                return {name: float(known[name]) for name in self.unknown}
+        metrics = trainer.evaluate()
+        found = {name: float(metrics[name]) for name in self.unknown if _is_number(metrics.get(name))}
+        if found.keys() == self.unknown and all(map(math.isfinite, found.values())):
+            write_atomically(self.path, json.dumps(found))
+        return found
+
+    def read(self, outcome: Outcome, metrics: Mapping[str, Any], bases: Mapping[str, float]) -> Outcome:
+        """The outcome with what became of each guard; a failure where one is no number any more."""
+        readings = {}
+        for name, guard in self.guards.items():
+            known = guard.model_copy(update={"base": bases.get(name, guard.base)})
+            try:
+                readings[name] = reading_of(name, known, lambda key: float(metrics[key]))
+            except FloatingPointError as error:
+                return replace(outcome, value=None, failure=Failure(FailureKind.DIVERGED, str(error)))
+        return replace(outcome, guards=readings)
 
 
 def _free() -> None:

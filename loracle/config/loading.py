@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from loracle.config.data.sources import resolved
+from loracle.config.metrics.guard import GuardConfig, OwnGuardConfig, guards_of_rows
 from loracle.config.settings import NO_DATA, KnobConfig, RunConfig, ScoringConfig, SpaceConfig
 from loracle.config.yaml_file import YamlError, dump, parse, read_text
 from loracle.errors import ConfigError
@@ -25,6 +27,8 @@ _REFUSED = {  # what users of transformers look for
     "device_map": "a base model is not divided between GPUs, it has to fit one; set quantization to make it "
     "smaller, or execution.gpus_per_trial to train one config on several, each with the whole model"
 }
+_GUARDS: dict[int | str, type[BaseModel]] = {"rows": GuardConfig, "own": OwnGuardConfig}
+_BRANCHES = ("int", "float", "str", "rows", "own")  # of unions, as pydantic names them
 _SECRET = (
     ["objective", "environment"],
     ["execution", "storage"],
@@ -77,9 +81,10 @@ def resolve_paths(config: RunConfig, folder: Path) -> RunConfig:
     if config.model and _exists(folder / config.model, folder=True):
         changes["model"] = str((folder / config.model).resolve())
     changes["scoring"] = config.scoring.model_copy(update=_scoring_paths(config.scoring, folder))
-    changes["guard"] = {
+    of_rows = guards_of_rows(config.guard)
+    changes["guard"] = config.guard | {
         name: guard.model_copy(update=_scoring_paths(guard, folder) | {"data": resolved(guard.data, folder)})
-        for name, guard in config.guard.items()
+        for name, guard in of_rows.items()
     }
     if config.objective is not None:
         where = (folder / config.objective.working_folder).resolve()
@@ -153,7 +158,7 @@ def _explain(error: ValidationError, node: yaml.Node | None, source: str, *, lin
     if first["type"] == "extra_forbidden":
         if key in _REFUSED:
             return f"{place}: {key}: {_REFUSED[key]}"
-        known = _known_keys(location[:-1])
+        known = _known_keys(first["loc"][:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
         return f"{place}: unknown key {key!r}; {hint}"
@@ -170,17 +175,17 @@ def _explain(error: ValidationError, node: yaml.Node | None, source: str, *, lin
 def _place(location: tuple[int | str, ...]) -> list[int | str]:
     """Where in the file an error is. Pydantic adds the branch of a union, which users have no key for."""
     return [
-        part
-        for part in location
-        if part not in ("int", "float", "str") and not str(part).startswith(("literal[", "list["))
+        part for part in location if part not in _BRANCHES and not str(part).startswith(("literal[", "list["))
     ]
 
 
-def _known_keys(location: list[int | str]) -> list[str]:
-    """Keys that a section of the file may have."""
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    """Keys that a section of the file may have, at the place that pydantic names."""
     section: type[BaseModel] = RunConfig
     for part in location:
-        if section is SpaceConfig and part == "knobs":
+        if section is RunConfig and part in _GUARDS:
+            section = _GUARDS[part]
+        elif section is SpaceConfig and part == "knobs":
             section = KnobConfig
         elif (field := section.model_fields.get(str(part))) is not None:
             for annotation in (field.annotation, *get_args(field.annotation)):  # get_args: of `X | None`

@@ -300,18 +300,6 @@ class RunConfig(Section):
             )
         return value
 
-    @field_validator("guard")
-    @classmethod
-    def _guards_are_measured(
-        cls, value: dict[str, GuardConfig], info: ValidationInfo
-    ) -> dict[str, GuardConfig]:
-        if value and info.data.get("objective") is not None:
-            raise ValueError(
-                "guards are measured by the built-in trainer; a trainer of your own scores models that are "
-                "not seen here. Leave guard out, and lower the value itself where too much is lost"
-            )
-        return value
-
     @field_validator("space", mode="before")
     @classmethod
     def _space_by_name(cls, value: Any) -> Any:

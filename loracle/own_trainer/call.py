@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _NUMBERS = 1000  # beside a result
 _NAME = 200  # characters of a metric's name
-_OURS = ("result", "attempts")  # metrics that Loracle adds
+_OURS = ("result", "attempts", "low", "high")  # metrics that Loracle adds
 
 
 @dataclass(frozen=True)
@@ -56,25 +56,75 @@ class Call:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a trainer found: the number that is asked for, as it was given, and others."""
+    """What a trainer found: the number that is asked for, as it was given, and others.
+
+    Attributes:
+        result: that number.
+        metrics: the finite numbers beside it.
+        beside, content: what stood beside the result, and all that it stood in, as they came.
+    """
 
     result: float
     metrics: Mapping[str, float]
+    beside: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    content: Any = field(default=None, compare=False)
+
+    def number(self, key: str) -> float:
+        """The number of this name beside the result, or at this path from the top; it may be NaN or infinite.
+
+        Raises:
+            ValueError: there is none.
+        """
+        try:
+            found = self.beside[key] if key in self.beside else look_up(self.content, key)[0]
+        except KeyError:
+            known = ", ".join(self.metrics) or "nothing"
+            raise ValueError(f"the trainer gives no {key} beside its result; it gives {known}") from None
+        try:
+            return as_number(found)
+        except NotANumber as error:
+            raise ValueError(f"{key} beside the result is {error}") from None
 
 
 Trainer = Callable[[Call], Measured | Failure]
 
 
-def measured(result: Any, what: str, metrics: Mapping[str, float]) -> Measured:
+def measured(
+    result: Any, what: str, beside: Any = None, leave_out: str = "", content: Any = None
+) -> Measured:
     """What a trainer found, where `result` is a number; `what` says where it comes from.
 
+    Args:
+        result: the number that is asked for.
+        what: where it comes from, in words.
+        beside: the mapping that it stands in, under the name `leave_out`, if it does.
+        content: all that this stands in; None: nothing more.
+
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or there are too many numbers beside it.
     """
+    around = beside if isinstance(beside, Mapping) else {}
+    numbers = numbers_beside(around, leave_out)
     try:
-        return Measured(as_number(result), metrics)
+        return Measured(as_number(result), numbers, around, around if content is None else content)
     except NotANumber as error:
         raise ValueError(f"{what} is {error}") from None
+
+
+def look_up(content: Any, key: str) -> tuple[Any, Any]:
+    """What stands at `a.b.-1.c`, and the mapping or list it stands in. Raises KeyError."""
+    around, rest = content, key
+    while True:
+        if isinstance(around, Mapping) and rest in around:
+            return around[rest], around
+        part, _, rest = rest.partition(".")
+        try:
+            inside = around[part] if isinstance(around, Mapping) else around[int(part)]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise KeyError(key) from None
+        if not rest:
+            return inside, around
+        around = inside
 
 
 def numbers_beside(content: Any, leave_out: str) -> dict[str, float]:

@@ -19,19 +19,20 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 from loracle.config.placeholders import fill, placeholders, split_command
 from loracle.config.settings import ObjectiveConfig, ResultConfig
 from loracle.errors import ConfigError
 from loracle.execution import guard
-from loracle.own_trainer.call import Call, Measured, measured, numbers_beside
+from loracle.own_trainer.call import Call, Measured, look_up, measured
 from loracle.own_trainer.output import Output
 from loracle.records.failures import DISK_ERRORS, TAIL, no_room, out_of_memory_text
 from loracle.records.trial import Failure, FailureKind
 from loracle.text import secrets as secret
 from loracle.text.patterns import Pattern
 
+NOTHING: Mapping[str, float] = MappingProxyType({})
 _SEARCHED = 16_000  # characters at the end of an output that are searched for the cause of a failure
 _RESULT_BYTES = 50_000_000
 _SECONDS_BETWEEN_LOOKS = 10.0
@@ -106,7 +107,7 @@ class Command:
         if failure is not None:
             return failure
         try:
-            return self.result_in(call.folder) if file is not None else self._from_output(output)
+            return self.result_in(call.folder, output.told) if file is not None else self._from_output(output)
         except ValueError as error:
             return Failure(FailureKind.CRASHED, f"no result: {error}", tail[-TAIL:])
 
@@ -161,10 +162,10 @@ class Command:
     def _from_output(self, output: Output) -> Measured:
         if output.found is None:
             raise ValueError(f"no line that the command printed matches {self._result.regex!r}")
-        return measured(output.found, f"the match of {self._result.regex!r}", {})
+        return measured(output.found, f"the match of {self._result.regex!r}", output.told)
 
-    def result_in(self, folder: Path) -> Measured:
-        """The number in the result file of a trial's folder, and the numbers beside it.
+    def result_in(self, folder: Path, printed: Mapping[str, float] = NOTHING) -> Measured:
+        """The number in the result file of a trial's folder, and the numbers beside it; `printed` are others.
 
         Raises:
             ValueError: there is no such number; it says why.
@@ -187,8 +188,12 @@ class Command:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{name} is not JSON: {error}") from None
-        found, beside = _look_up(content, key, name)
-        return measured(found, f"{key} in {name}", numbers_beside(beside, key.rpartition(".")[2]))
+        try:
+            found, around = look_up(content, key)
+        except KeyError:
+            raise ValueError(f"{name} has no {key}") from None
+        beside = {**printed, **around} if isinstance(around, Mapping) else printed
+        return measured(found, f"{key} in {name}", beside, key.rpartition(".")[2], content)
 
 
 def _remove(path: Path) -> None:
@@ -223,19 +228,3 @@ def failure_of(code: int, output: str, folder: Path) -> Failure | None:
         name = signal.Signals(number).name
         return Failure(FailureKind.CRASHED, f"the command died of {name}: {last}", tail)
     return Failure(FailureKind.CRASHED, f"the command ended with exit code {code}: {last}", tail)
-
-
-def _look_up(content: Any, key: str, name: str) -> tuple[Any, Any]:
-    """What stands at `a.b.-1.c`, and the mapping it stands in. Raises ValueError."""
-    around, rest = content, key
-    while True:
-        if isinstance(around, Mapping) and rest in around:
-            return around[rest], around
-        part, _, rest = rest.partition(".")
-        try:
-            inside = around[part] if isinstance(around, Mapping) else around[int(part)]
-        except (KeyError, IndexError, ValueError, TypeError):
-            raise ValueError(f"{name} has no {key}") from None
-        if not rest:
-            return inside, around
-        around = inside

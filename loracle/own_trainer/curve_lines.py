@@ -1,9 +1,10 @@
-"""A learning curve from what a trainer of the user's own tells or prints.
+"""A learning curve, and numbers beside the result, from what a trainer of the user's own tells or prints.
 
 What is told, by `progress(...)` of a function or by lines `loracle: step=10 loss=1.3` of a command, is taken
 whole, and then alone. Else losses as trainers print them (`'loss': 1.3, 'learning_rate': 2e-4`) are taken
 from the part of the output that is looked at anyway; their step is that of the progress bar, if it advances
-from each to the next, or their number.
+from each to the next, or their number. Lines of the same kind without a step, `loracle: general_loss=2.3`,
+tell numbers beside the result.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _LONGEST = 2_000  # bytes of such a line
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|nan|inf))"
 _TOLD = re.compile(rf"\b(step|loss|{'|'.join(sorted(BESIDE))})=\W{{0,1}}{_NUMBER}")
+_BESIDE = re.compile(rf"(?<![^\s,;])([A-Za-z_][\w./-]{{0,99}})=\W{{0,1}}{_NUMBER}(?![\w.])")
+_MANY = 1000  # numbers beside a result
 # As trainers of transformers, TRL, axolotl and others write them, beside `loss`.
 _PRINTED = re.compile(
     rf"\b(loss|eval_loss|val_loss|validation_loss|learning_rate|lr|grad_norm|gradient_norm|num_tokens)\W{{0,4}}{_NUMBER}"
@@ -53,10 +56,15 @@ def tell_curve(curve: CurveRecorder, told: Mapping[str, float]) -> None:
 
 
 class CurveLines:
-    """Finds a curve in an output, for `curve`."""
+    """Finds a curve in an output, for `curve`.
+
+    Attributes:
+        beside: numbers that lines without a step tell, the last of each name.
+    """
 
     def __init__(self, curve: CurveRecorder) -> None:
         self._curve = curve
+        self.beside: dict[str, float] = {}
         self._rest = b""  # the beginning of a line
         self._told = False
         self._printed: list[dict[str, float]] = []  # of lines that are used where nothing is told
@@ -78,6 +86,8 @@ class CurveLines:
             found = _numbers(_TOLD, line[:_LONGEST])
             self._told |= "step" in found
             tell_curve(self._curve, found)
+            if "step" not in found and len(self.beside) < _MANY:
+                self.beside |= _numbers(_BESIDE, line[:_LONGEST])
 
     def look(self, lines: Sequence[bytes]) -> None:
         """Takes in lines that may be a trainer's own."""

@@ -13,7 +13,7 @@ from loracle.config.placeholders import PLACES
 from loracle.config.settings import ObjectiveConfig
 from loracle.config.user_function import load_function
 from loracle.errors import ConfigError
-from loracle.own_trainer.call import Call, Measured, measured, numbers_beside
+from loracle.own_trainer.call import Call, Measured, measured
 from loracle.own_trainer.curve_lines import BESIDE, tell_curve
 from loracle.own_trainer.output import Output, printing_to
 from loracle.records.failures import DISK_ERRORS, failure_of
@@ -48,7 +48,8 @@ class Function:
         with Output(call.folder / "log.txt", None, call.progress, call.curve) as output:
             try:
                 with printing_to(output), _at_home():
-                    return self._measured(self._function(dict(call.config), **keywords))
+                    found = self._function(dict(call.config), **keywords)
+                return self._measured(found, output.told)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # the user's code: whatever it raises is a failed trial
@@ -58,13 +59,12 @@ class Function:
                 output.note(failure.traceback_tail)
                 return failure
 
-    def _measured(self, found: Any) -> Measured:
+    def _measured(self, found: Any, printed: Mapping[str, float]) -> Measured:
         """Raises ValueError."""
-        metrics: dict[str, float] = {}
+        what = f"the value that {self._name} returned"
         if isinstance(found, Mapping):
-            metrics = numbers_beside(found, leave_out="value")
-            found = found.get("value", "missing")
-        return measured(found, f"the value that {self._name} returned", metrics)
+            return measured(found.get("value", "missing"), what, {**printed, **found}, "value", found)
+        return measured(found, what, printed)
 
 
 def _checked(call: Call) -> Callable[..., None]:

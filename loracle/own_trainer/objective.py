@@ -11,16 +11,19 @@ import math
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from loracle import __version__
+from loracle.config.metrics.guard import OwnGuardConfig, guards_of_own_trainer
 from loracle.config.settings import ObjectiveConfig, RunConfig
 from loracle.own_trainer.call import Call, Measured, Trainer
 from loracle.own_trainer.command import Command
 from loracle.own_trainer.contents import trainer_contents
 from loracle.own_trainer.function import Function
+from loracle.own_trainer.guards import reading_of
 from loracle.records.codec import json_text
 from loracle.records.failures import DISK_ERRORS, no_room
 from loracle.records.objective import Progress, Report
@@ -38,8 +41,16 @@ class ExternalObjective:
         has_final: whether the trainer tells a final run from a trial; else it would only repeat it.
     """
 
-    def __init__(self, settings: ObjectiveConfig, trainer: Trainer, *, has_final: bool) -> None:
+    def __init__(
+        self,
+        settings: ObjectiveConfig,
+        trainer: Trainer,
+        *,
+        has_final: bool,
+        guards: Mapping[str, OwnGuardConfig] | None = None,
+    ) -> None:
         self.has_final = has_final
+        self._guards = guards or {}
         self._settings = settings
         self._trainer = trainer
 
@@ -50,13 +61,16 @@ class ExternalObjective:
         Raises:
             ConfigError: there is none, or the function does not take what it is given.
         """
-        settings = config.objective
+        settings, guards = config.objective, guards_of_own_trainer(config.guard)
         assert settings is not None
+        trainer: Command | Function
         if settings.command is not None:
-            command = Command(settings)
-            return cls(settings, command, has_final=not command.used.isdisjoint({"phase", "fraction"}))
-        function = Function(settings)
-        return cls(settings, function, has_final=not function.wanted.isdisjoint({"phase", "fraction"}))
+            trainer = Command(settings)
+            asked = trainer.used
+        else:
+            trainer = Function(settings)
+            asked = trainer.wanted
+        return cls(settings, trainer, has_final=not asked.isdisjoint({"phase", "fraction"}), guards=guards)
 
     def report(self) -> Report:
         """Whether it has a final run of its own, and hashes of its source."""
@@ -112,7 +126,14 @@ class ExternalObjective:
         if isinstance(found, Failure):
             return Outcome(None, {}, seconds, found)
         value = found.result if self._settings.direction == "maximize" else -found.result
-        return Outcome(value, {**found.metrics, "result": found.result}, seconds)
+        metrics = {**found.metrics, "result": found.result}
+        try:
+            guards = {name: reading_of(name, guard, found.number) for name, guard in self._guards.items()}
+        except FloatingPointError as error:
+            return Outcome(None, metrics, seconds, Failure(FailureKind.DIVERGED, str(error)))
+        except ValueError as error:
+            return Outcome(None, metrics, seconds, Failure(FailureKind.CRASHED, f"no result: {error}"))
+        return Outcome(value, metrics, seconds, guards=guards)
 
     def _provenance(self, call: Call) -> dict[str, Any]:
         trainer = self._trainer

@@ -87,6 +87,12 @@ class Output:
         """The last part of what was printed."""
         return self._tail.decode(errors="replace").replace("\r", "\n")
 
+    @property
+    def told(self) -> dict[str, float]:
+        """Numbers that were told beside the result, by name."""
+        with self._lock:
+            return dict(self._curve.beside)
+
     def feed(self, chunk: bytes) -> None:
         """Takes in the next bytes.
 

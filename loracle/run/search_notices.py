@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from loracle.config.knobs import KNOBS
+from loracle.config.metrics.guard import guards_of_rows
 from loracle.config.settings import RunConfig
 from loracle.config.training.plan import steps_of
 from loracle.records.notices import Notice
@@ -62,7 +63,7 @@ def _unused(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
             yield Notice("search", "unused_setting", text)
     for place, settings in (
         ("scoring", config.scoring),
-        *((f"guard.{n}", g) for n, g in config.guard.items()),
+        *((f"guard.{n}", g) for n, g in guards_of_rows(config.guard).items()),
     ):
         for name, belongs in settings.unused():
             yield Notice("search", "unused_setting", f"{place}.{name} is not used: it belongs to {belongs}")

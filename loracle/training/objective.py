@@ -20,7 +20,7 @@ import torch
 from loracle import __version__
 from loracle.config.knobs import check_knobs, without_adapter
 from loracle.config.metrics import Item, Needs, metric_of
-from loracle.config.metrics.guard import GuardConfig
+from loracle.config.metrics.guard import GuardConfig, guards_of_rows
 from loracle.config.metrics.settings import ScoringConfig
 from loracle.config.settings import RunConfig, build_space
 from loracle.config.training.plan import plan_training
@@ -78,7 +78,7 @@ class TrainingObjective:
         self.data_fingerprint = splits.fingerprint
         check_kinds(base, config)  # before anything takes long
         self._needs = needs_of(config.scoring)
-        needs = self._needs.union(*map(needs_of, config.guard.values()))
+        needs = self._needs.union(*map(needs_of, guards_of_rows(config.guard).values()))
         encoded = {name: self._encode(name, part) for name, part in splits.parts.items()}
         self._train = encoded["train"]
         self.n_train = len(self._train)

@@ -262,7 +262,11 @@ def test_bad_guards_are_refused_in_one_line(run_config: Callable[..., Path], tmp
     )
     names = "{rank} {alpha_ratio} {dropout} {batch_size} {learning_rate}"
     own = {"command": f"true {names}", "direction": "maximize"}
-    assert "guards are measured by the built-in trainer" in refused({"a": {"data": "g.jsonl"}}, objective=own)
+    for guard in ({"a": {"data": "g.jsonl"}}, "g.jsonl", {"a": "g.jsonl"}):
+        assert "a trainer of your own gives a number beside its result" in refused(guard, objective=own)
+    assert "guard.a.direction: field required" in refused({"a": {"base": 1}}, objective=own)
+    assert "unknown key 'guard.a.keys'; did you mean 'key'?" in refused({"a": {"keys": 1}}, objective=own)
+    assert "unknown key 'guard.a.metrc'; did you mean 'metric'?" in refused({"a": {"metrc": 1}})
 
 
 def test_a_guard_is_broken_beyond_noise_alone() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
 from loracle.config.data.sources import HubDataset, Source
 from loracle.config.metrics.registry import metric_of
 from loracle.config.metrics.settings import ScoringConfig
-from loracle.config.section import Count
+from loracle.config.section import Count, Section
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _NAME = re.compile(r"[A-Za-z0-9][\w-]{0,40}")
@@ -51,29 +51,87 @@ class GuardConfig(ScoringConfig):
 
     def allowed(self, base: float) -> float:
         """How much of a value may go where the base model scores `base`."""
-        if isinstance(self.tolerance, str):
-            found = _PERCENT.fullmatch(self.tolerance)
-            assert found is not None
-            return float(found[1]) / 100 * abs(base)
-        return self.tolerance
+        return _allowed(self.tolerance, base)
 
 
-def _named(value: Any) -> Any:
+class OwnGuardConfig(Section):
+    """One thing that must not be lost where a trainer of the user's own measures it: a number beside its
+    result. Nothing is known of its items, so any loss beyond the tolerance breaks it."""
+
+    key: Annotated[str, Field(min_length=1)] | None = None  # of that number; None: the guard's name
+    direction: Literal["maximize", "minimize"]
+    # What the base model has there: a number, or the key of one that the trainer gives beside its result.
+    base: Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(min_length=1)]
+    tolerance: Annotated[float | str, BeforeValidator(_tolerance)] = "2 %"
+
+    @property
+    def metric(self) -> str:
+        """What a reading is, for people: `value`, or `cost` where less is better."""
+        return "cost" if self.direction == "minimize" else "value"
+
+    def allowed(self, base: float) -> float:
+        """How much of a value may go where the base model scores `base`."""
+        return _allowed(self.tolerance, base)
+
+
+def _allowed(tolerance: float | str, base: float) -> float:
+    if isinstance(tolerance, str):
+        found = _PERCENT.fullmatch(tolerance)
+        assert found is not None
+        return float(found[1]) / 100 * abs(base)
+    return tolerance
+
+
+class _Own(dict[str, Any]):
+    """What was written of a guard that a trainer of the user's own measures."""
+
+
+def _named(value: Any, info: ValidationInfo) -> Any:
     """Guards by name; a file alone is held-out text, named after the file."""
+    own = info.data.get("objective") is not None
     if value is None:
         return {}
-    if isinstance(value, str | Path):
+    if isinstance(value, str | Path) and not own:
         value = {re.sub(r"\W+", "_", Path(value).stem).strip("_") or "text": {"data": str(value)}}
     if not isinstance(value, Mapping):
-        raise ValueError("input is a file of text, or a mapping of names to guards, each with its data")
+        of_rows = "input is a file of text, or a mapping of names to guards, each with its data"
+        raise ValueError(_MEASURED if own else of_rows)
     if isinstance(value.get("data"), str | list | tuple | Path | HubDataset):
         raise ValueError("each guard has a name: write {general: {data: ...}}")
-    found = {}
+    found: dict[str, Any] = {}
     for name, one in value.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"a guard's name has letters, digits, - and _; got {str(name)[:80]!r}")
+        if own and not isinstance(one, OwnGuardConfig):
+            if not isinstance(one, Mapping) or "data" in one:
+                raise ValueError(f"{name}: {_MEASURED}")
+            one = _Own(one)
         found[name] = {"data": one} if isinstance(one, str | Path) else one
     return found
 
 
-Guards = Annotated[dict[str, GuardConfig], BeforeValidator(_named)]
+_MEASURED = (
+    "the rows of a guard are scored by the built-in trainer; a trainer of your own gives a number beside its "
+    "result. Name it and what the base model has there: {general: {key: general_loss, direction: minimize, "
+    "base: 2.31}}"
+)
+
+
+def _kind(value: Any) -> str:
+    return "own" if isinstance(value, _Own | OwnGuardConfig) else "rows"
+
+
+GuardOf = Annotated[
+    Annotated[GuardConfig, Tag("rows")] | Annotated[OwnGuardConfig, Tag("own")], Discriminator(_kind)
+]
+Guards = Annotated[dict[str, GuardOf], BeforeValidator(_named)]
+
+
+def guards_of_rows(guards: Mapping[str, GuardConfig | OwnGuardConfig]) -> dict[str, GuardConfig]:
+    """Those that the built-in trainer measures."""
+    return {name: guard for name, guard in guards.items() if isinstance(guard, GuardConfig)}
+
+
+def guards_of_own_trainer(guards: Mapping[str, GuardConfig | OwnGuardConfig]) -> dict[str, OwnGuardConfig]:
+    """Those that a trainer of the user's own measures."""
+    return {name: guard for name, guard in guards.items() if isinstance(guard, OwnGuardConfig)}

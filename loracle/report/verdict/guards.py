@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loracle.config.metrics import metric_of
+from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import GuardReading, History, Outcome
 from loracle.report.verdict.comparison import Comparison, GivenUp, GuardedSearch
@@ -43,7 +43,8 @@ def why_standard(comparison: Comparison, metric: str) -> str:
         return ""
     given, names = search.given_up, _and(search.lost or search.given_up.broken)
     values = [show_score(value, metric) for value in (given.value, given.winner_value)]
-    best = f"at best with {values[0]} in validation where these scored {values[1]}"
+    where = "in a trial" if metric in OWN_METRICS else "in validation"
+    best = f"at best with {values[0]} {where} where these scored {values[1]}"
     if search.kept == 0:
         return f"all that were tried lose {names}, others more than these, {best}"
     lost, others = search.tried - search.kept, search.tried - 1
@@ -74,8 +75,9 @@ def guard_lines(comparison: Comparison, metric: str) -> Iterator[str]:
     if search.given_up is not None:
         given = search.given_up
         values = [show_score(value, metric) for value in (given.value, given.winner_value)]
+        where = " in its trial" if metric in OWN_METRICS else " in validation"
         yield (
-            f"Given up for it: trial {given.number} scored {values[0]} in validation, where the winner "
+            f"Given up for it: trial {given.number} scored {values[0]}{where}, where the winner "
             f"scored {values[1]}, and lost {_and(given.broken)}: {show_config(given.config)}."
         )
 
@@ -88,7 +90,8 @@ def _passed_over(comparison: Comparison, metric: str) -> Iterator[str]:
             why = f"failed in its final training ({failure.kind if failure else ''})"
         else:
             lost = ", ".join(_fate(name, one.outcome.guards[name]) for name in one.outcome.broken)
-            why = f"scored {show_score(value, metric)} on test items and, trained on all data, {lost}"
+            items = "" if metric in OWN_METRICS else " on test items"
+            why = f"scored {show_score(value, metric)}{items} and, trained on all data, {lost}"
         yield f"Passed over: {show_config(one.config)} {why}."
     others = [one.outcome for one in comparison.passed_over if one.outcome.failure is None]
     finals = [*others, *(outcome for _, outcome in comparison.sides.values() if outcome.failure is None)]
@@ -116,14 +119,16 @@ def _fate(name: str, reading: GuardReading) -> str:
     metric = metric_of(reading.metric)
     shown = [show_score(value, reading.metric) for value in (reading.value, reading.base)]
     verb = "keeps" if reading.kept else "loses"
-    return (
-        f"{verb} {name}: {metric.title} {shown[0]} against {shown[1]} of the base model, {_loss(reading)} "
-        f"on {reading.items:,} items"
-    )
+    items = f" on {reading.items:,} items" if reading.items else " (one number, so no interval)"
+    against = f"{metric.title} {shown[0]} against {shown[1]} of the base model"
+    return f"{verb} {name}: {against}, {_loss(reading)}{items}"
 
 
 def _loss(reading: GuardReading) -> str:
     allowed = show_amount(reading.allowed, reading.metric)
+    if not reading.items:  # one number of a trainer of the user's own
+        how = "better" if reading.change >= 0 else "worse"
+        return f"{how} by {show_amount(abs(reading.change), reading.metric)}, where {allowed} may be lost"
     by = show_difference(reading.change, reading.low, reading.high, reading.metric)
     return f"{by}, where {allowed} may be lost"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from loracle.config.metrics import Item, metric_of
-from loracle.config.metrics.guard import GuardConfig
+from loracle.config.metrics.guard import GuardConfig, guards_of_rows
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, DataError
 from loracle.records.codec import json_text
@@ -140,7 +140,7 @@ def load_guards(config: RunConfig, base: Base) -> tuple[Guard, ...]:
     Raises:
         DataError, ConfigError: rows that are missing or do not fit the metric, each with the guard's name.
     """
-    return tuple(_load(name, guard, config, base) for name, guard in config.guard.items())
+    return tuple(_load(name, guard, config, base) for name, guard in guards_of_rows(config.guard).items())
 
 
 def _load(name: str, settings: GuardConfig, config: RunConfig, base: Base) -> Guard:
