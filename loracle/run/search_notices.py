@@ -100,9 +100,10 @@ def _few_steps(config: RunConfig, space: SearchSpace, sizes: Sizes | None) -> It
         yield Notice("search", "few_steps", text)
         return
     least, most = min(steps, key=lambda one: steps[one]), max(steps, key=lambda one: steps[one])
+    ends = ", ".join(dict.fromkeys(f"{steps[one]} at {one[0]:g}" for one in (least, most)))
     text = (
         f"batch_size {', '.join(f'{b:g}' for b in few)}: fewer than {_FEW_STEPS} optimizer steps in a trial "
-        f"({steps[least]} at {least[0]:g}, {steps[most]} at {most[0]:g}), so trials may rank small batches "
+        f"({ends}), so trials may rank small batches "
         "too high; raise data.proxy or data.proxy_minimum, set training.max_steps, or leave large batches out"
     )
     yield Notice("search", "few_steps", text, len(few))

@@ -248,6 +248,16 @@ def test_the_steps_that_are_announced_are_those_that_are_trained(
     assert f"fewer than 20 optimizer steps in a trial ({steps:g} at {batch}, " in noticed[0].text
 
 
+def test_a_single_batch_is_named_once(run_config: Callable[..., Path]) -> None:
+    space = {
+        "base": "empty",
+        "knobs": {"rank": 2, "alpha": 2, "learning_rate": [1e-4, 1e-3], "batch_size": 8},
+    }
+    checks = list(examine(load_config(run_config(space=space))))
+    (text,) = [check.text for check in checks if check.notice and check.notice.name == "few_steps"]
+    assert "fewer than 20 optimizer steps in a trial (3 at 8), so" in text
+
+
 def test_steps_that_are_the_same_for_all_batches_flatter_none(run_config: Callable[..., Path]) -> None:
     checks = list(examine(load_config(run_config(training={"max_steps": 20}))))
     (text,) = [check.text for check in checks if check.notice and check.notice.name == "few_steps"]
