@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, str] = {
     "language": "errors text records config",
     "training": "errors text records config",
     "execution": "errors text records config",
-    "own_trainer": "errors text records config execution",
+    "own_trainer": "errors text records config execution training.intervals",
     "search": "errors text records language config.spellings",
     "export": "errors text records config training",
     "report": "errors text records config search export",

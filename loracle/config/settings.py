@@ -35,7 +35,9 @@ _MANY = 1000  # processes, GPUs or threads: beyond it is a slip
 
 
 # Files that Loracle writes into a trial's folder.
-_OURS = re.compile(r"((outcome|provenance|attempt-\d+)\.json(\.partial)?|log(-\d+)?\.txt)(/|$)")
+_OURS = re.compile(
+    r"((outcome|provenance|attempt-\d+)\.json(\.partial)?|log(-\d+)?\.txt|items-own\.jsonl)(/|$)"
+)
 
 
 class LanguageConfig(Section):
@@ -73,14 +75,19 @@ class ResultConfig(Section):
         if self.regex is not None and self.key != "value":
             raise ValueError("key names a number in a JSON file; with regex it would do nothing")
         if self.json_file is not None:
-            path = Path(self.json_file)
-            if not path.name or path.is_absolute() or ".." in path.parts or "\0" in self.json_file:
-                raise ValueError(f"json is a file inside the trial's folder; got {self.json_file!r}")
-            if _OURS.match(str(path)):
-                raise ValueError(f"json: Loracle itself writes {path} there; let the command write another")
+            _check_inside(self.json_file, "json")
         if self.regex is not None:
             check_pattern(self.regex)
         return self
+
+
+def _check_inside(file: str, setting: str) -> None:
+    """Raises ValueError where a command may not leave this file in its trial's folder."""
+    path = Path(file)
+    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in file:
+        raise ValueError(f"{setting} is a file inside the trial's folder; got {file!r}")
+    if _OURS.match(str(path)):
+        raise ValueError(f"{setting}: Loracle itself writes {path} there; let the command write another")
 
 
 class ObjectiveConfig(Section):
@@ -89,6 +96,7 @@ class ObjectiveConfig(Section):
     command: str | list[str] | None = None  # with placeholders, such as {learning_rate} and {folder}
     function: str | None = None  # package.module:function or path/to/file.py:function
     result: ResultConfig | None = None  # of a command; None: `value` in result.json
+    items: str | None = None  # of a command: a file of JSON lines in its folder, a result for each item
     direction: Literal["maximize", "minimize"]
     fraction: Fraction = 0.1  # what {fraction} is in a trial; 1 in the final run
     time_limit: Annotated[float, Field(gt=0)] | None = None  # seconds a run of the command
@@ -111,12 +119,14 @@ class ObjectiveConfig(Section):
         if self.function is not None:
             if not is_function_name(self.function):
                 raise ValueError(f"function is package.module:name or file.py:name; got {self.function!r}")
-            for setting in ("result", "time_limit", "environment"):
+            for setting in ("result", "items", "time_limit", "environment"):
                 if getattr(self, setting):
                     raise ValueError(
                         f"{setting} belongs to a command; a function returns its result, and runs in a "
                         "worker, whose limit is execution.time_limit"
                     )
+        if self.items is not None:
+            _check_inside(self.items, "items")
         for name, value in self.environment.items():
             if not name or set(name) & set("=\0") or "\0" in value:
                 raise ValueError(f"environment: {name!r} cannot be the name of a variable with this value")

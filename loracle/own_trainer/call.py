@@ -8,6 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loracle.own_trainer.items import Results
 from loracle.records.curves.recorder import CurveRecorder
 from loracle.records.space import Config
 from loracle.records.trial import Failure
@@ -62,12 +63,14 @@ class Measured:
         result: that number.
         metrics: the finite numbers beside it.
         beside, content: what stood beside the result, and all that it stood in, as they came.
+        items: results of its items, of which it is the mean; None: the trainer gives none.
     """
 
     result: float
     metrics: Mapping[str, float]
     beside: Mapping[str, Any] = field(default_factory=dict, compare=False)
     content: Any = field(default=None, compare=False)
+    items: Results | None = None
 
     def number(self, key: str) -> float:
         """The number of this name beside the result, or at this path from the top; it may be NaN or infinite.

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,6 +27,7 @@ from loracle.config.settings import ObjectiveConfig, ResultConfig
 from loracle.errors import ConfigError
 from loracle.execution import guard
 from loracle.own_trainer.call import Call, Measured, look_up, measured
+from loracle.own_trainer.items import read_results
 from loracle.own_trainer.output import Output
 from loracle.records.failures import DISK_ERRORS, TAIL, no_room, out_of_memory_text
 from loracle.records.trial import Failure, FailureKind
@@ -91,6 +93,8 @@ class Command:
         file = self._result.json_file
         if file is not None:
             _remove(call.folder / file)  # of an attempt before
+        if self._settings.items is not None:
+            _remove(call.folder / self._settings.items)
         arguments = self.arguments(call)
         try:
             with Output(call.folder / "log.txt", self._pattern, call.progress, call.curve) as output:
@@ -107,9 +111,24 @@ class Command:
         if failure is not None:
             return failure
         try:
-            return self.result_in(call.folder, output.told) if file is not None else self._from_output(output)
+            found = (
+                self.result_in(call.folder, output.told) if file is not None else self._from_output(output)
+            )
+            return self._with_items(found, call.folder)
         except ValueError as error:
             return Failure(FailureKind.CRASHED, f"no result: {error}", tail[-TAIL:])
+
+    def _with_items(self, found: Measured, folder: Path) -> Measured:
+        """With the results of its items, where the settings name a file of them. Raises ValueError."""
+        name = self._settings.items
+        if name is None:
+            return found
+        path = (folder / name).resolve()
+        if not path.is_file():
+            raise ValueError(f"the command wrote no {name} into the trial's folder")
+        if not path.is_relative_to(folder):
+            raise ValueError(f"{name} is a link out of the trial's folder")
+        return replace(found, items=read_results(path, name))
 
     def _execute(self, arguments: list[str], call: Call, output: Output) -> int | None:
         """Exit code, negative for a signal; None when the time limit was reached."""

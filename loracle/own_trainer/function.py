@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from loracle.config.user_function import load_function
 from loracle.errors import ConfigError
 from loracle.own_trainer.call import Call, Measured, measured
 from loracle.own_trainer.curve_lines import BESIDE, tell_curve
+from loracle.own_trainer.items import results_of
 from loracle.own_trainer.output import Output, printing_to
 from loracle.records.failures import DISK_ERRORS, failure_of
 from loracle.records.trial import Failure
@@ -26,7 +28,7 @@ _KEYWORDS = {*PLACES, "progress"}
 class Function:
     """Calls a Python function with a config, and by keyword with whatever else it takes of
     `seed`, `folder`, `number`, `phase`, `fraction` and `progress`. It returns a number, or a mapping with
-    `value` and any other numbers.
+    `value`, any other numbers, and maybe `items`, the results of which `value` is the mean.
 
     Attributes:
         wanted: the keywords that it takes.
@@ -63,7 +65,11 @@ class Function:
         """Raises ValueError."""
         what = f"the value that {self._name} returned"
         if isinstance(found, Mapping):
-            return measured(found.get("value", "missing"), what, {**printed, **found}, "value", found)
+            beside = {**printed, **found}
+            given = beside.pop("items", None)
+            items = None if given is None else results_of(given, f"items that {self._name} returned")
+            result = measured(found.get("value", "missing"), what, beside, "value", found)
+            return replace(result, items=items)
         return measured(found, what, printed)
 
 

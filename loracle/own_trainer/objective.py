@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from loracle import __version__
+from loracle.config.metrics import metric_of
 from loracle.config.metrics.guard import OwnGuardConfig, guards_of_own_trainer
 from loracle.config.settings import ObjectiveConfig, RunConfig
 from loracle.own_trainer.call import Call, Measured, Trainer
@@ -24,12 +25,15 @@ from loracle.own_trainer.command import Command
 from loracle.own_trainer.contents import trainer_contents
 from loracle.own_trainer.function import Function
 from loracle.own_trainer.guards import reading_of
+from loracle.own_trainer.items import as_records, require_mean
 from loracle.records.codec import json_text
 from loracle.records.failures import DISK_ERRORS, no_room
 from loracle.records.objective import Progress, Report
 from loracle.records.space import Config, with_alpha
 from loracle.records.trial import Failure, FailureKind, Outcome
+from loracle.records.trial_files import items_file
 from loracle.text.files import write_atomically
+from loracle.training.intervals import confidence_interval
 
 CURVE = "curve.tsv"
 
@@ -51,6 +55,7 @@ class ExternalObjective:
     ) -> None:
         self.has_final = has_final
         self._guards = guards or {}
+        self._metric = metric_of("value" if settings.direction == "maximize" else "cost")
         self._settings = settings
         self._trainer = trainer
 
@@ -105,7 +110,7 @@ class ExternalObjective:
             write_atomically(call.folder / "provenance.json", json_text(self._provenance(call)))
             begun = True
             found = self._trainer(call)
-            outcome = self._outcome(found, time.perf_counter() - began)
+            outcome = self._outcome(found, call.folder, time.perf_counter() - began)
             if (curve := call.curve.curve()) is not None:
                 table = io.StringIO()
                 call.curve.write(table)
@@ -120,20 +125,37 @@ class ExternalObjective:
             failure = Failure(FailureKind.CRASHED, f"the trial could not be run or kept: {message}")
             return Outcome(None, {}, time.perf_counter() - began, failure)
 
-    def _outcome(self, found: Measured | Failure, seconds: float) -> Outcome:
+    def _outcome(self, found: Measured | Failure, folder: Path, seconds: float) -> Outcome:
         if isinstance(found, Measured) and not math.isfinite(found.result):
             found = Failure(FailureKind.DIVERGED, f"the result is {found.result:g}")
         if isinstance(found, Failure):
             return Outcome(None, {}, seconds, found)
-        value = found.result if self._settings.direction == "maximize" else -found.result
+        sign = 1.0 if self._settings.direction == "maximize" else -1.0
         metrics = {**found.metrics, "result": found.result}
         try:
+            metrics |= self._keep_items(found, folder, sign)
             guards = {name: reading_of(name, guard, found.number) for name, guard in self._guards.items()}
         except FloatingPointError as error:
             return Outcome(None, metrics, seconds, Failure(FailureKind.DIVERGED, str(error)))
         except ValueError as error:
             return Outcome(None, metrics, seconds, Failure(FailureKind.CRASHED, f"no result: {error}"))
-        return Outcome(value, metrics, seconds, guards=guards)
+        return Outcome(sign * found.result, metrics, seconds, guards=guards)
+
+    def _keep_items(self, found: Measured, folder: Path, sign: float) -> dict[str, float]:
+        """Writes the results of items where the trainer gives some, and says the interval of their mean.
+
+        Raises:
+            ValueError: the result is not their mean.
+        """
+        path = items_file(folder, self._metric.table)
+        if found.items is None:
+            path.unlink(missing_ok=True)  # of an attempt before
+            return {}
+        require_mean(found.items, found.result, "items")
+        records = as_records(found.items, sign)
+        write_atomically(path, "".join(json_text(record, None) for record in records))
+        ends = confidence_interval(records, self._metric.name)
+        return {} if ends is None else dict(zip(("low", "high"), ends, strict=True))
 
     def _provenance(self, call: Call) -> dict[str, Any]:
         trainer = self._trainer

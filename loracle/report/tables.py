@@ -138,6 +138,8 @@ def comparison_json(comparison: Comparison, metric: str) -> dict[str, Any]:
         "low": comparison.low,
         "high": comparison.high,
         "items": comparison.items,
+        "among": comparison.among,
+        "why_none": comparison.unpaired or None,
         "items_trained_on": comparison.overlap.rows + comparison.overlap.prompts,
         "items_needed": comparison.items_needed if comparison.standing == "no_difference" else None,
     }

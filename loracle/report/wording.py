@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from loracle.config.metrics import OWN_METRICS, metric_of
+from loracle.config.metrics import metric_of
 from loracle.records.space import Config, Value
 from loracle.records.trial import TAKEN_BACK, History, Outcome
 
@@ -58,8 +58,6 @@ def show_test(outcome: Outcome, metric: str) -> str:
     """A test score with its 95 % interval, or the kind of failure."""
     if outcome.value is None:
         return str(outcome.failure.kind) if outcome.failure else ""
-    if metric in OWN_METRICS:
-        return show_score(outcome.value, metric)
     return show_with_interval(outcome.value, metric, [outcome.metrics.get(e, math.nan) for e in _ENDS])
 
 

@@ -335,5 +335,5 @@ def _compare(config: RunConfig, run: Prepared, history: History, listen: Listene
         return replace(found, replication=again)
     best = run.search.leader(history)
     assert best is not None
-    assert best.outcome is not None
-    return compare_trial(config, space.config(ranked[0]), best.outcome, run.executor, listen)
+    among = len({trial.index for trial in history.succeeded})
+    return compare_trial(config, space.config(ranked[0]), best, among, run.executor, listen)

@@ -190,7 +190,7 @@ def test_one_number_of_an_own_trainer_is_not_taken_for_certain() -> None:
     worse = Comparison(config, {"lr": 1e-4}, Outcome(-0.30), Outcome(-0.25))
     assert worse.best == "standard"
     assert "worse than the standard settings: a cost of 0.3 against 0.25" in verdict(worse, "cost")
-    assert "one run each, so chance plays a part" in verdict(worse, "cost")
+    assert "one run each and no interval, so chance plays a part" in verdict(worse, "cost")
     assert "`best.yaml` holds the standard settings" in verdict(worse, "cost")
     alone = Comparison(config, None, Outcome(0.7), None)
     none = "and there are no standard settings to compare it with: lr 1e-3."

@@ -9,6 +9,7 @@ class OwnValue(Metric):
     """What a trainer of the user's own gives, shown as it is."""
 
     name, needs = "value", "nothing"
+    table = "own"
 
 
 class OwnCost(OwnValue):

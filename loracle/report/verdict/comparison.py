@@ -164,6 +164,9 @@ class Comparison:
             in the final trainings stands in their outcomes.
         passed_over: what was trained on all data before the winner, and is not recommended.
         replication: of the best two of the search; None where their trials told them apart.
+        among: configs of which the winner is the best on these very items, for which the interval of the
+            difference is widened (Bonferroni): where a trainer of the user's own has no final run. Else 1.
+        unpaired: why there is no such interval, in words; empty where there is, or nothing is compared.
     """
 
     winner: Config
@@ -181,14 +184,17 @@ class Comparison:
     passed_over: tuple[PassedOver, ...] = ()
     others: tuple[Difference, ...] = ()
     replication: Replication | None = None
+    among: int = 1
+    unpaired: str = ""
 
     @property
     def standing(self) -> Standing:
         """How the winner stands against the standard settings.
 
-        `better` and `worse` are claimed where the interval excludes zero. A trainer of the user's own gives
-        one number each, so there any difference counts. Of several objectives: `better` by one at least and
-        worse by none, or the other way round; `trade_off` where it is better by one and worse by another.
+        `better` and `worse` are claimed where the interval excludes zero. A trainer of the user's own that
+        gives no results of items gives one number each, so there any difference counts. Of several
+        objectives: `better` by one at least and worse by none, or the other way round; `trade_off` where it
+        is better by one and worse by another.
         """
         if self.winner_outcome.value is None or self._standard_value is None:
             return "not_compared"

@@ -83,10 +83,11 @@ _TRADE_OFF = "Better by one objective, worse by another"
 def _by_how_much(found: Difference) -> str:
     """The difference with its interval, as the end of a sentence."""
     if found.mean is None or found.low is None or found.high is None:
-        return " (one run each, so chance plays a part)"
+        return " (one run each and no interval, so chance plays a part)"
     by = show_difference(found.mean, found.low, found.high, found.metric)
     plural = "" if found.items == 1 else "s"
-    return f", {by} on the same {found.items:,} test item{plural}"
+    test = "" if found.metric in OWN_METRICS else "test "
+    return f", {by} on the same {found.items:,} {test}item{plural}"
 
 
 def _against(other: Difference) -> str:
@@ -103,6 +104,7 @@ def verdict_lines(comparison: Comparison, metric: str, history: History | None =
         nothing_learnt(history, metric, [other.metric for other in comparison.others]) if history else "",
         _result(comparison, metric),
         *_by_objective(comparison, metric),
+        _how_sure(comparison),
         seen_before(comparison),
         replicated(comparison, metric),
         *guard_lines(comparison, metric),
@@ -128,8 +130,8 @@ def _result(comparison: Comparison, metric: str) -> str:
     if comparison.others:
         return _by_all(comparison, metric)
     against = f"{shown} against {show_score(standard.value, metric)}"
-    if metric in OWN_METRICS or comparison.difference is None:
-        against += " (one run each, so chance plays a part)"
+    if comparison.difference is None:
+        against += " (one run each and no interval, so chance plays a part)"
     match comparison.standing:
         case "better":
             gain = relative_gain(winner.value, standard.value, metric)
@@ -209,12 +211,25 @@ def paired(comparison: Comparison, metric: str) -> str:
     mean, low, high = comparison.difference, comparison.low, comparison.high
     plural = "" if comparison.items == 1 else "s"
     by = show_difference(mean, low, high, metric)
-    text = f"On the same {comparison.items:,} test item{plural} the winner is {by}."
+    test = "" if metric in OWN_METRICS else "test "
+    text = f"On the same {comparison.items:,} {test}item{plural} the winner is {by}."
     if mean == 0:
-        text = f"On the same {comparison.items:,} test items the two score the same"
+        text = f"On the same {comparison.items:,} {test}items the two score the same"
         ends = show_amounts(low, high, metric)
         text = f"{text} (95 % interval of the difference {ends})."
     return f"{text} {_why_not_told(comparison)}".strip()
+
+
+def _how_sure(comparison: Comparison) -> str:
+    """Why there is no interval, or that it allows for the choice of the best; empty where it is as always."""
+    if comparison.unpaired:
+        return f"There is no interval of the difference: {comparison.unpaired}."
+    if comparison.among > 1:
+        return (
+            f"The winner was chosen among {comparison.among} configs by these items and not run again, so "
+            "the interval is widened to hold for all of them."
+        )
+    return ""
 
 
 def seen_before(comparison: Comparison) -> str:

@@ -122,8 +122,15 @@ def _unlike(one: _Run, other: _Run) -> str:
     if one.row.value is None or other.row.value is None:
         return "a winner failed in its final training"
     rows = [run.contents.get("test rows") for run in (one, other)]
+    own = [run.config.objective is not None for run in (one, other)]
+    if all(own):  # the indices of their items say whether these are the same
+        items = [_items(run, one.config.metric).keys() for run in (one, other)]
+        if not all(items):
+            lacks = "without results of items, or without a final run,"
+            return f"a trainer of one's own {lacks} leaves nothing to pair"
+        return "" if items[0] == items[1] else "their items have other indices"
     if None in rows:
-        return "a trainer of one's own leaves no results of items"
+        return "one is of a trainer of one's own, whose items are its own affair"
     if rows[0] != rows[1]:
         return "their test rows differ"
     tokenizers = [run.contents.get("tokenizer") for run in (one, other)]

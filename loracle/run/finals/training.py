@@ -14,12 +14,13 @@ from loracle.execution.executor import Executor, Job
 from loracle.records.events import Listener
 from loracle.records.sizes import Sizes
 from loracle.records.space import Config, SearchSpace, with_alpha
-from loracle.records.trial import History, Outcome
+from loracle.records.trial import History, Outcome, Trial
 from loracle.records.trial_files import read_items
-from loracle.report.folders import final_adapter, final_folder
+from loracle.report.folders import final_adapter, final_folder, trial_folder
 from loracle.report.objectives import scores_of
 from loracle.report.verdict import RUNNERS_UP, Comparison, Difference, PassedOver
 from loracle.run.finals.jobs import comes_again, run_jobs
+from loracle.run.finals.own_items import paired_on_own_items
 from loracle.run.finals.results import bring_back, keep_result, set_aside, stored_result
 from loracle.training.intervals import count_differing, paired_difference
 
@@ -100,7 +101,7 @@ def compare(
     if sizes is not None:
         others = tuple(_by_another(config, comparison, name) for name in config.objectives[1:])
         comparison = replace(comparison, overlap=sizes.overlap, others=others)
-    if same or sizes is None or comparison.standing == "not_compared":
+    if same or comparison.standing == "not_compared":
         return comparison
     return _paired(config, comparison)
 
@@ -124,6 +125,9 @@ def train_alike(config: RunConfig, one: Config, other: Config, sizes: Sizes | No
 
 
 def _paired(config: RunConfig, comparison: Comparison) -> Comparison:
+    if config.objective is not None:
+        ran = final_folder(config.output, "winner"), final_folder(config.output, "standard")
+        return paired_on_own_items(comparison, config.metric, *ran)
     found = _on_items(config, config.metric)
     if found is None:
         return comparison
@@ -155,16 +159,23 @@ def _on_items(config: RunConfig, metric: str) -> tuple[tuple[float, float, float
 
 
 def compare_trial(
-    config: RunConfig, winner: Config, outcome: Outcome, executor: Executor, listen: Listener
+    config: RunConfig, winner: Config, trial: Trial, among: int, executor: Executor, listen: Listener
 ) -> Comparison:
-    """The comparison where a final training would only repeat a trial: the winner's own stands for it."""
+    """The comparison where a final training would only repeat a trial: the winner's own stands for it, the
+    best `among` so many configs."""
+    outcome = trial.outcome
+    assert outcome is not None
     if config.standard is None:
         return Comparison(winner, None, outcome, None)
     standard = with_alpha(config.standard)
     if train_alike(config, winner, standard, None):
         return Comparison(winner, standard, outcome, outcome, same=True)
     trained = _train(config, {"standard": standard}, executor, listen, "")
-    return Comparison(winner, standard, outcome, trained["standard"])
+    found = Comparison(winner, standard, outcome, trained["standard"])
+    if found.standing == "not_compared":
+        return found
+    folders = trial_folder(config.output, trial.number), final_folder(config.output, "standard")
+    return paired_on_own_items(found, config.metric, *folders, among)
 
 
 def _train(

@@ -85,7 +85,7 @@ def test_one_number_in_all_is_compared_without_an_interval_and_says_so(
     assert found["difference"]["mean"] is None
     assert found["winner"]["score"] == -found["winner"]["test_value"]
     if found["standing"] not in ("same", "not_compared"):
-        assert "one run each, so chance plays a part" in found["verdict"]
+        assert "one run each and no interval, so chance plays a part" in found["verdict"]
 
 
 def test_what_cannot_be_called_is_refused_before_anything_is_trained(
