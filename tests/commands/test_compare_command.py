@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 from conftest import Loracle, copy_rows
 from finished_runs import finish
 
+from loracle.records.trial import GuardReading
 from loracle.records.trial_files import read_items
-from loracle.report.comparison.records import Pair
-from loracle.report.comparison.shown import pair_line
+from loracle.report.comparison.records import Pair, RunRow, RunsCompared
+from loracle.report.comparison.shown import as_json, pair_line, table
+from loracle.report.verdict import GivenUp
 from loracle.training.intervals import paired_difference, paired_p_value
 
 
@@ -88,6 +91,27 @@ def test_a_permutation_test_is_a_sign_test_where_answers_are_right_or_wrong() ->
     found = paired_p_value(right, ten, "exact_match")
     assert found == pytest.approx(2 * 0.5**10, abs=0.002)
     assert paired_p_value(right, right, "exact_match") == 1.0
+
+
+def test_guards_are_shown_with_what_was_given_up() -> None:
+    kept = GuardReading("loss", -1.2, -1.21, -0.01, -0.02, 0.0, 0.03, 80)
+    lost = GuardReading("cost", -2.0, -3.0, -1.0, -1.0, -1.0, 0.1, 0)
+    given = GivenUp(4, {"rank": 8}, -0.9, -1.1, ("text",))
+    row = RunRow(
+        *("a", "/a", "m", "d", "lora", "default", "loss"), {}, -1.0, None, None, 1.0, None, "better", 3, 1.0
+    )
+    watched = replace(row, run="b", guards={"text": kept, "own": lost}, given_up=given, guarded=("Said.",))
+    assert "guards" not in table(RunsCompared((row,), ()))[0]
+    titles, *rows = table(RunsCompared((row, watched), ()))
+    assert titles[-1] == "guards"
+    assert [cells[-1] for cells in rows] == [
+        "none",
+        "text 1.2100 (base 1.2000): kept; own 3 (base 2): lost; given up: 0.9000",
+    ]
+    content = as_json(RunsCompared((row, watched), ()))
+    assert content["runs"][1]["guards"]["own"]["kept"] is False
+    assert content["runs"][1]["given_up"]["number"] == 4
+    assert content["sentences"] == ["b: Said."]
 
 
 def test_a_sentence_has_the_numbers_of_its_pair() -> None:

@@ -20,7 +20,7 @@ def compare(
     """Compare finished runs: models, data, variants, methods; paired tests on the test items they share."""
     from loracle.commands.terminal.console import console, say, say_json, say_table
     from loracle.errors import StudyError
-    from loracle.records.codec import to_plain
+    from loracle.report.comparison.shown import as_json as comparison_as_json
     from loracle.report.comparison.shown import pair_lines, table, write_figure
     from loracle.run.comparison import compare_runs
 
@@ -31,7 +31,7 @@ def compare(
         except (OSError, ValueError) as error:  # ValueError: matplotlib knows no such suffix
             raise StudyError(f"{plot}: the figure cannot be written: {error}") from None
     if as_json:
-        say_json({**to_plain(found), "sentences": list(pair_lines(found))})
+        say_json(comparison_as_json(found))
         return
     say_table(console(), table(found), left=range(6))
     for line in pair_lines(found):

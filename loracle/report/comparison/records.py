@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from loracle.records.space import Config
+from loracle.records.trial import GuardReading
+from loracle.report.verdict import GivenUp
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,9 @@ class RunRow:
         others: objectives after the first, which is `metric`, where the run has several.
         trials: that counted.
         seconds: of training and scoring, trials and final trainings together.
+        guards: what became of each guard with the winner.
+        given_up: the best trial of those that lost one, if it scored above the winner.
+        guarded: the same in sentences.
     """
 
     run: str
@@ -43,6 +49,9 @@ class RunRow:
     trials: int
     seconds: float
     others: tuple[str, ...] = ()
+    guards: Mapping[str, GuardReading] = field(default_factory=dict)
+    given_up: GivenUp | None = None
+    guarded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,13 @@ import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from loracle.config.metrics import metric_of
+from loracle.records.codec import to_plain
 from loracle.report.comparison.records import Pair, RunRow, RunsCompared
+from loracle.report.tables import guards_json
+from loracle.report.verdict.guards import reading_text
 from loracle.report.wording import show_difference, show_score, show_with_interval
 from loracle.text.quantities import show_duration
 
@@ -16,14 +20,30 @@ _COLUMNS = ("run", "model", "data", "variant", "search", "metric", "winner", "st
 
 
 def table(found: RunsCompared) -> list[list[str]]:
-    """A row a run, first the titles."""
-    rows = [[*_COLUMNS, "time"]]
+    """A row a run, first the titles; with guards where a run has some."""
+    watched = any(row.guards for row in found.runs)
+    rows = [[*_COLUMNS, "time", *(["guards"] if watched else [])]]
     for row in found.runs:
         standard = "" if row.standard is None else show_score(row.standard, row.metric)
         named = [row.run, row.model, row.data, row.variant, row.preset, metric_of(row.metric).title]
         verdict = row.standing.replace("_", " ")
-        rows.append([*named, _winner(row), standard, verdict, str(row.trials), show_duration(row.seconds)])
+        cells = [*named, _winner(row), standard, verdict, str(row.trials), show_duration(row.seconds)]
+        rows.append([*cells, *([_guards(row)] if watched else [])])
     return rows
+
+
+def _guards(row: RunRow) -> str:
+    """Each guard with what became of it, and what was given up for it; `none` where nothing was watched."""
+    readings = [f"{name} {reading_text(reading)}" for name, reading in row.guards.items()]
+    if row.given_up is not None:
+        readings.append(f"given up: {show_score(row.given_up.value, row.metric)}")
+    return "; ".join(readings) or "none"
+
+
+def as_json(found: RunsCompared) -> dict[str, Any]:
+    """All of it as plain data; docs/json.md describes it."""
+    runs = [to_plain(row) | {"guards": guards_json(row.guards)} for row in found.runs]
+    return {**to_plain(found), "runs": runs, "sentences": list(pair_lines(found))}
 
 
 def _winner(row: RunRow) -> str:
@@ -34,7 +54,8 @@ def _winner(row: RunRow) -> str:
 
 
 def pair_lines(found: RunsCompared) -> Iterator[str]:
-    """A sentence a run of several objectives, and one a pair: what may be said of it, or why nothing."""
+    """A sentence a run of several objectives, those of its guards, and one a pair: what may be said of it,
+    or why nothing."""
     for row in found.runs:
         if row.others:
             others = " and ".join(metric_of(name).title for name in row.others)
@@ -43,6 +64,9 @@ def pair_lines(found: RunsCompared) -> Iterator[str]:
                 f"{row.run} has several objectives: scores and pairs are of {first} alone, not of {others}; "
                 "its verdict is of all."
             )
+    for row in found.runs:
+        if row.guarded:
+            yield f"{row.run}: {' '.join(row.guarded)}"
     metrics = {row.run: row.metric for row in found.runs}
     for pair in found.pairs:
         yield pair_line(pair, metrics[pair.one], len([one for one in found.pairs if not one.why_not]))

@@ -17,6 +17,7 @@ from loracle.records.trial_files import read_items
 from loracle.report.comparison.records import Pair, RunRow, RunsCompared
 from loracle.report.folders import final_folder
 from loracle.report.verdict import Comparison
+from loracle.report.verdict.guards import guard_lines
 from loracle.report.verdict.stored import read_finished
 from loracle.run.folder import open_run
 from loracle.run.storage.opening import read_contents, read_history
@@ -80,6 +81,9 @@ def _row(config: RunConfig, comparison: Comparison, history: History) -> RunRow:
         others=config.objectives[1:],
         trials=len(history.counted),
         seconds=sum(one.seconds for one in outcomes),
+        guards=dict(outcome.guards),
+        given_up=comparison.guarded.given_up if comparison.guarded else None,
+        guarded=tuple(guard_lines(comparison, config.metric)),
     )
 
 
