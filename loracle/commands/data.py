@@ -61,7 +61,7 @@ def _write(path: Path, text: str, write: Callable[[Path, str], None]) -> None:
 def show_view(out: Console, view: DataView, *, with_rows: bool) -> None:
     """Rows, numbers and notices; what would stop a run comes last."""
     from loracle.commands.terminal.console import say, say_notices, say_parts, say_table
-    from loracle.run.data.page import differences, label_table, summary, table
+    from loracle.run.data.page import differences, guard_lines, label_table, summary, table
 
     if with_rows and view.rows:
         marks = "in green" if _coloured(out) else "between [[ and ]]"
@@ -69,7 +69,8 @@ def show_view(out: Console, view: DataView, *, with_rows: bool) -> None:
         for row in view.rows:
             _say_row(out, row)
     say(out, f"\n{view.source}", "bold")
-    say_parts(out, (summary(view), ""))
+    for line in (summary(view), *guard_lines(view)):
+        say_parts(out, (line, ""))
     say_table(out, table(view), left=[0])
     for line in differences(view):
         say_parts(out, (line, ""))

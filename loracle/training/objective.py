@@ -113,7 +113,7 @@ class TrainingObjective:
             chooses="choices" in needs,
         )
         self.base, self.adapted = self._kinds.base, self._kinds.adapted
-        self.guards = load_guards(config, self.base)
+        self.guards = load_guards(config, self.base.texts, splits.train)
         self.notices: tuple[Notice, ...] = gathered(
             splits.notices,
             self._about_data(encoded),

@@ -51,6 +51,31 @@ def test_it_says_what_tune_will_say(loracle: Loracle, run_config: Write) -> None
     assert [part["used"] for part in view["parts"].values()] == [sizes.train, sizes.validation, sizes.test]
 
 
+def test_rows_of_guards_are_shown_and_checked(loracle: Loracle, run_config: Write, tmp_path: Path) -> None:
+    known = [*copy_rows(40, seed=9), *copy_rows(40, seed=9)[:3], *copy_rows(60)[:6]]
+    (tmp_path / "known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in known))
+    (tmp_path / "held.txt").write_text("".join(f"abcd dcba {i}\n\n" for i in range(60)))
+    guard = {"known": {"data": "known.jsonl"}, "text": "held.txt"}
+    path = run_config(guard=guard)
+    code, out, _ = loracle("data", path, "--rows", 1)
+    assert code == 0
+    assert "guard known: 49 of prompt/completion" in out
+    assert f"{known[0]['prompt']}[[{known[0]['completion']}<eos>]]" in out
+    assert "guard text: " in out
+    assert "what is trained on shows nothing of what is lost" in " ".join(out.split())
+    view = json.loads(loracle("data", path, "--json")[1])
+    found = {notice["name"]: notice for notice in view["notices"]}
+    train = {json.dumps(row) for row in map(json.loads, (tmp_path / "train.jsonl").read_text().splitlines())}
+    assert 1 <= found["guard_rows_trained_on"]["count"] <= sum(json.dumps(row) in train for row in known)
+    assert found["guard_rows_repeated"]["count"] >= 3
+    assert view["parts"]["guard known"]["rows"] == 49
+    said = [n.text for n in TrainingObjective.from_config(load_config(path)).notices if n.about == "data"]
+    assert [notice["text"] for notice in view["notices"]] == said
+    gone = run_config(guard={"known": {"data": "gone.jsonl"}})
+    assert loracle("data", gone)[0] == 2
+    assert "guard.known: " in json.loads(loracle("data", gone, "--json")[1])["refused"]
+
+
 def test_the_tokenizer_alone_says_what_the_model_says(tiny_model: Path, run_config: Write) -> None:
     config = load_config(run_config())
     reading, base = load_reading(config), load_base(config)

@@ -56,6 +56,14 @@ def summary(view: DataView) -> str:
     return f"rows: {shapes}; at most {view.max_length:,} tokens"
 
 
+def guard_lines(view: DataView) -> list[str]:
+    """Which rows each guard has, a sentence each."""
+    return [
+        f"guard {name}: {', '.join(f'{n:,} of {shape}' for shape, n in shapes.items())}"
+        for name, shapes in view.guards.items()
+    ]
+
+
 def differences(view: DataView) -> list[str]:
     """What splits can show, a sentence each."""
     return [
@@ -86,7 +94,7 @@ def heading(row: Shown) -> str:
 def _body(view: DataView, name: str) -> Iterator[str]:
     yield f"<h1>Data of {escape.html(name)}</h1>"
     yield f"<p>{escape.html(view.source)}<br>"
-    yield f"{escape.html(summary(view))}</p>"
+    yield "<br>".join(escape.html(line) for line in (summary(view), *guard_lines(view))) + "</p>"
     if view.refused:
         yield f'<p class="bad"><strong>A run would not begin:</strong> {escape.html(view.refused)}</p>'
     if view.notices:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +23,7 @@ from loracle.training.dataset.splits import Splits, load_splits, proxy_size
 from loracle.training.dataset.tokenizer import Reading, load_reading
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.dataset.told import about_data
+from loracle.training.guard import Guard, load_guards
 from loracle.training.memory.kinds import check_optimizers
 from loracle.training.scoring import check_splits, needs_of, prepare
 
@@ -86,6 +87,7 @@ class DataView:
         metric: which rows are scored by.
         parts: by the name of their split.
         rows: the first ones as rendered.
+        guards: by name, its rows by shape; its numbers are in `parts`, as `guard NAME`.
         labels: by split, how often each completion occurs, where they are few.
         notices: what `tune` and the report will say.
         refused: why `tune` would not begin; None: it would.
@@ -99,6 +101,7 @@ class DataView:
     rows: tuple[Shown, ...]
     labels: dict[str, dict[str, int]]
     notices: tuple[Notice, ...]
+    guards: dict[str, dict[str, int]] = field(default_factory=dict)
     refused: str | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -123,10 +126,19 @@ def view_data(config: RunConfig, n_rows: int) -> DataView:
     reading = load_reading(config)
     limit = reading.longest(config.data)
     encoded = {name: reading.every(part, config.data) for name, part in splits.parts.items()}
+    refused = _refusal(config, splits, reading, encoded)
+    guards: tuple[Guard, ...] = ()
+    try:
+        guards = load_guards(config, reading, splits.train)
+    except LoracleError as error:
+        refused = refused or str(error)
+    watched = {f"guard {guard.name}": guard.examples for guard in guards}
+    every = encoded | {name: reading.every(part, config.data) for name, part in watched.items()}
+    parts = splits.parts | watched
     rows = tuple(
-        _shown(name, splits.parts[name][i], encoded[name], i, reading.tokenizer)
-        for name in encoded
-        for i in range(min(n_rows, len(encoded[name])))
+        _shown(name, parts[name][i], every[name], i, reading.tokenizer)
+        for name in every
+        for i in range(min(n_rows, len(every[name])))
     )
     examples = [example for part in splits.parts.values() for example in part]
     return DataView(
@@ -134,11 +146,16 @@ def view_data(config: RunConfig, n_rows: int) -> DataView:
         shapes=dict(Counter(example.shape for example in examples)),
         max_length=limit,
         metric=config.scoring.metric,
-        parts={name: _part(name, part, encoded[name], limit, config) for name, part in splits.parts.items()},
+        parts={name: _part(name, part, every[name], limit, config) for name, part in parts.items()},
         rows=rows,
         labels={name: dict(own.most_common()) for name, own in labels_of(splits.parts).items()},
-        notices=gathered(splits.notices, _notices(config, splits, encoded, reading)),
-        refused=_refusal(config, splits, reading, encoded),
+        notices=gathered(
+            splits.notices,
+            _notices(config, splits, encoded, reading),
+            (notice for guard in guards for notice in guard.told()),
+        ),
+        guards={guard.name: dict(Counter(one.shape or "text" for one in guard.examples)) for guard in guards},
+        refused=refused,
     )
 
 
@@ -176,7 +193,7 @@ def _part(name: str, part: Sequence[Example], encoded: Encoded, limit: int, conf
         high=int(high),
         longest=int(longest),
         repeated=len(part) - len({example.content for example in part}),
-        difference=least_difference(scored, metric) if name != "train" and scored else None,
+        difference=least_difference(scored, metric) if name in ("validation", "test") and scored else None,
     )
 
 

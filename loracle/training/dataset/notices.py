@@ -94,6 +94,30 @@ def labels_of(parts: Parts) -> dict[str, Counter[str]]:
     return found if few and len(found.get("train", ())) > 1 and all(found.values()) else {}
 
 
+def about_guard_rows(name: str, rows: Sequence[Example], train: Sequence[Example]) -> Iterator[Notice]:
+    """Rows of a guard that are trained on, whole or by their prompt: these are learnt, and not kept."""
+    contents, questions = {e.content for e in train}, {e.question for e in train}
+    whole = sum(e.content in contents for e in rows)
+    asked = sum(e.question in questions for e in rows if e.text is None) - sum(
+        e.content in contents for e in rows if e.text is None
+    )
+    said = [
+        (whole, f"{whole:,} stand in train, too"),
+        (asked, f"{asked:,} ask what a row of train asks"),
+    ]
+    counts = " and ".join(text for n, text in said if n)
+    if counts:
+        text = (
+            f"guard {name}: of its {len(rows):,} rows {counts}; what is trained on shows nothing of what is "
+            "lost: take them out of the guard or of train"
+        )
+        yield Notice("data", "guard_rows_trained_on", text, whole + asked)
+    copies = len(rows) - len({e.content for e in rows})
+    if copies:
+        text = f"guard {name}: {copies:,} of its {len(rows):,} rows are copies of others in it"
+        yield Notice("data", "guard_rows_repeated", text, copies)
+
+
 def _shared(first: str, ours: Sequence[Example], second: str, theirs: Sequence[Example]) -> Iterator[Notice]:
     contents, questions = {e.content for e in ours}, {e.question for e in ours}
     rows = sum(e.content in contents for e in theirs)

@@ -23,10 +23,11 @@ from loracle.records.contents import text_hash
 from loracle.records.notices import Notice
 from loracle.records.trial import GuardReading
 from loracle.text.files import write_atomically
-from loracle.training.dataset.notices import FEW, least_difference
+from loracle.training.dataset.notices import FEW, about_guard_rows, least_difference
+from loracle.training.dataset.shapes import Example
+from loracle.training.dataset.tokenizer import Reading
 from loracle.training.guard.rows import guard_rows
 from loracle.training.intervals import paired_difference
-from loracle.training.model.base_model import Base
 from loracle.training.scoring import Questions, check_scoring, prepare
 
 _STREAM = 3  # of the run's seed; see `splits.py` for the others
@@ -46,6 +47,8 @@ class Guard:
         content: hash of its rows.
         dropped: rows left out for their length.
         folder: where what the base model gives is kept.
+        examples: all its rows.
+        told_of_rows: what is to be said of them.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Guard:
     content: str
     dropped: int
     folder: Path
+    examples: tuple[Example, ...] = ()
+    told_of_rows: tuple[Notice, ...] = ()
 
     @property
     def table(self) -> str:
@@ -115,6 +120,7 @@ class Guard:
         if self.dropped:
             text = f"guard {self.name}: {self.dropped:,} rows are longer than data.max_length and left out"
             yield Notice("data", "guard_rows_dropped", text, self.dropped)
+        yield from self.told_of_rows
 
     def about_base(self, base: Sequence[Item]) -> Iterator[Notice]:
         """That nothing can break it, as the base model scores no more than may be lost; else nothing."""
@@ -134,20 +140,24 @@ class Guard:
         return [int(i) for i in self.questions[split].encoded.positions]
 
 
-def load_guards(config: RunConfig, base: Base) -> tuple[Guard, ...]:
-    """All guards of a run.
+def load_guards(config: RunConfig, texts: Reading, train: Sequence[Example]) -> tuple[Guard, ...]:
+    """All guards of a run, whose training rows are `train`; `texts` is the tokenizer.
 
     Raises:
         DataError, ConfigError: rows that are missing or do not fit the metric, each with the guard's name.
     """
-    return tuple(_load(name, guard, config, base) for name, guard in guards_of_rows(config.guard).items())
+    return tuple(
+        _load(name, guard, config, texts, train) for name, guard in guards_of_rows(config.guard).items()
+    )
 
 
-def _load(name: str, settings: GuardConfig, config: RunConfig, base: Base) -> Guard:
-    examples = guard_rows(name, settings, config.data, base.texts)
+def _load(
+    name: str, settings: GuardConfig, config: RunConfig, texts: Reading, train: Sequence[Example]
+) -> Guard:
+    examples = guard_rows(name, settings, config.data, texts)
     try:
         check_scoring(examples, settings)
-        encoded = base.texts.encoded("guard", examples, config.data)
+        encoded = texts.encoded("guard", examples, config.data)
     except (ConfigError, DataError) as error:
         raise type(error)(f"guard.{name}: {error}") from None
     if len(encoded) < _FEWEST:
@@ -159,10 +169,15 @@ def _load(name: str, settings: GuardConfig, config: RunConfig, base: Base) -> Gu
     half = len(encoded) // 2
     n_trial, n_final = min(settings.items, half), min(_FINAL_TIMES * settings.items, len(encoded) - half)
     chosen = {"validation": order[:n_trial], "test": order[half : half + n_final]}
-    longest = base.texts.longest(config.data)
+    longest = texts.longest(config.data)
     questions = {}
     for split, rows in chosen.items():
         some = encoded.select(np.sort(rows).astype(np.int64))
-        questions[split] = prepare(examples, some, base, settings, longest)
+        try:
+            questions[split] = prepare(examples, some, texts, settings, longest)
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"guard.{name}: {error}") from None
     content = text_hash(json.dumps([example.content for example in examples], default=str))
-    return Guard(name, settings, questions, content, encoded.dropped, config.output / "guard")
+    told = tuple(about_guard_rows(name, examples, train))
+    place = config.output / "guard"
+    return Guard(name, settings, questions, content, encoded.dropped, place, examples, told)
