@@ -49,7 +49,7 @@ LOG = RESULTS.with_suffix(".jsonl")
 VISIBLE = 0.7  # share of the candidates that a seed sees
 PROXY, TRIALS, BUDGETS = 0.1, 30, (0.5, 1.0, 2.0)
 ALL = 0  # items: all of them
-REFERENCE, CHEAP = "thorough", "30 items, budget 0.5"
+REFERENCE, CHEAP = "thorough", "30 items, 5 trials"  # what `search.budget: 0.5` alone comes to
 REDRAWN = 2000  # bootstrap samples
 
 

@@ -2,13 +2,15 @@
 
     OMP_NUM_THREADS=1 python benchmarks/proposals.py cost      # 1,000 trials of a function, 6,300 candidates
     OMP_NUM_THREADS=1 python benchmarks/proposals.py first     # one proposal of a fresh process; a minute
+    OMP_NUM_THREADS=1 python benchmarks/proposals.py spaces    # on 45,360 and on 1,000,000 candidates
     OMP_NUM_THREADS=1 python benchmarks/proposals.py regret    # against a fit to all trials; 12 minutes
 
 `cost` runs whole searches, one trial at a time, and states the processor seconds of a proposal: other work on
 the machine does not count. The reference in the same run is the arithmetic that no exact posterior at 1,000
 trials can do without: one Cholesky factor and one triangular solve for all candidates. `regret` runs the
-recorded landscapes with the fit as it is (150 trials, beliefs exact) and with a fit to all trials. Both write
-their part of `results/proposals.json`.
+recorded landscapes with the fit as it is (150 trials, beliefs exact) and with a fit to all trials. `spaces`
+states one proposal after 30 trials and the peak memory of its process. All write their part of
+`results/proposals.json`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import json
 import math
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -35,7 +38,7 @@ import optuna
 import torch
 
 from loracle.language.features import FixedFeatures
-from loracle.records.space import Config, Knob, SearchSpace
+from loracle.records.space import Config, Knob, SearchSpace, paper_space
 from loracle.records.trial import History, Outcome, Trial
 from loracle.search.optimizer import Optimizer
 from loracle.search.optuna_sampler.sampler import LoracleSampler
@@ -155,6 +158,52 @@ def firsts(repeats: int = 5) -> dict[str, Any]:
     return {"reference_seconds": round(unit, 4), "presets": found}
 
 
+def million() -> SearchSpace:
+    """A space of 1,000,000 candidates: the knobs of the default one on a finer grid."""
+    return SearchSpace(
+        (
+            Knob("rank", tuple(range(1, 21)), "log2"),
+            Knob("alpha_ratio", tuple((2.0 ** np.linspace(-2, 4, 10)).tolist()), "log2"),
+            Knob("dropout", tuple(np.linspace(0, 0.3, 10).tolist())),
+            Knob("batch_size", tuple(2**i for i in range(10)), "log2"),
+            Knob("learning_rate", tuple((10.0 ** np.linspace(-6, -2, 50)).tolist()), "log10"),
+        )
+    )
+
+
+LARGE = {"45,360": paper_space, "1,000,000": million}
+
+
+def on_space(name: str) -> None:
+    """Prints seconds and bytes of one proposal after 30 random trials, the first of this process."""
+    space = LARGE[name]()
+    chosen = np.random.default_rng(0).choice(space.candidates, 30, replace=False).tolist()
+    values = [-((math.log10(space.config(index)["learning_rate"]) + 3.3) ** 2) for index in chosen]
+    told = [
+        Trial(n, index, Outcome(value)) for n, (index, value) in enumerate(zip(chosen, values, strict=True))
+    ]
+    preset = replace(PRESETS["default"], seed_configs=())
+    took = seconds(lambda: propose(space, History(tuple(told)), preset))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(json.dumps({"candidates": len(space.candidates), "seconds": took, "peak_memory_bytes": peak}))
+
+
+def spaces(repeats: int = 3) -> dict[str, Any]:
+    """`on_space` of fresh processes: the median time, the largest memory."""
+    found = {}
+    for name in LARGE:
+        command = [sys.executable, __file__, "spaces", "--of", name]
+        runs = [json.loads(subprocess.check_output(command, text=True)) for _ in range(repeats)]
+        found[name] = {
+            "candidates": runs[0]["candidates"],
+            "seconds": [round(run["seconds"], 3) for run in runs],
+            "median": round(statistics.median(run["seconds"] for run in runs), 3),
+            "peak_memory_bytes": max(run["peak_memory_bytes"] for run in runs),
+        }
+        print(name, found[name], flush=True)
+    return {"trials": 30, "spaces": found}
+
+
 def sampler(trials: int) -> float:
     """Processor seconds that a trial of an Optuna study takes after so many, the mean of five."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -246,12 +295,16 @@ def regret(minutes: float, trials: int, candidates: int, at_a_time: int) -> Iter
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("part", choices=["cost", "first", "regret"])
+    parser.add_argument("part", choices=["cost", "first", "spaces", "regret"])
+    parser.add_argument("--of", choices=LARGE, help="of spaces: one of them, in this process")
     parser.add_argument("--trials", type=int, help="of a search: 1,000 for cost, 300 for regret")
     parser.add_argument("--minutes", type=float, default=12, help="of regret; a search begun is finished")
     parser.add_argument("--candidates", type=int, default=6000, help="of regret, drawn by the seed")
     parser.add_argument("--at-a-time", type=int, default=10, help="trials of regret that are chosen together")
     options = parser.parse_args()
+    if options.of:
+        on_space(options.of)
+        return
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     about = {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -264,6 +317,9 @@ def main() -> None:
         return
     if options.part == "first":
         _write(f"first proposal, threads: {threads}", about | firsts())
+        return
+    if options.part == "spaces":
+        _write("one proposal on large spaces", about | spaces())
         return
     about |= {"candidates": options.candidates, "at_a_time": options.at_a_time}
     rows: list[dict[str, Any]] = []

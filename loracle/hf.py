@@ -45,7 +45,7 @@ from loracle.run.storage.study import Study
 from loracle.search.observations import value_of
 from loracle.search.optuna_sampler.parameters import knobs_of, numbers_at, spelled
 from loracle.search.optuna_sampler.ranges import space_on
-from loracle.search.presets import get_preset, with_parameters
+from loracle.search.presets import get_preset, with_data, with_parameters
 from loracle.text.escape import printable
 from loracle.text.files import write_atomically
 
@@ -102,6 +102,7 @@ def search(
     preset: str = "default",
     parameters: float | None = None,
     guards: Mapping[str, Mapping[str, Any]] | None = None,
+    fraction: float = 1.0,
     seed: int = 0,
     listen: Listener = lambda event: None,
 ) -> Found:
@@ -122,6 +123,7 @@ def search(
             or a part of what the base model has, "2 %", which is the default), `direction` (by the name, as
             with `metric`) and `base`, what the base model has; without it the first trainer evaluates before
             it trains. A config that loses more is not recommended while others keep it.
+        fraction: of the data that `make_trainer` trains on, where the config is for a training on all of it.
         seed: makes the search repeatable.
         listen: told of each trial that begins and ends.
 
@@ -133,9 +135,8 @@ def search(
         ConfigError: no such preset or direction, or `evaluate()` gives no such metric.
         StudyError: the folder belongs to another search, or the trainer crashes for every config.
     """
-    chosen = with_parameters(get_preset(preset, language=False), parameters)
-    sign = _sign(metric, direction)
-    names = _names(space)
+    chosen = with_data(with_parameters(get_preset(preset, language=False), parameters), fraction)
+    sign, names = _sign(metric, direction), _names(space)
     watched = _Watched.of(guards or {})
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None else folder)
@@ -146,8 +147,7 @@ def search(
         train = partial(_run, study, make_trainer=make_trainer, metric=metric, sign=sign)
         train = partial(train, watched=replace(watched, path=place / "guards.json"))
         chooser = Search(names.space, chosen, None, seed)
-        _train_all(study, names, chooser, train, trials, listen)
-        history = study.history()
+        history = _train_all(study, names, chooser, train, trials, listen)
     if (best := chooser.leader(history)) is None:
         raise SpaceError("no trial has succeeded, so there is nothing to recommend")
     return Found(names.params(best.index), sign * value_of(best), _told(names, history))
@@ -168,7 +168,7 @@ def _train_all(
     train: Callable[[int, dict[str, Any]], Outcome],
     trials: int,
     listen: Listener,
-) -> None:
+) -> History:
     """Trains until so many trials count; what an earlier call left half done comes first."""
     again = study.take_over()
     while (done := len(study.history().counted)) < trials:
@@ -183,6 +183,7 @@ def _train_all(
         ended, best = len(history.counted), chooser.leader(history)
         listen(TrialFinished(Trial(number, index, outcome), config, best, ended, trials, None))
         _refuse_broken(study)
+    return study.history()
 
 
 # -- one trial --------------------------------------------------------------------------------------

@@ -151,6 +151,8 @@ def dump_config(config: RunConfig) -> str:
 def _explain(error: ValidationError, node: yaml.Node | None, source: str, *, lines: bool) -> str:
     """The first error of a validation as `file:line: key: rule`; a misspelt key before the one it lacks."""
     errors = error.errors(include_url=False)
+    # What guards and standard settings may be goes by the objective: without it they are mistaken for others.
+    errors = [one for one in errors if one["loc"][:1] == ("objective",)] or errors
     first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
     location = _place(first["loc"])
     place = f"{source}:{_line(node, location)}" if lines else source

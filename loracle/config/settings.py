@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from loracle.config.data.settings import NO_DATA as NO_DATA
 from loracle.config.data.settings import DataConfig as DataConfig
+from loracle.config.data.settings import with_trial_cost
 from loracle.config.knobs import ALPHA, KNOBS, complete_problem
 from loracle.config.metrics.guard import GuardConfig as GuardConfig
 from loracle.config.metrics.guard import Guards
@@ -216,8 +217,7 @@ class SearchConfig(Section):
     def further_seeds(self) -> int:
         """With how many more seeds the best two configs are trained where they lie within noise.
 
-        A second seed chooses better than two more trials once a search has had 30; after 15 no difference
-        could be told, and after 8 more trials gain as much (`benchmarks/replication.py`); so does a budget.
+        A second seed chooses better than two more trials after 30, not after 8 (`benchmarks/replication.py`).
         """
         if self.replicates == "auto":
             return int(self.trials >= TRIALS_TO_REPLICATE and self.budget is None)
@@ -263,7 +263,7 @@ class RunConfig(Section):
             language = content.get("language", {})
             if not content["model"] and isinstance(language, dict):
                 content["language"] = {"model": "none"} | language
-        return content
+        return with_trial_cost(content)
 
     @property
     def metric(self) -> str:

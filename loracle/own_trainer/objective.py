@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,12 @@ class ExternalObjective:
         settings: ObjectiveConfig,
         trainer: Trainer,
         *,
-        has_final: bool,
+        asked: Collection[str],
         guards: Mapping[str, OwnGuardConfig] | None = None,
     ) -> None:
-        self.has_final = has_final
+        """`asked`: what the trainer takes besides its knobs, such as `phase`."""
+        self.has_final = "phase" in asked or "fraction" in asked
+        self._fraction = settings.fraction if "fraction" in asked else None
         self._guards = guards or {}
         self._metric = metric_of("value" if settings.direction == "maximize" else "cost")
         self._settings = settings
@@ -75,11 +77,12 @@ class ExternalObjective:
         else:
             trainer = Function(settings)
             asked = trainer.wanted
-        return cls(settings, trainer, has_final=not asked.isdisjoint({"phase", "fraction"}), guards=guards)
+        return cls(settings, trainer, asked=asked, guards=guards)
 
     def report(self) -> Report:
-        """Whether it has a final run of its own, and hashes of its source."""
-        return Report(has_final=self.has_final, contents=trainer_contents(self._settings))
+        """Whether it has a final run of its own, the data of a trial, and hashes of its source."""
+        contents = trainer_contents(self._settings)
+        return Report(has_final=self.has_final, contents=contents, fraction=self._fraction)
 
     def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
         """One trial. Writes `provenance.json`, `log.txt` and, where it is told, `curve.tsv` into `folder`.

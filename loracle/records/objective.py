@@ -63,6 +63,8 @@ class Report:
             writes and reads it; None: they were not read here.
         pace: how fast trainings go; None: not known, as no trial need tell it, or trials have told already.
         parameters: how many the base model has; None: not known.
+        fraction: of the data, that a trainer of the user's own is asked to use in a trial; None: it is not
+            asked, or `sizes` say it.
     """
 
     has_final: bool = True
@@ -73,6 +75,15 @@ class Report:
     features: Mapping[str, Any] | None = None
     pace: Pace | None = None
     parameters: int | None = None
+    fraction: float | None = None
+
+    @property
+    def part(self) -> str | None:
+        """What a trial trains on of what a final training does, as the contents of a run have it; None: not
+        known."""
+        if self.sizes is not None:
+            return f"{self.sizes.proxy} of {self.sizes.train}"
+        return None if self.fraction is None else f"{self.fraction:g} of 1"
 
     @property
     def n_examples(self) -> int | None:

@@ -36,6 +36,9 @@ class Sizes:
         test: test examples that are used.
         dropped: examples left out, by split.
         overlap: test examples that were seen before.
+        trial_cost: in full trainings, by which a trial has fewer examples than it else would; None: it has
+            as many as the settings say.
+        expected: what a trial is expected to cost, in full trainings; None: of runs begun before.
     """
 
     train: int
@@ -45,6 +48,8 @@ class Sizes:
     test: int
     dropped: Mapping[str, int] = field(default_factory=dict)
     overlap: Overlap = field(default_factory=Overlap)
+    trial_cost: float | None = None
+    expected: float | None = None
 
     def trials(self, share: float) -> str:
         """What a trial trains on and is scored on, in one sentence without a full stop.
@@ -53,9 +58,11 @@ class Sizes:
         """
         text = f"Each trial trained on {self.proxy:,} of {self.train:,} training examples"
         text += f" ({_percent(self.proxy, self.train)})"
-        if self.proxy > math.ceil(share * self.train - 1e-9):
+        if self.trial_cost is None and self.proxy > math.ceil(share * self.train - 1e-9):
             text += f", as data.proxy_minimum asks for: data.proxy alone would be {100 * share:g} %"
         text += f"; it was scored on {self.scored:,} of {self.validation:,} validation examples"
+        if self.trial_cost is not None:
+            return f"{text}, which cost {self.trial_cost:g} full trainings in tokens (data.trial_cost)"
         if self.scored < self.validation:
             text += " (data.validation_limit)"
         return text

@@ -98,28 +98,33 @@ class Tokens:
         read: for scoring: references and choices, a prompt that choices share once.
         generated: written for scoring, and the prompts that this was written behind.
         full: that one training on all data with the standard settings trains on.
+        full_scoring: that scoring it takes on all examples of the split, where a trial has some of them.
     """
 
     trained: int
     read: int
     generated: int
     full: int
+    full_scoring: int
 
     @property
     def metrics(self) -> dict[str, float]:
         """As `Outcome.metrics` has them."""
-        counts = (self.trained, self.read, self.generated, self.full)
-        return dict(zip(_TOKENS, map(float, counts), strict=True))
+        counts = (self.trained, self.read, self.generated, self.full, self.full_scoring)
+        return dict(zip((*_TOKENS, _FULL_SCORING), map(float, counts), strict=True))
 
     @classmethod
     def of(cls, outcome: Outcome) -> Tokens | None:
         """Of an outcome; None where the trainer does not say, or the run was begun before it did."""
         if any(name not in outcome.metrics for name in _TOKENS):
             return None
-        return cls(*(int(outcome.metrics[name]) for name in _TOKENS))
+        trained, read, generated, full = (int(outcome.metrics[name]) for name in _TOKENS)
+        scoring = outcome.metrics.get(_FULL_SCORING, read + generated)  # of trials of before: as they were
+        return cls(trained, read, generated, full, int(scoring))
 
 
 _TOKENS = ("tokens", "read_tokens", "generated_tokens", "full_training_tokens")
+_FULL_SCORING = "full_scoring_tokens"
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loracle.config.metrics import metric_of
 from loracle.config.settings import RunConfig
-from loracle.config.training.plan import count_seen, plan_training, steps_of
+from loracle.config.training.plan import count_seen, steps_of
 from loracle.config.training.settings import TrainingConfig
 from loracle.records.events import Expected, Span
 from loracle.records.objective import Pace
 from loracle.records.sizes import Sizes
-from loracle.records.space import SearchSpace, with_alpha
-from loracle.records.standard_settings import STANDARD
+from loracle.records.space import SearchSpace
 from loracle.records.trial import Outcome, Trial
 from loracle.report.findings.search_cost import search_cost
 from loracle.report.verdict import RUNNERS_UP
@@ -205,20 +203,8 @@ def forecast(
     if sizes is not None and not config.objectives:
         ends = replace(ends, again=2 * config.search.further_seeds)
     first = guess(pace, sizes, space, config.training)
-    each = _trainings(config, sizes)
+    each = None if sizes is None else sizes.expected
     return Forecast(ends, first, config.execution.cost_per_hour, each, config.search.budget)
-
-
-def _trainings(config: RunConfig, sizes: Sizes | None) -> float | None:
-    """What a trial costs, in full trainings, where all examples have as many tokens, and every answer is
-    written as long as its reference."""
-    if sizes is None:
-        return None
-    standard = with_alpha(config.standard or STANDARD)
-    trial, full = (plan_training(standard, config.training, n).n_seen for n in (sizes.proxy, sizes.train))
-    writes = any(metric_of(name).needs == "writing" for name in config.scoring.all_metrics)
-    scored = sizes.scored * (2 if writes else 1)
-    return (trial + scored) / (full + scored)
 
 
 def _span(seen: Sequence[float], coming: int, n: int) -> Span:

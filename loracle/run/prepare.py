@@ -109,7 +109,7 @@ def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Searc
     preset = run_preset(config)
     if not preset.reads:
         known = begun_with(config.output, config.execution.storage)
-        contents = prior_contents(preset, known, report.parameters, report.sizes)
+        contents = prior_contents(preset, known, report.parameters, report.part)
         return Search(
             space,
             run_preset(config, contents),

@@ -15,7 +15,6 @@ from loracle.errors import ConfigError
 from loracle.records.contents import PARAMETERS, PART, PRIOR, file_hash
 from loracle.records.events import Believed
 from loracle.records.notices import Notice
-from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.standard_settings import STANDARD
 from loracle.records.trial import History, Trial
@@ -260,7 +259,7 @@ def run_preset(config: RunConfig, contents: Mapping[str, str] | None = None) -> 
         return with_earlier_prior(preset)
     preset = with_parameters(preset, float(contents.get(PARAMETERS, 0)) or None)
     trial, _, whole = contents.get(PART, "1 of 1").partition(" of ")
-    return with_data(preset, int(trial), int(whole))
+    return with_data(preset, float(trial) / float(whole))
 
 
 def reads_in_worker(config: RunConfig) -> bool:
@@ -277,7 +276,7 @@ def reads_in_worker(config: RunConfig) -> bool:
 
 
 def prior_contents(
-    preset: Preset, known: Mapping[str, str], parameters: int | None, sizes: Sizes | None
+    preset: Preset, known: Mapping[str, str], parameters: int | None, part: str | None
 ) -> dict[str, str]:
     """What the search knows before the first trial, as part of what a run is made of.
 
@@ -285,7 +284,7 @@ def prior_contents(
         preset: how configs are chosen.
         known: contents of the run, if it was begun before.
         parameters: of the base model; None: not known.
-        sizes: how many examples; None: the trainer is the user's own.
+        part: what a trial trains on of all data, see `Report.part`; None: not known.
     """
     if preset.informed is None:
         return {}
@@ -294,6 +293,6 @@ def prior_contents(
     found = {PRIOR: file_hash(preset.informed.prior or SHIPPED)}
     if parameters is not None:
         found[PARAMETERS] = str(parameters)
-    if sizes is not None and (PART in known or PRIOR not in known):  # else it was begun without
-        found[PART] = f"{sizes.proxy} of {sizes.train}"
+    if part is not None and (PART in known or PRIOR not in known):  # else it was begun without
+        found[PART] = part
     return found

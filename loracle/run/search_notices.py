@@ -37,7 +37,7 @@ def search_notices(
         *_unused(config, space),
         *_fewer_candidates(config, space),
         *_moved(config, space),
-        *_merged(space),
+        *_merged(space, sizes),
         *_few_steps(config, space, sizes),
         *about_memory(space, memory),
     )
@@ -95,7 +95,7 @@ def _few_steps(config: RunConfig, space: SearchSpace, sizes: Sizes | None) -> It
     if config.training.max_steps is not None:
         text = (
             f"a trial takes {min(steps.values())} optimizer steps, its share of training.max_steps, which "
-            "says little about longer trainings; raise data.proxy or training.max_steps"
+            f"says little about longer trainings; {_for_larger_trials(sizes)} or training.max_steps"
         )
         yield Notice("search", "few_steps", text)
         return
@@ -103,8 +103,8 @@ def _few_steps(config: RunConfig, space: SearchSpace, sizes: Sizes | None) -> It
     ends = ", ".join(dict.fromkeys(f"{steps[one]} at {one[0]:g}" for one in (least, most)))
     text = (
         f"batch_size {', '.join(f'{b:g}' for b in few)}: fewer than {_FEW_STEPS} optimizer steps in a trial "
-        f"({ends}), so trials may rank small batches "
-        "too high; raise data.proxy or data.proxy_minimum, set training.max_steps, or leave large batches out"
+        f"({ends}), so trials may rank small batches too high; {_for_larger_trials(sizes)}, set "
+        "training.max_steps, or leave large batches out"
     )
     yield Notice("search", "few_steps", text, len(few))
 
@@ -139,7 +139,13 @@ def _holds(space: SearchSpace, config: Mapping[str, Value]) -> bool:
     return all(same_value(full[name], nearest[name]) for name in space.names if name in full)
 
 
-def _merged(space: SearchSpace) -> Iterator[Notice]:
+def _for_larger_trials(sizes: Sizes | None) -> str:
+    """What makes trials larger."""
+    limited = sizes is not None and sizes.trial_cost is not None
+    return "raise data.trial_cost" if limited else "raise data.proxy or data.proxy_minimum"
+
+
+def _merged(space: SearchSpace, sizes: Sizes | None) -> Iterator[Notice]:
     """Batches larger than a trial's data: in a trial they train alike."""
     limit = space.batch_limit
     if limit is None or "batch_size" not in space.names:
@@ -149,8 +155,8 @@ def _merged(space: SearchSpace) -> Iterator[Notice]:
     if larger:
         which, n = ", ".join(map(show_value, larger)), len(values)
         text = (
-            f"{len(larger)} of {n} values of batch_size ({which}) are more than the {limit:,} examples "
-            "of a trial, where they train like a batch of all; raise data.proxy, or leave them out"
+            f"{len(larger)} of {n} values of batch_size ({which}) are more than the {limit:,} examples of "
+            f"a trial, where they train like a batch of all; {_for_larger_trials(sizes)}, or leave them out"
         )
         yield Notice("search", "batches_merged", text, len(larger))
 

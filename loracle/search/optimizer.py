@@ -13,7 +13,7 @@ from loracle.errors import OutcomeError, SpaceError
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import History, Outcome, Trial
 from loracle.search.observations import row_of
-from loracle.search.presets import PRESETS, Preset, get_preset, with_parameters
+from loracle.search.presets import PRESETS, Preset, get_preset, with_data, with_parameters
 from loracle.search.propose import propose, recommend
 from loracle.text.escape import printable
 
@@ -37,10 +37,13 @@ class Optimizer:
         seed: makes the search repeatable.
         history: all trials so far.
         parameters: how many the base model has, such as 7e9; None: the first trials show how large it is.
+        fraction: of the data that a trial trains on, where its config is for a training on all of it: the
+            smaller, the less a score says of that.
 
     Raises:
         SpaceError: `space` is no search space, or the seed no whole number.
-        ConfigError: there is no such preset, or the number of parameters is no positive number.
+        ConfigError: there is no such preset, the number of parameters is no positive number, or the fraction
+            no share.
     """
 
     space: SearchSpace
@@ -49,6 +52,7 @@ class Optimizer:
     seed: int = 0
     history: History = field(default_factory=History)
     parameters: float | None = None
+    fraction: float = 1.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.space, SearchSpace):
@@ -57,7 +61,7 @@ class Optimizer:
             )
         if isinstance(self.preset, str):
             self.preset = get_preset(self.preset)
-        self.preset = with_parameters(self.preset, self.parameters)
+        self.preset = with_data(with_parameters(self.preset, self.parameters), self.fraction)
         if _whole(self.seed) is None:
             raise SpaceError(f"seed is a whole number; got {_shown(self.seed)}")
 

@@ -189,13 +189,20 @@ def with_parameters(preset: Preset, parameters: float | None) -> Preset:
     return replace(preset, surrogate=replace(preset.informed, parameters=float(parameters)))
 
 
-def with_data(preset: Preset, trial: int, whole: int) -> Preset:
-    """The same preset where a trial trains on `trial` examples and what it is for on `whole`; one without a
-    prior stays as it is."""
-    if preset.informed is None or trial >= whole:
+def with_data(preset: Preset, fraction: float) -> Preset:
+    """The same preset where a trial trains on this fraction of the data that its config is for; one without a
+    prior stays as it is.
+
+    Raises:
+        ConfigError: that is no share of anything.
+    """
+    if not 0 < fraction <= 1:
+        raise ConfigError(
+            f"fraction is the share of the data that a trial trains on, in (0, 1]; got {fraction!r}"
+        )
+    if preset.informed is None or fraction == 1:
         return preset
-    decades = math.log10(whole / trial)
-    return replace(preset, surrogate=replace(preset.informed, decades=decades))
+    return replace(preset, surrogate=replace(preset.informed, decades=-math.log10(fraction)))
 
 
 def with_earlier_prior(preset: Preset) -> Preset:

@@ -38,6 +38,7 @@ from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import Splits, load_splits, overlap, proxy_positions, proxy_size
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.dataset.told import about_data
+from loracle.training.dataset.trial_size import expected_tokens, trial_size
 from loracle.training.guard import Guard, load_guards
 from loracle.training.memory.counting import build_memory_model
 from loracle.training.memory.kinds import check_kinds, try_kinds
@@ -82,15 +83,16 @@ class TrainingObjective:
         encoded = {name: self._encode(name, part) for name, part in splits.parts.items()}
         self._train = encoded["train"]
         self.n_train = len(self._train)
-        self.n_proxy = proxy_size(self.n_train, config.data.proxy, config.data.proxy_minimum)
         self.dropped = {name: part.dropped for name, part in encoded.items()}
         validation = encoded["validation"]
         n_validation = len(validation)
-        limit = config.data.validation_limit or n_validation
-        if limit < n_validation:
-            some = proxy_positions(n_validation, limit / n_validation, 1, config.search.seed)
+        tokens = expected_tokens(config, self._train, validation, splits.validation)
+        self._size = size = trial_size(config.data, tokens)
+        self.n_proxy = size.trained
+        if size.scored < n_validation:
+            some = proxy_positions(n_validation, size.scored / n_validation, 1, config.search.seed)
             validation = validation.select(some)
-            require_enough("validation", limit, f"data.validation_limit is {limit}")
+            require_enough("validation", size.scored, f"data.validation_limit is {size.scored}")
         sizes = (self.n_train, self.n_proxy, n_validation, len(validation), len(encoded["test"]))
         used = (
             [part[i] for i in at.positions]
@@ -98,7 +100,13 @@ class TrainingObjective:
                 splits.parts.values(), (self._train, validation, encoded["test"]), strict=True
             )
         )
-        self.sizes = Sizes(*sizes, dropped=self.dropped, overlap=overlap(*used))
+        self.sizes = Sizes(
+            *sizes,
+            dropped=self.dropped,
+            overlap=overlap(*used),
+            trial_cost=size.cost,
+            expected=tokens.cost(size.trained, size.scored),
+        )
         self.questions = {
             "validation": self._prepare(splits.validation, validation),
             "test": self._prepare(splits.test, encoded["test"]),
@@ -237,9 +245,8 @@ class TrainingObjective:
 
     def _proxy(self, fraction: float | None = None) -> npt.NDArray[np.int64]:
         """Which training examples a trial has, or exactly `fraction` of all."""
-        data = self.config.data
-        share, minimum = (data.proxy, data.proxy_minimum) if fraction is None else (fraction, 1)
-        return proxy_positions(self.n_train, share, minimum, self.config.search.seed)
+        share = self.n_proxy / self.n_train if fraction is None else fraction
+        return proxy_positions(self.n_train, share, 1, self.config.search.seed)
 
     def _trial(
         self,
@@ -280,6 +287,7 @@ class TrainingObjective:
                 for items in [self._base_items(guard, split)]
             ),
             full_tokens=self._full_tokens,
+            n_split=self.sizes.validation if split == "validation" else self.sizes.test,
         )
         outcome = run_trial(plan, self._provenance(plan))
         self._observed += observed([outcome])
@@ -356,7 +364,7 @@ class TrainingObjective:
         return about_data(
             self.splits.parts,
             encoded,
-            {name: len(questions) for name, questions in self.questions.items()},
+            self._size,
             metric_of(self.config.scoring.metric),
             max_length=self.base.texts.longest(self.config.data),
             remedy=self.base.texts.remedy(self.config.data),

@@ -70,6 +70,7 @@ class TrialPlan:
         group: the processes that train and score it, this one the first of them.
         guards: what must not be lost.
         full_tokens: that one training on all data with the standard settings trains on.
+        n_split: examples of the split, of which `questions` may be some.
     """
 
     base: Base
@@ -90,6 +91,7 @@ class TrialPlan:
     group: Group = ALONE
     guards: tuple[Watch, ...] = ()
     full_tokens: int = 0
+    n_split: int = 0
 
 
 def run_trial(plan: TrialPlan, provenance: Mapping[str, Any]) -> Outcome:
@@ -227,7 +229,10 @@ def _train_and_score(plan: TrialPlan, curve: CurveRecorder) -> _Result:
     if plan.watched is not None:
         read += readings * int(plan.watched.encoded.lengths.sum())
     generated = sum(one.generated_tokens for one in (scored, *watched))
-    metrics = {**_metrics(plan, trained, scored), **_spent(plan, trained.tokens, read, generated)}
+    left_out = max(0.0, plan.n_split / len(plan.questions.encoded) - 1)
+    more = round(left_out * (scored.read_tokens + scored.generated_tokens))
+    spent = _spent(plan, trained.tokens, read, generated, read + generated + more)
+    metrics = {**_metrics(plan, trained, scored), **spent}
     return _Result(scored.value, metrics, items, seconds, guards)
 
 
@@ -273,9 +278,11 @@ def _metrics(plan: TrialPlan, trained: Trained, scored: Score) -> dict[str, floa
     return metrics | {f"{plan.split}_value": scored.value} | _intervals(plan, scored)
 
 
-def _spent(plan: TrialPlan, trained: int, read: int = 0, generated: int = 0) -> Mapping[str, float]:
+def _spent(
+    plan: TrialPlan, trained: int, read: int = 0, generated: int = 0, full_scoring: int = 0
+) -> Mapping[str, float]:
     """What it took in tokens, as metrics."""
-    return Tokens(trained, read, generated, plan.full_tokens).metrics
+    return Tokens(trained, read, generated, plan.full_tokens, full_scoring).metrics
 
 
 def _intervals(plan: TrialPlan, scored: Score) -> dict[str, float]:

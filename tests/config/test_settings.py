@@ -228,3 +228,10 @@ def test_a_batch_that_no_trial_can_fill_is_refused() -> None:
         SpaceError, match="impossible batch: the smallest batch_size of the space is 8, but a"
     ):
         build_space(SpaceConfig(), batch_limit=7)
+
+
+def test_a_mistake_in_the_trainer_is_told_and_not_what_follows_from_it() -> None:
+    """Guards of one's own trainer have other keys than those of rows."""
+    text = "objective: {function: t.py:train, direction: up}\nguard:\n  g: {key: held_out, base: 2.0}\n"
+    with pytest.raises(ConfigError, match=r"^config:1: objective.direction: input should be 'maximize'"):
+        parse_config(text)

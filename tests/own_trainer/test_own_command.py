@@ -94,7 +94,7 @@ def test_a_pattern_that_never_ends_fails_its_trial_and_ends_the_command(tmp_path
     settings = load_config(tmp_path / "config.yaml").objective
     assert settings is not None
     pattern = Pattern("(a|aa)+$", "objective.result.regex", seconds=0.2)
-    found = ExternalObjective(settings, Command(settings, pattern=pattern), has_final=False)
+    found = ExternalObjective(settings, Command(settings, pattern=pattern), asked=())
     failure = run(found, tmp_path).failure
     assert failure is not None
     assert failure.message.startswith(

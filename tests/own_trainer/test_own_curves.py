@@ -60,7 +60,7 @@ def run(tmp_path: Path, program: str) -> Outcome:
             "working_folder": tmp_path,
         }
     )
-    objective = ExternalObjective(settings, Command(settings), has_final=False)
+    objective = ExternalObjective(settings, Command(settings), asked=())
     return objective.run({"rank": 8}, seed=0, folder=tmp_path / "trial")
 
 
@@ -96,7 +96,7 @@ def test_the_curve_of_a_function(tmp_path: Path) -> None:
     settings = ObjectiveConfig.model_validate(
         {"function": "own.py:train", "direction": "maximize", "working_folder": tmp_path}
     )
-    objective = ExternalObjective(settings, Function(settings), has_final=False)
+    objective = ExternalObjective(settings, Function(settings), asked=())
     outcome = objective.run({"rank": 8}, seed=0, folder=tmp_path / "a")
     assert outcome.curve == Curve((1, 2), (3.0, 2.0), (10, 20), (1e-3, 1e-4), (0.5, 0.5), (2,), (2.5,))
     assert (tmp_path / "a" / "curve.tsv").read_text().startswith("step\tloss\t")

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import copy_rows
 from places import BENCHMARKS, ROOT
 
 from loracle.config.loading import load_config
 from loracle.config.settings import RunConfig
-from loracle.errors import ConfigError
+from loracle.errors import ConfigError, StudyError
 from loracle.records.events import Expected, TrialFinished
 from loracle.run.stopping import LEAST, SHARE
 from loracle.run.tune import Result, tune
@@ -99,6 +100,40 @@ def test_a_search_ends_within_its_budget_and_goes_on_with_a_larger_one(
     more, _ = run(1000, trials=len(tried(first)) + 1)
     assert tried(more)[: len(tried(first))] == tried(first)
     assert more.stopped == f"all {len(tried(more))} trials are done"
+
+
+def test_trials_of_a_search_with_a_budget_are_as_large_as_lets_five_fit_in(
+    run_config: Callable[..., Path],
+) -> None:
+    def data_of(search: dict[str, Any], **data: Any) -> Any:
+        path = run_config(search=search)
+        content = yaml.safe_load(path.read_text())
+        for name in ("proxy", "proxy_minimum", "validation_limit"):
+            content["data"].pop(name, None)
+        content["data"] |= data
+        path.write_text(yaml.safe_dump(content))
+        path.with_name("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in copy_rows(900, 5)))
+        return load_config(path)
+
+    assert data_of({"budget": 0.5}).data.trial_cost == 0.1
+    assert data_of({"budget": 1}).data.trial_cost == data_of({"budget": 20}).data.trial_cost == 0.2
+    assert data_of({}).data.trial_cost is data_of({"budget": None}).data.trial_cost is None
+    assert data_of({"budget": 0.5}, trial_cost=0.05).data.trial_cost == 0.05
+    for said in ({"proxy": 0.2}, {"proxy_minimum": 100}, {"validation_limit": None}, {"trial_cost": None}):
+        assert data_of({"budget": 0.5}, **said).data.trial_cost is None
+
+    told: list[Any] = []
+    first = tune(data_of({"budget": 0.5, "trials": 30}), told.append)
+    assert len(tried(first)) == 5
+    (*_, last) = [event for event in told if isinstance(event, TrialFinished)]
+    assert last.trainings is not None
+    assert 0.4 < last.trainings <= 0.5
+    assert next(event for event in told if isinstance(event, Expected)).trials == 5  # told before
+    more = tune(data_of({"budget": 0.7, "trials": 30}, trial_cost=0.1))
+    assert len(tried(more)) > len(tried(first))
+    assert tried(more)[: len(tried(first))] == tried(first)
+    with pytest.raises(StudyError, match=r"this run began with data.trial_cost=0.1, now 0.2"):
+        tune(data_of({"budget": 1, "trials": 30}))
 
 
 @pytest.mark.parametrize("search", [{}, {"worth": "never"}, {"worth": 0}, {"worth": 1e-300}])

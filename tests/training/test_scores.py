@@ -185,7 +185,7 @@ def command(result: dict[str, str]) -> ExternalObjective:
     settings = parse_config(text).objective
     assert settings is not None
     reader = Command(settings)
-    return ExternalObjective(settings, lambda call: reader.result_in(call.folder), has_final=False)
+    return ExternalObjective(settings, lambda call: reader.result_in(call.folder), asked=())
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

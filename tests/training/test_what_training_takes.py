@@ -12,6 +12,7 @@ from conftest import copy_rows
 from loracle.config.settings import RunConfig
 from loracle.records.trial import Outcome, Tokens
 from loracle.records.trial_files import read_items
+from loracle.report.findings.search_cost import search_cost
 from loracle.training.objective import TrainingObjective
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
@@ -19,6 +20,7 @@ Make = Callable[..., TrainingObjective]
 CONFIG = {"rank": 4, "alpha_ratio": 2, "dropout": 0.1, "batch_size": 8, "learning_rate": 5e-3}
 ROWS = copy_rows(80, 5)
 TRAIN, VALIDATION, TEST = ROWS[:60], ROWS[60:], copy_rows(20, 3, letters="efg")
+SIZES = {"proxy", "validation_limit", "trial_cost"}
 EXACT = {"metric": "exact_match", "max_new_tokens": 6}
 
 
@@ -30,12 +32,14 @@ def tokens(row: dict[str, Any]) -> int:
 @pytest.fixture
 def make(tiny_model: Path, write_rows: Write) -> Make:
     def build(**changes: Any) -> TrainingObjective:
+        own = {name: changes.pop(name) for name in SIZES & changes.keys()}
         data = {
             "train": write_rows("train.jsonl", TRAIN),
             "validation": write_rows("validation.jsonl", VALIDATION),
             "test": write_rows("test.jsonl", TEST),
             "proxy": 0.5,
             "proxy_minimum": 1,
+            **own,
         }
         settings = {"training": {"epochs": 2.0}, "device": "cpu"} | changes
         return TrainingObjective.from_config(
@@ -74,6 +78,39 @@ def test_what_is_written_counts_with_the_prompts_it_is_written_behind(make: Make
     ]
     assert asked
     assert took.generated == sum(len(row["prompt"]) + len(written) for row, written in asked)
+
+
+def test_a_full_training_is_scored_on_every_row(make: Make, tmp_path: Path) -> None:
+    _, took = trial(make(scoring=EXACT, validation_limit=5), tmp_path)
+    assert took.full_scoring == pytest.approx(4 * (took.read + took.generated), rel=0.4)  # 5 of 20 rows
+    _, all_of_them = trial(make(scoring=EXACT), tmp_path)
+    assert all_of_them.full_scoring == all_of_them.read + all_of_them.generated
+
+
+@pytest.mark.parametrize(
+    "scoring",
+    [{}, EXACT, {"metric": "choice_accuracy", "choices": sorted(r["completion"] for r in [*ROWS, *TEST])}],
+)
+def test_a_trial_costs_what_it_may(make: Make, tmp_path: Path, scoring: dict[str, Any]) -> None:
+    objective = make(
+        scoring=scoring, training={"epochs": 20.0}, proxy=1.0, validation_limit=None, trial_cost=0.5
+    )
+    outcome, took = trial(objective, tmp_path)
+    cost = search_cost([outcome])
+    assert cost is not None
+    assert 0.35 < cost.trainings < 0.6
+    assert objective.sizes.expected == pytest.approx(cost.trainings, rel=0.2)  # from the lengths of rows
+    assert outcome.metrics["n_examples"] == objective.n_proxy < len(TRAIN)
+    told = next(notice for notice in objective.notices if notice.name == "trial_limited")
+    assert f"a trial trains on {objective.n_proxy} of 60 rows" in told.text
+    assert "(data.trial_cost)" in told.text
+    assert took.full == 20 * sum(map(tokens, TRAIN))
+
+
+def test_trials_are_no_larger_for_it(make: Make) -> None:
+    objective = make(trial_cost=1.0)
+    assert (objective.n_proxy, objective.sizes.scored) == (30, 20)
+    assert not any(notice.name == "trial_limited" for notice in objective.notices)
 
 
 def test_choices_share_the_prompt_that_is_read_once(make: Make, tmp_path: Path) -> None:

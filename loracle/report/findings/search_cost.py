@@ -1,7 +1,7 @@
 """What a search costs, in trainings: the tokens of all trials over those of one full training.
 
 One unit for all runs, whatever the machine: tokens that were trained on, read for scoring and generated. One
-full training is on all data with the standard settings, and scored as a trial is.
+full training is on all data with the standard settings, and scored on all validation examples.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class SearchCost:
 def search_cost(outcomes: Iterable[Outcome]) -> SearchCost | None:
     """Of trials; None before one has succeeded, and where some say nothing of their tokens.
 
-    Scoring one full training takes what trials took in the mean: how much a model writes differs. Of a trial
-    that failed, what it had trained on counts; one that was interrupted, crashed or ran out of memory before
-    its first step has no tokens.
+    Scoring one full training takes what trials took in the mean, on all examples instead of theirs: how
+    much a model writes differs. Of a trial that failed, what it had trained on counts; one that was
+    interrupted, crashed or ran out of memory before its first step has no tokens.
     """
     found, scored = [], []
     for outcome in outcomes:
@@ -45,7 +45,7 @@ def search_cost(outcomes: Iterable[Outcome]) -> SearchCost | None:
             continue
         if tokens is None:
             return None
-        scored.append(tokens.read + tokens.generated)
+        scored.append(tokens.full_scoring)
     if not scored:
         return None
     one = max(tokens.full for tokens in found) + sum(scored) / len(scored)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -19,10 +19,11 @@ from loracle.records.notices import as_json as notices_as_json
 from loracle.run.search import check_values, run_preset, search_space
 from loracle.training.dataset.notices import labels_of, least_difference, require_enough
 from loracle.training.dataset.shapes import Example
-from loracle.training.dataset.splits import Splits, load_splits, proxy_size
+from loracle.training.dataset.splits import Splits, load_splits
 from loracle.training.dataset.tokenizer import Reading, load_reading
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.dataset.told import about_data
+from loracle.training.dataset.trial_size import TrialSize, expected_tokens, trial_size
 from loracle.training.guard import Guard, load_guards
 from loracle.training.memory.kinds import check_optimizers
 from loracle.training.scoring import check_splits, needs_of, prepare
@@ -126,7 +127,9 @@ def view_data(config: RunConfig, n_rows: int) -> DataView:
     reading = load_reading(config)
     limit = reading.longest(config.data)
     encoded = {name: reading.every(part, config.data) for name, part in splits.parts.items()}
-    refused = _refusal(config, splits, reading, encoded)
+    size = _trial_size(config, splits, encoded, limit)
+    scored = {"validation": size.scored, "test": int((encoded["test"].lengths <= limit).sum())}
+    refused = _refusal(config, splits, reading, encoded, size)
     guards: tuple[Guard, ...] = ()
     try:
         guards = load_guards(config, reading, splits.train)
@@ -146,12 +149,14 @@ def view_data(config: RunConfig, n_rows: int) -> DataView:
         shapes=dict(Counter(example.shape for example in examples)),
         max_length=limit,
         metric=config.scoring.metric,
-        parts={name: _part(name, part, every[name], limit, config) for name, part in parts.items()},
+        parts={
+            name: _part(part, every[name], limit, scored.get(name), config) for name, part in parts.items()
+        },
         rows=rows,
         labels={name: dict(own.most_common()) for name, own in labels_of(splits.parts).items()},
         notices=gathered(
             splits.notices,
-            _notices(config, splits, encoded, reading),
+            _notices(config, splits, encoded, size, reading),
             (notice for guard in guards for notice in guard.told()),
         ),
         guards={guard.name: dict(Counter(one.shape or "text" for one in guard.examples)) for guard in guards},
@@ -178,9 +183,10 @@ def _shown(split: str, example: Example, encoded: Encoded, i: int, tokenizer: An
     return Shown(split, example.source, len(tokens), int(counted.sum()), tuple(pieces), left_out)
 
 
-def _part(name: str, part: Sequence[Example], encoded: Encoded, limit: int, config: RunConfig) -> Part:
+def _part(
+    part: Sequence[Example], encoded: Encoded, limit: int, scored: int | None, config: RunConfig
+) -> Part:
     lengths, fits = encoded.lengths, encoded.lengths <= limit
-    scored = _scored(name, encoded, limit, config)
     low, median, high, longest = np.percentile(lengths, (0, 50, 90, 100), method="inverted_cdf").tolist()
     metric = metric_of(config.scoring.metric)
     return Part(
@@ -193,26 +199,32 @@ def _part(name: str, part: Sequence[Example], encoded: Encoded, limit: int, conf
         high=int(high),
         longest=int(longest),
         repeated=len(part) - len({example.content for example in part}),
-        difference=least_difference(scored, metric) if name in ("validation", "test") and scored else None,
+        difference=least_difference(scored, metric) if scored else None,
     )
 
 
-def _scored(name: str, encoded: Encoded, limit: int, config: RunConfig) -> int:
-    """Rows of a split that are scored, or would be."""
-    used = int((encoded.lengths <= limit).sum())
-    return min(used, config.data.validation_limit or used) if name == "validation" else used
+def _trial_size(config: RunConfig, splits: Splits, encoded: Mapping[str, Encoded], limit: int) -> TrialSize:
+    """How many rows a trial has, or would have."""
+    fits = {name: part.select(np.flatnonzero(part.lengths <= limit)) for name, part in encoded.items()}
+    train, validation = fits["train"], fits["validation"]
+    if not len(train) or not len(validation):  # all are too long, which is told elsewhere
+        return TrialSize(len(train), len(validation))
+    return trial_size(config.data, expected_tokens(config, train, validation, splits.validation))
 
 
 def _notices(
-    config: RunConfig, splits: Splits, encoded: dict[str, Encoded], reading: Reading
+    config: RunConfig,
+    splits: Splits,
+    encoded: dict[str, Encoded],
+    size: TrialSize,
+    reading: Reading,
 ) -> Iterator[Notice]:
     """What a run says of these data when it begins."""
     limit = reading.longest(config.data)
-    scored = {name: _scored(name, encoded[name], limit, config) for name in ("validation", "test")}
     return about_data(
         splits.parts,
         encoded,
-        scored,
+        size,
         metric_of(config.scoring.metric),
         max_length=limit,
         remedy=reading.remedy(config.data),
@@ -220,7 +232,9 @@ def _notices(
     )
 
 
-def _refusal(config: RunConfig, splits: Splits, reading: Reading, encoded: dict[str, Encoded]) -> str | None:
+def _refusal(
+    config: RunConfig, splits: Splits, reading: Reading, encoded: dict[str, Encoded], size: TrialSize
+) -> str | None:
     """Why a run would not begin, as far as can be known without the model: in the order of `doctor`."""
     limit = reading.longest(config.data)
     try:
@@ -232,15 +246,12 @@ def _refusal(config: RunConfig, splits: Splits, reading: Reading, encoded: dict[
             else encoded[name]
             for name, part in splits.parts.items()
         }
-        scored = _scored("validation", encoded["validation"], limit, config)
-        require_enough("validation", scored, f"data.validation_limit is {config.data.validation_limit}")
+        require_enough("validation", size.scored, f"data.validation_limit is {size.scored}")
         if config.objective is None:
             check_optimizers(config)
             for name in ("validation", "test"):
                 prepare(splits.parts[name], used[name], reading, config.scoring, limit)
-        data = config.data
-        own = config.objective is not None
-        search_space(config, None if own else proxy_size(len(used["train"]), data.proxy, data.proxy_minimum))
+        search_space(config, None if config.objective is not None else size.trained)
         run_preset(config)
     except LoracleError as error:
         return str(error)

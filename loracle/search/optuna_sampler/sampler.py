@@ -52,7 +52,7 @@ from loracle.search.optuna_sampler.parameters import (
 )
 from loracle.search.optuna_sampler.question import Scene, beyond, exhausted, question_of, scene_of
 from loracle.search.optuna_sampler.ranges import USUAL
-from loracle.search.presets import Preset, get_preset, with_parameters
+from loracle.search.presets import Preset, get_preset, with_data, with_parameters
 from loracle.search.propose import propose, recommend, seed_indices
 from loracle.text.escape import printable
 
@@ -89,6 +89,7 @@ class LoracleSampler(BaseSampler):
         preset: a preset's name or a `Preset`.
         parameters: how many the base model has, such as 7e9: small models want larger steps. None: the first
             trials show which it is.
+        fraction: of the data that a trial trains on, where its config is for a training on all of it.
         features: language features of the candidates (`loracle.build_features`), for presets that read
             prompts; they need a space, and then parameters that it lacks go to the independent sampler.
         seed: makes the search repeatable; None draws one.
@@ -102,8 +103,8 @@ class LoracleSampler(BaseSampler):
         study.optimize(objective, n_trials=30)
 
     Raises:
-        ConfigError: there is no such preset, it reads prompts and there are no features, or the number of
-            parameters is no positive number.
+        ConfigError: there is no such preset, it reads prompts and there are no features, the number of
+            parameters is no positive number, or the fraction no share.
         SpaceError: features without a space.
     """
 
@@ -113,6 +114,7 @@ class LoracleSampler(BaseSampler):
         *,
         preset: str | Preset = "default",
         parameters: float | None = None,
+        fraction: float = 1.0,
         features: Features | None = None,
         seed: int | None = None,
         independent_sampler: BaseSampler | None = None,
@@ -121,14 +123,11 @@ class LoracleSampler(BaseSampler):
         if isinstance(preset, str):
             preset = get_preset(preset, language=features is not None)
         if space is not None and not isinstance(space, SearchSpace):
-            raise SpaceError(
-                "space is a SearchSpace, such as default_space(), or left out; got "
-                f"{printable(repr(space), 60)}"
-            )
+            raise SpaceError(f"space is a SearchSpace or left out; got {printable(repr(space), 60)}")
         if features is not None and space is None:
             raise SpaceError("features are of a space's candidates: name the space, too")
         self._space = space
-        self._preset = with_parameters(preset, parameters)
+        self._preset = with_data(with_parameters(preset, parameters), fraction)
         self._features = features
         self._seed = secrets.randbits(31) if seed is None else seed
         self._searches_own = independent_sampler is None and features is None

@@ -274,6 +274,17 @@ def about_limit(scored: int, n: int) -> Iterator[Notice]:
         )
 
 
+def about_trials(trained: int, n_train: int, scored: int, n: int, cost: float) -> Iterator[Notice]:
+    """Rows that a trial has for what it may cost, in full trainings."""
+    yield Notice(
+        "data",
+        "trial_limited",
+        f"a trial trains on {trained:,} of {n_train:,} rows and is scored on {scored:,} of {n:,} validation "
+        f"rows, which cost about {cost:g} full trainings (data.trial_cost)",
+        n_train - trained,
+    )
+
+
 def least_difference(n: int, metric: Metric) -> str:
     """The difference between two settings that n rows can be expected to show, in words.
 

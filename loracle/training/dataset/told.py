@@ -14,14 +14,16 @@ from loracle.training.dataset.notices import (
     about_references,
     about_sizes,
     about_tokens,
+    about_trials,
 )
 from loracle.training.dataset.tokens import Encoded
+from loracle.training.dataset.trial_size import TrialSize
 
 
 def about_data(
     parts: Parts,
     encoded: Mapping[str, Encoded],
-    scored: Mapping[str, int],
+    size: TrialSize,
     metric: Metric,
     *,
     max_length: int,
@@ -33,13 +35,14 @@ def about_data(
     Args:
         parts: examples by the name of their split.
         encoded: the same as tokens; those of more than `max_length` may be left out or not.
-        scored: rows of the validation and the test split that are scored.
+        size: what a trial has.
         metric: that is optimised.
         max_length, remedy: tokens that a row may have, and what is advised against longer ones.
         writes: whether some metric needs what the model writes.
     """
     fits: dict[str, Any] = {name: own.lengths <= max_length for name, own in encoded.items()}
     used = {name: int(own.sum()) for name, own in fits.items()}
+    scored = {"validation": size.scored, "test": used["test"]}
     dropped = {name: len(parts[name]) - n for name, n in used.items()}
     yield from about_lengths(dropped, parts, max_length, remedy)
     yield from about_tokens({name: part.remarks for name, part in encoded.items()}, parts)
@@ -47,4 +50,7 @@ def about_data(
         going_on = {name: int((encoded[name].goes_on & fits[name]).sum()) for name in scored}
         yield from about_references(going_on, parts)
     yield from about_sizes(used["train"], {name: n for name, n in scored.items() if n}, metric)
-    yield from about_limit(scored["validation"], used["validation"])
+    if size.cost is None:
+        yield from about_limit(size.scored, used["validation"])
+    else:
+        yield from about_trials(size.trained, used["train"], size.scored, used["validation"], size.cost)
