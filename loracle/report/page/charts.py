@@ -37,7 +37,7 @@ def charts(found: Findings) -> dict[str, Chart]:
     made |= pareto_charts(found)
     if found.curves:
         made["curves-chart"] = _curves(found)
-    if _varied(found):
+    if varied_knobs(found):
         made["parallel-chart"] = _parallel(found)
     for place, one in enumerate(found.slices):
         made[f"slice-{place}"] = slice_chart(found, one)
@@ -154,7 +154,8 @@ def _points(curve: Curve) -> Iterable[tuple[float, float]]:
 # -- parallel coordinates -----------------------------------------------------------------------------
 
 
-def _varied(found: Findings) -> list[str]:
+def varied_knobs(found: Findings) -> list[str]:
+    """Knobs that have an axis: of which trials had more than one value."""
     seen: dict[str, set[Value]] = {}
     for row in found.ended:
         for name in found.knobs:
@@ -162,7 +163,7 @@ def _varied(found: Findings) -> list[str]:
     return [name for name in found.knobs if len(seen.get(name, ())) > 1]
 
 
-def _ticks(found: Findings, name: str) -> list[Value]:
+def values_tried(found: Findings, name: str) -> list[Value]:
     """Values of a knob that trials had: numbers in order, names in that of the alphabet."""
     values = {row.config[name] for row in found.ended}
     names = sorted(value for value in values if isinstance(value, str))
@@ -171,8 +172,8 @@ def _ticks(found: Findings, name: str) -> list[Value]:
 
 def _parallel(found: Findings) -> Chart:
     """One line a trial over an axis a knob and one of the score; the better, the stronger its colour."""
-    names = _varied(found)
-    ticks = {name: _ticks(found, name) for name in names}
+    names = varied_knobs(found)
+    ticks = {name: values_tried(found, name) for name in names}
     good = [row for row in found.trials if row.value is not None]
     kept = sorted((row for row in good if not row.broken), key=lambda row: row.value or 0.0)
     level = {row.number: min(4, 5 * place // len(kept)) for place, row in enumerate(kept)}

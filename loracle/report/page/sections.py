@@ -23,7 +23,7 @@ from loracle.report.page.markup import (
     text,
 )
 from loracle.report.page.pareto import pareto_part
-from loracle.report.page.trials_table import trials_table
+from loracle.report.page.trials_table import axis_fields, trials_table
 from loracle.report.wording import NUMBERS_STAND_IN, show_difference, show_score, show_value, shown_knobs
 from loracle.text.quantities import show_bytes, show_duration, show_money, show_share
 
@@ -193,7 +193,7 @@ def _parallel(found: Findings) -> Part:
         'table of all trials; click on the axis to let go. <output id="brush-count" aria-live="polite">'
         '</output> <button type="button" id="brush-reset" hidden>Show all</button></p>'
     )
-    inside = (chart("parallel-chart", label, "tall"), paragraph(said, _ratio(found)), how)
+    inside = (chart("parallel-chart", label, "tall"), paragraph(said, _ratio(found)), how, axis_fields(found))
     return section("parallel", "Settings", "All settings at once", *inside, why=why)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from loracle.config.metrics import metric_of
 from loracle.records.space import Value
 from loracle.report.findings.records import Findings, TrialRow
 from loracle.report.page import wording
+from loracle.report.page.charts import values_tried, varied_knobs
 from loracle.report.page.markup import Part, own, scrolling, section, text
 from loracle.report.wording import knob_titles, show_reading, show_value, shown_knobs
 from loracle.text.quantities import show_seconds
@@ -41,6 +44,36 @@ def trials_table(found: Findings) -> Part:
     )
     whole = f'<table id="trials-table"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
     return section("trials", "Trials", "All trials", fields, scrolling(whole, "All trials"))
+
+
+def axis_fields(found: Findings) -> str:
+    """Fields that choose the ranges of the axes where nobody drags along them: for keyboards and readers of
+    screens. An option's value is its height on the axis."""
+    names = varied_knobs(found)
+    titles = knob_titles(names, _COLUMNS)
+    axes = []
+    for place, name in enumerate(names):
+        values = values_tried(found, name)
+        heights = [(str(i / (len(values) - 1)), show_value(value)) for i, value in enumerate(values)]
+        named = isinstance(values[0], str)
+        ends = [("only", "all")] if named else [("from", "lowest"), ("to", "highest")]
+        axes.append((titles[name], place, heights, ends))
+    parts = [("0.5", "upper half"), ("0.75", "upper quarter")]
+    axes.append((found.title, len(names), parts, [("from", "all of the axis")]))
+    inside = ""
+    for title, place, heights, ends in axes:
+        fields = "".join(_choice(place, end, none, heights) for end, none in ends)
+        inside += f"<fieldset><legend>{text(title, 60)}</legend>{fields}</fieldset>"
+    summary = "<summary>Choose the parts of the axes without dragging</summary>"
+    return f'<details class="by-axis">{summary}<div class="fields">{inside}</div></details>'
+
+
+def _choice(place: int, end: str, none: str, heights: Sequence[tuple[str, str]]) -> str:
+    options = "".join(f'<option value="{y}">{text(shown, 60)}</option>' for y, shown in heights)
+    return (
+        f'<label>{end} <select data-axis="{place}" data-end="{end}"><option value="">{none}</option>{options}'
+        "</select></label>"
+    )
 
 
 _STATES = ("succeeded", "failed", "interrupted", "running")

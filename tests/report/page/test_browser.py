@@ -163,6 +163,44 @@ def test_hovering_tells_of_a_trial_and_the_axis_changes(browser: Any, report: Pa
     assert seen.faults == []
 
 
+def test_axes_are_brushed_with_the_keyboard_alone(browser: Any, report: Path) -> None:
+    seen = opened(browser, report, 1440, "light")
+    seen.page.locator("#parallel-chart").scroll_into_view_if_needed()
+    seen.page.locator("#parallel-chart .main-svg").first.wait_for()
+
+    def ranks() -> list[int]:
+        cells = seen.page.locator("#trials-table tbody tr:visible > :nth-child(2)").all_inner_texts()
+        return [int(text) for text in cells]
+
+    everything = ranks()
+    seen.page.locator("#parallel details.by-axis summary").focus()
+    seen.page.keyboard.press("Enter")
+    seen.page.keyboard.press("Tab")  # rank, from
+    assert seen.page.evaluate("document.activeElement.dataset.axis") == "0"
+    seen.page.keyboard.type("32")
+    seen.page.wait_for_timeout(100)
+    assert set(ranks()) == {32, 64}
+    assert f"{len(ranks())} of {len(everything)} trials" in seen.page.inner_text("#brush-count")
+    seen.page.keyboard.press("Tab")  # to
+    seen.page.keyboard.type("32")
+    seen.page.wait_for_timeout(100)
+    assert set(ranks()) == {32}
+    axes = seen.page.evaluate("report.charts['parallel-chart'].layout.xaxis.ticktext.length")
+    better = seen.page.locator(f'#parallel select[data-axis="{axes - 1}"]')
+    few = len(ranks())
+    better.select_option("0.5")
+    assert len(ranks()) < few
+    found = axe_module.Axe().run(seen.page)
+    assert [
+        one["id"] for one in found.response["violations"] if one["impact"] in ("serious", "critical")
+    ] == []
+    seen.page.locator("#brush-reset").focus()
+    seen.page.keyboard.press("Enter")
+    assert ranks() == everything
+    assert better.input_value() == ""
+    assert seen.faults == []
+
+
 def test_brushing_an_axis_keeps_its_trials_in_chart_and_table(browser: Any, report: Path) -> None:
     seen = opened(browser, report, 1440, "light")
     chart = seen.page.locator("#parallel-chart")

@@ -23,7 +23,7 @@
 
   report.altered[NAME] = (whole) => {
     const bands = [...ranges].map(([axis, [low, high]]) => ({
-      type: "rect", x0: axis - 0.06, x1: axis + 0.06, y0: low, y1: high, fillcolor: "var(--band)", line: { color: "var(--blue)", width: 1 },
+      type: "rect", x0: axis - 0.06, x1: axis + 0.06, y0: low - 0.01, y1: high + 0.01, fillcolor: "var(--band)", line: { color: "var(--blue)", width: 1 },
     }));
     const layout = { ...whole.layout, dragmode: false, shapes: [...whole.layout.shapes, ...bands] };
     if (!kept) return { ...whole, layout };
@@ -59,12 +59,36 @@
     report.draw(NAME);
   };
 
+  // -- the fields that do the same without a pointer ------------------------------------------------
+
+  const EXACT = 1e-6; // of an axis
+  const pickers = [...document.querySelectorAll("#parallel select[data-axis]")];
+  const sync = () => pickers.forEach((one) => {
+    const [low, high] = ranges.get(Number(one.dataset.axis)) ?? [-1, 2];
+    const inside = [...one.options].filter(({ value }) => value && value >= low - EXACT && value <= high + EXACT);
+    const end = one.dataset.end;
+    const free = end === "from" ? low <= 0 : end === "to" ? high >= 1 : inside.length !== 1;
+    one.value = free || !inside.length ? "" : (end === "to" ? inside.at(-1) : inside[0]).value;
+  });
+  pickers.forEach((one) => one.addEventListener("change", () => {
+    const axis = Number(one.dataset.axis);
+    const chosen = (...ends) => pickers.find((other) => Number(other.dataset.axis) === axis && ends.includes(other.dataset.end) && other.value)?.value;
+    const [low, high] = [chosen("from", "only"), chosen("to", "only")];
+    if (low === undefined && high === undefined) ranges.delete(axis);
+    else {
+      const ends = [low === undefined ? -0.04 : Number(low) - EXACT, high === undefined ? 1.04 : Number(high) + EXACT];
+      ranges.set(axis, ends[0] <= ends[1] ? ends : [Number(one.value) - EXACT, Number(one.value) + EXACT]); // the last choice counts
+    }
+    settle();
+  }));
+
   const section = document.getElementById("trials");
   const settle = () => { // at the end of a drag: until then nothing above the chart may move it
     show();
     section.style.minHeight = kept ? section.style.minHeight || `${section.offsetHeight}px` : "";
     resets.forEach((button) => (button.hidden = !kept));
     beside.hidden = !kept;
+    sync();
     report.keep(kept);
   };
   resets.forEach((button) => button.addEventListener("click", () => {
