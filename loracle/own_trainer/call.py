@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from loracle.own_trainer.items import Results
 from loracle.records.curves.recorder import CurveRecorder
 from loracle.records.space import Config
-from loracle.records.trial import Failure
+from loracle.records.trial import ITEMS, Failure
 from loracle.text.escape import printable
 from loracle.text.numbers import NotANumber, as_number
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _NUMBERS = 1000  # beside a result
 _NAME = 200  # characters of a metric's name
-_OURS = ("result", "attempts", "low", "high")  # metrics that Loracle adds
+_OURS = ("result", "attempts", "low", "high", ITEMS)  # metrics that Loracle adds
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from loracle.records.codec import json_text
 from loracle.records.failures import DISK_ERRORS, no_room
 from loracle.records.objective import Progress, Report
 from loracle.records.space import Config, with_alpha
-from loracle.records.trial import Failure, FailureKind, Outcome
+from loracle.records.trial import ITEMS, Failure, FailureKind, Outcome
 from loracle.records.trial_files import items_file
 from loracle.text.files import write_atomically
 from loracle.training.intervals import confidence_interval
@@ -158,7 +158,8 @@ class ExternalObjective:
         records = as_records(found.items, sign)
         write_atomically(path, "".join(json_text(record, None) for record in records))
         ends = confidence_interval(records, self._metric.name)
-        return {} if ends is None else dict(zip(("low", "high"), ends, strict=True))
+        found_ends = {} if ends is None else dict(zip(("low", "high"), ends, strict=True))
+        return found_ends | {ITEMS: float(len(records))}
 
     def _provenance(self, call: Call) -> dict[str, Any]:
         trainer = self._trainer

@@ -20,6 +20,9 @@ _LINE = 600  # characters of a message
 # The beginning of the message of a trial that was taken back; its own message follows.
 TAKEN_BACK = "it crashed for a reason that no config is to blame for, and is run again"
 
+# Metric of a trainer of the user's own that gives results of items: how many they are.
+ITEMS = "items"
+
 # Where an Optuna trial keeps what Loracle knows of it.
 INDEX_KEY = "loracle:index"
 FAILURE_KEY = "loracle:failure"

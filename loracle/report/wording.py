@@ -6,9 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from loracle.config.metrics import metric_of
+from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.records.space import Config, Value
-from loracle.records.trial import TAKEN_BACK, History, Outcome
+from loracle.records.trial import ITEMS, TAKEN_BACK, History, Outcome
 
 NUMBERS_STAND_IN = (  # where the belief of a preset that reads is asked for
     "The search reads prompts with a language model; the belief on numbers alone stands in for it."
@@ -58,7 +58,17 @@ def show_test(outcome: Outcome, metric: str) -> str:
     """A test score with its 95 % interval, or the kind of failure."""
     if outcome.value is None:
         return str(outcome.failure.kind) if outcome.failure else ""
-    return show_with_interval(outcome.value, metric, [outcome.metrics.get(e, math.nan) for e in _ENDS])
+    return show_with_interval(outcome.value, metric, ends_of(outcome, metric))
+
+
+def ends_of(outcome: Outcome, metric: str) -> list[float]:
+    """The ends of the 95 % interval of a value; NaN where there is none.
+
+    A trainer of the user's own has one where it gave results of items. What it called `low` and `high`
+    itself, in runs of earlier versions, is none.
+    """
+    known = metric not in OWN_METRICS or ITEMS in outcome.metrics
+    return [outcome.metrics.get(end, math.nan) if known else math.nan for end in _ENDS]
 
 
 def show_beside(outcome: Outcome, metric: str) -> str:

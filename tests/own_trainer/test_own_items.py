@@ -70,6 +70,7 @@ def test_the_interval_is_of_final_runs_or_allows_for_the_choice(tmp_path: Path) 
     assert "chosen among" not in verdict(finals.comparison, "value")
     metrics = finals.comparison.winner_outcome.metrics
     assert metrics["low"] < 0.9 < metrics["high"]
+    assert metrics["items"] == 200
     # Two such runs are paired by the indices of their items.
     other = searched(tmp_path, last="{phase}", name="other", items="got.jsonl")
     (pair,) = compare_runs([finals.folder, other.folder]).pairs

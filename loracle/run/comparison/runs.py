@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -19,6 +20,7 @@ from loracle.report.folders import final_folder
 from loracle.report.verdict import Comparison
 from loracle.report.verdict.guards import guard_lines
 from loracle.report.verdict.stored import read_finished
+from loracle.report.wording import ends_of
 from loracle.run.folder import open_run
 from loracle.run.storage.opening import read_contents, read_history
 from loracle.training.intervals import paired_difference, paired_p_value
@@ -61,6 +63,7 @@ def _read(folder: Path) -> _Run:
 def _row(config: RunConfig, comparison: Comparison, history: History) -> RunRow:
     outcome, standard = comparison.winner_outcome, comparison.standard_outcome
     own = config.objective is not None
+    ends = [end if math.isfinite(end) else None for end in ends_of(outcome, config.metric)]
     outcomes = [trial.outcome for trial in history.finished if trial.outcome]
     outcomes += [outcome, *([standard] if standard is not None and not comparison.same else [])]
     return RunRow(
@@ -73,8 +76,8 @@ def _row(config: RunConfig, comparison: Comparison, history: History) -> RunRow:
         metric=config.metric,
         config=dict(comparison.winner),
         value=outcome.value,
-        low=outcome.metrics.get("low"),
-        high=outcome.metrics.get("high"),
+        low=ends[0],
+        high=ends[1],
         score=None if outcome.value is None else metric_of(config.metric).read(outcome.value),
         standard=None if standard is None else standard.value,
         standing=comparison.standing,
