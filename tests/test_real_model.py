@@ -112,8 +112,14 @@ def test_the_table_of_the_readme_is_what_was_measured() -> None:
     found = json.loads((BENCHMARKS / "results" / "real.json").read_text(encoding="utf-8"))
     longest = [row for row in found["tasks"] if row["trials"] == 30 and row["preset"] == "default"]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for row in longest:
+    cheap = found["budgets"]["rows"]
+    assert len(cheap) == 3
+    assert max(row["trainings"] for row in cheap) < 1
+    for row in [*longest, *cheap]:
         low, high = 100 * row["difference_low"], 100 * row["difference_high"]
         scores = f"| {100 * row['standard']:.1f} % | {100 * row['winner']:.1f} % |"
         assert f"{scores} {100 * row['difference']:+.1f} points ({low:.1f} to {high:.1f}) |" in readme
+    page = (ROOT / "docs" / "real-model.md").read_text(encoding="utf-8")
+    for row in cheap:
+        assert f"| {row['task']} | {row['trials']} | {row['trainings']:.2f} |" in page
     assert len({row["task"] for row in longest}) == 3

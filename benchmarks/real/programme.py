@@ -5,12 +5,15 @@
     python benchmarks/real/programme.py pack              # benchmarks/landscapes/real
     python benchmarks/real/programme.py replay            # other methods on these, 20 seeds; minutes
     python benchmarks/real/programme.py report            # benchmarks/results/real.json, and its tables
+    python benchmarks/real/programme.py budgets           # searches with a budget, beside what is stored
 
 The parts, each a file or folder of its own in `$LORACLE_REAL_WORK` (default: `build/real`):
 
 * `base`: the model before any training, scored on test.
 * `search`: `loracle tune` with 10 trials and then with 30, winner and standard each time trained on all data
   and scored on test; `default` and `numeric`.
+* `budget`: `loracle tune` with `search.budget: 1.0` and nothing else, so that all its trials together cost
+  less than one full training.
 * `peer`: random search, and Optuna's TPE with 3 random trials before its model (its own default is 10), on
   the same grid, proxy, seeds and trainer as the search; what each recommends after 30 trials is trained on
   all data and scored on test, too. Live, on the tasks of `LIVE`.
@@ -60,6 +63,7 @@ PRESETS = ("default", "numeric")
 PEERS = ("random", "tpe-3")
 LIVE = ("hyphens",)  # tasks with live peers; elsewhere they are replayed on the landscape
 SEEDS = (0,)
+BUDGET = 1.0  # full trainings
 N_CONFIGS, FULL_EVERY = 60, 3
 LANDSCAPES = ("hyphens", "sections")
 DESIGN_SEED = 12
@@ -113,6 +117,7 @@ class Part:
 def parts(names: Sequence[str]) -> list[Part]:
     """Everything, what is told first coming first."""
     found = [Part(task, "base", "model") for task in names]
+    found += [Part(task, "budget", "default", seed) for seed in SEEDS for task in names]
     found += [Part(task, "search", "default", SEEDS[0]) for task in names]
     found += [
         Part(task, "peer", peer, seed) for seed in SEEDS for task in names if task in LIVE for peer in PEERS
@@ -132,7 +137,14 @@ def parts(names: Sequence[str]) -> list[Part]:
 def do(part: Part) -> None:
     """Does a part and writes its result; what it had begun before is gone on with."""
     began, spent = time.time(), os.times()
-    work = {"base": _base, "search": _search, "peer": _peer, "proxy": _config, "full": _config}
+    work = {
+        "base": _base,
+        "budget": _budget,
+        "search": _search,
+        "peer": _peer,
+        "proxy": _config,
+        "full": _config,
+    }
     part.path.parent.mkdir(parents=True, exist_ok=True)
     result = work[part.kind](part)
     now = os.times()
@@ -164,7 +176,7 @@ def _base(part: Part) -> dict[str, Any]:
 
 
 def run_folder(task: str, preset: str, seed: int) -> Path:
-    """The folder of a search."""
+    """The folder of a search; `preset` is `budget` for one with a budget."""
     return WORK / task / f"run-{preset}-{seed}"
 
 
@@ -180,24 +192,31 @@ def _search(part: Part) -> dict[str, Any]:
     file = folder.with_suffix(".yaml")
     write_config(file, config)
     for n_trials in CHECKPOINTS:
-        kept = verdict_file(folder, n_trials)
-        if not kept.exists():
-            with folder.with_suffix(".log").open("a", encoding="utf-8") as log:
-                tune = [
-                    sys.executable,
-                    "-m",
-                    "loracle",
-                    "tune",
-                    "--json",
-                    "--trials",
-                    str(n_trials),
-                    str(file),
-                ]
-                done = subprocess.run(tune, stdout=subprocess.PIPE, stderr=log, check=False)
-            if done.returncode:
-                raise RuntimeError(f"{file}: `loracle tune` left with {done.returncode}, see {log.name}")
-            write_atomically(kept, done.stdout.decode())
+        _tune(file, n_trials)
     return {"run": str(folder)}  # holds the trials
+
+
+def _budget(part: Part) -> dict[str, Any]:
+    folder = run_folder(part.task, "budget", part.seed)
+    search = {"preset": part.name, "seed": part.seed, "budget": BUDGET}
+    file = folder.with_suffix(".yaml")
+    write_config(file, settings(TASKS[part.task], output=str(folder), search=search))
+    _tune(file, N_TRIALS)  # at most
+    return {"run": str(folder)}
+
+
+def _tune(file: Path, n_trials: int) -> None:
+    """Runs or continues the search of a config file, and keeps what it says."""
+    folder = file.with_suffix("")
+    kept = verdict_file(folder, n_trials)
+    if kept.exists():
+        return
+    tune = [sys.executable, "-m", "loracle", "tune", "--json", "--trials", str(n_trials), str(file)]
+    with folder.with_suffix(".log").open("a", encoding="utf-8") as log:
+        done = subprocess.run(tune, stdout=subprocess.PIPE, stderr=log, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{file}: `loracle tune` left with {done.returncode}, see {log.name}")
+    write_atomically(kept, done.stdout.decode())
 
 
 def _peer(part: Part) -> dict[str, Any]:
@@ -320,9 +339,9 @@ def status(chosen: Sequence[Part]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("command", choices=("run", "status", "pack", "replay", "report"))
+    parser.add_argument("command", choices=("run", "status", "pack", "replay", "report", "budgets"))
     parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated")
-    parser.add_argument("--kinds", default="base,search,peer,proxy,full", help="comma-separated")
+    parser.add_argument("--kinds", default="base,budget,search,peer,proxy,full", help="comma-separated")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--minutes", type=float, help="begin nothing after so many")
     given = parser.parse_args()
@@ -343,6 +362,10 @@ def main() -> None:
             from summary import report
 
             report()
+        elif given.command == "budgets":
+            from summary import store_budgets
+
+            store_budgets()
     except fetch.Missing as error:
         sys.exit(f"real: {error}")
 

@@ -1,10 +1,12 @@
 """What the parts of `programme.py` say, as `benchmarks/results/real.json` and as tables.
 
     python benchmarks/real/programme.py report
+    python benchmarks/real/programme.py budgets
 
 Differences on test are paired by item, with 95 % intervals. `cost` is what a search trained in trainings: the
 tokens of all its trials over those of one full training. `cost_in_time` has the seconds of the trials, their
-scoring on validation included, over those of one full training and its scoring on test.
+scoring on validation included, over those of one full training and its scoring on test. `trainings` is the
+cost as Loracle tells it: tokens trained on, read and written, over those of a full training with its scoring.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from typing import Any
 
 from landscape import packed, ranks, replay_table
 from programme import (
+    BUDGET,
     CHECKPOINTS,
+    N_TRIALS,
     PEERS,
     PRESETS,
     ROOT,
@@ -49,6 +53,35 @@ def task_rows() -> Iterator[Row]:
                     row = {"task": task.name, "metric": task.metric, "preset": preset, "trials": n_trials}
                     if found is not None:
                         yield {**row, "seed": seed, "base": base and base["test"]["value"], **found}
+
+
+def budget_rows() -> Iterator[Row]:
+    """One row for each search with a budget; `trials` are as many as fitted in."""
+    known = {row["task"]: row["base"] for row in task_rows()}
+    if RESULTS.exists():
+        stored = json.loads(RESULTS.read_text(encoding="utf-8"))["tasks"]
+        known = {row["task"]: row["base"] for row in stored} | known
+    for task in TASKS.values():
+        for seed in SEEDS:
+            folder = run_folder(task.name, "budget", seed)
+            found = _found(folder, N_TRIALS)
+            if found is None:
+                continue
+            after = json.loads(verdict_file(folder, N_TRIALS).read_text(encoding="utf-8"))
+            row = {"task": task.name, "metric": task.metric, "preset": "default", "budget": BUDGET}
+            n = len(list(folder.glob("trials/*/outcome.json")))
+            row |= {"trials": n, "seed": seed, "base": known.get(task.name)}
+            yield {**row, **found, "trainings": after["cost"]["trainings"]}
+
+
+def store_budgets() -> None:
+    """Puts the searches with a budget beside what is stored, in place of those that are there."""
+    content = json.loads(RESULTS.read_text(encoding="utf-8"))
+    rows = list(budget_rows())
+    content["budgets"] = {**about("optuna"), "rows": rows}
+    write_atomically(RESULTS, json.dumps(content, indent=1) + "\n")
+    columns = ("task", "trials", "seed", "standard", "winner", "relative_gain", "trainings")
+    print_table(rows, (*columns, "difference_low", "difference_high", "seconds", "failed"))
 
 
 def _found(folder: Path, n_trials: int) -> Row | None:
@@ -101,6 +134,7 @@ def report() -> None:
         "model": "Gemma 3 270M (from Q4_K_M), bfloat16",
         "sizes": SIZES,
         "tasks": list(task_rows()),
+        "budgets": {**about("optuna"), "rows": list(budget_rows())},
         "peers": list(peer_rows()),
         "proxy": [found for task, rows in packed().items() if (found := ranks(task, rows))],
         "replay": replay_table(),
