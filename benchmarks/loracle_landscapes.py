@@ -105,9 +105,13 @@ class Surface:
 
     @property
     def regrets(self) -> Floats:
-        """0 for the best config, 1 for the median one, (n,); a failure is as bad as the worst."""
+        """0 for the best config, 1 for the median one, (n,); a failure is as bad as the worst.
+
+        NaN where half of the configs are as good as the best: there is nothing to search for.
+        """
         scores = np.where(np.isnan(self.scores), np.nanmin(self.scores), self.scores)
-        return np.asarray((scores.max() - scores) / (scores.max() - np.median(scores)))
+        span = scores.max() - np.median(scores)
+        return np.asarray((scores.max() - scores) / span if span > 0 else np.full(len(scores), np.nan))
 
 
 def load(table: Path = TABLE, others: Path | None = None) -> list[Row]:

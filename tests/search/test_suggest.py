@@ -98,6 +98,8 @@ def test_the_command_says_what_to_start_with_and_what_it_rests_on(loracle: Lorac
     assert lines[0].startswith("start with rank ")
     assert "7B parameters and 20,000 examples" in said
     assert "usual settings: rank 16, alpha 32" in said
+    assert "How many examples there are decides the batches alone" in said
+    assert "How many examples" not in loracle("suggest", "--parameters", "7e9")[1]
     told = json.loads(loracle("suggest", "--parameters", "7e9", "--json")[1])
     assert [told["parameters"], len(told["alternatives"])] == [7e9, 3]
     assert "No model of this size" in loracle("suggest", "--parameters", "2")[1]

@@ -23,6 +23,11 @@ def sentences(found: Suggestion) -> Iterator[str]:
         "landscapes of other models and data: nothing of yours has been trained, and the metric is not asked "
         "for."
     )
+    if found.examples is not None:
+        yield (
+            "How many examples there are decides the batches alone: on small models the best learning rate "
+            "fell by a half for ten times as many, but answers that were moved by it were no better."
+        )
     if not found.known_size:
         yield (
             f"No model of this size is among them: they have {show_count(SMALLEST)} to {show_count(LARGEST)}."
