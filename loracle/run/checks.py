@@ -23,6 +23,7 @@ from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.trial import Trial
 from loracle.records.trial_files import stored_outcomes
 from loracle.report.time_left import Forecast, forecast, in_words
+from loracle.report.verdict.stored import FILE as FINISHED
 from loracle.run.folder import require_recorded
 from loracle.run.past.candidates import read_past
 from loracle.run.reading import run_prompt
@@ -211,8 +212,8 @@ def _expected(config: RunConfig, space: SearchSpace, estimates: Forecast) -> Ite
     stored = stored_outcomes(config.output / "trials")
     done = [Trial(number, 0, outcome) for number, outcome in enumerate(stored)]
     budget = min(config.search.trials, len(space.candidates))
-    if len(done) < budget:
-        expected = estimates.expected(done, budget, max(1, config.execution.workers))
+    expected = estimates.expected(done, budget, max(1, config.execution.workers))
+    if expected.trials or (expected.finals and not (config.output / FINISHED).exists()):
         yield Check("time", "ok", in_words(expected), expected=expected)
 
 

@@ -49,6 +49,16 @@ def test_how_long_a_run_takes_is_told(run_config: Callable[..., Path]) -> None:
     assert more.text.startswith("2 of 6 trials of about ")
 
 
+def test_after_a_search_that_a_budget_has_ended_nothing_is_to_come(run_config: Callable[..., Path]) -> None:
+    config = load_config(run_config(search={"trials": 8, "budget": 1.5}))
+    result = tune(config)
+    assert "(search.budget)" in result.stopped
+    assert "time" not in states(list(examine(config)))
+    (config.output / "verdict.json").unlink()  # as when it was killed in the final trainings
+    (left,) = [check for check in examine(config) if check.expected]
+    assert left.text.startswith("2 final trainings of about ")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
