@@ -214,9 +214,7 @@ def _batches(
 ) -> tuple[Callable[[int, float], torch.Tensor], npt.NDArray[np.int64]]:
     """A function that adds the gradient of this process's part of a step's batch, times a factor, and gives
     its part of the loss; and which example is seen when."""
-    order = example_order(plan.n_examples, plan.n_seen, seed)
-    # An example that comes again in another epoch is another one to the masks, even within one batch.
-    known_as = encoded.positions[order] + ((np.arange(plan.n_seen) // plan.n_examples) << 32)
+    order, known_as = examples_seen(encoded, plan, seed)
     masks, breaks = Masks(seed, base.device), length_breaks(base.model)
     key_dropout(base.model, masks, kept_logits=base.counted_alone)
 
@@ -228,6 +226,15 @@ def _batches(
         return accumulate(base, encoded, batch, masks, plan.settings.largest_micro_batch, breaks)
 
     return add, order
+
+
+def examples_seen(
+    encoded: Encoded, plan: Plan, seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which example is seen when, and what masks know it as, (n_seen,) each."""
+    order = example_order(plan.n_examples, plan.n_seen, seed)
+    # An example that comes again in another epoch is another one to the masks, even within one batch.
+    return order, encoded.positions[order] + ((np.arange(plan.n_seen) // plan.n_examples) << 32)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,13 @@ def token_keys(seed: int, step: int, examples: Sequence[int] | npt.NDArray[np.in
     return _mixed(rows[:, None] + np.arange(1, width + 1, dtype=np.uint64) * np.uint64(_GOLDEN))
 
 
+def token_words(keys: Words, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys, (b, t), as two random words a token: one to add, any, and one to multiply by, odd; (b, t, 1)."""
+    halves = keys.view(np.int32).reshape(*keys.shape, 2)
+    both = torch.from_numpy(halves).to(device, non_blocking=True)
+    return both[..., :1].contiguous(), both[..., 1:] | 1
+
+
 def _words(values: int | Sequence[int] | npt.NDArray[np.int64]) -> Words:
     if isinstance(values, int):
         return np.array([values % (1 << 64)], dtype=np.uint64)
@@ -131,10 +138,7 @@ class Masks:
         `kept`, (b, width), are the positions that reach the output layer, where not all do.
         """
         keys = token_keys(self._seed, step, examples, width)
-        halves = keys.view(np.int32).reshape(*keys.shape, 2)
-        both = torch.from_numpy(halves).to(self._device, non_blocking=True)
-        added, times = both[..., :1].contiguous(), both[..., 1:] | 1
-        self._tokens = _Tokens(added, times, kept)
+        self._tokens = _Tokens(*token_words(keys, self._device), kept)
         try:
             yield
         finally:
@@ -170,6 +174,25 @@ class Masks:
                 "known which token is which; leave it out of training.targets, or set the knob dropout to 0"
             )
         return found
+
+
+def rounded(p: float) -> float:
+    """The probability that is meant by `p`, below 1."""
+    return min(round(p * _UNITS), _UNITS - 1) / _UNITS
+
+
+class Drops:
+    """Masks of the tokens of a batch where each row has a probability of its own."""
+
+    def __init__(self, keys: Words, probabilities: npt.NDArray[np.float64], device: torch.device) -> None:
+        """`keys`, (b, t), as `token_keys` makes them; `probabilities`, (b,), as `rounded` makes them."""
+        self._added, self._times = (words.view(-1, 1) for words in token_words(keys, device))
+        least = np.repeat(probabilities * _UNITS - _UNITS // 2, keys.shape[1]).astype(np.int16)
+        self._least = torch.from_numpy(least[:, None]).to(device)
+
+    def of(self, words: torch.Tensor, features: int) -> torch.Tensor:
+        """Which features a module drops, (b t, features); `words` are those of its `ExampleDropout`."""
+        return (_mixed_with(self._added, self._times, words) < self._least)[:, :features]
 
 
 class ExampleDropout(nn.Module):
@@ -238,11 +261,16 @@ def masked(
 
 def _stays(added: torch.Tensor, times: torch.Tensor, words: torch.Tensor, units: int) -> torch.Tensor:
     """Which features stay: (rows, features), one more where their number is odd."""
+    return _mixed_with(added, times, words) >= units - _UNITS // 2
+
+
+def _mixed_with(added: torch.Tensor, times: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    """Random 16 bits for each row and feature, signed: (rows, features), one more where that is odd."""
     mixed = torch.bitwise_xor(added, words)  # (rows, pairs)
     mixed.mul_(_MULTIPLIER)
     mixed.bitwise_xor_(mixed >> 16)
     mixed.mul_(times)
-    return mixed.view(torch.int16) >= units - _UNITS // 2
+    return mixed.view(torch.int16)
 
 
 # -- on a model -------------------------------------------------------------------------------------

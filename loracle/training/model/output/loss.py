@@ -47,6 +47,20 @@ def add_gradient(base: Base, batch: Batch, masks: Masks, n_tokens: float) -> Ten
     return loss
 
 
+def add_weighted_gradient(base: Base, batch: Batch, weights: Tensor) -> Tensor:
+    """Adds the gradient of the sum of the losses of counted positions, each times its weight, (k,); returns
+    the losses as they are, (k,).
+
+    Call where `in_blocks` is true.
+    """
+    assert base.output is not None
+    hidden, layer = _counted_states(base, batch), base.model.get_output_embeddings()
+    found = losses_in_blocks(hidden, layer, base.output, batch.targets, gradient=True)
+    assert found.gradient is not None
+    hidden.backward(found.gradient.mul_(weights[:, None]).to(hidden.dtype))  # type: ignore[no-untyped-call]
+    return found.losses
+
+
 def _added(logits: Tensor, targets: Tensor, n_tokens: float) -> Tensor:
     """Adds the gradient of the loss of these logits, divided by `n_tokens`, and returns that loss."""
     loss = cross_entropy(logits, targets, reduction="sum") / n_tokens
