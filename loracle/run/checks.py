@@ -24,7 +24,7 @@ from loracle.records.trial import Trial
 from loracle.records.trial_files import stored_outcomes
 from loracle.report.time_left import Forecast, forecast, in_words
 from loracle.report.verdict.stored import FILE as FINISHED
-from loracle.run.folder import require_recorded
+from loracle.run.folder import require_own, require_recorded
 from loracle.run.past.candidates import read_past
 from loracle.run.reading import run_prompt
 from loracle.run.search import check_values, search_space
@@ -220,6 +220,7 @@ def _expected(config: RunConfig, space: SearchSpace, estimates: Forecast) -> Ite
 def _output(config: RunConfig) -> Check:
     folder = config.output
     try:
+        require_own(folder)
         require_recorded(config)
         if (folder / "journal.log").exists():
             return Check(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from loracle.config.knobs import KNOBS
 from loracle.config.metrics.guard import guards_of_rows
 from loracle.config.settings import RunConfig
@@ -14,6 +16,7 @@ from loracle.records.space import SearchSpace, Value, number, same_value, with_a
 from loracle.report.wording import show_config, show_value
 from loracle.search.presets import get_preset
 from loracle.search.propose import seed_indices
+from loracle.text.escape import printable
 from loracle.training.memory.plan import MemoryModel, left_out
 
 TOO_LARGE = "too_large"
@@ -36,6 +39,7 @@ def search_notices(
     return (
         *_unused(config, space),
         *_fewer_candidates(config, space),
+        *_never_tried(space),
         *_moved(config, space),
         *_merged(space, sizes),
         *_few_steps(config, space, sizes),
@@ -75,6 +79,27 @@ def _fewer_candidates(config: RunConfig, space: SearchSpace) -> Iterator[Notice]
         some = "1 candidate, so there is 1 trial" if n == 1 else f"{n} candidates, so there are {n} trials"
         text = f"the space has {some} and not the {budget} of search.trials; each candidate is tried once"
         yield Notice("search", "fewer_candidates", text, n)
+
+
+def _never_tried(space: SearchSpace) -> Iterator[Notice]:
+    """Values that no candidate has, as the constraints forbid all that have them."""
+    values = space.values(space.candidates)
+    for knob in space.knobs:
+        present = set(np.unique(values[knob.name]).tolist())
+        merged = space.batch_limit if knob.name == "batch_size" else None  # these are told by `_merged`
+        gone = [
+            value
+            for value in knob.values
+            if (knob.position(value) if knob.texts else number(value)) not in present
+            and (merged is None or number(value) <= merged)
+        ]
+        if gone:
+            which, rules = ", ".join(map(show_value, gone)), "; ".join(space.constraints)
+            text = (
+                f"{knob.name} {printable(which)}: never tried, as no candidate with it satisfies the "
+                f"constraints ({printable(rules)}); change space.constraints, or leave it out"
+            )
+            yield Notice("search", "values_never_tried", text, len(gone))
 
 
 def _few_steps(config: RunConfig, space: SearchSpace, sizes: Sizes | None) -> Iterator[Notice]:

@@ -11,6 +11,7 @@ import yaml
 from conftest import copy_rows
 
 from loracle.config.loading import load_config
+from loracle.errors import StudyError
 from loracle.records.events import Event, Expected, TrialFinished, TrialStarted
 from loracle.run.checks import Check, examine
 from loracle.run.search import search_space
@@ -133,6 +134,38 @@ def test_fewer_candidates_than_trials_are_told_and_counted(run_config: Callable[
     assert result.stopped == "all 4 candidates are tried"
 
 
+def test_values_that_the_constraints_leave_no_candidate_are_named(run_config: Callable[..., Path]) -> None:
+    path = run_config()
+    content = yaml.safe_load(path.read_text())
+    content["space"] = {"rank": 64, "alpha_ratio": 2, "learning_rate": [1e-4, 1e-3, 1e-2], "dropout": 0}
+    path.write_text(yaml.safe_dump(content))
+    config = load_config(path)
+    space = search_space(config, 24)
+    (told,) = [n for n in search_notices(config, space, None) if n.name == "values_never_tried"]
+    assert told.count == 1
+    assert told.text == (
+        "learning_rate 0.01: never tried, as no candidate with it satisfies the constraints "
+        "(alpha * learning_rate <= 0.5); change space.constraints, or leave it out"
+    )
+    assert not any(space.config(int(i))["learning_rate"] == 0.01 for i in space.candidates)
+    content["space"]["constraints"] = []
+    path.write_text(yaml.safe_dump(content))
+    config = load_config(path)
+    told_now = search_notices(config, search_space(config, 24), None)
+    assert "values_never_tried" not in [notice.name for notice in told_now]
+
+
+def test_an_output_that_tune_refuses_is_bad(run_config: Callable[..., Path]) -> None:
+    """A file, and a folder that holds somebody's files."""
+    for output, said in (("train.jsonl", "cannot be used"), ("", "which Loracle did not make")):
+        config = load_config(run_config(output=output))
+        (check,) = [check for check in examine(config) if check.name == "output"]
+        assert check.state == "bad"
+        assert said in check.text
+        with pytest.raises(StudyError, match=said):
+            tune(config)
+
+
 def test_what_a_trainer_of_your_own_takes_is_not_known(run_config: Callable[..., Path]) -> None:
     own = {
         "command": "true {rank} {alpha_ratio} {dropout} {batch_size} {learning_rate} {fraction}",
@@ -145,7 +178,8 @@ def test_what_a_trainer_of_your_own_takes_is_not_known(run_config: Callable[...,
 def test_few_steps_and_a_run_that_exists_are_noted(run_config: Callable[..., Path]) -> None:
     path = run_config()
     (path.parent / "run").mkdir()
-    (path.parent / "run" / "journal.log").write_text("")
+    for name in ("journal.log", ".lock"):
+        (path.parent / "run" / name).write_text("")
     checks = list(examine(load_config(path)))
     assert states(checks)["output"] == "note"
     (steps,) = [check.text for check in checks if check.notice and check.notice.name == "few_steps"]
