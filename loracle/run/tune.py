@@ -57,6 +57,7 @@ from loracle.text.files import write_atomically
 from loracle.training.memory.plan import describe
 
 _BROKEN_IN_A_ROW = 5  # crashed or lost: then the cause is not the configs
+_NO_CONFIGS_FAULT = (FailureKind.CRASHED, FailureKind.LOST)
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -98,6 +99,7 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
             _tell(run.notices, config.output, listen)
             page = LivePage(Subject(config, space, run.search.preset), study.history, run.notices, listen)
             stopped = _search(config, run, study, page, _estimates(config, run))
+            _take_back(study)
             history = study.history()
             comparison = _compare(config, run, history, listen)
             comparison = replace(comparison, guarded=guarded_search(space, history, comparison.winner))
@@ -314,7 +316,7 @@ def _refuse_hopeless(recent: Sequence[tuple[int, Outcome]], study: Study) -> Non
     These trials are taken back: once the reason is gone, their configs are run again.
     """
     failures = [(number, outcome.failure) for number, outcome in recent if outcome.failure]
-    broken = [(n, f) for n, f in failures if f.kind in (FailureKind.CRASHED, FailureKind.LOST)]
+    broken = [(n, f) for n, f in failures if f.kind in _NO_CONFIGS_FAULT]
     if len(broken) == _BROKEN_IN_A_ROW:
         study.void(number for number, _ in broken)
         raise StudyError(
@@ -322,6 +324,14 @@ def _refuse_hopeless(recent: Sequence[tuple[int, Outcome]], study: Study) -> Non
             f"{broken[-1][1].message}; see their folders under trials/. They do not count, and the same "
             "command runs them again"
         )
+
+
+def _take_back(study: Study) -> None:
+    """Where every trial crashed or was lost, none counts: whoever mends the cause runs them again."""
+    counted = study.history().counted
+    failures = [trial.outcome.failure for trial in counted if trial.outcome]
+    if all(failure is not None and failure.kind in _NO_CONFIGS_FAULT for failure in failures):
+        study.void(trial.number for trial in counted)
 
 
 def _compare(config: RunConfig, run: Prepared, history: History, listen: Listener) -> Comparison:

@@ -210,3 +210,28 @@ def test_watch_of_a_run_that_failed_ends_with_its_exit_code(loracle: Loracle, tm
     page = (tmp_path / "run" / "report.html").read_text()
     assert "All 2 trials are done.</p>" in page
     assert "more search.trials" in page
+
+
+def test_who_tries_one_trial_first_and_corrects_the_trainer_loses_no_config(
+    loracle: Loracle, tmp_path: Path
+) -> None:
+    """As the page on trainers of your own advises; a crash says nothing about its config."""
+    config = tmp_path / "loracle.yaml"
+    text = (
+        "objective: {function: 'mine.py:train', direction: minimize}\nsearch: {trials: 4}\n"
+        "execution: {workers: 0}\noutput: run\n"
+    )
+    config.write_text(text)
+    (tmp_path / "mine.py").write_text("def train(config):\n    return missing\n")
+    for _ in range(2):
+        code, _, errors = loracle("tune", config, "--trials", "1")
+        assert code == 2
+        assert "name 'missing' is not defined" in errors
+        assert "Once it is mended, the same loracle tune runs them again" in errors
+    (tmp_path / "mine.py").write_text("def train(config):\n    return config['learning_rate']\n")
+    assert loracle("tune", config)[0] == 0
+    trials = json.loads(loracle("show", tmp_path / "run", "--json")[1])["trials"]
+    succeeded = [trial["config"] for trial in trials if trial["score"] is not None]
+    assert len(succeeded) == 4
+    assert trials[0]["score"] is None
+    assert succeeded[0] == trials[0]["config"]  # the usual settings, with which every search begins
