@@ -54,7 +54,8 @@ def why_not_adapted(base: Base, layers: list[Layer]) -> str | None:
     output = base.model.get_output_embeddings()
     for layer in layers:
         own = None if layer.is_weight else layer.module.get_base_layer()
-        if type(own) is not nn.Linear or own is output:
-            kind = "weight" if own is None else "output layer" if own is output else type(own).__name__
-            return f"{layer.name} is a {kind}, not a linear module inside of the model"
+        is_output = output is not None and layer.module is output
+        if type(own) is not nn.Linear or is_output:
+            kind = "a weight" if own is None else "the output layer" if is_output else type(own).__name__
+            return f"{layer.name} is {kind}, not a linear module inside of the model"
     return None

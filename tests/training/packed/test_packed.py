@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from architectures import KINDS, save_kind
 from conftest import copy_rows
+from places import ROOT
 
 from loracle.config.settings import RunConfig
 from loracle.config.training.plan import plan_training
@@ -23,6 +25,7 @@ from loracle.training.model.checksum import weights_fingerprint
 from loracle.training.packed.conditions import why_alone
 from loracle.training.packed.linear import NotPacked
 from loracle.training.packed.loop import PackedResult, lent, train_packed
+from loracle.training.packed.width import measured_width
 
 CLOSE = 1e-5  # a part of what is compared, in float32
 MIXED = [
@@ -31,6 +34,7 @@ MIXED = [
     {"rank": 8, "alpha": 4, "dropout": 0.3, "batch_size": 8, "learning_rate": 1e-3},
     {"rank": 1, "alpha": 1, "dropout": 0.05, "batch_size": 6, "learning_rate": 4e-3},
 ]
+CONFIG = MIXED[0]
 EXPLODING = {"rank": 4, "alpha": 8, "dropout": 0.1, "batch_size": 4, "learning_rate": 1e30}
 SETTINGS = TrainingConfig(max_steps=20, weight_decay=0.01)
 
@@ -175,3 +179,59 @@ def test_a_model_of_other_modules_is_told_and_left_as_it_was(tmp_path: Path) -> 
         train_packed(base, data_of(base), MIXED, SETTINGS, seed=0)
     assert weights_fingerprint(base.model) == base.fingerprint
     assert alone(base, data_of(base), MIXED[0], TrainingConfig(max_steps=1))
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (["lm_head"], "lm_head is the output layer"),
+        (["embed_tokens"], "embed_tokens is Embedding"),
+    ],
+)
+def test_adapters_of_other_places_are_told(base: Base, targets: list[str], said: str) -> None:
+    with pytest.raises(NotPacked, match=said):
+        train_packed(base, data_of(base), [CONFIG] * 2, TrainingConfig(targets=targets), seed=0)
+
+
+def test_configs_that_adapt_different_modules_are_told(base: Base) -> None:
+    configs = [CONFIG | {"targets": targets} for targets in ("q_proj", "q_proj,v_proj")]
+    with pytest.raises(NotPacked, match="different modules"):
+        train_packed(base, data_of(base), configs, SETTINGS, seed=0)
+
+
+def test_the_width_is_the_one_of_those_measured_that_gains_most(base: Base) -> None:
+    width = measured_width(base, data_of(base), CONFIG, TrainingConfig(), widths=(2, 4))
+    assert width.reason is None
+    assert set(width.gains) in ({2}, {2, 4})
+    assert width.configs == 1 or width.gains[width.configs] == max(width.gains.values())
+    assert weights_fingerprint(base.model) == base.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({"variant": "dora"}, "variant dora"), ({"targets": ["lm_head"]}, "output layer")],
+)
+def test_where_configs_have_to_be_trained_alone_the_width_is_one_and_says_why(
+    base: Base, settings: dict[str, Any], reason: str
+) -> None:
+    width = measured_width(base, data_of(base), CONFIG, TrainingConfig(**settings))
+    assert width.configs == 1
+    assert reason in str(width.reason)
+
+
+def test_the_page_shows_what_works(base: Base) -> None:
+    """The lines of Python in docs/packed.md, and its table as it was measured."""
+    page = (ROOT / "docs" / "packed.md").read_text(encoding="utf-8")
+    program = page.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {"base": base, "encoded": data_of(base)}
+    names |= {"configs": MIXED, "settings": TrainingConfig()}
+    exec(compile(program, "packed.md", "exec"), names)
+    assert len(names["trained"].steps) > 1
+    content = json.loads((ROOT / "benchmarks" / "results" / "packed_width.json").read_text(encoding="utf-8"))
+    for row in content["rows"]:
+        gains = [f"{gain:.2f}" for gain in row["gain"].values()]
+        assert f"| {row['model']}, batch {row['batch']} | {' | '.join(gains)} |" in page
+        assert row["automatic"]["gain"] >= 0.97
+        assert all(
+            apart <= (CLOSE if row["model"] == "demo" else 2 * CLOSE) for apart in row["difference"].values()
+        )

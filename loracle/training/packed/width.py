@@ -1,0 +1,102 @@
+"""How many configs to train together: as many as pay on this model and machine, by a few measured steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from loracle.config.training.plan import plan_training
+from loracle.config.training.settings import TrainingConfig
+from loracle.records.space import Value
+from loracle.training.dataset.tokens import Encoded
+from loracle.training.loop import Step, TrainingFailed, train_adapter
+from loracle.training.model.base_model import Base
+from loracle.training.packed.conditions import why_alone
+from loracle.training.packed.linear import NotPacked
+from loracle.training.packed.loop import train_packed
+
+WIDTHS = (2, 4, 8)
+_WORTH = 1.15  # times as fast as one at a time: below, noise of the measurement could make it a loss
+_STEPS, _ROUNDS = 4, 3  # steps of a measurement beside the first one, and how often it is made
+_ENOUGH = 2.0  # seconds of a measurement, above which it is made once
+
+
+@dataclass(frozen=True)
+class Width:
+    """How many configs are trained together.
+
+    Attributes:
+        configs: so many; 1 for one at a time.
+        gains: times as many trainings in the same time, by the number of configs, as far as was measured.
+        reason: why no more, where something stands against it.
+    """
+
+    configs: int
+    gains: Mapping[int, float] = field(default_factory=dict)
+    reason: str | None = None
+
+
+def measured_width(
+    base: Base,
+    encoded: Encoded,
+    config: Mapping[str, Value],
+    settings: TrainingConfig,
+    widths: Sequence[int] = WIDTHS,
+) -> Width:
+    """The width, of `widths` in ascending order, that trains most configs like this one in the same time.
+
+    Wider ones are not measured where one pays less than the one before. Memory that runs out counts as this.
+
+    Raises:
+        ConfigError: see `plan_training`.
+        TrainingFailed: even one config alone fails.
+        ModelError: the base model was not left as it was found.
+    """
+    plan = plan_training(config, settings, len(encoded))
+    if reason := why_alone(base, plan):
+        return Width(1, reason=reason)
+    some = encoded.select(np.resize(np.arange(len(encoded)), plan.batch_size * (_STEPS + 1)))
+    short = settings.model_copy(update={"epochs": 1.0, "max_steps": None, "divergence_factor": 1e9})
+    alone = _seconds(base, some, config, short, 1)
+    gains: dict[int, float] = {}
+    reason = None
+    for width in widths:
+        try:
+            gains[width] = width * alone / _seconds(base, some, config, short, width)
+        except (NotPacked, TrainingFailed) as error:
+            reason = str(error)
+            break
+        if gains[width] < _WORTH or gains[width] < max(gains.values()):
+            break
+    best = max(gains, key=gains.__getitem__, default=1)
+    return Width(best if gains.get(best, 0.0) >= _WORTH else 1, gains, reason)
+
+
+def _seconds(
+    base: Base, encoded: Encoded, config: Mapping[str, Value], settings: TrainingConfig, width: int
+) -> float:
+    """Of the steps behind the first one, in the fastest of some rounds: other work only slows."""
+    one_thread = base.device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if one_thread else time.perf_counter
+    found: list[float] = []
+    while not found or (len(found) < _ROUNDS and found[0] < _ENOUGH):
+        ends: list[float] = []
+
+        def of_one(step: Step, ends: list[float] = ends) -> None:
+            ends.append(clock())
+
+        def of_all(i: int, step: Step, ends: list[float] = ends) -> None:
+            if i == width - 1:  # the last one, with which a step of all is done
+                ends.append(clock())
+
+        if width > 1:
+            train_packed(base, encoded, [config] * width, settings, seed=0, progress=of_all)
+        else:
+            with train_adapter(base, encoded, config, settings, seed=0, progress=of_one):
+                pass
+        found.append(ends[-1] - ends[0])
+    return min(found)
