@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -28,7 +29,9 @@ _REFUSED = {  # what users of transformers look for
     "smaller, or execution.gpus_per_trial to train one config on several, each with the whole model"
 }
 _GUARDS: dict[int | str, type[BaseModel]] = {"rows": GuardConfig, "own": OwnGuardConfig}
-_BRANCHES = ("int", "float", "str", "rows", "own")  # of unions, as pydantic names them
+# Of unions, as pydantic names them.
+_BRANCHES = ("int", "float", "str", "constrained-int", "constrained-float")  # of unions
+_NAMED = re.compile(r"Value error, ([a-z_]+(?:\.[a-z_]+)+): (.*)", re.DOTALL)
 _SECRET = (
     ["objective", "environment"],
     ["execution", "storage"],
@@ -155,6 +158,9 @@ def _explain(error: ValidationError, node: yaml.Node | None, source: str, *, lin
     errors = [one for one in errors if one["loc"][:1] == ("objective",)] or errors
     first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
     location = _place(first["loc"])
+    if not location and (named := _NAMED.match(first["msg"])):  # a rule of the whole names what it is about
+        location, first = list(named[1].split(".")), {**first, "msg": named[2]}
+        errors = [first | {"loc": tuple(location)}]
     place = f"{source}:{_line(node, location)}" if lines else source
     key = printable(".".join(str(part) for part in location), _SHOWN)
     if first["type"] == "extra_forbidden":
@@ -176,6 +182,8 @@ def _explain(error: ValidationError, node: yaml.Node | None, source: str, *, lin
 
 def _place(location: tuple[int | str, ...]) -> list[int | str]:
     """Where in the file an error is. Pydantic adds the branch of a union, which users have no key for."""
+    if location[:1] == ("guard",) and len(location) > 2 and location[2] in _GUARDS:  # behind the guard's name
+        location = (*location[:2], *location[3:])
     return [
         part for part in location if part not in _BRANCHES and not str(part).startswith(("literal[", "list["))
     ]
@@ -184,10 +192,10 @@ def _place(location: tuple[int | str, ...]) -> list[int | str]:
 def _known_keys(location: Sequence[int | str]) -> list[str]:
     """Keys that a section of the file may have, at the place that pydantic names."""
     section: type[BaseModel] = RunConfig
+    if location[:1] == ("guard",) and len(location) > 2:
+        section, location = _GUARDS[location[2]], location[3:]
     for part in location:
-        if section is RunConfig and part in _GUARDS:
-            section = _GUARDS[part]
-        elif section is SpaceConfig and part == "knobs":
+        if section is SpaceConfig and part == "knobs":
             section = KnobConfig
         elif (field := section.model_fields.get(str(part))) is not None:
             for annotation in (field.annotation, *get_args(field.annotation)):  # get_args: of `X | None`

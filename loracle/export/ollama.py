@@ -34,9 +34,8 @@ def write(winner: Winner, folder: Path) -> list[str]:
         )
     else:
         lines.append('TEMPLATE """{{ .Prompt }}"""')
-    context = winner.max_length + winner.config.scoring.max_new_tokens
     lines += [f"PARAMETER stop {json.dumps(ending, ensure_ascii=False)}", "PARAMETER temperature 0"]
-    lines += [f"PARAMETER num_ctx {context}"]
+    lines += [f"PARAMETER num_ctx {winner.context}"]
     notes.append("temperature 0: as scores were measured; num_ctx: what the run trained and wrote at most")
     if not made:
         notes.append("FROM ./model: Ollama converts the model families that it knows; others need model.gguf")

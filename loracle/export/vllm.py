@@ -37,22 +37,18 @@ def settings(winner: Winner, rows: Sequence[Example]) -> tuple[dict[str, str], l
     slots = next(size for size in _RANKS if size >= rank)
     arguments = ["vllm", "serve", winner.model, "--enable-lora", "--max-lora-rank", str(slots)]
     arguments += ["--max-loras", "1", "--lora-modules", f"{_NAME}=adapter", "--tokenizer", "adapter"]
-    arguments += ["--dtype", winner.dtype, "--max-model-len", str(winner.max_length + _written(winner))]
+    arguments += ["--dtype", winner.dtype, "--max-model-len", str(winner.context)]
     if winner.config.trust_remote_code:
         arguments.append("--trust-remote-code")
     notes = [
         f"rank {rank} takes the slots of --max-lora-rank {slots}: vLLM reserves memory for that much",
         f"requests name the model {_NAME!r}; {winner.model!r} is the untuned base",
-        f"--max-model-len is what the run trained and wrote at most ({winner.max_length} + "
-        f"{_written(winner)} tokens); raise it for longer chats",
+        f"--max-model-len is what the run trained on and wrote at most ({winner.context} tokens); raise it "
+        "for longer chats, as far as the model reads",
     ]
     head = header(winner, "Run in this folder with `sh serve.sh`, where vLLM is installed.", notes)
     text = f'#!/bin/sh\n{head}cd "$(dirname "$0")" || exit 1\nexec {shlex.join(arguments)} "$@"\n'
     return {"serve.sh": text}, notes
-
-
-def _written(winner: Winner) -> int:
-    return int(winner.config.scoring.max_new_tokens)
 
 
 def _require_servable(winner: Winner) -> None:

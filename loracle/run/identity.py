@@ -120,11 +120,24 @@ def require_same_settings(config: RunConfig, path: Path) -> None:
         if before.get(key) != now.get(key) and not _is_place(key) and not key.startswith(_MAY_CHANGE)
     ]
     if changed:
-        key = changed[0]
         raise StudyError(
-            f"{config.output}: this run began with {key}={before.get(key)!r}, now {now.get(key)!r}; "
-            "its trials would not compare. Undo the change or use another output"
+            f"{config.output}: this run began {_difference(changed[0], before, now)}; its trials would not "
+            "compare. Undo the change or use another output"
         )
+
+
+def _difference(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs, in words: a whole section where one side has none, so that a key is named that was
+    written."""
+    parts = key.split(".")
+    for n in range(1, len(parts)):
+        section = ".".join(parts[:n])
+        there = [any(name.startswith(f"{section}.") for name in flat) for flat in (before, now)]
+        if there == [False, True]:
+            return f"without {section}, which it has now"
+        if there == [True, False]:
+            return f"with {section}, which it has not now"
+    return f"with {key}={before.get(key)!r}, now {now.get(key)!r}"
 
 
 def require_same_contents(where: str, known: Mapping[str, str], now: Mapping[str, str]) -> None:

@@ -49,7 +49,10 @@ def search_notices(
 
 def _unused(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
     """Settings that something else in the config leaves without effect."""
-    if config.objective is not None:  # its own check says so
+    if config.objective is not None:  # of the rest its own check says so
+        if config.search.replicates not in ("auto", 0):
+            text = "search.replicates is not used: a trainer of your own is not trained with further seeds"
+            yield Notice("search", "unused_setting", text)
         return
     shared = config.training
     overridden = {

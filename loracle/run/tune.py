@@ -41,7 +41,7 @@ from loracle.report.markdown import write_report
 from loracle.report.objectives import pareto_notice
 from loracle.report.page.live import LivePage
 from loracle.report.time_left import Forecast, forecast
-from loracle.report.verdict import Comparison, guarded_search, headline, result_notices
+from loracle.report.verdict import Comparison, guarded_search, headline, not_measured, result_notices
 from loracle.report.verdict.stored import Finished, write_finished
 from loracle.report.wording import nothing_succeeded
 from loracle.run.finals.replication import replicate
@@ -107,7 +107,8 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         said = describe(memory, space, with_alpha(config.standard or {}), history) if memory else []
         front = pareto_notice(history, config.objectives, space.index(comparison.winner))
         found = result_notices(comparison, space, history, config.metric)
-        notices = gathered(run.notices, found, front, curve_notices(history))
+        late = () if config.objective else not_measured(config.scoring.all_metrics, comparison)
+        notices = gathered(run.notices, found, late, front, curve_notices(history))
         _keep(notices, config.output)
         best = write_best(config, comparison, run.sizes)
         write_report(

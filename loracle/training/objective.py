@@ -386,6 +386,7 @@ class TrainingObjective:
             "seed": plan.seed,
             "config": plan.config,
             "model": {"name": self.base.name, "fingerprint": self.base.fingerprint},
+            "max_positions": self.base.texts.max_positions,
             "data": {"fingerprint": self.data_fingerprint, "dropped": self.dropped},
             "n_examples": len(plan.train),
             "scored_on": {"split": plan.split, "n_examples": len(plan.questions)},

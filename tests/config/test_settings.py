@@ -230,6 +230,29 @@ def test_a_batch_that_no_trial_can_fill_is_refused() -> None:
         build_space(SpaceConfig(), batch_limit=7)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "objective: {function: t.py:train, direction: minimize}\nsearch:\n  budget: 1.0\n",
+            "config:3: search.budget: is in full trainings, ",
+        ),
+        (
+            "model: m\ndata: {train: t}\nguard: {g: t}\nsearch:\n  worth: auto\n",
+            "config:5: search.worth: is",
+        ),
+        (
+            "model: m\ndata: {train: t}\nsearch: {replicates: 9}\n",
+            "config:3: search.replicates: input should be 'auto' or input should be less",
+        ),
+    ],
+)
+def test_what_concerns_several_sections_is_told_at_its_key_and_line(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config(text)
+    assert str(refused.value).startswith(said)
+
+
 def test_a_mistake_in_the_trainer_is_told_and_not_what_follows_from_it() -> None:
     """Guards of one's own trainer have other keys than those of rows."""
     text = "objective: {function: t.py:train, direction: up}\nguard:\n  g: {key: held_out, base: 2.0}\n"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from loracle.errors import StudyError
 from loracle.export import export
@@ -85,3 +86,15 @@ def test_what_vllm_cannot_serve_is_refused_and_nothing_is_written(
     with pytest.raises(StudyError, match=f"{said}.*export --to merged"):
         export(changed(**settings), tmp_path / "out", "vllm")
     assert [path.name for path in tmp_path.iterdir()] == ["changed"]
+
+
+def test_no_more_tokens_are_asked_for_than_the_model_reads(run: Path, tmp_path: Path) -> None:
+    """The tiny model reads 128; vLLM refuses to start with more."""
+    copy = tmp_path / "long"
+    shutil.copytree(run, copy)
+    path = copy / "best" / "recipe.yaml"
+    recipe = yaml.safe_load(path.read_text())
+    recipe["sft"]["max_length"] = 512  # the default of data.max_length
+    path.write_text(yaml.safe_dump(recipe))
+    export(copy, tmp_path / "out", "vllm")
+    assert command(tmp_path / "out").max_model_len == 128

@@ -134,6 +134,16 @@ def test_fewer_candidates_than_trials_are_told_and_counted(run_config: Callable[
     assert result.stopped == "all 4 candidates are tried"
 
 
+def test_further_seeds_that_no_trainer_of_ones_own_has_are_told(run_config: Callable[..., Path]) -> None:
+    own = {"function": "math:fsum", "direction": "maximize"}
+    for replicates, told in (("auto", False), (0, False), (2, True)):
+        path = run_config(objective=own, search={"replicates": replicates})
+        config = load_config(path)
+        found = search_notices(config, search_space(config, None), None)
+        said = [notice.text for notice in found if notice.text.startswith("search.replicates is not used")]
+        assert bool(said) == told
+
+
 def test_values_that_the_constraints_leave_no_candidate_are_named(run_config: Callable[..., Path]) -> None:
     path = run_config()
     content = yaml.safe_load(path.read_text())

@@ -21,6 +21,7 @@ from processes import PATIENCE
 
 from loracle.config.loading import load_config
 from loracle.config.settings import RunConfig, build_space
+from loracle.errors import StudyError
 from loracle.records.events import Event, Noticed
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.run.folder import open_run
@@ -218,3 +219,25 @@ def test_what_is_said_to_be_left_out_is_what_was_left_out_when_the_run_began(
     first = said()
     free(14e9)
     assert [text.split(" candidates")[0] for text in said()] == [first[0].split(" candidates")[0]]
+
+
+def test_what_was_added_to_a_run_is_named_as_it_was_written(run_config: Callable[..., Path]) -> None:
+    tune(load_config(run_config(search={"trials": 1})))
+    added: dict[str, dict[str, Any]] = {
+        r"this run began without guard, which it has now": {"guard": {"held": {"data": "train.jsonl"}}},
+        r"this run began without training\.early_stopping, which it has now": {
+            "training": {"early_stopping": {"patience": 2}}
+        },
+    }
+    for said, changes in added.items():
+        with pytest.raises(StudyError, match=said):
+            tune(load_config(run_config(search={"trials": 1}, **changes)))
+
+
+def test_a_metric_that_is_asked_for_too_late_is_said_to_be_missing(run_config: Callable[..., Path]) -> None:
+    first = tune(load_config(run_config(search={"trials": 1})))
+    assert "metrics_not_measured" not in [notice.name for notice in first.notices]
+    later = {"metric": "loss", "metrics": ["perplexity", "token_f1"]}
+    again = tune(load_config(run_config(search={"trials": 1}, scoring=later)))
+    (told,) = [notice for notice in again.notices if notice.name == "metrics_not_measured"]
+    assert told.text.startswith("perplexity, token_f1 (scoring.metrics): not measured, as the trainings")

@@ -98,6 +98,13 @@ class Winner:
         """Tokens of the longest row."""
         return int(self.recipe["sft"]["max_length"])
 
+    @property
+    def context(self) -> int:
+        """Tokens of the longest sequence that the run trained on or wrote, no more than the model reads where
+        that was recorded."""
+        asked = self.max_length + int(self.config.scoring.max_new_tokens)
+        return min(asked, int(self.provenance.get("max_positions") or asked))
+
     @cached_property
     def saved(self) -> Mapping[str, Any]:
         """What the saved adapter says of itself; its rank may be twice the winner's (PiSSA)."""

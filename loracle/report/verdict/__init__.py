@@ -18,6 +18,7 @@ from loracle.report.verdict.guards import guarded_search
 from loracle.report.verdict.sentences import (
     edges,
     headline,
+    not_measured,
     nothing_learnt,
     paired,
     relative_gain,
@@ -41,6 +42,7 @@ __all__ = [
     "edges",
     "guarded_search",
     "headline",
+    "not_measured",
     "nothing_learnt",
     "paired",
     "relative_gain",

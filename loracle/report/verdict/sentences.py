@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -356,6 +356,18 @@ def result_notices(
         f"({keys}) and search again with another output"
     )
     return (Notice("result", "winner_at_edge", text, len(at_edge)),)
+
+
+def not_measured(names: Sequence[str], comparison: Comparison) -> Iterator[Notice]:
+    """Metrics that were asked for when the final trainings were done already."""
+    metrics = comparison.winner_outcome.metrics
+    missing = [name for name in names if name not in metrics and f"test_{name}" not in metrics]
+    if missing:
+        text = (
+            f"{', '.join(missing)} (scoring.metrics): not measured, as the trainings were done before it was "
+            "asked for; use another output to have it"
+        )
+        yield Notice("result", "metrics_not_measured", text, len(missing))
 
 
 def edges(space: SearchSpace, config: Config) -> list[tuple[str, float, str]]:
