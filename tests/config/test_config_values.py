@@ -62,7 +62,7 @@ def with_value(name: str, value: str) -> str:
         content["guard"]["own"] |= {"data": "g.jsonl"}
     if name == "guard.own.base":  # of a trainer of one's own, whose guards have a key in the place of rows
         content |= {"objective": {"function": "a:b", "direction": "maximize"}}
-        content["guard"]["own"] = {"key": "k", "base": "VALUE"}
+        content["guard"]["own"] = {"key": "k", "direction": "minimize", "base": "VALUE"}
     if path[:1] in (["scoring"], ["guard"]):
         inner |= {"code": {"tests": "t.jsonl"}, "judge": {"url": "http://h", "model": "m"}}.get(path[-1], {})
     return dump(content).replace("VALUE", value)
