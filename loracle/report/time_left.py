@@ -138,8 +138,8 @@ class Forecast:
         rounds = math.ceil(ends.count / capacity)
         numbers = (coming, budget, at_a_time, ends.count)
         told = Expected(*numbers, cost_per_hour=self._cost, spare=ends.spare, again=ends.again)
-        if self._trainings is not None:
-            told = replace(told, trainings=budget * self._trainings)
+        if (trainings := self._cost_of_one(done)) is not None:
+            told = replace(told, trainings=budget * trainings)
         again = math.ceil(ends.again / capacity)
         outcomes = [trial.outcome for trial in done if trial.outcome]
         if not outcomes:
@@ -165,11 +165,15 @@ class Forecast:
 
     def _affordable(self, done: Sequence[Trial], budget: int) -> int:
         """How many of so many trials there will be, as far as is known what one costs."""
-        cost = search_cost(trial.outcome for trial in done if trial.outcome)
-        each = self._trainings if cost is None else cost.trainings / len(done)
+        each = self._cost_of_one(done)
         if self._most is None or not each:
             return budget
         return max(len(done), min(budget, max(1, math.floor(self._most / each + 1e-9))))
+
+    def _cost_of_one(self, done: Sequence[Trial]) -> float | None:
+        """What a trial costs in the mean, in full trainings, as those say that are done; else as expected."""
+        cost = search_cost(trial.outcome for trial in done if trial.outcome)
+        return self._trainings if cost is None else cost.trainings / len(done)
 
     def _final(self, outcome: Outcome) -> float:
         whole, parts = outcome.seconds, outcome.seconds_by_part

@@ -19,6 +19,7 @@ from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.standard_settings import STANDARD
 from loracle.records.trial import History, Trial
 from loracle.report.findings.score_scale import ScoreScale, of_training
+from loracle.report.findings.search_cost import search_cost
 from loracle.report.objectives import weighed
 from loracle.run.stopping import LEAST, Worth, outlook, overspent
 from loracle.search.observations import fitting, row_of, untried, value_of
@@ -99,6 +100,13 @@ class Search:
             if reason := self._ended[n]:
                 return reason
         return None
+
+    def waits(self, history: History) -> bool:
+        """Whether no more trials shall begin before one has ended, as a budget is given and nothing is known
+        of what a trial costs."""
+        if self.budget is None or not history.pending:
+            return False
+        return search_cost(trial.outcome for trial in history.counted if trial.outcome) is None
 
     def _ends(self, trials: Sequence[Trial], done: int, most: int) -> str | None:
         history = History(tuple(trials))

@@ -278,7 +278,7 @@ def _fill(
         finished = history.counted
         if len(finished) >= budget and not running:
             return f"all {budget} trials are done"
-        if len(finished) + len(history.pending) >= budget:
+        if len(finished) + len(history.pending) >= budget or search.waits(history):
             return None
         if not again and (reason := search.ends(history, budget)):
             if running:

@@ -86,7 +86,8 @@ class TrainingObjective:
         self.dropped = {name: part.dropped for name, part in encoded.items()}
         validation = encoded["validation"]
         n_validation = len(validation)
-        tokens = expected_tokens(config, self._train, validation, splits.validation)
+        self.guards = load_guards(config, base.texts, splits.train)
+        tokens = expected_tokens(config, self._train, validation, splits.validation, self.guards)
         self._size = size = trial_size(config.data, tokens)
         self.n_proxy = size.trained
         if size.scored < n_validation:
@@ -121,7 +122,6 @@ class TrainingObjective:
             chooses="choices" in needs,
         )
         self.base, self.adapted = self._kinds.base, self._kinds.adapted
-        self.guards = load_guards(config, self.base.texts, splits.train)
         self.notices: tuple[Notice, ...] = gathered(
             splits.notices,
             self._about_data(encoded),

@@ -102,6 +102,17 @@ def test_a_search_ends_within_its_budget_and_goes_on_with_a_larger_one(
     assert more.stopped == f"all {len(tried(more))} trials are done"
 
 
+def test_several_workers_keep_to_a_budget(run_config: Callable[..., Path]) -> None:
+    """Nothing is known of what a trial costs before one has ended, so the others wait for it."""
+    told: list[Any] = []
+    search = {"trials": 8, "budget": 1.5}
+    result = tune(load_config(run_config(search=search, execution={"workers": 3})), told.append)
+    (*_, last) = [event for event in told if isinstance(event, TrialFinished)]
+    assert last.trainings is not None
+    assert last.trainings <= 1.5
+    assert 1 < len(tried(result)) < 8
+
+
 def test_trials_of_a_search_with_a_budget_are_as_large_as_lets_five_fit_in(
     run_config: Callable[..., Path],
 ) -> None:

@@ -107,6 +107,22 @@ def test_a_trial_costs_what_it_may(make: Make, tmp_path: Path, scoring: dict[str
     assert took.full == 20 * sum(map(tokens, TRAIN))
 
 
+def test_guards_and_early_stopping_are_in_what_is_expected(
+    make: Make, write_rows: Write, tmp_path: Path
+) -> None:
+    guarded = {"guard": {"held": {"data": write_rows("held.jsonl", copy_rows(60, 4, letters="hij"))}}}
+    for name, changes in (
+        ("guard", guarded),
+        ("stopping", {"training": {"epochs": 2.0, "early_stopping": {"patience": 10, "evaluations": 4}}}),
+        ("steps", {"training": {"epochs": None, "max_steps": 12}}),
+    ):
+        objective = make(**changes)
+        outcome, _ = trial(objective, tmp_path / name, batch_size=16)  # as the standard settings
+        cost = search_cost([outcome])
+        assert cost is not None
+        assert objective.sizes.expected == pytest.approx(cost.trainings, rel=0.25), name
+
+
 def test_trials_are_no_larger_for_it(make: Make) -> None:
     objective = make(trial_cost=1.0)
     assert (objective.n_proxy, objective.sizes.scored) == (30, 20)

@@ -127,14 +127,14 @@ def view_data(config: RunConfig, n_rows: int) -> DataView:
     reading = load_reading(config)
     limit = reading.longest(config.data)
     encoded = {name: reading.every(part, config.data) for name, part in splits.parts.items()}
-    size = _trial_size(config, splits, encoded, limit)
-    scored = {"validation": size.scored, "test": int((encoded["test"].lengths <= limit).sum())}
-    refused = _refusal(config, splits, reading, encoded, size)
     guards: tuple[Guard, ...] = ()
     try:
-        guards = load_guards(config, reading, splits.train)
+        guards, problem = load_guards(config, reading, splits.train), None
     except LoracleError as error:
-        refused = refused or str(error)
+        problem = str(error)
+    size = _trial_size(config, splits, encoded, limit, guards)
+    scored = {"validation": size.scored, "test": int((encoded["test"].lengths <= limit).sum())}
+    refused = _refusal(config, splits, reading, encoded, size) or problem
     watched = {f"guard {guard.name}": guard.examples for guard in guards}
     every = encoded | {name: reading.every(part, config.data) for name, part in watched.items()}
     parts = splits.parts | watched
@@ -203,13 +203,19 @@ def _part(
     )
 
 
-def _trial_size(config: RunConfig, splits: Splits, encoded: Mapping[str, Encoded], limit: int) -> TrialSize:
+def _trial_size(
+    config: RunConfig,
+    splits: Splits,
+    encoded: Mapping[str, Encoded],
+    limit: int,
+    guards: Sequence[Guard],
+) -> TrialSize:
     """How many rows a trial has, or would have."""
     fits = {name: part.select(np.flatnonzero(part.lengths <= limit)) for name, part in encoded.items()}
     train, validation = fits["train"], fits["validation"]
     if not len(train) or not len(validation):  # all are too long, which is told elsewhere
         return TrialSize(len(train), len(validation))
-    return trial_size(config.data, expected_tokens(config, train, validation, splits.validation))
+    return trial_size(config.data, expected_tokens(config, train, validation, splits.validation, guards))
 
 
 def _notices(

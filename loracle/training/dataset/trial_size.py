@@ -16,6 +16,7 @@ from loracle.records.standard_settings import STANDARD
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import proxy_size
 from loracle.training.dataset.tokens import Encoded
+from loracle.training.guard import Guard
 from loracle.training.scoring.questions import needs_of
 
 LEAST_TRAINED, LEAST_SCORED = 16, 30  # fewer say too little, whatever they cost
@@ -30,26 +31,28 @@ class ExpectedTokens:
         training: with the standard settings, each example as often as they see it; (n,) examples in the mean.
         item: scoring one validation example.
         n_train, n_validation: how many of both there are.
+        beside: scoring what must not be lost, in each training.
     """
 
     training: float
     item: float
     n_train: int
     n_validation: int
+    beside: float = 0.0
 
     @property
     def full(self) -> float:
         """Training on all data, scored on all validation examples."""
-        return self.training * self.n_train + self.item * self.n_validation
+        return self.training * self.n_train + self.item * self.n_validation + self.beside
 
     def cost(self, trained: int, scored: int) -> float:
         """Of a trial, in full trainings."""
-        return (self.training * trained + self.item * scored) / self.full
+        return (self.training * trained + self.item * scored + self.beside) / self.full
 
     def affordable(self, cost: float, most_trained: int, most_scored: int) -> tuple[int, int]:
         """Examples that a trial of this cost trains on, and is scored on: half of it goes into each as long
         as both have a use for it."""
-        tokens = _AIM * cost * self.full
+        tokens = max(0.0, _AIM * cost * self.full - self.beside)
         scored = min(most_scored, max(LEAST_SCORED, math.floor(tokens / 2 / self.item)))
         trained = max(LEAST_TRAINED, math.floor((tokens - scored * self.item) / self.training))
         if trained > most_trained:
@@ -59,7 +62,11 @@ class ExpectedTokens:
 
 
 def expected_tokens(
-    config: RunConfig, train: Encoded, validation: Encoded, rows: Sequence[Example]
+    config: RunConfig,
+    train: Encoded,
+    validation: Encoded,
+    rows: Sequence[Example],
+    guards: Sequence[Guard] = (),
 ) -> ExpectedTokens:
     """From lengths: an answer is written as long as its reference, and choices are as long as it.
 
@@ -67,6 +74,7 @@ def expected_tokens(
         config: of the run.
         train, validation: all examples that are short enough.
         rows: of the validation split, as they were read.
+        guards: what must not be lost.
     """
     plan = plan_training(with_alpha(config.standard or STANDARD), config.training, len(train))
     length = float(validation.lengths.mean())
@@ -75,8 +83,16 @@ def expected_tokens(
     if "choices" in needs:
         more = [len(rows[i].choices or config.scoring.choices or ()) - 1 for i in validation.positions]
         item += float(validation.counts.mean()) * max(0.0, sum(more) / len(more))
+    if (stopping := plan.settings.early_stopping) is not None:  # goes by all that a trial is scored on
+        item += length * stopping.evaluations
+    beside = sum(
+        float(guard.questions["validation"].encoded.lengths.sum())
+        * (2 if "writing" in needs_of(guard.settings) else 1)
+        for guard in guards
+    )
     seen = plan.n_seen / plan.n_examples
-    return ExpectedTokens(float(train.lengths.mean()) * seen, item, len(train), len(validation))
+    training = float(train.lengths.mean()) * seen
+    return ExpectedTokens(training, item, len(train), len(validation), beside)
 
 
 @dataclass(frozen=True)
