@@ -62,7 +62,8 @@ def test_a_run_of_failures_has_trials_and_no_belief(tmp_path: Path) -> None:
     with pytest.raises(LoracleError):
         tune(load_config(tmp_path / "loracle.yaml"))
     run = package.load_run(tmp_path / "run")
-    assert run.trials["failure"].tolist() == ["crashed"]
+    assert run.trials["failure"].tolist() == ["interrupted"]  # it crashed, as all did: it is run again
+    assert "exit code 1" in run.verdict
     assert run.finished is None
     assert "No trial has succeeded" in run.verdict
     with pytest.raises(LoracleError, match="nothing is believed yet"):
