@@ -35,9 +35,14 @@ from landscape_tasks import (
     BaseModel,
     LandscapeTask,
     Row,
+    carrying_row,
     characters,
-    library_texts,
+    code_row,
+    english_row,
+    letters_row,
     make_base,
+    numbers_row,
+    sorting_row,
     subwords,
     write_data,
 )
@@ -167,59 +172,26 @@ def contexts() -> tuple[Context, ...]:
 
 # -- tasks of two lengths ---------------------------------------------------------------------------
 
-_LETTERS = "abcdefghijklmnop"
-
-
-def _letters(rng: random.Random, shortest: int, longest: int) -> str:
-    return "".join(rng.choices(_LETTERS, k=rng.randint(shortest, longest)))
-
 
 def _letters_row(rng: random.Random) -> Row:
-    """The operations of `landscape_tasks.letters_row`, on strings of 2 to 8 letters."""
-    text = _letters(rng, 2, 8)
-    letter = rng.choice(text)
-    made = {
-        "c": text,
-        "r": text[::-1],
-        "n": "".join(_LETTERS[(_LETTERS.index(c) + 1) % len(_LETTERS)] for c in text),
-        "l": min(text),
-        "h": max(text),
-        f"w{letter}": text.replace(letter, ""),
-    }
-    name = rng.choice(list(made))
-    return {"prompt": f"{name}:{text}=", "completion": made[name]}
+    return letters_row(rng, longest=8)
 
 
 def _sorting(rng: random.Random, long: bool) -> Row:
-    text = _letters(rng, 6, 8) if long else _letters(rng, 3, 5)
-    return {"prompt": f"s:{text}=", "completion": "".join(sorted(text))}
-
-
-def _digits(number: int) -> str:
-    return str(number)[::-1]  # least significant first, as in `landscape_tasks`
+    return sorting_row(rng, *((6, 8) if long else (3, 5)))
 
 
 def _numbers_row(rng: random.Random) -> Row:
-    """The operations of `landscape_tasks.numbers_row`, on numbers below 100 or 10,000."""
-    below = rng.choice((100, 10_000))
-    a, b = rng.randrange(below), rng.randrange(below)
-    sign, result = rng.choice([("+", a + b), ("-", abs(a - b)), (">", max(a, b)), ("&", a)])
-    return {"prompt": f"{_digits(a)}{sign}{_digits(b)}=", "completion": _digits(result)}
+    return numbers_row(rng, rng.choice((100, 10_000)))
 
 
 def _carrying(rng: random.Random, long: bool) -> Row:
-    below = 10_000 if long else 100
-    a, b = rng.randrange(below), rng.randrange(below)
-    return {"prompt": f"{_digits(a)}#{_digits(b)}=", "completion": _digits(a + b + 1)}
-
-
-def _english_row(rng: random.Random) -> Row:
-    return {"text": rng.choice(library_texts()[0])}
+    return carrying_row(rng, 10_000 if long else 100)
 
 
 def _code(rng: random.Random, long: bool) -> Row:
     """A piece of code, or the first half of one."""
-    text = rng.choice(library_texts()[1])
+    text = code_row(rng)["text"]
     return {"text": text if long else text[: len(text) // 2]}
 
 
@@ -252,7 +224,7 @@ def base_of(context: Context) -> BaseModel:
     sample, tokenizer = {
         "sorting": (_letters_row, characters),
         "carrying": (_numbers_row, characters),
-        "code": (_english_row, subwords),
+        "code": (english_row, subwords),
     }[context.task]
     larger = context.weights / 1e5
     steps = round(max(200.0, 1500 / max(larger, 1.0) ** 0.5))

@@ -81,13 +81,13 @@ class LandscapeTask:
 LETTERS = "abcdefghijklmnop"
 
 
-def _letters(rng: random.Random, shortest: int = 2, longest: int = 6) -> str:
+def _letters(rng: random.Random, shortest: int, longest: int) -> str:
     return "".join(rng.choices(LETTERS, k=rng.randint(shortest, longest)))
 
 
-def letters_row(rng: random.Random) -> Row:
+def letters_row(rng: random.Random, longest: int = 6) -> Row:
     """One of six operations: copy, reverse, next letter, smallest and largest letter, without a letter."""
-    text = _letters(rng)
+    text = _letters(rng, 2, longest)
     letter = rng.choice(text)
     made = {
         "c": text,
@@ -101,8 +101,8 @@ def letters_row(rng: random.Random) -> Row:
     return {"prompt": f"{name}:{text}=", "completion": made[name]}
 
 
-def sorting_row(rng: random.Random) -> Row:
-    text = _letters(rng, 3, 5)
+def sorting_row(rng: random.Random, shortest: int = 3, longest: int = 5) -> Row:
+    text = _letters(rng, shortest, longest)
     return {"prompt": f"s:{text}=", "completion": "".join(sorted(text))}
 
 
@@ -114,16 +114,16 @@ def _digits(number: int) -> str:
     return str(number)[::-1]
 
 
-def numbers_row(rng: random.Random) -> Row:
-    """Sum, absolute difference, larger, or copy of two numbers below 100."""
-    a, b = rng.randrange(100), rng.randrange(100)
+def numbers_row(rng: random.Random, below: int = 100) -> Row:
+    """Sum, absolute difference, larger, or copy of two numbers."""
+    a, b = rng.randrange(below), rng.randrange(below)
     sign, result = rng.choice([("+", a + b), ("-", abs(a - b)), (">", max(a, b)), ("&", a)])
     return {"prompt": f"{_digits(a)}{sign}{_digits(b)}=", "completion": _digits(result)}
 
 
-def carrying_row(rng: random.Random) -> Row:
+def carrying_row(rng: random.Random, below: int = 100) -> Row:
     """A sum and one more, under a new sign: `21#5=` (12 and 5) -> `81` (18)."""
-    a, b = rng.randrange(100), rng.randrange(100)
+    a, b = rng.randrange(below), rng.randrange(below)
     return {"prompt": f"{_digits(a)}#{_digits(b)}=", "completion": _digits(a + b + 1)}
 
 
