@@ -36,14 +36,17 @@ RANKS, DROPOUTS, RATES = (8, 16, 4, 16), (0.05, 0.0, 0.1, 0.05), (1e-4, 2e-4, 5e
 SETTINGS = TrainingConfig(micro_batch=64)
 
 
-def demo(examples: int) -> tuple[Base, Encoded]:
-    """The demo's model, and its first examples."""
+def loaded(model: Path) -> Base:
     data = {"train": DEMO / "train.jsonl"}
-    config = {"model": str(DEMO / "base"), "data": data, "device": "cpu", "dtype": "float32", "threads": 1}
-    base = load_base(RunConfig.model_validate(config))
-    lines = (DEMO / "train.jsonl").read_text(encoding="utf-8").splitlines()[:examples]
+    config = {"model": str(model), "data": data, "device": "cpu", "dtype": "float32", "threads": 1}
+    return load_base(RunConfig.model_validate(config))
+
+
+def examples_of(base: Base, n: int) -> Encoded:
+    """The demo's first examples."""
+    lines = (DEMO / "train.jsonl").read_text(encoding="utf-8").splitlines()[:n]
     rows = [Example(f"train:{i}", **json.loads(line)) for i, line in enumerate(lines)]
-    return base, encode(rows, base.tokenizer, 64, stop_ids=base.stop_ids)
+    return encode(rows, base.tokenizer, 64, stop_ids=base.stop_ids)
 
 
 def configs_of(k: int, batch: int) -> list[dict[str, Any]]:
@@ -98,7 +101,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    base, data = demo(arguments.examples)
+    base = loaded(DEMO / "base")
+    data = examples_of(base, arguments.examples)
     rows = []
     for batch in BATCHES:
         for k in WIDTHS:

@@ -20,33 +20,20 @@ from typing import Any
 
 import torch
 import transformers
+from packed import DEMO, examples_of, loaded
 from speed import about
 
-from loracle.config.settings import RunConfig, TrainingConfig
-from loracle.training.dataset.shapes import Example
-from loracle.training.dataset.tokens import Encoded, encode
+from loracle.config.settings import TrainingConfig
+from loracle.training.dataset.tokens import Encoded
 from loracle.training.loop import train_adapter
-from loracle.training.model.base_model import Base, load_base
+from loracle.training.model.base_model import Base
 from loracle.training.packed.loop import lent, train_packed
 from loracle.training.packed.width import measured_width
 
-DEMO = Path(__file__).parent.parent / "loracle" / "demo"
 GEMMA = Path("~/.cache/loracle/real").expanduser()
 WIDTHS = (2, 4, 8)
 SETTINGS = TrainingConfig(micro_batch=64)  # as in the demo
 Losses = list[list[float]]
-
-
-def loaded(model: Path) -> Base:
-    data = {"train": "none.jsonl"}
-    content = {"model": str(model), "data": data, "device": "cpu", "dtype": "float32", "threads": 1}
-    return load_base(RunConfig.model_validate(content))
-
-
-def examples(base: Base, n: int) -> Encoded:
-    rows = [json.loads(line) for line in (DEMO / "train.jsonl").read_text().splitlines()[:n]]
-    made = [Example(f"train.jsonl:{i}", **row) for i, row in enumerate(rows)]
-    return encode(made, base.tokenizer, 64, stop_ids=base.stop_ids)
 
 
 def configs(batch: int, k: int) -> list[dict[str, Any]]:
@@ -144,12 +131,12 @@ def main() -> None:
 
     base = loaded(DEMO / "base")
     for batch in (4, 16):
-        add("demo", measure(base, examples(base, arguments.examples), batch, WIDTHS, arguments.rounds))
+        add("demo", measure(base, examples_of(base, arguments.examples), batch, WIDTHS, arguments.rounds))
     if GEMMA.exists():
         folder = next(path.parent for path in sorted(GEMMA.rglob("config.json")))
         base = loaded(folder)
         for batch, widths in ((4, (2, 4)), (16, (2,))):
-            data = examples(base, batch * arguments.gemma_steps)
+            data = examples_of(base, batch * arguments.gemma_steps)
             add("Gemma 3 270M", measure(base, data, batch, widths, 1))
 
 

@@ -29,8 +29,7 @@ _REFUSED = {  # what users of transformers look for
     "smaller, or execution.gpus_per_trial to train one config on several, each with the whole model"
 }
 _GUARDS: dict[int | str, type[BaseModel]] = {"rows": GuardConfig, "own": OwnGuardConfig}
-# Of unions, as pydantic names them.
-_BRANCHES = ("int", "float", "str", "constrained-int", "constrained-float")  # of unions
+_BRANCHES = ("int", "float", "str", "constrained-int", "constrained-float")  # of unions, in pydantic
 _NAMED = re.compile(r"Value error, ([a-z_]+(?:\.[a-z_]+)+): (.*)", re.DOTALL)
 _SECRET = (
     ["objective", "environment"],

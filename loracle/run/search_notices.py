@@ -92,9 +92,8 @@ def _never_tried(space: SearchSpace) -> Iterator[Notice]:
         merged = space.batch_limit if knob.name == "batch_size" else None  # these are told by `_merged`
         gone = [
             value
-            for value in knob.values
-            if (knob.position(value) if knob.texts else number(value)) not in present
-            and (merged is None or number(value) <= merged)
+            for value, stands_for in zip(knob.values, knob.numbers.tolist(), strict=True)
+            if stands_for not in present and (merged is None or stands_for <= merged)
         ]
         if gone:
             which, rules = ", ".join(map(show_value, gone)), "; ".join(space.constraints)

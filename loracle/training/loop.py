@@ -26,7 +26,7 @@ from loracle.records.trial import Failure, FailureKind
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.memory.measurement import meter_of, out_of_memory
 from loracle.training.model.adapter import adapter_start, attach, restored, start_from_data
-from loracle.training.model.base_model import Base, batches, collate
+from loracle.training.model.base_model import Base, batches, collate, forked_random
 from loracle.training.model.dropout import Masks, key_dropout, training_mode
 from loracle.training.model.output.loss import add_gradient
 from loracle.training.model.positions import length_breaks
@@ -117,7 +117,6 @@ def train_adapter(
         ModelError: the base model was not left as it was found.
     """
     plan = plan_training(config, settings, len(encoded), share)
-    cuda = [base.device.index or 0] if base.device.type == "cuda" else []
     with ExitStack() as stack:
         failure = None
         try:
@@ -131,7 +130,7 @@ def train_adapter(
                     watched=watched,
                     batching={name: getattr(base, name) for name in ("reading", "writing", "continuing")},
                 )
-                stack.enter_context(torch.random.fork_rng(devices=cuda))
+                stack.enter_context(forked_random(base.device))
                 torch.manual_seed(seed)
                 stack.enter_context(restored(base))
                 model = attach(base, plan)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loracle.config.data.settings import DataConfig
-from loracle.config.settings import RunConfig
+from loracle.config.settings import RunConfig, ScoringConfig
 from loracle.config.training.plan import plan_training
 from loracle.records.space import with_alpha
 from loracle.records.standard_settings import STANDARD
@@ -28,7 +28,7 @@ class ExpectedTokens:
     """What trainings are expected to take, before there was any.
 
     Attributes:
-        training: with the standard settings, each example as often as they see it; (n,) examples in the mean.
+        training: on one example with the standard settings, as often as they see it; the mean.
         item: scoring one validation example.
         n_train, n_validation: how many of both there are.
         beside: scoring what must not be lost, in each training.
@@ -78,21 +78,24 @@ def expected_tokens(
     """
     plan = plan_training(with_alpha(config.standard or STANDARD), config.training, len(train))
     length = float(validation.lengths.mean())
-    needs = needs_of(config.scoring)
-    item = length * (2 if "writing" in needs else 1)
-    if "choices" in needs:
+    item = length * _readings(config.scoring)
+    if "choices" in needs_of(config.scoring):
         more = [len(rows[i].choices or config.scoring.choices or ()) - 1 for i in validation.positions]
         item += float(validation.counts.mean()) * max(0.0, sum(more) / len(more))
     if (stopping := plan.settings.early_stopping) is not None:  # goes by all that a trial is scored on
         item += length * stopping.evaluations
     beside = sum(
-        float(guard.questions["validation"].encoded.lengths.sum())
-        * (2 if "writing" in needs_of(guard.settings) else 1)
+        float(guard.questions["validation"].encoded.lengths.sum()) * _readings(guard.settings)
         for guard in guards
     )
     seen = plan.n_seen / plan.n_examples
     training = float(train.lengths.mean()) * seen
     return ExpectedTokens(training, item, len(train), len(validation), beside)
+
+
+def _readings(scoring: ScoringConfig) -> int:
+    """How often an item is read or written: once more where an answer is written."""
+    return 2 if "writing" in needs_of(scoring) else 1
 
 
 @dataclass(frozen=True)

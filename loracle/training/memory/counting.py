@@ -21,7 +21,7 @@ from loracle.training.memory.equations import Floats, Footprint, Logits, Sizes
 from loracle.training.memory.measurement import meter_of, out_of_memory, release
 from loracle.training.memory.plan import MemoryModel, Names
 from loracle.training.model.adapter import Layer, adapted, layers_of
-from loracle.training.model.base_model import Base, Batch
+from loracle.training.model.base_model import Base, Batch, forked_random
 from loracle.training.model.dropout import Masks, key_dropout, training_mode
 from loracle.training.model.output.blocks import block_limits
 from loracle.training.model.output.layer import OutputLayer
@@ -103,9 +103,8 @@ def count_footprint(base: Base, settings: TrainingConfig, *, dropout: bool = Tru
         "batch_size": 1,
         "learning_rate": 1.0,
     }
-    cuda = [base.device.index or 0] if base.device.type == "cuda" else []
     failure = None
-    with torch.random.fork_rng(devices=cuda), adapted(base, plan_training(knobs, plain, 1)) as model:
+    with forked_random(base.device), adapted(base, plan_training(knobs, plain, 1)) as model:
         sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
         layers = layers_of(model)
         modules, weights = [layer.module for layer in layers], [layer.weight for layer in layers]

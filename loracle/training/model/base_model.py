@@ -229,6 +229,14 @@ def _has_masked_logits(model: Any, device: torch.device) -> bool:
     return some.shape == every[keep].shape and torch.allclose(some, every[keep], rtol=1e-2, atol=1e-2)
 
 
+def forked_random(device: torch.device) -> AbstractContextManager[None]:
+    """In this block random numbers are drawn apart, on the CPU and on this device."""
+    forked: AbstractContextManager[None] = torch.random.fork_rng(
+        devices=[device.index or 0] if device.type == "cuda" else []
+    )
+    return forked
+
+
 # -- batches and logits -----------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ from loracle.training.model.adapter import (
     restored,
     save_adapter,
 )
-from loracle.training.model.base_model import Base
+from loracle.training.model.base_model import Base, forked_random
 from loracle.training.model.batching import Tokens, observed
 from loracle.training.model.dropout import Masks, key_dropout, training_mode
 from loracle.training.model.module_tree import ModuleTree
@@ -84,8 +84,7 @@ def probe(
         ConfigError: PEFT or the model refuses the adapters, or no gradient reaches any.
         ModelError: see `batching.observed`; or a saved adapter is not read back as it was.
     """
-    cuda = [base.device.index or 0] if base.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), restored(base) as tree:
+    with forked_random(base.device), restored(base) as tree:
         torch.manual_seed(0)
         base = observed(base, tokens, writes=writes, chooses=chooses)
         tree.restore()  # of states that recurrent models keep

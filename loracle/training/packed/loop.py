@@ -25,7 +25,7 @@ from loracle.training.dataset.tokens import Encoded
 from loracle.training.loop import Step, Trained, TrainingFailed, check_divergence
 from loracle.training.memory.measurement import meter_of, out_of_memory
 from loracle.training.model.adapter import attach, layers_of, restored
-from loracle.training.model.base_model import Base
+from loracle.training.model.base_model import Base, forked_random
 from loracle.training.model.dropout import ExampleDropout, Masks, key_dropout, training_mode
 from loracle.training.model.module_tree import ModuleTree
 from loracle.training.model.output.loss import add_weighted_gradient
@@ -47,7 +47,6 @@ class PackedResult:
         steps: those that it took.
         failure: why it gives no model, if so.
         state: A and B by the name of the adapted module.
-        tokens: that it was trained on, without padding.
         seconds: its share of the wall-clock time.
         peak_memory: bytes in use at most, by all together; None where nobody tells.
     """
@@ -56,9 +55,13 @@ class PackedResult:
     steps: tuple[Step, ...]
     failure: Failure | None
     state: Mapping[str, tuple[Tensor, Tensor]]
-    tokens: int
     seconds: float
     peak_memory: int | None
+
+    @property
+    def tokens(self) -> int:
+        """That it was trained on, without padding."""
+        return self.steps[-1].tokens
 
 
 def train_packed(
@@ -85,10 +88,9 @@ def train_packed(
     for plan in plans:
         if reason := why_alone(base, plan):
             raise NotPacked(reason)
-    cuda = [base.device.index or 0] if base.device.type == "cuda" else []
     failure = None
     try:
-        with torch.random.fork_rng(devices=cuda), restored(base) as tree:
+        with forked_random(base.device), restored(base) as tree:
             pack = _begin(base, plans, seed, tree)
             with pack.on(base.model), training_mode(base.model):
                 return _fit(base, encoded, plans, pack, seed, progress or _nobody)
@@ -109,9 +111,8 @@ def lent(base: Base, result: PackedResult) -> Iterator[Trained]:
     """
     if result.failure is not None:
         raise TrainingFailed(result.failure)
-    cuda = [base.device.index or 0] if base.device.type == "cuda" else []
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        stack.enter_context(forked_random(base.device))
         stack.enter_context(restored(base))
         model = attach(base, result.plan)
         with torch.no_grad():
@@ -162,7 +163,7 @@ def _start(base: Base, model: nn.Module, plan: Plan) -> Start:
 class _Member(nn.Module):
     """One config among several: all its numbers as one parameter, its optimizer, and how far it is."""
 
-    def __init__(self, pack: Pack, i: int, plan: Plan, encoded: Encoded) -> None:
+    def __init__(self, pack: Pack, i: int, plan: Plan) -> None:
         super().__init__()
         self.values = nn.Parameter(pack.values[i])
         self.gradient = pack.gradients[i]
@@ -206,7 +207,7 @@ def _fit(
     meter = meter_of(base.device)
     if meter is not None:
         meter.restart()
-    members = [_Member(pack, i, plan, encoded) for i, plan in enumerate(plans)]
+    members = [_Member(pack, i, plan) for i, plan in enumerate(plans)]
     most = min(plans[0].settings.largest_micro_batch, *(plan.batch_size for plan in plans))
     streams = [pieces(encoded, plan, seed, most, base) for plan in plans]
     totals = torch.zeros(len(plans), device=base.device)
@@ -238,7 +239,6 @@ def _fit(
             steps=tuple(m.steps),
             failure=m.failure,
             state=pack.state(i) if m.failure is None else {},
-            tokens=m.steps[-1].tokens,
             seconds=seconds,
             peak_memory=peak,
         )
