@@ -15,7 +15,8 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,14 +43,14 @@ from loracle.run.search import Search
 from loracle.run.storage.lock import run_lock
 from loracle.run.storage.opening import open_study
 from loracle.run.storage.study import Study
-from loracle.search.observations import value_of
+from loracle.search.observations import blame, crashed_in_a_row, suspects, value_of
 from loracle.search.optuna_sampler.parameters import knobs_of, numbers_at, spelled
 from loracle.search.optuna_sampler.ranges import space_on
 from loracle.search.presets import get_preset, with_data, with_parameters
 from loracle.text.escape import printable
 from loracle.text.files import write_atomically
 
-_CRASHES_IN_A_ROW = 3  # then the cause is not the configs
+_CRASHES_IN_A_ROW = 3  # then the cause is hardly the configs
 _SMALLER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer")
 
 
@@ -90,6 +91,12 @@ class _Names:
         found, numbers = self.knobs.items(), numbers_at(self.space, index)
         return {name: spelled(knob, numbers[knob], self.distributions[name]) for name, knob in found}
 
+    def shown(self, index: int, knobs: Collection[str]) -> str:
+        """Some of a config's values, in one line."""
+        params = self.params(index)
+        mine = [name for name in params if self.knobs.get(name, name) in knobs]
+        return printable(", ".join(f"{name} {params[name]}" for name in mine))
+
 
 def search(
     make_trainer: Callable[[dict[str, Any]], Trainer],
@@ -128,7 +135,7 @@ def search(
         listen: told of each trial that begins and ends.
 
     A trial that raises is a failure of its kind: out of memory, or crashed; a value that is not finite is
-    `diverged`. Failures are learnt from, and three crashes in a row end the search.
+    `diverged`. Three crashes in a row end the search, or a warning names the value that explains them.
 
     Raises:
         SpaceError: a space that is none.
@@ -170,7 +177,7 @@ def _train_all(
     listen: Listener,
 ) -> History:
     """Trains until so many trials count; what an earlier call left half done comes first."""
-    again = study.take_over()
+    again, told = study.take_over(), set[str]()
     while (done := len(study.history().counted)) < trials:
         index = again.pop(0) if again else chooser.next(study.history())
         if index is None:
@@ -182,7 +189,12 @@ def _train_all(
         history = study.history()
         ended, best = len(history.counted), chooser.leader(history)
         listen(TrialFinished(Trial(number, index, outcome), config, best, ended, trials, None))
-        _refuse_broken(study)
+        for suspect in suspects(names.space, history):
+            values = names.shown(suspect.trials[0].index, suspect.values)
+            if values not in told:
+                warnings.warn(suspect.said(values), stacklevel=3)
+                told.add(values)
+        _refuse_broken(study, names)
     return study.history()
 
 
@@ -331,16 +343,16 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def _refuse_broken(study: Study) -> None:
+def _refuse_broken(study: Study, names: _Names) -> None:
     """Raises StudyError where the last trials have crashed; they are taken back and count for nothing."""
-    ended = study.history().counted
-    failures = {t.number: t.outcome.failure for t in ended[-_CRASHES_IN_A_ROW:] if t.outcome}
-    crashed = [failure for failure in failures.values() if failure and failure.kind is FailureKind.CRASHED]
-    if len(crashed) == _CRASHES_IN_A_ROW:
-        study.void(failures)
+    history = study.history()
+    row = crashed_in_a_row(history.counted)
+    if why := blame(names.space, history, row, _CRASHES_IN_A_ROW, names.shown):
+        study.void(trial.number for trial in row)
+        outcome = row[-1].outcome
         raise StudyError(
-            f"the trainer crashed {_CRASHES_IN_A_ROW} times in a row, so the cause is not the configs: "
-            f"{crashed[-1].message}"
+            f"the trainer crashed {len(row)} times in a row, {why}: "
+            f"{outcome and outcome.failure and outcome.failure.message}"
         )
 
 

@@ -104,6 +104,20 @@ def test_a_trainer_that_always_crashes_ends_the_search(tmp_path: Path) -> None:
     assert sum(outcome.value is not None for _, outcome in found.trials) == 4
 
 
+def test_a_value_that_always_crashes_is_no_end_of_the_search(tmp_path: Path) -> None:
+    class Fragile(Stub):
+        def train(self) -> None:
+            if self.config["lora_r"] == 16:
+                raise RuntimeError("no such kernel")
+
+    with pytest.warns(UserWarning, match=r"^lora_r 16: all 3 trials with it failed .*no such kernel\), and"):
+        found = hf.search(Fragile, SPACE, trials=12, folder=tmp_path)
+    crashed = [params for params, outcome in found.trials if outcome.failure]
+    assert [params["lora_r"] for params in crashed] == [16] * 3
+    assert found.params["lora_r"] < 16
+    assert len(found.trials) == 12
+
+
 def test_what_cannot_be_searched_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"evaluate.. gives no number 'eval_f1'; it gives eval_accuracy, eval_l"

@@ -18,7 +18,7 @@ from loracle.text.escape import printable
 _LINE = 600  # characters of a message
 
 # The beginning of the message of a trial that was taken back; its own message follows.
-TAKEN_BACK = "it crashed for a reason that no config is to blame for, and is run again"
+TAKEN_BACK = "it crashed as all did around it, so it does not count, and is run again"
 
 # Metric of a trainer of the user's own that gives results of items: how many they are.
 ITEMS = "items"

@@ -137,8 +137,8 @@ def nothing_succeeded(history: History) -> str:
         cause = failures[-1].message.removeprefix(TAKEN_BACK).removeprefix(": ")
         cause = cause or "see their folders under trials/"
         return (
-            f"No trial has succeeded: the last ones crashed or were lost for a reason that no config is to "
-            f"blame for ({cause}). Once it is mended, the same loracle tune runs them again"
+            f"No trial has succeeded: the last ones crashed or were lost, one after the other ({cause}). "
+            "Once it is mended, the same loracle tune runs them again"
         )
     kinds = Counter(str(failure.kind).replace("_", " ") for failure in counted)
     how = ", ".join(f"{count} {kind}" for kind, count in kinds.items())

@@ -22,7 +22,7 @@ from loracle.report.findings.score_scale import ScoreScale, of_training
 from loracle.report.findings.search_cost import search_cost
 from loracle.report.objectives import weighed
 from loracle.run.stopping import LEAST, Worth, outlook, overspent
-from loracle.search.observations import fitting, row_of, untried, value_of
+from loracle.search.observations import Mask, crashing, fitting, row_of, untried, value_of
 from loracle.search.presets import (
     EnsembleSettings,
     Preset,
@@ -73,14 +73,14 @@ class Search:
         return self if self.memory is None else replace(self, memory=replace(self.memory, room=room))
 
     def next(self, history: History) -> int | None:
-        """The config to train next; None if there is none left."""
+        """The config to train next; None if there is none left, or none but what crashes every time."""
         chosen = propose(
             self.space,
             self._drawn(history),
             self.preset,
             features=self.features,
             seed=self.seed,
-            allowed=None if self.memory is None else allowed(self.memory, self.space, history),
+            allowed=self._allowed(history),
             strict=False,
         )
         return chosen[0] if chosen else None
@@ -110,13 +110,16 @@ class Search:
 
     def _ends(self, trials: Sequence[Trial], done: int, most: int) -> str | None:
         history = History(tuple(trials))
-        free = untried(self.space, history) & fitting(self.space, history)
-        if self.memory is not None:
-            free &= allowed(self.memory, self.space, history)
+        free = untried(self.space, history) & fitting(self.space, history) & self._allowed(history)
         found = outlook(self.space, trials, self.preset, self.seed, free, self.worth)
         if found is None or found.gain >= found.worth:
             return None
         return found.said(len(trials), done, most)
+
+    def _allowed(self, history: History) -> Mask:
+        """Which candidates may fit into memory and do not crash every time, (N,)."""
+        fine = ~crashing(self.space, history)
+        return fine if self.memory is None else fine & allowed(self.memory, self.space, history)
 
     def believed(self, history: History, index: int) -> Believed | None:
         """What a config that `next` has just chosen is expected to score; None before the first score, and of

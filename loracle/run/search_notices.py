@@ -13,7 +13,9 @@ from loracle.config.training.plan import steps_of
 from loracle.records.notices import Notice
 from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace, Value, number, same_value, with_alpha
+from loracle.records.trial import History
 from loracle.report.wording import show_config, show_value
+from loracle.search.observations import suspects
 from loracle.search.presets import get_preset
 from loracle.search.propose import seed_indices
 from loracle.text.escape import printable
@@ -186,6 +188,15 @@ def _merged(space: SearchSpace, sizes: Sizes | None) -> Iterator[Notice]:
             f"a trial, where they train like a batch of all; {_for_larger_trials(sizes)}, or leave them out"
         )
         yield Notice("search", "batches_merged", text, len(larger))
+
+
+def crash_notices(space: SearchSpace, history: History) -> dict[str, Notice]:
+    """By these values as people read them, values with which every trial crashed."""
+    found = {printable(show_config(suspect.values)): suspect for suspect in suspects(space, history)}
+    return {
+        values: Notice("search", "values_that_crash", suspect.said(values), len(suspect.trials))
+        for values, suspect in found.items()
+    }
 
 
 def about_memory(space: SearchSpace, memory: MemoryModel | None) -> Iterator[Notice]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,20 +42,21 @@ from loracle.report.page.live import LivePage
 from loracle.report.time_left import Forecast, forecast
 from loracle.report.verdict import Comparison, guarded_search, headline, not_measured, result_notices
 from loracle.report.verdict.stored import Finished, write_finished
-from loracle.report.wording import nothing_succeeded
+from loracle.report.wording import nothing_succeeded, show_config
 from loracle.run.finals.replication import replicate
 from loracle.run.finals.training import compare, compare_trial, contenders
 from loracle.run.folder import hold, own_folder, record_config, require_recorded
 from loracle.run.prepare import Prepared, prepare
 from loracle.run.search import Search
-from loracle.run.search_notices import TOO_LARGE, about_memory
+from loracle.run.search_notices import TOO_LARGE, about_memory, crash_notices
 from loracle.run.storage.event_file import recorded
 from loracle.run.storage.opening import open_study
 from loracle.run.storage.study import Study
+from loracle.search.observations import blame, crashed_in_a_row, crashing, untried
 from loracle.text.files import write_atomically
 from loracle.training.memory.plan import describe
 
-_BROKEN_IN_A_ROW = 5  # crashed or lost: then the cause is not the configs
+_BROKEN_IN_A_ROW = 5  # crashed or lost: then the cause is hardly the configs
 _NO_CONFIGS_FAULT = (FailureKind.CRASHED, FailureKind.LOST)
 _SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -108,7 +108,7 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         front = pareto_notice(history, config.objectives, space.index(comparison.winner))
         found = result_notices(comparison, space, history, config.metric)
         late = () if config.objective else not_measured(config.scoring.all_metrics, comparison)
-        notices = gathered(run.notices, found, late, front, curve_notices(history))
+        notices = gathered(run.notices, found, late, front, _news(space, history).values())
         _keep(notices, config.output)
         best = write_best(config, comparison, run.sizes)
         write_report(
@@ -218,9 +218,9 @@ def run_search(
     listen(PhaseStarted("searching"))
     running: dict[int, int] = {}  # trial number: index
     again = study.take_over()
-    recent: deque[tuple[int, Outcome]] = deque(maxlen=_BROKEN_IN_A_ROW)
+    recent: list[Trial] = []  # that ended here, in the order in which they did
     estimates = estimates or Forecast()
-    cut = False  # whether it has been told that curves lack losses
+    told: set[str] = set()  # what has been told once
     before = study.history().counted
     shown = search.most_trials(budget)  # the budget that can be spent
     if len(before) < shown and not study.shared:  # what others do is not known
@@ -229,8 +229,7 @@ def run_search(
     progress = tell_steps(listen)
     try:
         while True:
-            stopped = _fill(search, study, executor, running, again, folder, budget, listen)
-            if stopped:
+            if stopped := _fill(search, study, executor, running, again, folder, budget, listen):
                 return stopped
             if not running:  # other processes train the rest; one of them may die
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
@@ -239,19 +238,17 @@ def run_search(
                 number, index = done.job.number, running[done.job.number]
                 counts = study.finish(number, done.outcome)
                 del running[number]  # not before: what is interrupted here has not been recorded
-                recent.append((number, done.outcome))
+                recent.append(trial := Trial(number, index, done.outcome))
                 if counts:
-                    trial, history = Trial(number, index, done.outcome), study.history()
+                    history = study.history()
                     ended = history.counted
                     left = estimates.expected(ended, shown, executor.capacity).whole
                     best = search.leader(history)
                     cost = search_cost(one.outcome for one in history.finished if one.outcome)
                     spent = None if cost is None else cost.trainings
                     listen(TrialFinished(trial, done.job.config, best, len(ended), shown, left, spent))
-                    for notice in curve_notices(history) if not cut else ():
-                        listen(Noticed(notice))
-                        cut = True
-                _refuse_hopeless(recent, study)
+                    _tell_news(search.space, history, told, listen)
+                _refuse_hopeless(search.space, recent, study)
     except BaseException as error:
         if not isinstance(error, StudyError | OSError):  # then nothing more can be written
             reason = "stopped by the user" if isinstance(error, KeyboardInterrupt) else "the run ended"
@@ -305,25 +302,45 @@ def _exhausted(search: Search, history: History) -> str:
     tried = len({trial.index for trial in history.counted})
     if tried >= len(search.space.candidates):
         return f"all {tried} candidates are tried"
+    if (untried(search.space, history) & crashing(search.space, history)).any():
+        return f"{tried} candidates are tried, and the others have what every trial crashed with"
     return f"{tried} candidates are tried, and no other fits into memory"
 
 
 # -- helpers ----------------------------------------------------------------------------------------
 
 
-def _refuse_hopeless(recent: Sequence[tuple[int, Outcome]], study: Study) -> None:
+def _news(space: SearchSpace, history: History) -> dict[str, Notice]:
+    """What trials have shown that a user must see; counts may grow, the names stay."""
+    return {notice.name: notice for notice in curve_notices(history)} | crash_notices(space, history)
+
+
+def _tell_news(space: SearchSpace, history: History, told: set[str], listen: Listener) -> None:
+    for name, notice in _news(space, history).items():
+        if name not in told:
+            listen(Noticed(notice))
+            told.add(name)
+
+
+def _refuse_hopeless(space: SearchSpace, ended: Sequence[Trial], study: Study) -> None:
     """Raises StudyError when trials fail one after the other for a reason that no config will mend.
 
     These trials are taken back: once the reason is gone, their configs are run again.
     """
-    failures = [(number, outcome.failure) for number, outcome in recent if outcome.failure]
-    broken = [(n, f) for n, f in failures if f.kind in _NO_CONFIGS_FAULT]
-    if len(broken) == _BROKEN_IN_A_ROW:
-        study.void(number for number, _ in broken)
+
+    def shown(index: int, knobs: Collection[str]) -> str:
+        config = space.config(index)
+        return show_config({name: config[name] for name in knobs})
+
+    row = crashed_in_a_row(ended)
+    why = blame(space, study.history(), row, _BROKEN_IN_A_ROW, shown) if row else None
+    if why:
+        study.void(trial.number for trial in row)
+        outcome = row[-1].outcome
         raise StudyError(
-            f"the last {_BROKEN_IN_A_ROW} trials crashed or were lost, so the cause is not the config: "
-            f"{broken[-1][1].message}; see their folders under trials/. They do not count, and the same "
-            "command runs them again"
+            f"the last {len(row)} trials crashed or were lost, {why}: "
+            f"{outcome and outcome.failure and outcome.failure.message}; see their folders under trials/. "
+            "They do not count, and the same command runs them again"
         )
 
 

@@ -1,12 +1,15 @@
-"""What a history says about the candidates of a space: which are open, which may fit, what was observed.
+"""What a history says about the candidates of a space: which are open, which may fit, which crash, what was
+observed.
 
 Notation: N candidates, n observations. Everything that is listed by candidate has a row a candidate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +19,10 @@ from loracle.records.space import Config, Indices, SearchSpace, Value, number
 from loracle.records.trial import FailureKind, History, Trial
 
 Mask = npt.NDArray[np.bool_]
+
+_LEAST = 3  # configs that crashed with a value before it is believed to be the cause
+_CHANCE, _DOUBT = 0.01, 0.05  # that as many crash by chance: less has to be said, or to be stayed away from
+_CRASHES = (FailureKind.CRASHED, FailureKind.LOST, FailureKind.TIMEOUT)  # say nothing about the score
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,162 @@ def fitting(space: SearchSpace, history: History) -> Mask:
         same = [values[knob.name] == knob.position(config[knob.name]) for knob in named]
         fits &= ~np.all([*same, *(values[name] >= number(config[name]) for name in sizes)], axis=0)
     return fits
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """What configs that crashed have in common and no config that ran has.
+
+    Attributes:
+        values: by knob; several where no trial tells which of them is to blame.
+        trials: with these values, all of which crashed.
+    """
+
+    values: Mapping[str, Value]
+    trials: tuple[Trial, ...]
+
+    def said(self, values: str) -> str:
+        """What a user is told; `values` are those of the suspect as people write them."""
+        failures = [trial.outcome.failure for trial in self.trials if trial.outcome and trial.outcome.failure]
+        kinds = Counter(str(failure.kind).replace("_", " ") for failure in failures)
+        how = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        which, no_more = "it", "it is not proposed any more"
+        if len(self.values) > 1:
+            which, no_more = "these together", "they are not proposed together any more"
+        return (
+            f"{values}: all {len(failures)} trials with {which} failed ({how}; the last one with: "
+            f"{failures[-1].message}), and trials without ran; so {no_more}. Mend the cause, or leave the "
+            "value out"
+        )
+
+
+def suspects(space: SearchSpace, history: History, chance: float = _CHANCE) -> list[Suspect]:
+    """Values with which every training crashes; the one that explains most crashes first.
+
+    A score says nothing of them, and the search would go on with them where the prior likes them. At least
+    three configs must have crashed with a value, none have run with it, and some have run without it. A crash
+    that one value explains speaks against no other. What crashes too often without any of them may have
+    crashed with them by chance, which has to be less likely than `chance`.
+    """
+    crashed = {trial.index: trial for trial in history.counted if _crashed(trial)}
+    ran = [trial.index for trial in history.counted if not _crashed(trial)]
+    if not ran or len(crashed) < _LEAST:
+        return []
+    columns, innocent = _columns(space, list(crashed)), _columns(space, ran)
+    left, found = np.ones(len(crashed), dtype=bool), list[Suspect]()
+    while True:
+        alike: dict[bytes, tuple[Mask, list[str]]] = {}  # knobs whose values the same configs have
+        for name, column in columns.items():
+            for value in np.setdiff1d(column[left], innocent[name]):
+                having = left & (column == value)
+                if having.sum() >= _LEAST:
+                    alike.setdefault(having.tobytes(), (having, []))[1].append(name)
+        if not alike:
+            without = (left.sum() + 1) / (left.sum() + len(ran) + 2)  # how likely a crash is, without them
+            return [suspect for suspect in found if without ** len(suspect.trials) < chance]
+        having, names = max(alike.values(), key=lambda one: int(one[0].sum()))
+        trials = [trial for trial, is_one in zip(crashed.values(), having, strict=True) if is_one]
+        config = space.config(trials[0].index)
+        found.append(Suspect({name: config[name] for name in names}, tuple(trials)))
+        left &= ~having
+
+
+def crashing(space: SearchSpace, history: History, chance: float = _CHANCE) -> Mask:
+    """Which candidates have what every training crashed with, (N,); `chance` as in `suspects`."""
+    found = np.zeros(len(space.candidates), dtype=bool)
+    for suspect in suspects(space, history, chance):
+        index = suspect.trials[0].index
+        found |= np.all(_having(space, index, suspect.values), axis=0)
+    return found
+
+
+def in_common(space: SearchSpace, history: History, crashed: Iterable[int]) -> dict[str, Value]:
+    """Values that crashed configs, given by their indices, have in common, no config that ran has, and some
+    candidate lacks."""
+    indices = list(dict.fromkeys(crashed))
+    ran = [trial.index for trial in history.counted if not _crashed(trial)]
+    columns, innocent, all_values = (_columns(space, some) for some in (indices, ran, space.candidates))
+    config = space.config(indices[0])
+    return {
+        name: config[name]
+        for name, column in columns.items()
+        if (column == column[0]).all()
+        and column[0] not in innocent[name]
+        and (all_values[name] != column[0]).any()
+    }
+
+
+def promising(space: SearchSpace, history: History, free: Mask) -> Mask:
+    """Which of the `free` candidates are likely not to crash, (N,); all where none is.
+
+    As long as no config ran, what all that crashed have in common, two or more, is avoided: so it shows
+    whether any config is to blame.
+    """
+    crashed = list({trial.index for trial in history.counted if _crashed(trial)})
+    if len(crashed) < 2:
+        return free
+    good = free & ~crashing(space, history, _DOUBT)
+    if all(map(_crashed, history.counted)):
+        shared = in_common(space, history, crashed)
+        good = free & ~np.any([*_having(space, crashed[0], shared), np.zeros_like(free)], axis=0)
+    return good if good.any() else free
+
+
+def crashed_in_a_row(ended: Sequence[Trial]) -> list[Trial]:
+    """The last of some trials, as long as they crashed or were lost; in order."""
+    kinds = (FailureKind.CRASHED, FailureKind.LOST)
+    row = takewhile(lambda trial: _failed(trial) in kinds, reversed(ended))
+    return list(row)[::-1]
+
+
+def blame(
+    space: SearchSpace,
+    history: History,
+    row: Sequence[Trial],
+    many: int,
+    show: Callable[[int, Collection[str]], str],
+) -> str | None:
+    """Why a search ends whose last trials, in a `row`, crashed; None where it goes on.
+
+    So many in a row are the fault of no config, unless these have values in common that no config that ran
+    has: then the search stays away from them (`promising`), or learns in a few trials more that it has to.
+
+    Args:
+        space, history: of the search.
+        row: trials that crashed, one after the other.
+        many: how many are too many.
+        show: some of the values of a config, by its index and their knobs, as people write them.
+    """
+    if len(row) < many:
+        return None
+    indices = [trial.index for trial in row[-many:]]
+    rows, known = rows_of(space, indices)
+    common = in_common(space, history, indices)
+    if known.all() and crashing(space, history)[rows].all():
+        return None
+    if not common:
+        return "with nothing in common that other configs lack, so the cause is hardly the config"
+    others = untried(space, history) & ~np.any(_having(space, indices[0], common), axis=0)
+    return None if len(row) < 2 * many and others.any() else f"all of them with {show(indices[0], common)}"
+
+
+def _crashed(trial: Trial) -> bool:
+    return _failed(trial) in _CRASHES
+
+
+def _failed(trial: Trial) -> FailureKind | None:
+    return trial.outcome.failure.kind if trial.outcome and trial.outcome.failure else None
+
+
+def _columns(space: SearchSpace, indices: npt.ArrayLike) -> dict[str, Indices]:
+    """Positions of the values of some configs, (n,) for each knob."""
+    return dict(zip(space.names, space.positions(indices), strict=True))
+
+
+def _having(space: SearchSpace, index: int, names: Iterable[str]) -> list[Mask]:
+    """Which candidates have the values of a config, for each of some knobs."""
+    of_all, own = _columns(space, space.candidates), _columns(space, [index])
+    return [of_all[name] == own[name][0] for name in names]
 
 
 def tells(trial: Trial) -> bool:

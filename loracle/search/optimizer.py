@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import numpy as np
 from loracle.errors import OutcomeError, SpaceError
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import History, Outcome, Trial
-from loracle.search.observations import row_of
+from loracle.search.observations import row_of, suspects
 from loracle.search.presets import PRESETS, Preset, get_preset, with_data, with_parameters
 from loracle.search.propose import propose, recommend
 from loracle.text.escape import printable
@@ -79,6 +80,8 @@ class Optimizer:
     def tell(self, index: int, outcome: Outcome | float) -> None:
         """Records what the oldest pending trial of `index` gave, or adds a trial that was never asked for.
 
+        Warns, once, of a value with which every trial crashed.
+
         Raises:
             SpaceError: the index is not a candidate of the space, or no index.
             OutcomeError: a value that is no finite number; tell an `Outcome` with a `Failure` instead.
@@ -102,7 +105,12 @@ class Optimizer:
                 break
         else:
             trials.append(Trial(len(trials), index, outcome))
+        known = [suspect.values for suspect in suspects(self.space, self.history)]
         self.history = History(tuple(trials))
+        for suspect in suspects(self.space, self.history):
+            if suspect.values not in known:
+                values = ", ".join(f"{name} {value}" for name, value in suspect.values.items())
+                warnings.warn(suspect.said(values), stacklevel=2)
 
     def recommend(self) -> Config:
         """The config to use. Raises like `recommend`."""

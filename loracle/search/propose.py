@@ -21,6 +21,7 @@ from loracle.search.observations import (
     Observations,
     fitting,
     observed,
+    promising,
     row_of,
     rows_of,
     untried,
@@ -49,9 +50,10 @@ def propose(
 
     Depends on its arguments alone: the same history and seed give the same answer, so a resumed run equals
     one that never stopped. Candidates that are not `allowed`, (N,), are left out, and so is what is at least
-    as large as a config that ran out of memory. Seed configs come first, then the best of the acquisition
-    function, one after the other with the earlier ones pending. Before the first observation there is only
-    the prior to go by, or chance where the preset has none.
+    as large as a config that ran out of memory. What has crashed every time (`promising`) comes after all
+    else. Seed configs come first, then the best of the acquisition function, one after the other with the
+    earlier ones pending. Before the first observation there is only the prior to go by, or chance where the
+    preset has none.
 
     Raises:
         SpaceError: the history holds an index outside the space, or, if `strict`, fewer than `n` candidates
@@ -72,20 +74,21 @@ def propose(
     chosen: list[int] = []  # rows
     for index in seed_indices(space, preset.seed_configs):
         row = row_of(space, index)
-        if len(chosen) < n and free[row]:
+        if len(chosen) < n and promising(space, history, free)[row]:
             chosen.append(row)
             free[row] = False
     waiting, known = rows_of(space, [trial.index for trial in history.pending])
     belief = None
     while len(chosen) < n:
         belief = belief or Beliefs.of(space, history, preset, features, seed)
+        good = promising(space, history, free)
         if belief.informed:
-            row = belief.best([*waiting[known].tolist(), *chosen], free)
+            row = belief.best([*waiting[known].tolist(), *chosen], good)
         else:
             # Random configs, different for every position in the run. Interrupted trials do not count, so
             # that a run that was killed goes on as if it had not been.
             generator = np.random.default_rng([seed, taken + len(chosen)])
-            row = int(generator.choice(np.flatnonzero(free)))
+            row = int(generator.choice(np.flatnonzero(good)))
         chosen.append(row)
         free[row] = False
     return [int(index) for index in space.candidates[chosen]]

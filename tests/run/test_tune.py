@@ -22,7 +22,7 @@ from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, SpaceError, StudyError
 from loracle.execution.executor import Done, InProcess, Job
 from loracle.loaded_run import load_run
-from loracle.records.events import Event, Expected, PhaseStarted, Step, TrialFinished
+from loracle.records.events import Event, Expected, Noticed, PhaseStarted, Step, TrialFinished
 from loracle.records.objective import TableObjective
 from loracle.records.space import Config, Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
@@ -197,12 +197,13 @@ def values() -> dict[int, float | Failure]:
     return {i: float(c[0] - 2 * (c[1] - 0.5) ** 2) for i, c in enumerate(coordinates)}
 
 
-def search(folder: Path, objective: Any, budget: int) -> str:
+def search(
+    folder: Path, objective: Any, budget: int, listen: Callable[[Event], None] = lambda event: None
+) -> str:
     folder.mkdir(exist_ok=True)
     chooser = Search(SPACE, PRESETS["numeric"], None, 0)
-    return run_search(
-        chooser, open_study(folder, SPACE), InProcess(lambda: objective), folder, budget, lambda event: None
-    )
+    executor = InProcess(lambda: objective)
+    return run_search(chooser, open_study(folder, SPACE), executor, folder, budget, listen)
 
 
 def test_stops_when_every_candidate_is_tried(tmp_path: Path) -> None:
@@ -279,6 +280,69 @@ def test_stops_when_every_trial_crashes_and_goes_on_when_that_is_mended(
     # No config is to blame, so all are run again, in their order, and none of the budget is used up.
     assert [trial.index for trial in read_history(tmp_path, SPACE).succeeded][:5] == crashed
     assert len(read_history(tmp_path, SPACE).succeeded) == 8
+
+
+def crashing(*ranks: int) -> TableObjective:
+    """Every config of these ranks crashes."""
+    failure = Failure(FailureKind.CRASHED, "RuntimeError: no such kernel")
+    bad = {i: failure for i in range(SPACE.size) if SPACE.config(i)["rank"] in ranks}
+    return TableObjective(SPACE, values() | bad)
+
+
+@pytest.mark.parametrize("ranks", [(8,), (4, 8)])
+def test_a_value_that_always_crashes_is_told_and_left_alone(tmp_path: Path, ranks: tuple[int, ...]) -> None:
+    """Three crashes say so; the search ends with the candidates that do not have it, and the run goes on."""
+    told: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Noticed):
+            told.append(event.notice.text)
+
+    stopped = search(tmp_path, crashing(*ranks), 50, listen)
+    done = 12 - 3 * len(ranks)
+    history = read_history(tmp_path, SPACE)
+    assert len(history.succeeded) == done
+    assert len(history.counted) == done + 3 * len(ranks)
+    assert stopped == f"all {SPACE.size} candidates are tried"  # there were three of each
+    for rank in ranks:
+        (said,) = [text for text in told if text.startswith(f"rank {rank}: all 3 trials with it failed")]
+        assert "3 crashed; the last one with: RuntimeError: no such kernel" in said
+
+
+def test_what_crashes_every_time_is_left_out_also_after_a_kill(tmp_path: Path) -> None:
+    space = SearchSpace((Knob("rank", (4, 8), "log2"), Knob("dropout", tuple(i / 10 for i in range(8)))))
+    bad = Failure(FailureKind.CRASHED, "RuntimeError: no such kernel")
+    table = {i: bad if space.config(i)["rank"] == 8 else float(i % 5) for i in range(space.size)}
+    chooser = Search(space, PRESETS["default"], None, 0)
+
+    def go(folder: Path, *budgets: int) -> str:
+        folder.mkdir(exist_ok=True)
+        for budget in budgets:  # each from what the journal holds
+            executor = InProcess(lambda: TableObjective(space, table))
+            with open_study(folder, space) as study:
+                said = run_search(chooser, study, executor, folder, budget, lambda event: None)
+        return said
+
+    stopped = go(tmp_path / "whole", 30)
+    assert stopped == "11 candidates are tried, and the others have what every trial crashed with"
+    assert go(tmp_path / "parts", *range(1, 13)) == stopped
+    whole, parts = (read_history(tmp_path / name, space).trials for name in ("whole", "parts"))
+    assert [trial.index for trial in whole] == [trial.index for trial in parts]
+
+
+def test_crashes_that_no_value_explains_end_a_run_that_has_begun_well(tmp_path: Path) -> None:
+    class Outage(TableObjective):
+        calls = 0
+
+        def run(self, config: Config, **arguments: Any) -> Outcome:
+            self.calls += 1
+            if self.calls > 2:
+                return Outcome(None, failure=Failure(FailureKind.CRASHED, "the server is gone"))
+            return super().run(config, **arguments)
+
+    with pytest.raises(StudyError, match=r"the last 5 trials crashed or were lost, .*the server is gone"):
+        search(tmp_path, Outage(SPACE, values()), 30)
+    assert len(read_history(tmp_path, SPACE).counted) == 2
 
 
 def test_ctrl_c_records_the_trial_and_the_run_continues_with_it(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -18,6 +19,7 @@ from loracle.errors import ConfigError, LoracleError, SpaceError
 from loracle.language.features import FixedFeatures
 from loracle.records.space import Config, Knob, SearchSpace, default_space, paper_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.search.observations import suspects
 from loracle.search.optimizer import Optimizer
 from loracle.search.presets import GOOD_PRACTICE, PRESETS, Preset, get_preset, with_parameters
 from loracle.search.propose import Beliefs, propose, ranking, recommend
@@ -54,6 +56,63 @@ def smooth(config: Config) -> float:
 
 
 SOME = history(*((index, smooth(SPACE.config(index))) for index in CANDIDATES[::7]))
+
+
+# -- crashes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [FailureKind.CRASHED, FailureKind.LOST, FailureKind.TIMEOUT])
+@pytest.mark.parametrize("name", ["default", "numeric"])
+def test_a_value_that_always_crashes_is_not_asked_for_while_others_are_left(
+    name: str, kind: FailureKind
+) -> None:
+    optimizer = Optimizer(SPACE, PRESETS[name])
+    told: list[str] = []
+
+    def tell(index: int) -> None:
+        config = optimizer.space.config(index)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            optimizer.tell(index, failed(kind) if config["rank"] == 16 else smooth(config))
+        told.extend(str(one.message) for one in caught)
+
+    of_rank_16 = [index for index in CANDIDATES if SPACE.config(index)["rank"] == 16]
+    for _ in range(len(CANDIDATES) - len(of_rank_16) + 3):
+        (index,) = optimizer.ask()
+        tell(index)
+    crashed = [trial for trial in optimizer.history.trials if trial.index in of_rank_16]
+    assert len(crashed) == 3
+    (said,) = told
+    assert said.startswith("rank 16: all 3 trials with it failed (3 ")
+    assert set(optimizer.ask(2)) < set(of_rank_16)  # nothing else is left
+
+
+def test_a_divergence_or_one_success_clears_a_value() -> None:
+    of_rank = {rank: [i for i in CANDIDATES if SPACE.config(i)["rank"] == rank] for rank in (8, 16)}
+    crashed = [(index, failed(FailureKind.CRASHED)) for index in of_rank[16][:4]]
+    fine = [(index, smooth(SPACE.config(index))) for index in of_rank[8][:3]]
+    assert [suspect.values for suspect in suspects(SPACE, history(*crashed, *fine))] == [{"rank": 16}]
+    for outcome in (0.5, failed(FailureKind.DIVERGED)):
+        assert not suspects(SPACE, history(*crashed, *fine, (of_rank[16][5], outcome)))
+
+
+def test_crashes_without_a_cause_blame_no_value() -> None:
+    generator = np.random.default_rng(0)
+    blamed = 0
+    for _ in range(40):  # every third config crashes by chance
+        drawn = generator.permutation(default_space().candidates)[:20].tolist()
+        outcomes = [(i, failed(FailureKind.CRASHED) if generator.random() < 1 / 3 else 0.5) for i in drawn]
+        blamed += bool(suspects(default_space(), history(*outcomes)))
+    assert blamed <= 4
+
+
+def test_the_first_crashes_are_followed_by_configs_that_share_nothing_with_them() -> None:
+    (first, second) = [index for index in CANDIDATES if SPACE.config(index)["rank"] == 16][:2]
+    crashed = history(*((index, failed(FailureKind.CRASHED)) for index in (first, second)))
+    (third,) = propose(SPACE, crashed, PRESETS["default"])
+    shared = SPACE.config(first).items() & SPACE.config(second).items()
+    assert ("rank", 16) in shared
+    assert not shared & SPACE.config(third).items()
 
 
 # -- purity -------------------------------------------------------------------------------------------

@@ -325,6 +325,7 @@ def test_a_value_that_is_no_number_may_be_told() -> None:
     assert kinds_of(study) == [FailureKind.DIVERGED]
 
 
+@pytest.mark.filterwarnings("ignore:.* trials with it failed:UserWarning")  # as it happens
 def test_other_failures_say_nothing_about_a_config() -> None:
     def fragile(trial: optuna.Trial) -> float | None:
         config = suggest(trial)
@@ -358,6 +359,22 @@ def test_an_objective_says_that_it_has_diverged() -> None:
 
     study.optimize(diverging, n_trials=2, catch=(RuntimeError,))
     assert kinds_of(study) == [FailureKind.DIVERGED] * 2
+
+
+def test_a_value_that_always_crashes_is_told_in_the_objective_s_words_and_left_alone() -> None:
+    study = optuna.create_study(direction="maximize", sampler=LoracleSampler(seed=0))
+
+    def fragile(trial: optuna.Trial) -> float:
+        rate, rank = trial.suggest_float("lr", 1e-5, 1e-2, log=True), trial.suggest_int("lora_r", 4, 64)
+        if rank == 64:
+            raise RuntimeError("no such kernel")
+        return rank / 64 - abs(math.log10(rate) + 3)
+
+    with pytest.warns(UserWarning, match="^lora_r 64: all 3 trials with it failed") as told:
+        study.optimize(fragile, n_trials=20, catch=(RuntimeError,))
+    assert len(told) == 1
+    crashed = [trial for trial in study.trials if trial.state == TrialState.FAIL]
+    assert [trial.params["lora_r"] for trial in crashed] == [64] * 3
 
 
 def test_a_crash_changes_no_belief() -> None:

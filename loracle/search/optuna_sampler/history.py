@@ -14,9 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from loracle.records.space import SearchSpace
 from loracle.records.trial import FAILURE_KEY, Failure, FailureKind, History, Outcome, Trial
+from loracle.search.observations import suspects
 from loracle.search.optuna_sampler import suggestions
 from loracle.search.optuna_sampler.parameters import REFUSED_KEY
-from loracle.search.optuna_sampler.question import scene_of
+from loracle.search.optuna_sampler.question import Scene, scene_of
 from loracle.search.optuna_sampler.suggestions import Asked
 from loracle.search.outputs import as_one, drawn_weights
 from loracle.text.escape import printable
@@ -118,6 +119,17 @@ def misnamed(frozen: FrozenTrial) -> str | None:
         f"trial {frozen.number}: {FAILURE_KEY}={printable(repr(said), 60)} is not a failure kind, so the "
         f"trial counts as {FailureKind.CRASHED}; there are {', '.join(FailureKind)}"
     )
+
+
+def crashes(study: Study, scene: Scene, history: History) -> dict[str, str]:
+    """What is said of values with which every trial crashed, by these in the objective's own words."""
+    found = {}
+    for suspect in suspects(scene.space, history):
+        params = study.trials[suspect.trials[0].number].params
+        own = [f"{name} {value}" for name, value in params.items() if scene.knobs.get(name) in suspect.values]
+        values = printable(", ".join(own))
+        found[values] = suspect.said(values)
+    return found
 
 
 def _is_no_number(value: Any) -> bool:

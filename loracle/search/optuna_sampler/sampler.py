@@ -33,6 +33,7 @@ from loracle.search.belief import Floats
 from loracle.search.observations import Mask
 from loracle.search.optuna_sampler import suggestions
 from loracle.search.optuna_sampler.history import (
+    crashes,
     history_at,
     misnamed,
     say_diverged,
@@ -78,11 +79,11 @@ class LoracleSampler(BaseSampler):
 
     A trial has diverged, and counts as worse than any success, where its author says so: it returns or last
     reports NaN or infinity, or sets `trial.set_user_attr("loracle:failure", "diverged")`. Any other failure
-    (an exception, a dead process) says nothing about its config, which is only not tried again; the attribute
-    may be `out_of_memory`, `timeout`, `crashed` or `lost` as well. A pruned trial counts with its last
-    reported value, and as diverged if it reported none; one that violates a constraint counts as diverged.
-    Several objectives are weighed anew in every trial, so that the study's `best_trials` spread over the
-    Pareto front.
+    (an exception, a dead process) says nothing about its config, which is only not tried again, unless every
+    config with one value fails so: that is told, and comes after all others. The attribute may be
+    `out_of_memory`, `timeout`, `crashed` or `lost` as well. A pruned trial counts with its last reported
+    value, as diverged without one; one that violates a constraint counts as diverged. Several objectives are
+    weighed anew in every trial, so that the study's `best_trials` spread over the Pareto front.
 
     Args:
         space: the candidates; None: what the objective asks for.
@@ -193,7 +194,7 @@ class LoracleSampler(BaseSampler):
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Warns of unknown kinds of failure in earlier trials; passes on to the independent sampler."""
         for failed in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
-            self._say_misnamed(study, failed)
+            self._say_once(study, f"trial {failed.number}", misnamed(failed))
         self._independent.before_trial(study, trial)
 
     def after_trial(
@@ -205,7 +206,7 @@ class LoracleSampler(BaseSampler):
         if state == TrialState.FAIL and FAILURE_KEY not in trial.user_attrs and told_no_number():
             say_diverged(trial._trial_id, study)
         if state == TrialState.FAIL:
-            self._say_misnamed(study, trial)
+            self._say_once(study, f"trial {trial.number}", misnamed(trial))
         if self._constraints is not None:
             _process_constraints_after_trial(self._constraints, study, trial, state)
         self._independent.after_trial(study, trial, state, values)
@@ -311,6 +312,8 @@ class LoracleSampler(BaseSampler):
             self._preset, seed_configs=tuple(space.config(int(space.candidates[row])) for row in rows)
         )
         history = history_at(study, space, asked, question.rows, self._seed)
+        for values, said in crashes(study, scene, history).items():
+            self._say_once(study, values, said)
         ask = partial(propose, space, history, preset, features=self._features, seed=self._seed, strict=False)
         chosen = ask(n=place + 1 if asked.names else 1, allowed=left)
         for _ in range(0 if asked.names else place):  # all that tells trials apart is this knob
@@ -401,10 +404,9 @@ class LoracleSampler(BaseSampler):
         hint = f"; if {meant!r} is meant, call it so" if meant and not (usual and self._space is None) else ""
         warnings.warn(f"{name!r} {what}: it is {how}{hint}", stacklevel=_levels())
 
-    def _say_misnamed(self, study: Study, trial: FrozenTrial) -> None:
-        key = (study.study_name, f"trial {trial.number}")
-        if key not in self._told and (said := misnamed(trial)) is not None:
-            self._told.add(key)
+    def _say_once(self, study: Study, what: str, said: str | None) -> None:
+        if said is not None and (study.study_name, what) not in self._told:
+            self._told.add((study.study_name, what))
             warnings.warn(said, stacklevel=_levels())
 
     def __getstate__(self) -> dict[str, Any]:
