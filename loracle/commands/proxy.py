@@ -13,11 +13,11 @@ def proxy(
     config: ConfigFile,
     configs: Annotated[int, typer.Option("-k", "--configs", min=4, help="Configs to train.")] = 12,
     fractions: Annotated[
-        str, typer.Option(help="Shares of the training data, besides all of it.")
+        str, typer.Option(help="Shares of the training data, besides that of a trial and all of it.")
     ] = "0.01,0.05,0.1,0.25",
     as_json: AsJson = False,
 ) -> None:
-    """Measure how well training subsets rank configs, by training some on subsets and on everything."""
+    """Measure how well training subsets, that of a trial among them, rank configs like all data do."""
     from loracle.commands.terminal.console import console, say, say_json, say_table
     from loracle.commands.terminal.display import live
     from loracle.config.loading import load_config

@@ -36,6 +36,7 @@ class FractionResult:
         seconds: mean time of a training and its scoring, in seconds.
         correlations: with full training.
         published: the paper's Pearson figures at this fraction (math / code), where it has them.
+        of_trials: whether the trials of the run train on as much.
     """
 
     fraction: float
@@ -44,6 +45,12 @@ class FractionResult:
     seconds: float
     correlations: tuple[Correlation, ...]
     published: str
+    of_trials: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The fraction as people read it."""
+        return f"{100 * self.fraction:.3g} %{' (a trial)' if self.of_trials else ''}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ def draw_proxy(path: Path, result: ProxyResult) -> None:
         axes = figure.add_subplot(1, len(result.fractions), i + 1)
         axes.scatter(part.scores, full, s=22, color="#2a6fbb")
         rank = next(c.estimate for c in part.correlations if (c.kind, c.among) == ("spearman", "all"))
-        axes.set_title(f"{100 * part.fraction:g} %: Spearman {rank:.2f}", fontsize=10)
+        axes.set_title(f"{part.shown}: Spearman {rank:.2f}", fontsize=10)
         axes.set_xlabel(f"score, {part.n_examples:,} examples")
         if i == 0:
             axes.set_ylabel("score, full training")
@@ -85,7 +92,7 @@ def proxy_table(found: ProxyResult) -> list[list[str]]:
     for part in found.fractions:
         by_kind = {(c.kind, c.among): _interval(c.estimate, c.low, c.high) for c in part.correlations}
         for i, kind in enumerate(("pearson", "spearman", "kendall")):
-            first = [f"{100 * part.fraction:g} %", f"{part.n_examples:,}", show_seconds(part.seconds)]
+            first = [part.shown, f"{part.n_examples:,}", show_seconds(part.seconds)]
             rows.append(
                 [
                     *(first if i == 0 else ("", "", "")),

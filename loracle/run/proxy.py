@@ -1,7 +1,7 @@
 """How well does a training subset rank configs like the full training set?
 
-k configs are trained at every fraction and on everything, all scored on the same validation items; the scores
-at a fraction are then correlated with those of full training.
+k configs are trained at every fraction, that of the run's own trials among them, and on everything, all
+scored on the same validation items; the scores at a fraction are then correlated with those of full training.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def parse_fractions(text: str) -> list[float]:
 
 
 def check_proxy(config: RunConfig, k: int, fractions: Sequence[float], listen: Listener) -> ProxyResult:
-    """Trains k configs at every fraction and on everything. Finished trainings are reused on a second call,
-    as long as data, model and the settings of a training are the same.
+    """Trains k configs at every fraction, on as much as a trial of the run has, and on everything. Finished
+    trainings are reused on a second call, as long as data, model and the settings of a training are the same.
 
     The configs are spread over the space: the candidates are put in order of alpha x learning rate and one is
     drawn from each of k equal parts, so that no region is missed. Only configs that train at every size
@@ -124,9 +124,10 @@ def _check(config: RunConfig, k: int, fractions: Sequence[float], listen: Listen
     folder = config.output / "proxy"
     configs = [space.config(index) for index in spread_configs(space, k, config.search.seed)]
     _hold_identity(folder, config, objective, listen)
+    fractions = _with_trials(fractions, objective, listen)
     outcomes: dict[float, list[Outcome]] = {}
     for fraction in (*fractions, 1.0):
-        listen(PhaseStarted(f"training {k} configs on {100 * fraction:g} % of the data"))
+        listen(PhaseStarted(f"training {k} configs on {100 * fraction:.3g} % of the data"))
         outcomes[fraction] = [
             _train(objective, config.search.seed, folder, fraction, i, chosen, listen)
             for i, chosen in enumerate(configs)
@@ -145,6 +146,7 @@ def _check(config: RunConfig, k: int, fractions: Sequence[float], listen: Listen
             float(np.mean([outcome.seconds for outcome in outcomes[fraction]])),
             correlate(scores[fraction], scores[1.0], config.search.seed),
             _PUBLISHED.get(fraction, ""),
+            objective.size_at(fraction) == objective.n_proxy,
         )
         for fraction in fractions
     )
@@ -152,6 +154,21 @@ def _check(config: RunConfig, k: int, fractions: Sequence[float], listen: Listen
     write_atomically(folder / "proxy.json", json.dumps(result.as_json(), indent=1))
     draw_proxy(folder / "proxy.png", result)
     return result
+
+
+def _with_trials(
+    fractions: Sequence[float], objective: TrainingObjective, listen: Listener
+) -> Sequence[float]:
+    """The fractions and, if it is none of them, that of the run's trials; in order."""
+    trial, whole = objective.n_proxy, objective.n_train
+    if trial == whole:
+        text = (
+            f"a trial of this config trains on all {whole:,} examples, so there is nothing that it leaves out"
+        )
+        listen(Noticed(Notice("search", "trials_on_all_data", text)))
+    if trial == whole or trial in map(objective.size_at, fractions):
+        return fractions
+    return sorted((*fractions, trial / whole))
 
 
 def _hold_identity(folder: Path, config: RunConfig, objective: TrainingObjective, listen: Listener) -> None:

@@ -13,6 +13,7 @@ from loracle.config.loading import load_config
 from loracle.errors import ConfigError, StudyError
 from loracle.records.events import Event, Noticed, PhaseStarted
 from loracle.records.space import Knob, SearchSpace, default_space
+from loracle.report.proxy import proxy_table
 from loracle.run.proxy import COEFFICIENTS, check_proxy, correlate, parse_fractions, spread_configs
 
 
@@ -76,12 +77,23 @@ def test_check_proxy_trains_each_config_once(run_config: Callable[..., Path]) ->
     events: list[Event] = []
     first = check_proxy(config, 5, [0.4], events.append)
     trainings = sum(isinstance(e, PhaseStarted) and ": rank" in e.text for e in events)
-    assert trainings == 10
+    assert trainings == 15
     assert len(first.full) == len(first.configs) == 5
-    assert first.fractions[0].n_examples == math.ceil(0.4 * 48)
+    sizes = [(part.n_examples, part.of_trials) for part in first.fractions]
+    assert sizes == [(math.ceil(0.4 * 48), False), (24, True)]  # what a trial of the run has, too
+    assert [row[0] for row in proxy_table(first)[1::3]] == ["40 %", "50 % (a trial)"]
     again: list[Event] = []
     assert check_proxy(config, 5, [0.4], again.append).as_json() == first.as_json()
     assert not any(isinstance(e, PhaseStarted) and ": rank" in e.text for e in again)
+
+
+def test_trials_on_all_data_leave_nothing_to_measure(run_config: Callable[..., Path]) -> None:
+    events: list[Event] = []
+    config = load_config(run_config(data={"proxy_minimum": 1000}))
+    found = check_proxy(config, 4, [0.4], events.append)
+    assert [part.of_trials for part in found.fractions] == [False]
+    (said,) = [event.notice.text for event in events if isinstance(event, Noticed)]
+    assert said.startswith("a trial of this config trains on all 48 examples")
 
 
 def test_too_few_configs_that_train(run_config: Callable[..., Path]) -> None:
@@ -130,7 +142,9 @@ def test_trainings_of_other_data_model_or_settings_are_refused_by_name(
     shared = {"train": "train.jsonl", "proxy": 0.4, "proxy_minimum": 5}
     again: list[Event] = []
     chosen = load_config(run_config(model=str(model), search=search, data=shared))
-    assert check_proxy(chosen, 4, [0.4], again.append).as_json() == first.as_json()
+    second = check_proxy(chosen, 4, [0.4], again.append)
+    assert [part.of_trials for part in second.fractions] == [True]
+    assert second.fractions[0].scores == first.fractions[0].scores
     assert not any(isinstance(e, PhaseStarted) and ": rank" in e.text for e in again)
 
     (config.output / "proxy" / "identity.json").unlink()  # as earlier versions left it
