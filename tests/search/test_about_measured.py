@@ -38,7 +38,7 @@ def test_the_page_states_what_a_description_is_worth() -> None:
         intervals = [(float(a), float(b)) for a, b in re.findall(r"\((\S+) to (\S+)\)", " ".join(found))]
         assert len(intervals) == 8  # over landscapes and over families
         assert all(low <= 0 <= high for low, high in intervals)
-    assert SECTION.strip().startswith("No, not beyond noise")
+    assert SECTION.strip().startswith("Not beyond noise")
 
 
 def test_the_stored_means_are_those_of_the_rows() -> None:
