@@ -35,7 +35,7 @@ class Noticed:
 
 @dataclass(frozen=True)
 class Span:
-    """Seconds that something will take: likely, and from `low` to `high`."""
+    """Seconds that something will take, or what it costs: likely, and from `low` to `high`."""
 
     low: float
     likely: float
@@ -60,6 +60,8 @@ class Expected:
         trial, final, whole: seconds of one trial, of one final training, and of everything; None: not known.
         cost_per_hour: what an hour costs; None: nobody has said.
         trainings: what all trials of the budget are expected to cost, in full trainings; None: not known.
+        trainings_span: the same with its ends: how long trainings and answers are is known when they end.
+        budget_ends: how many trials there are at least and at most, as that is not known.
     """
 
     trials: int
@@ -73,6 +75,8 @@ class Expected:
     spare: int = 0
     again: int = 0
     trainings: float | None = None
+    trainings_span: Span | None = None
+    budget_ends: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

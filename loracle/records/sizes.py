@@ -39,6 +39,7 @@ class Sizes:
         trial_cost: in full trainings, by which a trial has fewer examples than it else would; None: it has
             as many as the settings say.
         expected: what a trial is expected to cost, in full trainings; None: of runs begun before.
+        expected_ends: what it costs at least and at most; None: of runs begun before.
     """
 
     train: int
@@ -50,6 +51,7 @@ class Sizes:
     overlap: Overlap = field(default_factory=Overlap)
     trial_cost: float | None = None
     expected: float | None = None
+    expected_ends: tuple[float, float] | None = None
 
     def trials(self, share: float) -> str:
         """What a trial trains on and is scored on, in one sentence without a full stop.

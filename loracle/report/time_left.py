@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loracle.config.settings import RunConfig
-from loracle.config.training.plan import count_seen, steps_of
+from loracle.config.training.plan import seen_of, steps_of
 from loracle.config.training.settings import TrainingConfig
 from loracle.records.events import Expected, Span
 from loracle.records.objective import Pace
@@ -28,6 +28,7 @@ _DEVIATIONS = 1.28
 # How much trials differ: known before there are many, with the weight of so many trials.
 _SPREAD, _WEIGHT = 0.35, 2
 _NEEDED = 0.5  # of searches, whose best two lie within noise: `benchmarks/replication.py`
+_NARROW = 1.1  # ends that are no further apart, as a ratio, are not told
 _LEAST = 0.1  # of the time left: the range is never narrower to each side
 
 
@@ -103,10 +104,8 @@ def _training(
     pace: Pace, settings: TrainingConfig, n: int, share: float, batch_size: float, epochs: float | None = None
 ) -> float:
     """Seconds of a training on n examples; `epochs`: where they are a knob."""
-    steps = steps_of(settings, n, batch_size, share, epochs)
-    passes = settings.epochs if epochs is None else epochs
-    seen = steps * min(batch_size, n) if passes is None else count_seen(n, passes)
-    return steps * pace.step + seen * pace.example
+    length = (settings, n, batch_size, share, epochs)
+    return steps_of(*length) * pace.step + seen_of(*length) * pace.example
 
 
 class Forecast:
@@ -117,10 +116,10 @@ class Forecast:
         ends: Finals = NO_FINALS,
         first: Guess | None = None,
         cost_per_hour: float | None = None,
-        trainings: float | None = None,
+        trainings: Span | None = None,
         most: float | None = None,
     ) -> None:
-        """`trainings`: what one trial is expected to cost, in full trainings; `most`: what all may."""
+        """`trainings`: what one trial may cost, in full trainings; `most`: what all may."""
         self._trainings, self._most = trainings, most
         self._ends = ends
         self._first = first
@@ -132,14 +131,18 @@ class Forecast:
         Trials that are to come take as long as those before. A final training takes as much longer than a
         successful trial as it has more examples to train and to score on.
         """
-        budget = self._affordable(done, budget)
+        ceiling, one = budget, self._cost_of_one(done)
+        budget = self._affordable(done, ceiling, None if one is None else one.likely)
         coming, ends = max(0, budget - len(done)), self._ends
         at_a_time = max(1, min(capacity, coming))
         rounds = math.ceil(ends.count / capacity)
         numbers = (coming, budget, at_a_time, ends.count)
         told = Expected(*numbers, cost_per_hour=self._cost, spare=ends.spare, again=ends.again)
-        if (trainings := self._cost_of_one(done)) is not None:
-            told = replace(told, trainings=budget * trainings)
+        if one is not None:
+            most, least = (self._affordable(done, ceiling, end) for end in (one.low, one.high))
+            costs = (budget * one.likely, most * one.low, least * one.high)
+            span = Span(min(costs), costs[0], max(costs))
+            told = replace(told, trainings=costs[0], trainings_span=span, budget_ends=(least, most))
         again = math.ceil(ends.again / capacity)
         outcomes = [trial.outcome for trial in done if trial.outcome]
         if not outcomes:
@@ -163,17 +166,16 @@ class Forecast:
         whole = Span(min(low, (1 - _LEAST) * likely), likely, max(high, (1 + _LEAST) * likely))
         return replace(told, trial=trial, final=final, whole=whole)
 
-    def _affordable(self, done: Sequence[Trial], budget: int) -> int:
-        """How many of so many trials there will be, as far as is known what one costs."""
-        each = self._cost_of_one(done)
+    def _affordable(self, done: Sequence[Trial], budget: int, each: float | None) -> int:
+        """How many of so many trials there will be where one costs so many full trainings."""
         if self._most is None or not each:
             return budget
         return max(len(done), min(budget, max(1, math.floor(self._most / each + 1e-9))))
 
-    def _cost_of_one(self, done: Sequence[Trial]) -> float | None:
+    def _cost_of_one(self, done: Sequence[Trial]) -> Span | None:
         """What a trial costs in the mean, in full trainings, as those say that are done; else as expected."""
         cost = search_cost(trial.outcome for trial in done if trial.outcome)
-        return self._trainings if cost is None else cost.trainings / len(done)
+        return self._trainings if cost is None else Span(*[cost.trainings / len(done)] * 3)
 
     def _final(self, outcome: Outcome) -> float:
         whole, parts = outcome.seconds, outcome.seconds_by_part
@@ -207,7 +209,10 @@ def forecast(
     if sizes is not None and not config.objectives:
         ends = replace(ends, again=2 * config.search.further_seeds)
     first = guess(pace, sizes, space, config.training)
-    each = None if sizes is None else sizes.expected
+    each = None
+    if sizes is not None and sizes.expected is not None:
+        low, high = sizes.expected_ends or (sizes.expected, sizes.expected)
+        each = Span(low, sizes.expected, high)
     return Forecast(ends, first, config.execution.cost_per_hour, each, config.search.budget)
 
 
@@ -227,6 +232,8 @@ def in_words(expected: Expected) -> str:
     parts = []
     if e.trials:
         trials = _plural(e.trials, "trial") if e.trials == e.budget else f"{e.trials} of {e.budget} trials"
+        if e.budget_ends and e.budget_ends[0] < e.budget_ends[1]:
+            trials += f" ({e.budget_ends[0]} to {e.budget_ends[1]}, by what they cost)"
         parts.append(trials + _of_about(e.trial))
         if e.at_a_time > 1:
             parts[-1] += f", {e.at_a_time} at a time"
@@ -245,6 +252,8 @@ def in_words(expected: Expected) -> str:
         cost = f", at {show_value(e.cost_per_hour)} an hour {' to '.join(dict.fromkeys(ends))}"
     if e.trainings is not None:
         cost += f"; the search costs about {e.trainings:.2g} full trainings in tokens"
+        if e.trainings_span and e.trainings_span.high > _NARROW * e.trainings_span.low:
+            cost += f" ({e.trainings_span.low:.2g} to {e.trainings_span.high:.2g})"
     return f"{', '.join(parts)}: {show_span(e.whole.low, e.whole.high)} in all{cost}"
 
 

@@ -38,7 +38,7 @@ from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import Splits, load_splits, overlap, proxy_positions, proxy_size
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.dataset.told import about_data
-from loracle.training.dataset.trial_size import expected_tokens, trial_size
+from loracle.training.dataset.trial_size import expected_tokens, trial_cost, trial_size
 from loracle.training.guard import Guard, load_guards
 from loracle.training.memory.counting import build_memory_model
 from loracle.training.memory.kinds import check_kinds, try_kinds
@@ -94,6 +94,7 @@ class TrainingObjective:
             some = proxy_positions(n_validation, size.scored / n_validation, 1, config.search.seed)
             validation = validation.select(some)
             require_enough("validation", size.scored, f"data.validation_limit is {size.scored}")
+        cost = trial_cost(config, tokens, size)
         sizes = (self.n_train, self.n_proxy, n_validation, len(validation), len(encoded["test"]))
         used = (
             [part[i] for i in at.positions]
@@ -106,7 +107,8 @@ class TrainingObjective:
             dropped=self.dropped,
             overlap=overlap(*used),
             trial_cost=size.cost,
-            expected=tokens.cost(size.trained, size.scored),
+            expected=cost.likely,
+            expected_ends=(cost.low, cost.high),
         )
         self.questions = {
             "validation": self._prepare(splits.validation, validation),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from loracle.config.loading import load_config
 from loracle.config.training.settings import TrainingConfig
@@ -13,7 +16,7 @@ from loracle.records.events import Event, Expected, Span, TrialFinished
 from loracle.records.objective import Pace
 from loracle.records.sizes import Sizes
 from loracle.records.space import Knob, SearchSpace
-from loracle.records.trial import Failure, FailureKind, Outcome, Trial
+from loracle.records.trial import Failure, FailureKind, Outcome, Tokens, Trial
 from loracle.report.time_left import Finals, Forecast, Guess, finals, guess, in_words
 from loracle.run.tune import tune
 
@@ -154,3 +157,43 @@ def test_a_run_counts_its_finals(run_config: Callable[..., Path]) -> None:
     assert expected.trial is not None
     assert expected.whole is not None
     assert 0 < expected.whole.low < expected.whole.likely < expected.whole.high
+
+
+def test_what_a_search_may_cost_has_a_range_until_trials_say_it() -> None:
+    forecast = Forecast(trainings=Span(0.1, 0.2, 0.4), most=1.0)
+    before = forecast.expected([], 20, 1)
+    assert (before.budget, before.budget_ends) == (5, (2, 10))
+    assert before.trainings_span == Span(pytest.approx(0.8), pytest.approx(1.0), pytest.approx(1.0))
+    free = Forecast(trainings=Span(0.1, 0.2, 0.4)).expected([], 20, 1)
+    assert (free.budget_ends, free.trainings_span) == ((20, 20), Span(2.0, 4.0, 8.0))
+    told = in_words(replace(before, whole=Span(60, 60, 60)))
+    assert told.startswith("5 trials (2 to 10, by what they cost): ")
+    assert told.endswith("; the search costs about 1 full trainings in tokens (0.8 to 1)")
+    took = Tokens(trained=80, read=20, generated=0, full=800, full_scoring=200).metrics
+    after = forecast.expected([Trial(0, 0, Outcome(0.5, took, 1.0))], 20, 1)
+    assert after.budget_ends == (10, 10)
+    assert after.trainings_span == Span(1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"space": {"knobs": {"epochs": {"values": [1, 2, 4]}}}},
+        {"training": {"max_steps": 30}},
+        {"scoring": {"metric": "token_f1", "max_new_tokens": 20}},
+    ],
+)
+def test_a_search_costs_what_was_told_before(run_config: Callable[..., Path], changes: Any) -> None:
+    """Lengths of trainings and of answers are not known before: the range that is told holds what came."""
+    if "space" in changes:
+        space = yaml.safe_load(run_config().read_text())["space"]
+        changes = {"space": space | {"knobs": space["knobs"] | changes["space"]["knobs"]}}
+    told: list[Event] = []
+    tune(load_config(run_config(**changes)), told.append)
+    (expected,) = [event for event in told if isinstance(event, Expected)]
+    spent = [event.trainings for event in told if isinstance(event, TrialFinished)][-1]
+    assert spent is not None
+    assert expected.trainings_span is not None
+    low, high = expected.trainings_span.low, expected.trainings_span.high
+    assert high > 1.05 * low
+    assert 0.95 * low < spent < 1.05 * high  # rows differ in length

@@ -49,7 +49,6 @@ def plan_training(
     settings = settings_with(settings, config)
     batch_size = int(config["batch_size"])
     steps = steps_of(settings, n_examples, batch_size, share)
-    whole = steps * min(batch_size, n_examples)  # where steps are counted, every batch is a whole one
     return Plan(
         rank=int(config["rank"]),
         alpha=float(with_alpha(config)["alpha"]),
@@ -57,7 +56,7 @@ def plan_training(
         learning_rate=float(config["learning_rate"]) * VARIANTS[settings.variant].learning_rate_shift,
         batch_size=min(batch_size, n_examples),
         n_examples=n_examples,
-        n_seen=whole if settings.epochs is None else count_seen(n_examples, settings.epochs),
+        n_seen=seen_of(settings, n_examples, batch_size, share),
         steps=steps,
         warmup_steps=min(steps - 1, math.ceil(settings.warmup_fraction * steps)),
         settings=settings,
@@ -120,6 +119,17 @@ def steps_of(
     passes = settings.epochs if epochs is None else epochs
     assert passes is not None
     return count_steps(n_examples, passes, batch_size)
+
+
+def seen_of(
+    settings: TrainingConfig, n_examples: int, batch_size: float, share: float, epochs: float | None = None
+) -> int:
+    """Examples that such a training sees, repeats included; arguments as in `steps_of`."""
+    passes = settings.epochs if epochs is None else epochs
+    if passes is not None:
+        return count_seen(n_examples, passes)
+    # Where steps are counted, every batch is a whole one.
+    return steps_of(settings, n_examples, batch_size, share) * int(min(batch_size, n_examples))
 
 
 def count_seen(n_examples: int, epochs: float) -> int:

@@ -6,18 +6,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from loracle.config.data.settings import DataConfig
-from loracle.config.settings import RunConfig, ScoringConfig
-from loracle.config.training.plan import plan_training
+from loracle.config.settings import RunConfig, ScoringConfig, build_space
+from loracle.config.training.plan import plan_training, seen_of
+from loracle.records.events import Span
 from loracle.records.space import with_alpha
 from loracle.records.standard_settings import STANDARD
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import proxy_size
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.guard import Guard
-from loracle.training.scoring.questions import needs_of
+from loracle.training.scoring.questions import ends_with_reference, needs_of
 
 LEAST_TRAINED, LEAST_SCORED = 16, 30  # fewer say too little, whatever they cost
 _AIM = 0.95  # of what a trial may cost: rows differ in length, and learning curves read some as well
@@ -32,6 +35,7 @@ class ExpectedTokens:
         item: scoring one validation example.
         n_train, n_validation: how many of both there are.
         beside: scoring what must not be lost, in each training.
+        item_ends, beside_ends: the same with answers as short, and as long, as they can be.
     """
 
     training: float
@@ -39,14 +43,25 @@ class ExpectedTokens:
     n_train: int
     n_validation: int
     beside: float = 0.0
+    item_ends: tuple[float, float] = (0.0, 0.0)
+    beside_ends: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def ends(self) -> tuple[ExpectedTokens, ExpectedTokens]:
+        """Where answers are as short, and as long, as they can be."""
+        first, last = (
+            replace(self, item=item, beside=beside)
+            for item, beside in zip(self.item_ends, self.beside_ends, strict=True)
+        )
+        return first, last
 
     @property
     def full(self) -> float:
         """Training on all data, scored on all validation examples."""
         return self.training * self.n_train + self.item * self.n_validation + self.beside
 
-    def cost(self, trained: int, scored: int) -> float:
-        """Of a trial, in full trainings."""
+    def cost(self, trained: float, scored: int) -> float:
+        """Of a trial, in full trainings; `trained` examples as often as the standard settings see them."""
         return (self.training * trained + self.item * scored + self.beside) / self.full
 
     def affordable(self, cost: float, most_trained: int, most_scored: int) -> tuple[int, int]:
@@ -84,13 +99,44 @@ def expected_tokens(
         item += float(validation.counts.mean()) * max(0.0, sum(more) / len(more))
     if (stopping := plan.settings.early_stopping) is not None:  # goes by all that a trial is scored on
         item += length * stopping.evaluations
-    beside = sum(
-        float(guard.questions["validation"].encoded.lengths.sum()) * _readings(guard.settings)
-        for guard in guards
-    )
+    guarded = [(guard.settings, guard.questions["validation"].encoded) for guard in guards]
+    beside = sum(float(rows.lengths.sum()) * _readings(settings) for settings, rows in guarded)
+    off = [[len(rows) * end for end in _answers(settings, rows)] for settings, rows in guarded]
+    fewer, further = (math.fsum(ends[i] for ends in off) for i in (0, 1))
+    shorter, longer = _answers(config.scoring, validation)
     seen = plan.n_seen / plan.n_examples
     training = float(train.lengths.mean()) * seen
-    return ExpectedTokens(training, item, len(train), len(validation), beside)
+    ends = ((item + shorter, item + longer), (beside + fewer, beside + further))
+    return ExpectedTokens(training, item, len(train), len(validation), beside, *ends)
+
+
+def _answers(scoring: ScoringConfig, rows: Encoded) -> tuple[float, float]:
+    """By how many tokens an answer may differ from its reference, at least and at most; the mean."""
+    if "writing" not in needs_of(scoring):
+        return 0.0, 0.0
+    reference = float(rows.counts.mean())
+    longer = 0.0 if ends_with_reference(scoring) else max(0.0, scoring.max_new_tokens - reference)
+    return 1.0 - reference, longer
+
+
+def trial_cost(config: RunConfig, tokens: ExpectedTokens, size: TrialSize) -> Span:
+    """What a trial costs, in full trainings: the mean over the candidates with answers as long as their
+    references; at least and at most, of the shortest and of the longest training with such answers.
+    """
+    knobs, settings = build_space(config.space, batch_limit=size.trained), config.training
+    values = knobs.values(knobs.candidates)
+    lengths, counts = np.unique(
+        np.stack([values[name] for name in ("batch_size", "epochs") if name in values]),
+        axis=1,
+        return_counts=True,
+    )
+    share = size.trained / tokens.n_train
+    standard = plan_training(with_alpha(config.standard or STANDARD), settings, tokens.n_train)
+    once = standard.n_seen / tokens.n_train
+    seen = [seen_of(settings, size.trained, length[0], share, *length[1:]) for length in lengths.T.tolist()]
+    ends = [each.cost(n / once, size.scored) for each in tokens.ends for n in (min(seen), max(seen))]
+    likely = tokens.cost(float(np.average(seen, weights=counts)) / once, size.scored)
+    return Span(min(likely, *ends), likely, max(likely, *ends))
 
 
 def _readings(scoring: ScoringConfig) -> int:
