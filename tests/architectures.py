@@ -92,6 +92,7 @@ class Kind:
         sizes: where the usual ones do not fit.
         notices: names of what is told about it, with `all-linear`.
         refused: part of the line that refuses it.
+        packs: whether it keeps the examples of a row apart.
         fast: whether it is tested each time.
     """
 
@@ -100,6 +101,7 @@ class Kind:
     sizes: dict[str, Any] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
     refused: str | None = None
+    packs: bool = True
     fast: bool = False
 
 
@@ -142,14 +144,14 @@ KINDS = (
     Kind("gpt2", "learned positions, Conv1D", fast=True),
     Kind("gpt_neo", "learned positions, local attention", GPT_NEO),
     Kind("gpt_bigcode", "multi-query attention"),
-    Kind("opt", "learned positions", {"ffn_dim": 64, "word_embed_proj_dim": 32}, fast=True),
-    Kind("biogpt", "learned positions"),
-    Kind("xglm", "sinusoidal positions", {"ffn_dim": 64}),
+    Kind("opt", "learned positions", {"ffn_dim": 64, "word_embed_proj_dim": 32}, packs=False, fast=True),
+    Kind("biogpt", "learned positions", packs=False),
+    Kind("xglm", "sinusoidal positions", {"ffn_dim": 64}, packs=False),
     Kind("gptj", "rotary positions, parallel layers", NO_HEAD_DIM | {"rotary_dim": 4}),
     Kind("gpt_neox", "fused projections", fast=True),
-    Kind("bloom", "ALiBi", fast=True),
-    Kind("mpt", "ALiBi"),
-    Kind("falcon", "multi-query attention", NO_HEAD_DIM),
+    Kind("bloom", "ALiBi", packs=False, fast=True),
+    Kind("mpt", "ALiBi", packs=False),
+    Kind("falcon", "multi-query attention", NO_HEAD_DIM, packs=False),
     Kind("mixtral", "experts", notices=(FROZEN,), fast=True),
     Kind("qwen2_moe", "experts, a shared one", notices=(FROZEN,), fast=True),
     Kind("qwen3_moe", "experts", notices=(FROZEN,), fast=True),
@@ -157,9 +159,9 @@ KINDS = (
     Kind("granitemoe", "experts", notices=(FROZEN,)),
     Kind("jetmoe", "experts of attention too", notices=(FROZEN,)),
     Kind("phimoe", "experts, routers with two results", notices=(LEFT_OUT, FROZEN)),
-    Kind("gpt_oss", "experts, attention sinks", notices=(FROZEN,), fast=True),
+    Kind("gpt_oss", "experts, attention sinks", notices=(FROZEN,), packs=False, fast=True),
     Kind("llama4_text", "experts, chunked attention", notices=(LEFT_OUT, FROZEN), fast=True),
-    Kind("minimax", "experts, linear attention", notices=(FROZEN,)),
+    Kind("minimax", "experts, linear attention", notices=(FROZEN,), packs=False),
     Kind("glm4_moe", "experts, shared ones", {"first_k_dense_replace": 1}, (LEFT_OUT, FROZEN)),
     Kind("ernie4_5_moe", "experts, shared ones", notices=(LEFT_OUT, FROZEN)),
     Kind("hunyuan_v1_moe", "experts, shared ones", notices=(LEFT_OUT, FROZEN)),
@@ -167,21 +169,40 @@ KINDS = (
     Kind("deepseek_v2", "latent attention, experts", LATENT_EXPERTS, (LEFT_OUT, FROZEN)),
     Kind("deepseek_v3", "latent attention, experts", LATENT_EXPERTS, (LEFT_OUT, FROZEN), fast=True),
     Kind("minicpm3", "latent attention", LATENT),
-    Kind("mamba", "state space", notices=(LEFT_OUT, UNSEEN, FROZEN), fast=True),
-    Kind("falcon_mamba", "state space", notices=(LEFT_OUT, UNSEEN, FROZEN)),
-    Kind("mamba2", "state space", MAMBA2, (LEFT_OUT,)),
-    Kind("jamba", "state space, attention, experts", JAMBA, (UNSEEN, FROZEN), fast=True),
-    Kind("bamba", "state space and attention", MAMBA_HEADS | {"attn_layer_indices": [1]}),
-    Kind("falcon_h1", "state space beside attention", MAMBA_HEADS | {"mamba_d_ssm": 64}, (LEFT_OUT,)),
-    Kind("zamba2", "state space, shared attention", ZAMBA2, (UNSEEN, SHARED)),
-    Kind("recurrent_gemma", "recurrent and local attention", RECURRENT, (FROZEN,)),
-    Kind("rwkv", "recurrent", notices=("writes_alone",), fast=True),
-    Kind("qwen3_next", "linear attention, experts", LINEAR_ATTENTION, (LEFT_OUT, FROZEN), fast=True),
-    Kind("qwen3_5_text", "linear attention", LINEAR_ATTENTION),
-    Kind("lfm2", "convolutions and attention", {"layer_types": ["conv", "full_attention"]}, fast=True),
+    Kind("mamba", "state space", notices=(LEFT_OUT, UNSEEN, FROZEN), packs=False, fast=True),
+    Kind("falcon_mamba", "state space", notices=(LEFT_OUT, UNSEEN, FROZEN), packs=False),
+    Kind("mamba2", "state space", MAMBA2, (LEFT_OUT,), packs=False),
+    Kind("jamba", "state space, attention, experts", JAMBA, (UNSEEN, FROZEN), packs=False, fast=True),
+    Kind("bamba", "state space and attention", MAMBA_HEADS | {"attn_layer_indices": [1]}, packs=False),
+    Kind(
+        "falcon_h1",
+        "state space beside attention",
+        MAMBA_HEADS | {"mamba_d_ssm": 64},
+        (LEFT_OUT,),
+        packs=False,
+    ),
+    Kind("zamba2", "state space, shared attention", ZAMBA2, (UNSEEN, SHARED), packs=False),
+    Kind("recurrent_gemma", "recurrent and local attention", RECURRENT, (FROZEN,), packs=False),
+    Kind("rwkv", "recurrent", notices=("writes_alone",), packs=False, fast=True),
+    Kind(
+        "qwen3_next",
+        "linear attention, experts",
+        LINEAR_ATTENTION,
+        (LEFT_OUT, FROZEN),
+        packs=False,
+        fast=True,
+    ),
+    Kind("qwen3_5_text", "linear attention", LINEAR_ATTENTION, packs=False),
+    Kind(
+        "lfm2",
+        "convolutions and attention",
+        {"layer_types": ["conv", "full_attention"]},
+        packs=False,
+        fast=True,
+    ),
     Kind("gemma3", "text and images", GEMMA3, (LEFT_OUT,), fast=True),
     Kind("fuyu", "text and images", notices=(LEFT_OUT,)),
-    Kind("trocr", "decoder for images", notices=("writes_alone", UNSEEN), fast=True),
+    Kind("trocr", "decoder for images", notices=("writes_alone", UNSEEN), packs=False, fast=True),
     Kind("bert", "encoder", refused=LATER, fast=True),
     Kind("roberta", "encoder", refused=LATER),
     Kind("electra", "encoder", refused=LATER),
@@ -230,12 +251,13 @@ def save_kind(kind: Kind, folder: Path) -> Path:
 
 def table() -> str:
     """The table of docs/models.md."""
-    lines = ["| model type | what it is | with `targets: all-linear` |", "|---|---|---|"]
+    lines = ["| model type | what it is | with `targets: all-linear` | `packing` |", "|---|---|---|---|"]
     for kind in KINDS:
         told = "; ".join(WORDS[name] for name in kind.notices) or "every linear module is adapted"
         if kind.refused:
             told = f"refused: {kind.refused}"
-        lines.append(f"| `{kind.type}` | {kind.what} | {told} |")
+        packs = "" if kind.refused else "yes" if kind.packs else "refused"
+        lines.append(f"| `{kind.type}` | {kind.what} | {told} | {packs} |")
     return "\n".join(lines) + "\n"
 
 

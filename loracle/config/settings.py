@@ -415,8 +415,8 @@ def _standard_of_own_trainer(
     return value
 
 
-def build_space(settings: SpaceConfig, *, batch_limit: int | None = None) -> SearchSpace:
-    """The search space that `settings` describe, where a trial has `batch_limit` examples.
+def build_space(settings: SpaceConfig, *, batch_limit: int | None = None, packs: bool = False) -> SearchSpace:
+    """The search space that `settings` describe, where a trial has `batch_limit` examples, or blocks of them.
 
     Raises:
         SpaceError: a knob or constraint is wrong, or every batch size exceeds `batch_limit`.
@@ -442,7 +442,7 @@ def build_space(settings: SpaceConfig, *, batch_limit: int | None = None) -> Sea
         smallest = int(space["batch_size"].values[0])
         if smallest > batch_limit:
             raise SpaceError(
-                f"impossible batch: the smallest batch_size of the space is {smallest}, but a trial has "
-                f"only {batch_limit} training examples; add smaller values or raise data.proxy"
+                f"impossible batch: the smallest batch_size of the space is {smallest}, but a trial has only "
+                f"{batch_limit} {'blocks of ' * packs}training examples; add smaller ones or raise data.proxy"
             )
     return space

@@ -73,6 +73,7 @@ def settings(winner: Winner, rows: Sequence[Example]) -> tuple[dict[str, str], l
         )
     require_plain_turns(rows, "LLaMA-Factory")
     notes = [*winner.beyond_trainer(lora_plus=True), *_about_rows(rows)]
+    notes += _about_packing(winner, rows[0].form)
     notes += winner.unsaid(winner.training, (*_LORA, *_SAID), _IMPLIED)
     launch = f"FORCE_TORCHRUN=1 NPROC_PER_NODE={winner.split.devices} " * (winner.split.devices > 1)
     head = header(winner, f"For `{launch}llamafactory-cli train sft.yaml`, from this folder.", notes)
@@ -96,8 +97,7 @@ def _config(winner: Winner, form: str) -> dict[str, Any]:
         "dataset_dir": ".",
         "dataset": _NAME,
         **({"template": "empty"} if form == "prompt and completion" else {}),
-        "cutoff_len": winner.max_length,
-        "packing": False,
+        **_packing(winner, form),
         "train_on_prompt": False,
         "mask_history": False,
         **winner.training,
@@ -108,6 +108,26 @@ def _config(winner: Winner, form: str) -> dict[str, Any]:
         "report_to": "none",
         "output_dir": "adapter",
     }
+
+
+def _packing(winner: Winner, form: str) -> dict[str, Any]:
+    """Its blocks are one token shorter than it is told; texts are packed by its stage pt in its own way."""
+    if not winner.packs:
+        return {"cutoff_len": winner.max_length, "packing": False}
+    neat = {} if form == "text" else {"neat_packing": True}
+    return {"cutoff_len": winner.max_length + 1, "packing": True, **neat}
+
+
+def _about_packing(winner: Winner, form: str) -> Iterator[str]:
+    if not winner.packs:
+        return
+    if form == "text":
+        yield (
+            "packing: LLaMA-Factory joins texts and cuts them into rows of cutoff_len, in which each sees "
+            "those before it; Loracle's are whole, and none sees another"
+        )
+    elif winner.split.micro > 1 and winner.attention == "flash_attention_2":
+        yield "packing: with FlashAttention neat_packing takes one row at a time; give --micro-batch 1"
 
 
 def _described(form: str) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def sft_settings(winner: Winner, rows: Sequence[Example]) -> dict[str, Any]:
         "data_seed": winner.training["seed"],
         "bf16": winner.dtype == "bfloat16",
         "max_length": winner.max_length,
-        "packing": False,
+        **({"packing": True, "packing_strategy": "bfd"} if winner.packs else {"packing": False}),
         **masked,
         "logging_steps": 1,
         "report_to": "none",

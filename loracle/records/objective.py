@@ -86,9 +86,9 @@ class Report:
         return None if self.fraction is None else f"{self.fraction:g} of 1"
 
     @property
-    def n_examples(self) -> int | None:
-        """Training examples of a trial; None: the trainer is the user's own."""
-        return None if self.sizes is None else self.sizes.proxy
+    def n_rows(self) -> int | None:
+        """Training examples of a trial, or blocks of them; None: the trainer is the user's own."""
+        return None if self.sizes is None else self.sizes.trial_rows
 
 
 class Objective(Protocol):

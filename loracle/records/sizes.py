@@ -40,6 +40,8 @@ class Sizes:
             as many as the settings say.
         expected: what a trial is expected to cost, in full trainings; None: of runs begun before.
         expected_ends: what it costs at least and at most; None: of runs begun before.
+        blocks: rows of several examples that all training examples make, and those of a trial
+            (data.packing); None: each example is a row.
     """
 
     train: int
@@ -52,6 +54,17 @@ class Sizes:
     trial_cost: float | None = None
     expected: float | None = None
     expected_ends: tuple[float, float] | None = None
+    blocks: tuple[int, int] | None = None
+
+    @property
+    def rows(self) -> int:
+        """What the batches of a training on all examples are made of: examples, or blocks of them."""
+        return self.train if self.blocks is None else self.blocks[0]
+
+    @property
+    def trial_rows(self) -> int:
+        """The same of a trial."""
+        return self.proxy if self.blocks is None else self.blocks[1]
 
     def trials(self, share: float) -> str:
         """What a trial trains on and is scored on, in one sentence without a full stop.
@@ -62,6 +75,8 @@ class Sizes:
         text += f" ({_percent(self.proxy, self.train)})"
         if self.trial_cost is None and self.proxy > math.ceil(share * self.train - 1e-9):
             text += f", as data.proxy_minimum asks for: data.proxy alone would be {100 * share:g} %"
+        if self.blocks is not None:
+            text += f", packed into {self.trial_rows:,} of {self.rows:,} blocks"
         text += f"; it was scored on {self.scored:,} of {self.validation:,} validation examples"
         if self.trial_cost is not None:
             return f"{text}, which cost {self.trial_cost:g} full trainings in tokens (data.trial_cost)"

@@ -40,7 +40,8 @@ def write_best(config: RunConfig, comparison: Comparison, sizes: Sizes | None) -
     saved = json.loads((partial / "adapter_config.json").read_text(encoding="utf-8"))
     weights = saved.get("target_parameters") or []
     modules = saved.get("target_modules") or []
-    content = recipe(config, chosen, sizes.train, outcome.metrics, weights, modules)
+    n_blocks = None if sizes.blocks is None else sizes.rows
+    content = recipe(config, chosen, sizes.train, outcome.metrics, weights, modules, n_blocks)
     write_atomically(partial / "recipe.yaml", recipe_text(content))
     write_atomically(partial / "README.md", model_card(config, comparison, sizes, content))
     move_files(partial, folder)

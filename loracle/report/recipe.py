@@ -41,6 +41,7 @@ def recipe(
     metrics: Mapping[str, float] | None = None,
     weights: Sequence[str] = (),
     modules: Sequence[str] = (),
+    n_blocks: int | None = None,
 ) -> dict[str, Any]:
     """What was trained, by the names of the libraries that would train it again.
 
@@ -55,8 +56,9 @@ def recipe(
         metrics: of its training: the micro-batch that was used.
         weights: those of the targets that are weights and no modules, as the saved adapter says.
         modules: the others, as it says them: targets that are a pattern or a group are none that PEFT knows.
+        n_blocks: blocks that the examples are packed into; None: each is a row.
     """
-    plan = plan_training(chosen, config.training, n_train)
+    plan = plan_training(chosen, config.training, n_blocks or n_train)
     training = plan.settings
     largest = int((metrics or {}).get("micro_batch", 0)) or training.largest_micro_batch
     micro = next(size for size in range(min(plan.batch_size, largest), 0, -1) if plan.batch_size % size == 0)
@@ -79,9 +81,10 @@ def recipe(
             **({_checkpointing_name(): True} if training.gradient_checkpointing else {}),
             "seed": config.search.seed,
         },
-        "sft": {"max_length": config.data.max_length, "completion_only_loss": loss_on != "all"},
+        "sft": _sft(config),
         "trained": {
             "examples": n_train,
+            **({} if n_blocks is None else {"blocks": n_blocks}),
             "effective_batch": plan.batch_size,
             "steps": plan.steps,
             "warmup_steps": plan.warmup_steps,
@@ -106,6 +109,12 @@ def _loading(config: RunConfig) -> dict[str, Any]:
     elif config.quantization == "8bit":
         told["quantization_config"] = {"load_in_8bit": True}
     return {"model": told} if told else {}
+
+
+def _sft(config: RunConfig) -> dict[str, Any]:
+    packed = {"packing": True, "packing_strategy": "bfd"} if config.data.packing else {}
+    whole = config.data.loss_on == "all"
+    return {"max_length": config.data.max_length, "completion_only_loss": not whole, **packed}
 
 
 def _length(plan: Plan) -> dict[str, Any]:

@@ -96,14 +96,14 @@ def guess(
         middle = pace.other + mean + (least + most) / 2
         return Span(pace.other + min(each) + least, middle, pace.other + max(each) + most)
 
-    trial = span(sizes.proxy, sizes.proxy / sizes.train, sizes.scored)
-    return Guess(trial, span(sizes.train, 1.0, sizes.test))
+    trial = span(sizes.trial_rows, sizes.proxy / sizes.train, sizes.scored)
+    return Guess(trial, span(sizes.rows, 1.0, sizes.test))
 
 
 def _training(
     pace: Pace, settings: TrainingConfig, n: int, share: float, batch_size: float, epochs: float | None = None
 ) -> float:
-    """Seconds of a training on n examples; `epochs`: where they are a knob."""
+    """Seconds of a training on n examples or blocks; `epochs`: where they are a knob."""
     length = (settings, n, batch_size, share, epochs)
     return steps_of(*length) * pace.step + seen_of(*length) * pace.example
 

@@ -71,7 +71,7 @@ def examine(config: RunConfig) -> Iterator[Check]:
         yield Check("targets", "ok", _targets(objective))
         yield from _noticed(objective.notices, "model")
         yield from _noticed(tuple(objective.about_guards(keep=False)), "data")
-        space = search_space(config, objective.n_proxy)
+        space = search_space(config, objective.sizes.trial_rows)
         yield _space(space)
         yield from _noticed(read_past(config, space).notices, "search")
         yield _prompts(config, objective, space)

@@ -105,7 +105,7 @@ def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Searc
     Raises:
         LoracleError: see `search_space`, `get_preset` and `reading.features_of`.
     """
-    space = search_space(config, report.n_examples)
+    space = search_space(config, report.n_rows)
     preset = run_preset(config)
     if not preset.reads:
         known = begun_with(config.output, config.execution.storage)

@@ -120,7 +120,7 @@ def correlate(part: Floats, full: Floats, seed: int) -> tuple[Correlation, ...]:
 def _check(config: RunConfig, k: int, fractions: Sequence[float], listen: Listener) -> ProxyResult:
     listen(PhaseStarted("reading data and model"))
     objective = TrainingObjective.from_config(config)
-    space = search_space(config, objective.n_train)
+    space = search_space(config, objective.sizes.rows)
     folder = config.output / "proxy"
     configs = [space.config(index) for index in spread_configs(space, k, config.search.seed)]
     _hold_identity(folder, config, objective, listen)

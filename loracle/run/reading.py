@@ -81,8 +81,8 @@ class ReadingObjective:
         shared = base is not None and (dtype == base.dtype or not _own_dtype(config))
         # Else the model is loaded once more, for reading alone.
         tuned = (base.model, base.tokenizer) if base is not None and shared else config.model or None
-        space = search_space(config, report.n_examples)
-        reading = _prepare(config, space, report.n_examples, tuned)
+        space = search_space(config, report.n_rows)
+        reading = _prepare(config, space, report.n_rows, tuned)
         found = reading.features(lambda event: None)
         path = config.output / "workers" / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def features_of(
         path.unlink(missing_ok=True)
         settled = replace(preset, surrogate=replace(preset.surrogate, learnable_token=False))
         return FixedFeatures(matrix), dict(report.features["contents"]), settled
-    reading = _prepare(config, space, report.n_examples, config.model or None)
+    reading = _prepare(config, space, report.n_rows, config.model or None)
     settled = replace(preset, surrogate=replace(preset.surrogate, learnable_token=reading.learnable))
     return reading.features(listen), reading.contents, settled
 

@@ -165,19 +165,19 @@ class Search:
         return weighed(history, self.objectives, drawn_weights(len(self.objectives), self.seed, begun))
 
 
-def search_space(config: RunConfig, n_examples: int | None) -> SearchSpace:
-    """The space of a run whose trials train on `n_examples`; None: the trainer is the user's, and takes any
-    knobs.
+def search_space(config: RunConfig, n_rows: int | None) -> SearchSpace:
+    """The space of a run whose trials train on `n_rows` examples or, with `data.packing`, blocks; None: the
+    trainer is the user's, and takes any knobs.
 
     Raises:
         SpaceError: the space is malformed, or a seed config does not fit it.
         ConfigError: a knob, of the space or of the standard settings, is nothing that the trainer knows.
     """
-    space = build_space(config.space, batch_limit=n_examples)
+    space = build_space(config.space, batch_limit=n_rows, packs=config.data.packing)
     if config.objective is None:
         check_values(config, space)
         try:
-            plan_training(with_alpha(config.standard or {}), config.training, n_examples or 1)
+            plan_training(with_alpha(config.standard or {}), config.training, n_rows or 1)
         except ConfigError as error:  # here, and not when the search is over
             raise ConfigError(f"standard: {error}") from None
     for seed_config in config.search.seed_configs or []:

@@ -115,7 +115,7 @@ def _few_steps(config: RunConfig, space: SearchSpace, sizes: Sizes | None) -> It
     epochs = values.get("epochs", [config.training.epochs] * len(values["batch_size"]))
     share = sizes.proxy / sizes.train
     steps = {
-        (min(b, sizes.proxy), e): steps_of(config.training, sizes.proxy, b, share, epochs=e)
+        (min(b, sizes.trial_rows), e): steps_of(config.training, sizes.trial_rows, b, share, epochs=e)
         for b, e in set(zip(values["batch_size"], epochs, strict=True))
     }
     few = sorted({b for (b, _), n in steps.items() if n < _FEW_STEPS})
@@ -183,8 +183,9 @@ def _merged(space: SearchSpace, sizes: Sizes | None) -> Iterator[Notice]:
     larger = [value for value in values if number(value) > limit]
     if larger:
         which, n = ", ".join(map(show_value, larger)), len(values)
+        unit = "examples" if sizes is None or sizes.blocks is None else "blocks"
         text = (
-            f"{len(larger)} of {n} values of batch_size ({which}) are more than the {limit:,} examples of "
+            f"{len(larger)} of {n} values of batch_size ({which}) are more than the {limit:,} {unit} of "
             f"a trial, where they train like a batch of all; {_for_larger_trials(sizes)}, or leave them out"
         )
         yield Notice("search", "batches_merged", text, len(larger))

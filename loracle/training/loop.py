@@ -128,15 +128,16 @@ def train_adapter(
                     seed=seed,
                     share=share,
                     watched=watched,
-                    batching={name: getattr(base, name) for name in ("reading", "writing", "continuing")},
+                    batching={
+                        name: getattr(base, name) for name in ("reading", "writing", "continuing", "packing")
+                    },
                 )
                 stack.enter_context(forked_random(base.device))
                 torch.manual_seed(seed)
                 stack.enter_context(restored(base))
                 model = attach(base, plan)
-                start_from_data(
-                    base, model, plan, encoded, example_order(plan.n_examples, plan.n_examples, seed)
-                )
+                n = encoded.n_examples
+                start_from_data(base, model, plan, encoded, example_order(n, n, seed))
                 start = adapter_start(model, plan.settings)
                 told = (progress or _nobody, measured or _nobody)
                 fit = _fit(base, model, encoded, plan, seed, told, watched, group)
@@ -267,9 +268,11 @@ def accumulate(
     # Sequences of like length share a micro-batch: less padding, and the sum is the same in any order.
     lengths = encoded.lengths[whole.chosen] - 1
     total = torch.zeros((), device=base.device)
-    for part in batches(lengths, micro_batch, base.reading, breaks):
+    how = base.reading if encoded.parts is None else base.packing
+    assert how is not None, "examples of a row are not kept apart"
+    for part in batches(lengths, micro_batch, how, breaks):
         batch = collate(encoded, whole.chosen[part], base)
-        with masks.of(whole.step, whole.known_as[part], batch.inputs.shape[1], batch.keep):
+        with masks.of(whole.step, whole.known_as[part], batch.inputs.shape[1], batch.keep, batch.parts):
             total += add_gradient(base, batch, masks, whole.n_tokens / whole.factor)
     return total / whole.factor
 

@@ -27,12 +27,13 @@ from loracle.config.training.plan import plan_training
 from loracle.errors import ModelError
 from loracle.records.notices import Notice, gathered
 from loracle.records.objective import Pace, Progress, Report
-from loracle.records.sizes import Sizes
+from loracle.records.sizes import Overlap, Sizes
 from loracle.records.space import Config, with_alpha
 from loracle.records.standard_settings import STANDARD
 from loracle.records.trial import Outcome
 from loracle.records.trial_files import stored_outcomes
 from loracle.training.contents import scoring_contents, training_contents
+from loracle.training.dataset.blocks import rows_of
 from loracle.training.dataset.notices import require_enough
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import Splits, load_splits, overlap, proxy_positions, proxy_size
@@ -83,32 +84,29 @@ class TrainingObjective:
         encoded = {name: self._encode(name, part) for name, part in splits.parts.items()}
         self._train = encoded["train"]
         self.n_train = len(self._train)
+        whole = self._rows(self._train)
         self.dropped = {name: part.dropped for name, part in encoded.items()}
         validation = encoded["validation"]
         n_validation = len(validation)
         self.guards = load_guards(config, base.texts, splits.train)
-        tokens = expected_tokens(config, self._train, validation, splits.validation, self.guards)
+        tokens = expected_tokens(config, self._train, validation, splits.validation, self.guards, len(whole))
         self._size = size = trial_size(config.data, tokens)
         self.n_proxy = size.trained
         if size.scored < n_validation:
             some = proxy_positions(n_validation, size.scored / n_validation, 1, config.search.seed)
             validation = validation.select(some)
             require_enough("validation", size.scored, f"data.validation_limit is {size.scored}")
-        cost = trial_cost(config, tokens, size)
+        rows = (len(whole), len(self._trained_on()))
+        cost = trial_cost(config, tokens, size, rows)
         sizes = (self.n_train, self.n_proxy, n_validation, len(validation), len(encoded["test"]))
-        used = (
-            [part[i] for i in at.positions]
-            for part, at in zip(
-                splits.parts.values(), (self._train, validation, encoded["test"]), strict=True
-            )
-        )
         self.sizes = Sizes(
             *sizes,
             dropped=self.dropped,
-            overlap=overlap(*used),
+            overlap=_overlap(splits, self._train, validation, encoded["test"]),
             trial_cost=size.cost,
             expected=cost.likely,
             expected_ends=(cost.low, cost.high),
+            blocks=rows if config.data.packing else None,
         )
         self.questions = {
             "validation": self._prepare(splits.validation, validation),
@@ -182,7 +180,7 @@ class TrainingObjective:
             scoring=self.config.scoring.model_copy(
                 update={"batch_size": self._scoring_batch(memory, questions, config)}
             ),
-            train=self._train.select(self._proxy()),
+            train=self._trained_on(),
             questions=questions,
             group=self._group,
         )
@@ -239,7 +237,7 @@ class TrainingObjective:
         return build_memory_model(
             self.base,
             kinds[0][1],
-            self._train.select(self._proxy()),
+            self._trained_on(),
             workers=max(1, self.config.execution.workers),
             processes=self.config.processes,
             kinds=kinds,
@@ -249,6 +247,14 @@ class TrainingObjective:
         """Which training examples a trial has, or exactly `fraction` of all."""
         share = self.n_proxy / self.n_train if fraction is None else fraction
         return proxy_positions(self.n_train, share, 1, self.config.search.seed)
+
+    def _trained_on(self) -> Encoded:
+        """What a trial trains on: examples, or blocks of them."""
+        return self._rows(self._train.select(self._proxy()))
+
+    def _rows(self, examples: Encoded) -> Encoded:
+        """What batches are made of: the examples or, with `data.packing`, blocks of them."""
+        return rows_of(examples, self.config.data, self.base.texts.longest(self.config.data))
 
     def _trial(
         self,
@@ -262,7 +268,7 @@ class TrainingObjective:
     ) -> Outcome:
         check_knobs(list(config))
         questions = self.questions[split]
-        train = self._train.select(chosen)
+        train = self._rows(self._train.select(chosen))
         memory = self.memory.on(train).learn(self._observed)
         scoring_batch = self._scoring_batch(memory, questions, config)
         micro_batch = min(memory.micro_batch(config), len(train))
@@ -278,7 +284,7 @@ class TrainingObjective:
             questions=questions,
             memory=memory,
             micro_batch=micro_batch,
-            share=len(train) / self.n_train,
+            share=len(chosen) / self.n_train,
             watched=self._watched(memory, config, train, micro_batch),
             progress=progress,
             adapter=adapter,
@@ -299,9 +305,10 @@ class TrainingObjective:
     def _full_tokens(self) -> int:
         """Tokens that one training on all data with the standard settings trains on."""
         standard = with_alpha(self.config.standard or STANDARD)
-        plan = plan_training(standard, self.config.training, self.n_train)
+        rows = self._rows(self._train)
+        plan = plan_training(standard, self.config.training, len(rows))
         order = example_order(plan.n_examples, plan.n_seen, self.config.search.seed)
-        return int(self._train.lengths[order].sum())
+        return int(rows.lengths[order].sum())
 
     def _watched(
         self, memory: MemoryModel, config: Config, train: Encoded, micro_batch: int
@@ -311,7 +318,7 @@ class TrainingObjective:
         encoded = self.questions["validation"].encoded
         batch_size = memory.scoring_batch(encoded, config, self.config.scoring.batch_size, written=0)
         own, settings = without_adapter(config), self._kinds.settings(config)
-        plan = plan_training(own, settings, len(train), len(train) / self.n_train)
+        plan = plan_training(own, settings, len(train), train.n_examples / self.n_train)
         if plan.settings.early_stopping is None:
             return watched_for_curve(encoded, train, plan, min(batch_size, micro_batch))
         return Watched(encoded, batch_size)
@@ -371,6 +378,7 @@ class TrainingObjective:
             max_length=self.base.texts.longest(self.config.data),
             remedy=self.base.texts.remedy(self.config.data),
             writes="writing" in self._needs,
+            rows=(self._rows(self._train), self._trained_on()),
         )
 
     def _prepare(self, examples: Sequence[Example], encoded: Encoded) -> Questions:
@@ -390,7 +398,8 @@ class TrainingObjective:
             "model": {"name": self.base.name, "fingerprint": self.base.fingerprint},
             "max_positions": self.base.texts.max_positions,
             "data": {"fingerprint": self.data_fingerprint, "dropped": self.dropped},
-            "n_examples": len(plan.train),
+            "n_examples": plan.train.n_examples,
+            **({"n_blocks": len(plan.train)} if plan.train.parts is not None else {}),
             "scored_on": {"split": plan.split, "n_examples": len(plan.questions)},
             "language": {"model": self.config.language.model, "prompt": self.config.language.prompt},
             "device": str(self.base.device),
@@ -402,6 +411,12 @@ class TrainingObjective:
             "training": plan.training.model_dump(mode="json"),
             "scoring": self.config.scoring.model_dump(mode="json"),
         }
+
+
+def _overlap(splits: Splits, *used: Encoded) -> Overlap:
+    """Of the examples of the splits that are used."""
+    parts = zip(splits.parts.values(), used, strict=True)
+    return overlap(*([part[i] for i in own.positions] for part, own in parts))
 
 
 def _largest_dropout(config: RunConfig) -> float:

@@ -60,7 +60,7 @@ class TrialPlan:
         config, seed: what is trained.
         folder: for the files of the trial.
         split: `validation` or `test`, where `questions` come from.
-        train: examples to train on.
+        train: examples to train on, or blocks of them.
         share: what these are of all training data.
         watched: what early stopping goes by or, without it, is read for the learning curve; None: nothing.
         memory: what trainings of this run take.
@@ -177,7 +177,7 @@ def _attempt(plan: TrialPlan, curve: CurveRecorder) -> _Result | Failure:
 def _train_and_score(plan: TrialPlan, curve: CurveRecorder) -> _Result:
     settings = plan.training.model_copy(update={"micro_batch": plan.micro_batch})
     with (plan.folder / "log.txt").open("w", encoding="utf-8", buffering=1) as log:
-        log.write(f"# {json.dumps(plan.config)} seed={plan.seed} n_examples={len(plan.train)}\n")
+        log.write(f"# {json.dumps(plan.config)} seed={plan.seed} n_examples={plan.train.n_examples}\n")
         log.write(HEAD)
 
         def record(step: Step) -> None:
@@ -266,7 +266,8 @@ def _metrics(plan: TrialPlan, trained: Trained, scored: Score) -> dict[str, floa
         "first_loss": trained.steps[0].loss,
         "training_loss": sum(step.loss for step in tail) / len(tail),
         "steps": float(len(trained.steps)),
-        "n_examples": float(len(plan.train)),
+        "n_examples": float(plan.train.n_examples),
+        **({"n_blocks": float(len(plan.train))} if plan.train.parts is not None else {}),
         "micro_batch": float(plan.micro_batch),
     }
     if trained.kept_step is not None:

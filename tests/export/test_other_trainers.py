@@ -97,6 +97,33 @@ def test_llama_factory_reads_its_settings_and_makes_our_tokens(
     assert found["tokens"] == [ours]
 
 
+@pytest.fixture
+def packed(run: Path, tmp_path: Path) -> Path:
+    """A copy of the run whose recipe says that its rows were packed."""
+    shutil.copytree(run, tmp_path / "packed")
+    path = tmp_path / "packed" / "best" / "recipe.yaml"
+    recipe = yaml.safe_load(path.read_text())
+    recipe["sft"] |= {"packing": True, "packing_strategy": "bfd"}
+    path.write_text(yaml.safe_dump(recipe | {"trained": recipe["trained"] | {"blocks": 17}}))
+    return tmp_path / "packed"
+
+
+def test_axolotl_packs_where_the_run_did(packed: Path, tmp_path: Path) -> None:
+    made = export(packed, tmp_path / "out", "axolotl")
+    found = ask("axolotl", AXOLOTL, tmp_path / "out")
+    assert (found["sample_packing"], found["attn_implementation"]) == (True, "sdpa")
+    assert found["attn_decontaminates_packing"]
+    assert any("other rows than the 17 of Loracle" in note for note in made.notes)
+
+
+@pytest.mark.slow  # ten seconds to import it
+def test_llama_factory_packs_where_the_run_did(packed: Path, tmp_path: Path) -> None:
+    export(packed, tmp_path / "out", "llamafactory")
+    ours = '"packing": [data.packing, data.neat_packing, data.cutoff_len], "r":'
+    found = ask("llamafactory", LLAMA_FACTORY.replace('"r":', ours, 1), tmp_path / "out")
+    assert found["packing"] == [True, True, 48]  # tokens of a row, one less than it is told
+
+
 def test_the_script_for_unsloth_calls_what_there_is(run: Path, tmp_path: Path) -> None:
     """Names of `FastLanguageModel` in unsloth/models/llama.py and loader.py (2026.10), which needs a GPU."""
     export(run, tmp_path / "out", "unsloth")

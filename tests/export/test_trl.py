@@ -67,22 +67,26 @@ def test_trl_parses_the_yaml_and_every_setting_arrives(
 
 
 @pytest.mark.parametrize(
-    "rows",
+    ("rows", "packing"),
     [
-        pytest.param(PAIRS, id="pairs"),
-        pytest.param(chats(TALKED), id="long chats"),
-        pytest.param(TEXTS, id="texts", marks=pytest.mark.slow),
-        pytest.param(chats(ASKED), id="chats", marks=pytest.mark.slow),
+        pytest.param(PAIRS, False, id="pairs"),
+        pytest.param(PAIRS, True, id="packed pairs"),
+        pytest.param(chats(TALKED), False, id="long chats"),
+        pytest.param(chats(TALKED), True, id="packed chats", marks=pytest.mark.slow),
+        pytest.param(TEXTS, False, id="texts", marks=pytest.mark.slow),
+        pytest.param(TEXTS, True, id="packed texts", marks=pytest.mark.slow),
+        pytest.param(chats(ASKED), False, id="chats", marks=pytest.mark.slow),
     ],
 )
 def test_the_script_begins_with_the_loss_that_ours_began_with(
-    rows: list[dict[str, Any]], tmp_path: Path, tiny_model: Path
+    rows: list[dict[str, Any]], packing: bool, tmp_path: Path, tiny_model: Path
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     (model / "chat_template.jinja").write_text(MARKED)
     space = {name: [value] for name, value in {"rank": 4, "alpha_ratio": 2, "dropout": 0.0}.items()}
-    space |= {"batch_size": [48], "learning_rate": [1e-3]}  # all rows at once: the order says nothing
+    # All rows at once, which are fewer where they are packed: the order says nothing.
+    space |= {"batch_size": [1, 48], "learning_rate": [1e-3]}
     knobs = {name: {"values": values} for name, values in space.items()}
     run = finish(
         tmp_path,
@@ -91,11 +95,12 @@ def test_the_script_begins_with_the_loss_that_ours_began_with(
         space={"base": "empty", "knobs": knobs},
         standard={"batch_size": 48},
         training={"epochs": 3},
-        data={"proxy": 1.0},
+        data={"proxy": 1.0, "packing": packing, "max_length": 96},
     )
     export(run, tmp_path / "out", "trl")
     script = runpy_script(tmp_path / "out" / "train.py")
     settings = script["settings"]
+    assert settings.packing is packing
     settings.use_cpu, settings.dataloader_pin_memory = True, False
     trainer = SFTTrainer(
         model=str(model), args=settings, train_dataset=script["rows"], peft_config=script["lora"]

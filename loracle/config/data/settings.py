@@ -46,7 +46,7 @@ class DataConfig(Section):
     as_chat: bool = False  # pairs of texts go through the chat template
     template: Path | None = None  # a chat template, where the model has none
     loss_on: LossOn | None = None  # None: completions of pairs, assistants of chats, all of texts
-    packing: bool = False
+    packing: bool = False  # several examples share a row, none sees another, and batches have such rows
     validation_fraction: Share = 0.1
     test_fraction: Share = 0.1
     proxy: Fraction = 0.1
@@ -86,16 +86,6 @@ class DataConfig(Section):
         named = list((value or {}).values())
         if twice := next((name for name in named if named.count(name) > 1), None):
             raise ValueError(f"the column {twice!r} is named twice; a column is read as one thing")
-        return value
-
-    @field_validator("packing")
-    @classmethod
-    def _nothing_is_packed(cls, value: bool) -> bool:
-        if value:
-            raise ValueError(
-                "rows are not packed: a batch has rows of like length, so there is little to fill up, and no "
-                "row sees another; leave it out"
-            )
         return value
 
     @model_validator(mode="after")

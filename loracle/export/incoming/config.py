@@ -63,6 +63,7 @@ def import_config(files: Sequence[Path], output: Path) -> list[str]:
     reading = _Reading()
     _settings(reading, main)
     _loss(reading, main)
+    _packing(reading, main)
     _warmup(reading, main)
     batch = _batch(reading, main)
     for source in sources:
@@ -155,6 +156,17 @@ def _loss(reading: _Reading, source: Source) -> None:
         reading.notes.append(
             f"{meanings.TURNS}: {'not in the file' if turns is None else turns}; of chats every turn counts "
             "there, and those of the assistant here; data.loss_on: all counts all of them"
+        )
+
+
+def _packing(reading: _Reading, source: Source) -> None:
+    """Where examples of one row see one another there."""
+    given = source.settings
+    packs = given.get("packing") is True and given.get("neat_packing") is not True
+    if packs and source.kind is KINDS["llamafactory"]:
+        reading.notes.append(
+            "packing: True: without neat_packing the examples of a row see those before them there; here "
+            "none sees another"
         )
 
 

@@ -48,6 +48,7 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "load_in_4bit": ("quantization", "4bit"),
     "q_lora": ("quantization", "4bit"),
     "load_in_8bit": ("quantization", "8bit"),
+    **dict.fromkeys(("packing", "sample_packing", "neat_packing"), ("data.packing", True)),
     "bf16": ("dtype", "bfloat16"),
     "fp16": ("dtype", "float16"),
 }
@@ -96,10 +97,7 @@ TURNS = "assistant_only_loss"  # of TRL: chats count their assistant's turns alo
 # What is so here anyway, and what another value means.
 ANYWAY: dict[str, tuple[Any, str]] = {
     "mask_history": (False, "there the last turn of a chat counts alone; here every turn of the assistant"),
-    **dict.fromkeys(
-        ("packing", "sample_packing", "eval_sample_packing", "neat_packing"),
-        (False, "there several rows are one sequence, so that a step has more of them; here a row is a row"),
-    ),
+    "packing_strategy": ("bfd", "there rows may be cut to fill blocks; here they are whole"),
     "group_by_length": (False, "there rows of like length share a step; here the order is random"),
 }
 
@@ -146,6 +144,9 @@ HARMLESS = {
         "steps",
         "examples",
         "loss",
+        "blocks",
+        "eval_sample_packing",
+        "eval_packing",
     ),
     *(
         "save_only_model",

@@ -99,6 +99,11 @@ class Winner:
         return int(self.recipe["sft"]["max_length"])
 
     @property
+    def packs(self) -> bool:
+        """Whether its batches had blocks of several examples."""
+        return bool(self.recipe["sft"].get("packing"))
+
+    @property
     def context(self) -> int:
         """Tokens of the longest sequence that the run trained on or wrote, no more than the model reads where
         that was recorded."""
@@ -134,6 +139,11 @@ class Winner:
         return str(self.provenance.get("dtype", self.config.dtype))
 
     @property
+    def attention(self) -> str:
+        """The implementation of attention that the base model had in training."""
+        return str(self.provenance.get("attention") or self.config.attention or "sdpa")
+
+    @property
     def lora_plus_ratio(self) -> float | None:
         """How much faster B learns than A; None: as fast."""
         ratio = self.trained.get("optimizer", {}).get("loraplus_lr_ratio")
@@ -155,14 +165,18 @@ class Winner:
             )
         epochs = training.get("num_train_epochs")
         if epochs is not None:
-            steps = math.ceil(
-                float(epochs) * math.ceil(int(trained["examples"]) / int(trained["effective_batch"]))
-            )
+            rows = int(trained.get("blocks", trained["examples"]))
+            steps = math.ceil(float(epochs) * math.ceil(rows / int(trained["effective_batch"])))
             if steps != int(trained["steps"]):
                 yield (
                     f"steps: about {steps}, where Loracle took {trained['steps']}: an epoch here ends with a "
                     "short batch, Loracle's batches go on over its end"
                 )
+        if self.packs:
+            yield (
+                f"packing: it makes blocks of its own, of other rows than the {trained['blocks']} of "
+                "Loracle, so an epoch may have a few steps more or less"
+            )
         for name in ("optimizer", "early_stopping"):
             said = name == "optimizer" and lora_plus and self.lora_plus_ratio is not None
             if name in trained and not said:

@@ -167,14 +167,15 @@ class Subject:
 
     def _steps(self, found: Findings, belief: Understanding) -> Callable[[Config], int | None]:
         """How many steps a trial of a config takes; nobody knows those of a trainer of the user's own."""
-        counts = [row.metrics["n_examples"] for row in found.trials if "n_examples" in row.metrics]
+        name = "n_blocks" if self.config.data.packing else "n_examples"
+        counts = [row.metrics[name] for row in found.trials if name in row.metrics]
         if self.config.objective is not None or not counts:
             return lambda config: None
-        examples, settings = int(max(counts)), self.config.training
+        rows, settings = int(max(counts)), self.config.training
 
         def steps(config: Config) -> int | None:
             try:
-                return plan_training(config, settings, examples).steps
+                return plan_training(config, settings, rows).steps
             except ConfigError:
                 return None
 

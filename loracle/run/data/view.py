@@ -17,9 +17,10 @@ from loracle.errors import ConfigError, LoracleError
 from loracle.records.notices import Notice, gathered
 from loracle.records.notices import as_json as notices_as_json
 from loracle.run.search import check_values, run_preset, search_space
+from loracle.training.dataset.blocks import rows_of
 from loracle.training.dataset.notices import labels_of, least_difference, require_enough
 from loracle.training.dataset.shapes import Example
-from loracle.training.dataset.splits import Splits, load_splits
+from loracle.training.dataset.splits import Splits, load_splits, proxy_positions
 from loracle.training.dataset.tokenizer import Reading, load_reading
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.dataset.told import about_data
@@ -132,9 +133,9 @@ def view_data(config: RunConfig, n_rows: int) -> DataView:
         guards, problem = load_guards(config, reading, splits.train), None
     except LoracleError as error:
         problem = str(error)
-    size = _trial_size(config, splits, encoded, limit, guards)
+    size, batched = _trial_size(config, splits, encoded, limit, guards)
     scored = {"validation": size.scored, "test": int((encoded["test"].lengths <= limit).sum())}
-    refused = _refusal(config, splits, reading, encoded, size) or problem
+    refused = _refusal(config, splits, reading, encoded, size, batched) or problem
     watched = {f"guard {guard.name}": guard.examples for guard in guards}
     every = encoded | {name: reading.every(part, config.data) for name, part in watched.items()}
     parts = splits.parts | watched
@@ -156,7 +157,7 @@ def view_data(config: RunConfig, n_rows: int) -> DataView:
         labels={name: dict(own.most_common()) for name, own in labels_of(splits.parts).items()},
         notices=gathered(
             splits.notices,
-            _notices(config, splits, encoded, size, reading),
+            _notices(config, splits, encoded, size, reading, batched),
             (notice for guard in guards for notice in guard.told()),
         ),
         guards={guard.name: dict(Counter(one.shape or "text" for one in guard.examples)) for guard in guards},
@@ -209,13 +210,18 @@ def _trial_size(
     encoded: Mapping[str, Encoded],
     limit: int,
     guards: Sequence[Guard],
-) -> TrialSize:
-    """How many rows a trial has, or would have."""
+) -> tuple[TrialSize, tuple[Encoded, Encoded]]:
+    """How many examples a trial has, or would have; and what the batches of all trainings, and of trials, are
+    made of."""
     fits = {name: part.select(np.flatnonzero(part.lengths <= limit)) for name, part in encoded.items()}
     train, validation = fits["train"], fits["validation"]
     if not len(train) or not len(validation):  # all are too long, which is told elsewhere
-        return TrialSize(len(train), len(validation))
-    return trial_size(config.data, expected_tokens(config, train, validation, splits.validation, guards))
+        return TrialSize(len(train), len(validation)), (train, train)
+    rows = rows_of(train, config.data, limit)
+    tokens = expected_tokens(config, train, validation, splits.validation, guards, len(rows))
+    size = trial_size(config.data, tokens)
+    chosen = proxy_positions(len(train), size.trained / len(train), 1, config.search.seed)
+    return size, (rows, rows_of(train.select(chosen), config.data, limit))
 
 
 def _notices(
@@ -224,6 +230,7 @@ def _notices(
     encoded: dict[str, Encoded],
     size: TrialSize,
     reading: Reading,
+    batched: tuple[Encoded, Encoded],
 ) -> Iterator[Notice]:
     """What a run says of these data when it begins."""
     limit = reading.longest(config.data)
@@ -235,11 +242,17 @@ def _notices(
         max_length=limit,
         remedy=reading.remedy(config.data),
         writes="writing" in needs_of(config.scoring),
+        rows=batched,
     )
 
 
 def _refusal(
-    config: RunConfig, splits: Splits, reading: Reading, encoded: dict[str, Encoded], size: TrialSize
+    config: RunConfig,
+    splits: Splits,
+    reading: Reading,
+    encoded: dict[str, Encoded],
+    size: TrialSize,
+    batched: tuple[Encoded, Encoded],
 ) -> str | None:
     """Why a run would not begin, as far as can be known without the model: in the order of `doctor`."""
     limit = reading.longest(config.data)
@@ -257,7 +270,7 @@ def _refusal(
             check_optimizers(config)
             for name in ("validation", "test"):
                 prepare(splits.parts[name], used[name], reading, config.scoring, limit)
-        search_space(config, None if config.objective is not None else size.trained)
+        search_space(config, None if config.objective is not None else len(batched[1]))
         run_preset(config)
     except LoracleError as error:
         return str(error)

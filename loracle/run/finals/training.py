@@ -120,7 +120,7 @@ def train_alike(config: RunConfig, one: Config, other: Config, sizes: Sizes | No
     """
     if sizes is None:
         return with_alpha(one) == with_alpha(other)
-    plans = [plan_training(knobs, config.training, sizes.train) for knobs in (one, other)]
+    plans = [plan_training(knobs, config.training, sizes.rows) for knobs in (one, other)]
     return plans[0] == plans[1] or all(plan.alpha == 0 for plan in plans)
 
 

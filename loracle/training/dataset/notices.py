@@ -16,6 +16,7 @@ from loracle.records.notices import Notice
 from loracle.text.escape import printable
 from loracle.training.dataset.chat import Remarks
 from loracle.training.dataset.shapes import Example
+from loracle.training.dataset.tokens import Encoded
 
 Parts = Mapping[str, Sequence[Example]]  # examples by the name of their split
 
@@ -173,6 +174,17 @@ def about_lengths(dropped: Mapping[str, int], parts: Parts, max_length: int, rem
     """Rows that are left out for their length."""
     text = f"{{}} rows have more than {max_length:,} tokens and are left out; {remedy}, or shorten them"
     yield from _counted("rows_too_long", dropped, parts, text, every=True)
+
+
+def about_blocks(rows: Encoded, trial: Encoded, max_length: int) -> Notice:
+    """How full the blocks of `data.packing` are, and what their number means for batches."""
+    n, each = len(rows), rows.n_examples / len(rows)
+    text = (
+        f"data.packing: {rows.n_examples:,} training examples in {n:,} blocks of at most {max_length:,} "
+        f"tokens, {rows.lengths.sum() / (n * max_length):.0%} full; batch_size counts blocks, "
+        f"of {each:.3g} examples in the mean, and a trial has {len(trial):,}"
+    )
+    return Notice("data", "packed", text, n)
 
 
 def about_tokens(remarks: Mapping[str, Remarks], parts: Parts) -> Iterator[Notice]:

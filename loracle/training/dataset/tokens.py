@@ -22,8 +22,23 @@ _LOOK_AHEAD = 16  # tokens that are looked at together, to see whether they are 
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Which example the tokens of blocks belong to.
+
+    Attributes:
+        owners: (total,) which of the examples given each token is of.
+        places: (total,) which token of its example it is, from 0.
+    """
+
+    owners: Indices
+    places: Indices
+
+
+@dataclass(frozen=True)
 class Encoded:
     """Examples as tokens, stored flat: example i is `tokens[starts[i]:ends[i]]`.
+
+    Where rows are blocks of several examples (`blocks.py`), "example" means a block here.
 
     Attributes:
         tokens: (total,) token ids.
@@ -31,10 +46,11 @@ class Encoded:
         starts, ends: (n,) bounds of each example.
         prompt_lengths: (n,) tokens before the last completion: what generation starts from.
         counts: (n,) tokens that count in the loss.
-        positions: (n,) which of the examples given each is.
+        positions: (n,) which of the examples given each is; 0 of blocks.
         goes_on: (n,) whether the last completion goes on behind a stop token, where generation ends.
         dropped: examples that were too long.
         remarks: what else the user should know of the examples given.
+        parts: of blocks, what their tokens belong to.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -47,9 +63,18 @@ class Encoded:
     goes_on: npt.NDArray[np.bool_]
     dropped: int = 0
     remarks: Remarks = field(default_factory=Remarks)
+    parts: Parts | None = None
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    @property
+    def n_examples(self) -> int:
+        """How many there are, those of blocks each for itself."""
+        if self.parts is None:
+            return len(self)
+        begun = np.append(0, np.cumsum(self.parts.places == 0))
+        return int((begun[self.ends] - begun[self.starts]).sum())
 
     @property
     def lengths(self) -> Indices:

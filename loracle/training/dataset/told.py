@@ -9,6 +9,7 @@ from loracle.config.metrics import Metric
 from loracle.records.notices import Notice
 from loracle.training.dataset.notices import (
     Parts,
+    about_blocks,
     about_lengths,
     about_limit,
     about_references,
@@ -29,6 +30,7 @@ def about_data(
     max_length: int,
     remedy: str,
     writes: bool,
+    rows: tuple[Encoded, Encoded] | None,
 ) -> Iterator[Notice]:
     """What is to be said of rows beyond those of `Splits`.
 
@@ -39,6 +41,7 @@ def about_data(
         metric: that is optimised.
         max_length, remedy: tokens that a row may have, and what is advised against longer ones.
         writes: whether some metric needs what the model writes.
+        rows: what the batches of all trainings, and of trials, are made of; None: that is not known.
     """
     fits: dict[str, Any] = {name: own.lengths <= max_length for name, own in encoded.items()}
     used = {name: int(own.sum()) for name, own in fits.items()}
@@ -54,3 +57,5 @@ def about_data(
         yield from about_limit(size.scored, used["validation"])
     else:
         yield from about_trials(size.trained, used["train"], size.scored, used["validation"], size.cost)
+    if rows is not None and rows[0].parts is not None:
+        yield about_blocks(*rows, max_length)

@@ -82,6 +82,7 @@ def expected_tokens(
     validation: Encoded,
     rows: Sequence[Example],
     guards: Sequence[Guard] = (),
+    n_rows: int | None = None,
 ) -> ExpectedTokens:
     """From lengths: an answer is written as long as its reference, and choices are as long as it.
 
@@ -90,8 +91,9 @@ def expected_tokens(
         train, validation: all examples that are short enough.
         rows: of the validation split, as they were read.
         guards: what must not be lost.
+        n_rows: blocks that the training examples are packed into; None: each is a row.
     """
-    plan = plan_training(with_alpha(config.standard or STANDARD), config.training, len(train))
+    plan = plan_training(with_alpha(config.standard or STANDARD), config.training, n_rows or len(train))
     length = float(validation.lengths.mean())
     item = length * _readings(config.scoring)
     if "choices" in needs_of(config.scoring):
@@ -119,11 +121,15 @@ def _answers(scoring: ScoringConfig, rows: Encoded) -> tuple[float, float]:
     return 1.0 - reference, longer
 
 
-def trial_cost(config: RunConfig, tokens: ExpectedTokens, size: TrialSize) -> Span:
+def trial_cost(config: RunConfig, tokens: ExpectedTokens, size: TrialSize, rows: tuple[int, int]) -> Span:
     """What a trial costs, in full trainings: the mean over the candidates with answers as long as their
     references; at least and at most, of the shortest and of the longest training with such answers.
+
+    `rows`: what the batches of a training on all data, and of a trial, are made of: examples, or blocks.
     """
-    knobs, settings = build_space(config.space, batch_limit=size.trained), config.training
+    whole, own = rows
+    knobs = build_space(config.space, batch_limit=own, packs=config.data.packing)
+    settings = config.training
     values = knobs.values(knobs.candidates)
     lengths, counts = np.unique(
         np.stack([values[name] for name in ("batch_size", "epochs") if name in values]),
@@ -131,10 +137,11 @@ def trial_cost(config: RunConfig, tokens: ExpectedTokens, size: TrialSize) -> Sp
         return_counts=True,
     )
     share = size.trained / tokens.n_train
-    standard = plan_training(with_alpha(config.standard or STANDARD), settings, tokens.n_train)
-    once = standard.n_seen / tokens.n_train
-    seen = [seen_of(settings, size.trained, length[0], share, *length[1:]) for length in lengths.T.tolist()]
-    ends = [each.cost(n / once, size.scored) for each in tokens.ends for n in (min(seen), max(seen))]
+    standard = plan_training(with_alpha(config.standard or STANDARD), settings, whole)
+    once = standard.n_seen / whole
+    each = size.trained / own  # examples of a row
+    seen = [each * seen_of(settings, own, length[0], share, *length[1:]) for length in lengths.T.tolist()]
+    ends = [end.cost(n / once, size.scored) for end in tokens.ends for n in (min(seen), max(seen))]
     likely = tokens.cost(float(np.average(seen, weights=counts)) / once, size.scored)
     return Span(min(likely, *ends), likely, max(likely, *ends))
 

@@ -215,12 +215,21 @@ def _saved_bytes(base: Base, length: int, held: set[int], masks: Masks) -> int:
     zero = torch.zeros(1, dtype=torch.long, device=base.device)
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one.tensor)
     with hooks, masks.of(0, [0], length, last):
-        reached = before_loss(base, Batch(inputs, last, zero, zero, zero))
+        reached = before_loss(base, Batch(inputs, last, zero, zero, zero, more=_more(base, inputs)))
     # What the loss does not depend on is gone by now, as some of DoRA's norms are.
     storages = [one.tensor.untyped_storage() for one in (ref() for ref in kept) if one is not None]
     sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
     del reached
     return sum(size for address, size in sizes.items() if address not in held)
+
+
+def _more(base: Base, inputs: torch.Tensor) -> dict[str, Any]:
+    """What a row of tokens, (1, t), is given with: positions of two examples, where rows are blocks, whose
+    mask takes memory as well."""
+    if base.packing is None:
+        return {"use_cache": False}
+    places = torch.arange(inputs.shape[1], device=inputs.device) % max(1, inputs.shape[1] // 2)
+    return {"use_cache": False, "position_ids": places[None]}
 
 
 class _Kept:

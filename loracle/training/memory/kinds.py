@@ -17,7 +17,7 @@ from loracle.errors import ConfigError, ModelError
 from loracle.records.notices import Notice, gathered
 from loracle.records.space import Config, Value
 from loracle.training.model.base_model import Base
-from loracle.training.model.batching import Tokens
+from loracle.training.model.batching import Tokens, check_blocks
 from loracle.training.model.probe import Probed, probe
 from loracle.training.model.targets import resolved_targets
 from loracle.training.optimizer import check_optimizer
@@ -33,7 +33,7 @@ class Kinds:
 
     Attributes:
         by_names: what the probe found of each kind.
-        base: with `reading`, `writing` and `continuing` as the model allows them.
+        base: with `reading`, `writing`, `continuing` and `packing` as the model allows them.
         notices: what the user must see of all of them.
         adapted: names of what has an adapter in any of them.
     """
@@ -110,17 +110,28 @@ def try_kinds(
     for own in named(config, ADAPTER):
         with _named_in_errors(own):
             settings = resolved_targets(base, settings_with(config.training, dict(own)))
-            found[own] = probe(base, settings, tokens, dropout=dropout, writes=writes, chooses=chooses)
+            found[own] = probe(
+                base,
+                settings,
+                tokens,
+                dropout=dropout,
+                writes=writes,
+                chooses=chooses,
+                packs=config.data.packing,
+            )
         base = found[own].base
     return Kinds(found)
 
 
 def check_kinds(base: Base, config: RunConfig) -> None:
-    """Raises ConfigError where the model lacks the targets of a trial, or a package its optimizer."""
+    """Raises ConfigError where the model lacks the targets of a trial, or a package its optimizer, and
+    ModelError where it cannot read blocks as long as the run's."""
     for own in named(config, ADAPTER):
         with _named_in_errors(own):
             resolved_targets(base, settings_with(config.training, dict(own)))
     check_optimizers(config)
+    if config.data.packing:
+        check_blocks(base, base.texts.longest(config.data))
 
 
 def check_optimizers(config: RunConfig) -> None:

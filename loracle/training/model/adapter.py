@@ -27,6 +27,7 @@ from loracle.config.training.settings import TrainingConfig
 from loracle.config.training.variants import VARIANTS
 from loracle.errors import ConfigError, ModelError
 from loracle.records.failures import one_line, says_no_memory
+from loracle.training.dataset.blocks import unpacked
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.memory.measurement import release
 from loracle.training.model.base_model import Base, collate
@@ -172,7 +173,7 @@ def _renew_weights(base: Base) -> None:
 
 
 def start_from_data(base: Base, model: Any, plan: Plan, encoded: Encoded, order: Iterable[int]) -> None:
-    """Gives a new adapter the start that its variant computes from examples, in this order.
+    """Gives a new adapter the start that its variant computes from examples, in this order, each as a row.
 
     EVA (Paischer et al. 2024, arXiv 2410.07170), by PEFT: A is made of the main directions of what each
     module sees of the tokens of the examples, found batch by batch until they stay the same.
@@ -182,6 +183,7 @@ def start_from_data(base: Base, model: Any, plan: Plan, encoded: Encoded, order:
     """
     if not VARIANTS[plan.settings.variant].start_from_data:
         return
+    encoded = unpacked(encoded)
     needed, parts, part = max(_EVA_TOKENS, 2 * plan.rank), list[list[int]](), list[int]()
     for i in order:
         part.append(int(i))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -49,6 +49,8 @@ class Base:
             what it would get alone; `batching.observed` finds out.
         continuing: how prompts share a batch where each is continued several times from its keys and values;
             None where the model cannot be continued so, or nobody asked.
+        packing: how rows of several examples (`dataset/blocks.py`) share a batch; None: the model does not
+            keep examples of a row apart, or nobody asked.
         output: how the model makes logits of what its output layer gives, if that is understood.
     """
 
@@ -66,6 +68,7 @@ class Base:
     reading: Batching = "padded"
     writing: Batching = "padded"
     continuing: Batching | None = None
+    packing: Batching | None = None
     output: OutputLayer | None = None
 
     @property
@@ -250,6 +253,7 @@ class Batch:
         targets: (k,) those next tokens, row by row.
         rows, columns: (k,) where each target stands in the uncut sequences.
         more: what else the model is given, such as keys and values of what stands before.
+        parts: of blocks, which example each token is of and which of its tokens it is, (b, t) each.
     """
 
     inputs: torch.Tensor
@@ -258,6 +262,7 @@ class Batch:
     rows: torch.Tensor
     columns: torch.Tensor
     more: Mapping[str, Any] = field(kw_only=True, default_factory=lambda: {"use_cache": False})
+    parts: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = field(kw_only=True, default=None)
 
 
 def batches(
@@ -284,7 +289,30 @@ def collate(encoded: Encoded, chosen: Sequence[int] | npt.NDArray[np.int64], bas
         counted[row, : end - start] = encoded.counted[start:end]
     rows, columns = np.nonzero(counted)
     arrays = (ids[:, :-1], counted[:, 1:], ids[rows, columns], rows, columns)
-    return Batch(*(torch.from_numpy(a).to(base.device, non_blocking=True) for a in arrays))
+    batch = Batch(*(torch.from_numpy(a).to(base.device, non_blocking=True) for a in arrays))
+    if encoded.parts is None:
+        return batch
+    owners, places = _parts(encoded, chosen, width - 1)
+    more = {"use_cache": False, "position_ids": torch.from_numpy(places).to(base.device, non_blocking=True)}
+    return replace(batch, more=more, parts=(owners, places))
+
+
+def _parts(
+    encoded: Encoded, chosen: Sequence[int] | npt.NDArray[np.int64], width: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Owners and places of the tokens of blocks, (b, width) each.
+
+    Models keep apart what has positions that do not follow one another, so what fills a row up goes on from
+    its last example.
+    """
+    assert encoded.parts is not None
+    owners, places = (np.zeros((len(chosen), width), dtype=np.int64) for _ in range(2))
+    for row, i in enumerate(chosen):
+        start, n = encoded.starts[i], min(int(encoded.lengths[i]), width)
+        owners[row, :n] = encoded.parts.owners[start : start + n]
+        places[row, :n] = encoded.parts.places[start : start + n]
+        places[row, n:] = places[row, n - 1] + np.arange(1, width - n + 1)
+    return owners, places
 
 
 def filled_left(

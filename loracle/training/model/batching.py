@@ -20,6 +20,7 @@ from loracle.records.failures import one_line, refuse_no_memory, says_no_memory
 from loracle.training.model.base_model import Base, Batching, filled_left
 from loracle.training.model.continuation import read_prompts
 from loracle.training.model.output.loss import logits_of_few
+from loracle.training.model.positions import length_breaks
 
 Tokens = Sequence[int] | npt.NDArray[np.integer]
 
@@ -30,17 +31,20 @@ _WRITTEN = 3  # tokens generated
 # root mean square: rounding was 0.03 at most (Gemma 3 270M), a mask that is not heeded 0.8 and more.
 _TOLERANCE = {torch.float32: 1e-3}
 _COARSE = 0.1
+# Of examples in one row: what one sees of another is little in a model that was never trained.
+_APART = {torch.float32: 1e-4}
 _LEAK = 1e-2  # in bfloat16: same kernels on same shapes, so no rounding; random encoders had 0.025 and more
 
 
-def observed(base: Base, tokens: Tokens, *, writes: bool, chooses: bool = False) -> Base:
-    """The base with `reading`, and where the run `writes` or `chooses` with `writing` or `continuing`, as the
-    model allows them.
+def observed(base: Base, tokens: Tokens, *, writes: bool, chooses: bool = False, packs: bool = False) -> Base:
+    """The base with `reading`, and where the run `writes`, `chooses` or `packs` with `writing`, `continuing`
+    or `packing`, as the model allows them.
 
     `tokens` are some of the run's own, one after the other: others might stand for images.
 
     Raises:
-        ModelError: the model cannot read text alone, sees later tokens, or cannot write.
+        ModelError: the model cannot read text alone, sees later tokens, cannot write, or does not keep the
+            examples of a row apart.
     """
     probe = _Probe.of(base, tokens)
     with torch.inference_mode():
@@ -50,6 +54,7 @@ def observed(base: Base, tokens: Tokens, *, writes: bool, chooses: bool = False)
             reading = _reading(base, probe, alone)
             writing = _writing(base, probe) if writes else reading
             continuing = _continuing(base, probe, alone) if chooses else None
+            packing = _packing(base, probe, alone) if packs else None
         except LoracleError:
             raise
         except Exception as error:  # of any kind: it is the model's own code
@@ -59,7 +64,7 @@ def observed(base: Base, tokens: Tokens, *, writes: bool, chooses: bool = False)
             raise ModelError(
                 f"model: {base.name} cannot read or write text from token ids alone: {one_line(error)}"
             ) from None
-    return replace(base, reading=reading, writing=writing, continuing=continuing)
+    return replace(base, reading=reading, writing=writing, continuing=continuing, packing=packing)
 
 
 @dataclass(frozen=True)
@@ -173,11 +178,72 @@ def _continues(base: Base, probe: _Probe, alone: list[torch.Tensor], group: list
     return True
 
 
-def _logits(base: Base, rows: list[list[int]]) -> torch.Tensor:
-    """(b, t, vocabulary) in float32, for rows of one length."""
+def _packing(base: Base, probe: _Probe, alone: list[torch.Tensor]) -> Batching:
+    """How rows of two examples can be read together, where positions begin anew with the second.
+
+    Raises:
+        ModelError: examples are read otherwise beside others.
+    """
+    reason = "what it predicts in an example changes with the one before it"
+    ways: tuple[Batching, ...] = ("padded", "single")
+    for how in ways:
+        try:
+            if _keeps_apart(base, probe, alone, at_once=2 if how == "padded" else 1):
+                return how
+        except Exception as error:  # of any kind: it is the model's own code
+            if says_no_memory(error):
+                raise
+            reason = f"it does not take position_ids ({one_line(error)})"
+    raise ModelError(
+        f"data.packing: {base.name} ({type(base.model).__name__}) does not keep the examples of a row apart: "
+        f"{reason}; leave packing out, or set attention to sdpa or eager"
+    )
+
+
+def check_blocks(base: Base, longest: int) -> None:
+    """Raises ModelError where examples of blocks of so many tokens would be read otherwise than alone, as
+    positions are coded by the longest one beside them."""
+    for length in length_breaks(base.model):
+        if length < longest:
+            raise ModelError(
+                f"data.packing: {base.name} reads examples of up to {length} tokens otherwise than longer "
+                f"ones (LongRoPE), and so all that share a row; set data.max_length to {length}, or leave "
+                "packing out"
+            )
+
+
+def _keeps_apart(base: Base, probe: _Probe, alone: list[torch.Tensor], at_once: int) -> bool:
+    """Whether examples in one row get the logits that they get alone, and those of the second stay as they
+    are when the first is another one.
+
+    One difference may be a rounding error that sends a token to another expert; one in both rows is not.
+    """
+    size = max(1, min(len(probe.rows[2]), (base.max_positions or 2 * _LONG) // 2))
+    # Of two rows: which examples stand in it, which one comes in the place of the first, the second's tokens.
+    pairs = [(0, 2, 1, size), (1, 0, 2, max(1, size - 1))]
+    rows = [probe.rows[i][:size] + probe.rows[j][:n] for i, j, _, n in pairs]
+    others = [probe.rows[k][:size] + probe.rows[j][:n] for _, j, k, n in pairs]
+    rows, others = ([row + [base.pad_id] * (2 * size - len(row)) for row in some] for some in (rows, others))
+    places = [[*range(size), *range(size)]] * 2  # what fills a row up goes on from its last example
+
+    def read(some: list[list[int]]) -> list[torch.Tensor]:
+        parts = [slice(start, start + at_once) for start in range(0, 2, at_once)]
+        return [logits for part in parts for logits in _logits(base, some[part], places[part])]
+
+    for (i, j, _, n), found, again in zip(pairs, read(rows), read(others), strict=True):
+        wanted = torch.cat([alone[i][:size], alone[j][:n]])
+        second = slice(size, size + n)
+        if _is_apart(base, found[: size + n], wanted) and not _leaks(base, again[second], found[second]):
+            return True
+    return False
+
+
+def _logits(base: Base, rows: list[list[int]], places: list[list[int]] | None = None) -> torch.Tensor:
+    """(b, t, vocabulary) in float32, for rows of one length; `places` are positions of their tokens."""
     ids = torch.tensor(rows, device=base.device)
+    more = {} if places is None else {"position_ids": torch.tensor(places, device=base.device)}
     with base.precision():
-        logits: torch.Tensor = base.model(input_ids=ids, use_cache=False).logits
+        logits: torch.Tensor = base.model(input_ids=ids, use_cache=False, **more).logits
     return logits.float()
 
 
@@ -204,10 +270,19 @@ def _differ(base: Base, some: torch.Tensor, others: torch.Tensor) -> bool:
     """
     if not len(some):
         return False
+    return _exceeds(_distances(base, some, others).median(), others, _TOLERANCE.get(base.dtype, _COARSE))
+
+
+def _is_apart(base: Base, some: torch.Tensor, others: torch.Tensor) -> bool:
+    """Whether the logits of no token differ by more than rounding, (t, vocabulary) each."""
+    return not _exceeds(_distances(base, some, others).max(), others, _APART.get(base.dtype, _COARSE))
+
+
+def _distances(base: Base, some: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Of the logits of each token, (t,)."""
     error = some - others
     exact = base.dtype in _TOLERANCE
-    distances = error.abs().amax(dim=-1) if exact else error.square().mean(dim=-1).sqrt()
-    return _exceeds(distances.median(), others, _TOLERANCE.get(base.dtype, _COARSE))
+    return error.abs().amax(dim=-1) if exact else error.square().mean(dim=-1).sqrt()
 
 
 def _leaks(base: Base, some: torch.Tensor, others: torch.Tensor) -> bool:

@@ -44,19 +44,25 @@ _BLOCK = {"cpu": 1 << 17}
 _LARGE_BLOCK = 1 << 22
 
 Words = npt.NDArray[np.uint64]
+Indices = npt.NDArray[np.int64]
 
 
 # -- keys -------------------------------------------------------------------------------------------
 
 
-def token_keys(seed: int, step: int, examples: Sequence[int] | npt.NDArray[np.int64], width: int) -> Words:
+def token_keys(seed: int, step: int, examples: Sequence[int] | Indices, width: int) -> Words:
     """64 random bits for each token of some examples: (b, width), the same in whatever company.
 
     `examples` are any whole numbers that tell examples apart, (b,).
     """
+    return _keys(seed, step, np.asarray(examples, dtype=np.int64)[:, None], np.arange(width))
+
+
+def _keys(seed: int, step: int, owners: Indices, places: Indices) -> Words:
+    """Of tokens, by the example that each belongs to and its place in it; the two are broadcast together."""
     start = _mixed(_words(seed) ^ _mixed(_words(step)))
-    rows = _mixed(_words(examples) ^ start)
-    return _mixed(rows[:, None] + np.arange(1, width + 1, dtype=np.uint64) * np.uint64(_GOLDEN))
+    rows = _mixed(_words(owners) ^ start)
+    return _mixed(rows + _words(places + 1) * np.uint64(_GOLDEN))
 
 
 def token_words(keys: Words, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,10 +72,10 @@ def token_words(keys: Words, device: torch.device) -> tuple[torch.Tensor, torch.
     return both[..., :1].contiguous(), both[..., 1:] | 1
 
 
-def _words(values: int | Sequence[int] | npt.NDArray[np.int64]) -> Words:
+def _words(values: int | Indices) -> Words:
     if isinstance(values, int):
         return np.array([values % (1 << 64)], dtype=np.uint64)
-    return np.asarray(values, dtype=np.int64).astype(np.uint64)
+    return values.astype(np.uint64)
 
 
 def _mixed(words: Words) -> Words:
@@ -129,15 +135,22 @@ class Masks:
     def of(
         self,
         step: int,
-        examples: Sequence[int] | npt.NDArray[np.int64],
+        examples: Sequence[int] | Indices,
         width: int,
         kept: torch.Tensor | None = None,
+        parts: tuple[Indices, Indices] | None = None,
     ) -> Iterator[None]:
         """In this block the model sees these examples, right-padded to `width` tokens.
 
-        `kept`, (b, width), are the positions that reach the output layer, where not all do.
+        `kept`, (b, width), are the positions that reach the output layer, where not all do. `parts`, where
+        rows have several examples: which one each token is of, as what is added to `examples`, and which
+        token of it that is; (b, width) each.
         """
-        keys = token_keys(self._seed, step, examples, width)
+        if parts is None:
+            keys = token_keys(self._seed, step, examples, width)
+        else:
+            owners, places = parts
+            keys = _keys(self._seed, step, owners + np.asarray(examples, dtype=np.int64)[:, None], places)
         self._tokens = _Tokens(*token_words(keys, self._device), kept)
         try:
             yield

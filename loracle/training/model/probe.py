@@ -49,7 +49,7 @@ class Probed:
     """What the probe found.
 
     Attributes:
-        base: with `reading`, `writing` and `continuing` as the model allows them.
+        base: with `reading`, `writing`, `continuing` and `packing` as the model allows them.
         settings: with `targets` as they are adapted, where some had to be left out.
         dropout: whether the adapters can have dropout; those of weights that belong to no module cannot.
         notices: what the user must see.
@@ -71,6 +71,7 @@ def probe(
     dropout: float,
     writes: bool,
     chooses: bool = False,
+    packs: bool = False,
 ) -> Probed:
     """Tries a run's adapters on its model, which is left as it was. No copy of the model is made.
 
@@ -79,6 +80,7 @@ def probe(
         tokens: some of the run's, one after the other.
         dropout: the largest that a trial may have.
         writes, chooses: whether scoring generates text, or compares choices.
+        packs: whether rows of several examples are trained on.
 
     Raises:
         ConfigError: PEFT or the model refuses the adapters, or no gradient reaches any.
@@ -86,7 +88,7 @@ def probe(
     """
     with forked_random(base.device), restored(base) as tree:
         torch.manual_seed(0)
-        base = observed(base, tokens, writes=writes, chooses=chooses)
+        base = observed(base, tokens, writes=writes, chooses=chooses, packs=packs)
         tree.restore()  # of states that recurrent models keep
         whole = settings.targets == "all-linear"
         settings, left_out = _resolved(base, settings, tree)

@@ -84,6 +84,8 @@ def train_packed(
         TrainingFailed: memory ran out; train fewer together.
         ModelError: the base model was not left as it was found.
     """
+    if encoded.parts is not None:
+        raise NotPacked("their rows are blocks of several examples")
     plans = [plan_training(config, settings, len(encoded), share) for config in configs]
     for plan in plans:
         if reason := why_alone(base, plan):

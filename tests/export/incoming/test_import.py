@@ -129,7 +129,8 @@ def test_axolotl(imported: Imported) -> None:
     assert training.targets == ["gate_proj", "down_proj"]
     assert training.gradient_checkpointing
     assert (config.data.max_length, config.data.validation_fraction) == (2048, 0.1)
-    for said in ("sample_packing: True", "warmup_steps: 10 is", "special_tokens", "GPT4-LLM-Cleaned"):
+    assert config.data.packing
+    for said in ("warmup_steps: 10 is", "special_tokens", "GPT4-LLM-Cleaned"):
         assert said in notes
 
 
@@ -151,6 +152,25 @@ def test_llama_factory(imported: Imported) -> None:
     assert [path.name for path in config.data.train] == ["identity", "alpaca_en_demo"]  # type: ignore[union-attr]
     for said in ("max_samples: 1000", "template: llama3", "identity: is no", "alpha: not in the file; 16 is"):
         assert said in notes
+
+
+def test_packing_is_imported_where_it_is_asked_for(imported: Imported, tmp_path: Path) -> None:
+    assert not imported(LLAMA_FACTORY)[0].data.packing
+    for keys, notes in (
+        ("neat_packing: true", None),
+        ("packing: true\nneat_packing: true", None),
+        ("packing: true", "the examples of a row see those before them there"),
+    ):
+        (tmp_path / "ours.yaml").unlink()
+        config, said = imported(f"{LLAMA_FACTORY}{keys}\n")
+        assert config.data.packing
+        assert (notes in said) if notes else "packing" not in said
+    (tmp_path / "train.jsonl").write_text("")
+    packed = TRL.replace("packing: false", "packing: true\npacking_strategy: wrapped")
+    (tmp_path / "ours.yaml").unlink()
+    config, said = imported(packed)
+    assert config.data.packing
+    assert "packing_strategy: wrapped: there rows may be cut" in said
 
 
 def test_oumi_tune(imported: Imported) -> None:

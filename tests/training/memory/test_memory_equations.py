@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from memory import allocated_peak, make_data
 from loracle.config.settings import RunConfig, TrainingConfig
 from loracle.config.training.plan import plan_training
 from loracle.config.training.variants import VARIANTS, Variant
+from loracle.training.dataset.blocks import in_blocks
 from loracle.training.loop import train_adapter
 from loracle.training.memory.counting import count_footprint
 from loracle.training.memory.equations import Sizes, scoring_growth, training_growth, training_tensors
@@ -59,6 +61,22 @@ def test_peaks_are_predicted(
     footprint = count_footprint(wide, training)
     predicted = float(training_tensors(footprint, Sizes.of(data), rank, micro_batch, dropout))
     assert allocated_peak(train) == pytest.approx(predicted, rel=tolerance)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_peaks_of_packed_rows_are_predicted(wide: Base, dropout: float) -> None:
+    """Rows of four examples, with the mask that keeps them apart."""
+    training, data = TrainingConfig(micro_batch=4), in_blocks(make_data(32, 24, 6), 96)
+    assert len(data) == 8
+    base = replace(wide, packing="padded")
+    config = {"rank": 8, "alpha": 8, "dropout": dropout, "learning_rate": 1e-4, "batch_size": 8, "epochs": 2}
+
+    def train() -> None:
+        with train_adapter(base, data, config, training, seed=0):
+            pass
+
+    predicted = float(training_tensors(count_footprint(base, training), Sizes.of(data), 8, 4, dropout))
+    assert allocated_peak(train) == pytest.approx(predicted, rel=0.05)
 
 
 def test_the_adapter_is_counted_exactly(base: Base) -> None:

@@ -18,12 +18,14 @@ from loracle.config.metrics.settings import ScoringConfig
 from loracle.config.settings import RunConfig, TrainingConfig
 from loracle.config.training.plan import plan_training
 from loracle.errors import LoracleError
+from loracle.training.dataset.blocks import in_blocks
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
 from loracle.training.generation import generate
 from loracle.training.loop import EffectiveBatch, accumulate, train_adapter
 from loracle.training.model.adapter import adapted, layers_of, restored
 from loracle.training.model.base_model import Base, load_base
+from loracle.training.model.batching import observed
 from loracle.training.model.dropout import Masks, key_dropout, training_mode
 from loracle.training.model.probe import Probed, probe
 from loracle.training.model.saved_adapter import SavedAdapter, two_sequences
@@ -81,6 +83,7 @@ def check(kind: Kind, folder: Path) -> None:
     assert list(identities(base.model)) == before
 
     micro_batches_agree(found, encoded)
+    packing_agrees_or_is_refused(kind, found, encoded)
     with restored(found.base):  # recurrent models keep states
         written = [generate(found.base, encoded, of_size(size))[0] for size in (8, 1)]
     assert written[0] == written[1]
@@ -125,8 +128,27 @@ def probed(base: Base) -> tuple[Probed, Encoded]:
 
 
 def micro_batches_agree(found: Probed, encoded: Encoded) -> None:
+    gradients_agree(found, found.base, [(encoded, 8), (encoded, 3), (encoded, 1)])
+
+
+def packing_agrees_or_is_refused(kind: Kind, found: Probed, encoded: Encoded) -> None:
+    """Blocks of two to three examples, with dropout, against the same examples one by one."""
+    with restored(found.base):
+        if not kind.packs:
+            with pytest.raises(
+                LoracleError, match=r"data\.packing: .* does not keep the examples of"
+            ) as caught:
+                observed(found.base, encoded.tokens, writes=False, packs=True)
+            assert "\n" not in str(caught.value)
+            return
+        base = observed(found.base, encoded.tokens, writes=False, packs=True)
+    blocks = in_blocks(encoded, 2 * int(encoded.lengths.max()))
+    assert len(blocks) < len(encoded)
+    gradients_agree(found, base, [(encoded, 8), (blocks, 8), (blocks, 1)])
+
+
+def gradients_agree(found: Probed, base: Base, ways: list[tuple[Encoded, int]]) -> None:
     """The gradient of all adapter weights, at a point where none of them is zero by construction."""
-    base = found.base
     with adapted(base, plan_training(CONFIG, found.settings, 8)) as model:
         torch.manual_seed(1)
         with torch.no_grad():
@@ -136,10 +158,11 @@ def micro_batches_agree(found: Probed, encoded: Encoded) -> None:
         masks = Masks(0, base.device)
         key_dropout(base.model, masks, kept_logits=base.counted_alone)
         gradients = []
-        for micro_batch in (8, 3, 1):
+        for data, micro_batch in ways:
             with training_mode(model):
-                whole = EffectiveBatch(0, np.arange(8), np.arange(8), int(encoded.counts[:8].sum()))
-                accumulate(base, encoded, whole, masks, micro_batch, ())
+                n = len(data)
+                whole = EffectiveBatch(0, np.arange(n), data.positions, int(data.counts.sum()))
+                accumulate(base, data, whole, masks, micro_batch, ())
             parameters = [p for p in model.parameters() if p.requires_grad]
             gradients.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
             model.zero_grad(set_to_none=True)

@@ -7,9 +7,11 @@ from conftest import copy_rows
 from small_tokenizers import make_tokenizer
 from test_dropout import losses_of, make_base
 
+from loracle.errors import ModelError
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
 from loracle.training.model.base_model import Base
+from loracle.training.model.batching import check_blocks
 from loracle.training.model.checksum import weights_fingerprint
 from loracle.training.model.positions import alike, codes_restored, length_breaks
 
@@ -51,6 +53,13 @@ def test_the_micro_batch_does_not_decide_how_an_example_is_read(phi: Base, encod
     whole = losses_of(phi, encoded, 0.05, 8)
     for micro_batch in (1, 3):
         assert losses_of(phi, encoded, 0.05, micro_batch) == pytest.approx(whole, rel=1e-5)
+
+
+def test_blocks_stay_within_what_is_read_alike(phi: Base) -> None:
+    """Which codes all examples of a row have is the longest one's matter."""
+    check_blocks(phi, FIRST)
+    with pytest.raises(ModelError, match=r"data.packing: .* set data.max_length to 16, or leave packing out"):
+        check_blocks(phi, FIRST + 1)
 
 
 def test_the_codes_that_were_used_last_do_not_stay(phi: Base) -> None:

@@ -21,11 +21,13 @@ from loracle.config.training.variants import VARIANTS
 from loracle.errors import ConfigError
 from loracle.records.trial import FailureKind, Outcome
 from loracle.records.trial_files import read_items
+from loracle.training.dataset.blocks import in_blocks
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
 from loracle.training.loop import Step, TrainingFailed, train_adapter
 from loracle.training.memory.counting import build_memory_model
 from loracle.training.model.base_model import Base
+from loracle.training.model.batching import observed
 from loracle.training.parallel.group import ALONE, Group
 from loracle.training.parallel.peers import Peers
 from loracle.training.scoring import prepare
@@ -102,6 +104,11 @@ def test_every_variant(group: Group, base: Base, encoded: Encoded, variant: str)
 def test_every_optimizer(group: Group, base: Base, encoded: Encoded, optimizer: str) -> None:
     pytest.importorskip(OPTIMIZERS[optimizer].package or "torch")
     assert_like_one(group, base, encoded, CONFIG, optimizer=optimizer, epochs=1)
+
+
+def test_rows_of_several_examples(group: Group, base: Base, encoded: Encoded) -> None:
+    base = observed(base, encoded.tokens, writes=False, packs=True)
+    assert_like_one(group, base, in_blocks(encoded, 64), CONFIG)
 
 
 def test_recomputed_activations_and_whole_modules(group: Group, base: Base, encoded: Encoded) -> None:

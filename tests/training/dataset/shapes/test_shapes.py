@@ -68,7 +68,7 @@ def test_columns_of_other_names(write_rows: Write) -> None:
         ({"columns": {"promt": "a"}}, "'promt' is none of ours; did you mean 'prompt'"),
         ({"shape": "text", "loss_on": "assistant"}, "rows of text are learnt whole"),
         ({"shape": "messages", "as_chat": True}, "rows of messages are chats already"),
-        ({"packing": True}, "rows are not packed"),
+        ({"packing": "wrapped"}, "valid boolean"),
         ({"separator": ";;"}, "one character"),
         ({"encoding": "klingon"}, "no encoding of this name"),
         ({"shape": "alpacca"}, "alpaca"),
