@@ -5,7 +5,9 @@ Bad input is one line on stderr and exit code 2. Results go to stdout, progress 
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import sys
 from typing import Annotated
 
@@ -67,12 +69,31 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal's encoding lacks is spelt out
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
-    except LoracleError as error:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except (LoracleError, OSError, UnicodeEncodeError) as error:
         from loracle.commands.terminal.console import error_line
 
-        sys.stderr.write(error_line(error))
+        sys.stderr.write(error_line(_told(error)))
+        if isinstance(error, OSError):  # what could not be written is not tried again
+            with contextlib.suppress(OSError):  # a stream that is no file
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(2)
+
+
+def _told(error: Exception) -> Exception | str:
+    """What a user is told of an error: where it is, what, and what to do."""
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"{error.object!r} cannot be spelt in the encoding of this system ({error.encoding}); set "
+            "PYTHONUTF8=1, or LC_ALL to a locale of UTF-8"
+        )
+    if isinstance(error, OSError):
+        why = error.strerror or type(error).__name__
+        return f"{error.filename or 'the output'}: {why}; nothing that was finished is lost"
+    return error
 
 
 @app.callback(invoke_without_command=True)

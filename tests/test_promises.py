@@ -126,6 +126,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     ),
     "What is missing or damaged of a finished run": (
         "test_run_folder::test_what_is_missing_or_damaged_is_made_again_and_nothing_else",
+        "test_run_folder::test_files_of_trials_that_are_gone_are_told",
     ),
     "A folder that holds files but no run is refused": (
         "test_run_folder::test_a_demo_in_a_folder_with_files_is_refused_and_touches_nothing",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from loracle.config.knobs import KNOBS
 from loracle.config.section import Number, Section
 from loracle.records.space import Scale
 from loracle.records.standard_settings import SCALES
@@ -63,7 +64,7 @@ def _is_knob(section: type[Section], name: Any, value: Any) -> bool:
     else:
         values = value if isinstance(value, list) else [value]
         shaped = bool(values) and all(isinstance(one, int | float | str) for one in values)
-        shaped = shaped and not all(isinstance(one, bool) for one in values)
+        shaped = shaped and (name in KNOBS or not all(isinstance(one, bool) for one in values))
     return shaped and not difflib.get_close_matches(name, section.model_fields, n=1, cutoff=_LIKE)
 
 

@@ -166,6 +166,8 @@ class Outcome:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", {_spelt(name): x for name, x in self.metrics.items()})
+        if isinstance(self.value, float) and self.value == 0:
+            object.__setattr__(self, "value", 0.0)  # no zero has a sign
         if (self.value is None) == (self.failure is None):
             raise ValueError(
                 f"an outcome has either a value or a failure; got value={self.value}, failure={self.failure}"

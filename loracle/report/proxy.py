@@ -77,7 +77,7 @@ def draw_proxy(path: Path, result: ProxyResult) -> None:
         axes = figure.add_subplot(1, len(result.fractions), i + 1)
         axes.scatter(part.scores, full, s=22, color="#2a6fbb")
         rank = next(c.estimate for c in part.correlations if (c.kind, c.among) == ("spearman", "all"))
-        axes.set_title(f"{part.shown}: Spearman {rank:.2f}", fontsize=10)
+        axes.set_title(f"{part.shown}: Spearman {rank:z.2f}", fontsize=10)
         axes.set_xlabel(f"score, {part.n_examples:,} examples")
         if i == 0:
             axes.set_ylabel("score, full training")
@@ -109,4 +109,5 @@ def _interval(estimate: float, low: float, high: float) -> str:
     """A coefficient with its 95 % interval; there is none of few configs, or where the scores do not vary."""
     if not math.isfinite(estimate):
         return "none: too few configs, or scores that do not vary"
-    return f"{estimate:.2f} ({low:.2f} to {high:.2f})" if math.isfinite(low + high) else f"{estimate:.2f}"
+    shown = f"{estimate:z.2f}"
+    return f"{shown} ({low:z.2f} to {high:z.2f})" if math.isfinite(low + high) else shown

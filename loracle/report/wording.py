@@ -38,7 +38,7 @@ def show_value(value: Value) -> str:
     if value != 0 and (abs(value) < 1e-2 or abs(value) >= _LARGE):
         mantissa, exponent = f"{value:.9e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-    return f"{value:.10g}"
+    return f"{value:z.10g}"
 
 
 def show_config(config: Mapping[str, Value]) -> str:
@@ -120,7 +120,7 @@ def show_change(change: float, metric: str) -> str:
 
 
 def _number(amount: float, metric: str, sign: str = "") -> str:
-    return f"{metric_of(metric).scale * amount:{sign}.3g}"
+    return f"{metric_of(metric).scale * amount:{sign}z.3g}"
 
 
 def nothing_succeeded(history: History) -> str:

@@ -11,12 +11,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from loracle.config.loading import dump_config, load_config
+from loracle.config.loading import dump_config, load_config, parse_config
 from loracle.config.placeholders import recorded_command
 from loracle.config.settings import RunConfig, build_space
-from loracle.errors import StudyError
+from loracle.errors import ConfigError, StudyError
 from loracle.records.failures import DISK_ERRORS
+from loracle.records.notices import FILE as NOTICES
 from loracle.records.space import SearchSpace
+from loracle.report.verdict.stored import FILE as VERDICT
 from loracle.run.identity import require_same_settings
 from loracle.run.storage.journal import is_journal
 from loracle.run.storage.lock import LockedError, make_lock, run_lock
@@ -24,6 +26,8 @@ from loracle.run.storage.opening import binds, require_trials_here
 from loracle.run.storage.signals import signals_as_interrupt
 from loracle.text import secrets as secret
 from loracle.text.files import write_atomically
+
+_REPORTS = ("report.md", "report.html", "progress.png")
 
 
 def open_run(path: Path) -> tuple[RunConfig, SearchSpace]:
@@ -35,7 +39,13 @@ def open_run(path: Path) -> tuple[RunConfig, SearchSpace]:
     if path.is_dir():
         if not (path / "config.yaml").exists():
             raise StudyError(f"{path} is not a run folder: it has no config.yaml")
-        config = load_config(path / "config.yaml").model_copy(update={"output": path.resolve()})
+        try:
+            config = load_config(path / "config.yaml").model_copy(update={"output": path.resolve()})
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}. This is the config that the run keeps; loracle tune with the one that the run was "
+                "begun with makes it again"
+            ) from None
     else:
         config = load_config(path)
     return config, build_space(config.space)
@@ -107,11 +117,37 @@ def hold(folder: Path) -> Iterator[None]:
 
 def require_recorded(config: RunConfig) -> None:
     """Holds the config of a run that is continued against the recorded one, once a trial counts; its trials
-    have to be where they were from the first one on."""
+    have to be where they were from the first one on.
+
+    A recorded config that is missing or damaged is made again: its settings stand in the study, too.
+    """
+    _require_places(config)
     require_trials_here(config.output, config.execution.storage)
     path = config.output / "config.yaml"
-    if path.exists() and binds(config.output, config.execution.storage):
-        require_same_settings(without_secrets(config), path)
+    if not path.exists() or not binds(config.output, config.execution.storage):
+        return
+    try:
+        before = parse_config(path.read_text(encoding="utf-8"), str(path))
+    except (ConfigError, UnicodeDecodeError):
+        return
+    require_same_settings(without_secrets(config), before)
+
+
+def _require_places(config: RunConfig) -> None:
+    """Refuses files of somebody else where the run makes folders, and folders where it makes files: else it
+    would end there, after hours.
+
+    Raises:
+        StudyError: it says which.
+    """
+    best = "best.yaml" if config.objective else "best/"
+    for name in ("trials/", "final/", best, "config.yaml", "journal.log", NOTICES, VERDICT, *_REPORTS):
+        path, is_folder = config.output / name, name.endswith("/")
+        if path.exists() and path.is_dir() != is_folder:
+            there, made = ("file", "folder") if is_folder else ("folder", "file")
+            raise StudyError(
+                f"{path}: is a {there} where the run makes a {made}; move it away, or name another output"
+            )
 
 
 def record_config(config: RunConfig, own: Path | None = None) -> None:

@@ -2,8 +2,8 @@
 
 A run is its settings, its space, and the *contents* of everything that its trials are made of: rows, weights,
 tokenizer, chat template, prompt, prior, source of the user's own trainer. Settings stand in `config.yaml` of
-the run folder; contents as hashes in the study, where `contents.py` puts them. Both are compared whenever the
-run goes on, its final trainings included.
+the run folder and in the study; contents as hashes in the study, where `contents.py` puts them. Both are
+compared whenever the run goes on, its final trainings included.
 
 They bind from the first trial on that *counts*: one with a value, or with a failure that is its config's own
 (`BINDING`). Before that nothing would be mixed, and whoever corrects a mistake just goes on.
@@ -14,11 +14,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from loracle.config.data.sources import HubDataset
-from loracle.config.loading import parse_config
 from loracle.config.placeholders import recorded_command
 from loracle.config.settings import NO_DATA, RunConfig
 from loracle.errors import StudyError
@@ -75,7 +73,7 @@ class Identity:
 
     Attributes:
         contents: hash of everything that trials are made of, by its name for people.
-        settings: what all processes that share a storage have in common; None: one alone works on it.
+        settings: that must stay the same, whichever machine goes on; None: not compared.
         room: bytes by which a training may grow, which decide what is proposed; None: not known.
         machine: of several that share a storage, the one whose room this is.
     """
@@ -106,13 +104,13 @@ def training_settings(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def require_same_settings(config: RunConfig, path: Path) -> None:
-    """Holds a config against the one that was recorded in `path` when the run began.
+def require_same_settings(config: RunConfig, recorded: RunConfig) -> None:
+    """Holds a config against the one that was recorded when the run began.
 
     Raises:
         StudyError: they differ in more than a run may change.
     """
-    before = _flat(parse_config(path.read_text(encoding="utf-8"), str(path)).model_dump(mode="json"))
+    before = _flat(recorded.model_dump(mode="json"))
     now = _flat(config.model_dump(mode="json"))
     changed = [
         key

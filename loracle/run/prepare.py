@@ -91,7 +91,7 @@ def _prepare(config: RunConfig, executor: Executor, listen: Listener) -> Prepare
     search = replace(search, memory=memory, notices=(*search.notices, *told))
     identity = Identity(
         {**report.contents, **search.contents},
-        None if config.execution.storage is None else common_settings(config),
+        common_settings(config),
         None if memory is None else memory.room,
         platform.node(),
     )

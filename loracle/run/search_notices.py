@@ -51,6 +51,18 @@ def search_notices(
 
 def _unused(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
     """Settings that something else in the config leaves without effect."""
+    reads, language = get_preset(config.search.preset).reads, config.language
+    asked = [
+        name
+        for name, field in type(language).model_fields.items()
+        if field.default != getattr(language, name)
+    ]
+    if asked and not reads and language.model != "none":
+        text = f"language.{asked[0]} is not used: the preset {config.search.preset} reads no prompts"
+        yield Notice("search", "unused_setting", text)
+    if config.objectives and config.search.replicates not in ("auto", 0):
+        text = "search.replicates is not used: of several objectives nothing is trained with further seeds"
+        yield Notice("search", "unused_setting", text)
     if config.objective is not None:  # of the rest its own check says so
         if config.search.replicates not in ("auto", 0):
             text = "search.replicates is not used: a trainer of your own is not trained with further seeds"

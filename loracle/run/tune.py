@@ -35,7 +35,7 @@ from loracle.report.best_folder import write_best
 from loracle.report.findings.curves import curve_notices
 from loracle.report.findings.finding import Subject
 from loracle.report.findings.search_cost import search_cost
-from loracle.report.folders import trial_folder
+from loracle.report.folders import missing_files, trial_folder
 from loracle.report.markdown import write_report
 from loracle.report.objectives import pareto_notice
 from loracle.report.page.live import LivePage
@@ -108,7 +108,9 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         front = pareto_notice(history, config.objectives, space.index(comparison.winner))
         found = result_notices(comparison, space, history, config.metric)
         late = () if config.objective else not_measured(config.scoring.all_metrics, comparison)
-        notices = gathered(run.notices, found, late, front, _news(space, history).values())
+        items = config.objective is None and config.execution.executor == "local"
+        gone = () if study.shared else missing_files(config.output, history, items=items)
+        notices = gathered(run.notices, found, late, front, _news(space, history).values(), gone)
         _keep(notices, config.output)
         best = write_best(config, comparison, run.sizes)
         write_report(

@@ -182,7 +182,7 @@ def with_parameters(preset: Preset, parameters: float | None) -> Preset:
     Raises:
         ConfigError: that is no positive number.
     """
-    if parameters is not None and not 0 < parameters < math.inf:
+    if parameters is not None and not 0 < _as_float(parameters) < math.inf:
         raise ConfigError(f"parameters is how many a base model has, such as 7e9; got {parameters!r}")
     if parameters is None or preset.informed is None:
         return preset
@@ -196,13 +196,21 @@ def with_data(preset: Preset, fraction: float) -> Preset:
     Raises:
         ConfigError: that is no share of anything.
     """
-    if not 0 < fraction <= 1:
+    if not 0 < _as_float(fraction) <= 1:
         raise ConfigError(
             f"fraction is the share of the data that a trial trains on, in (0, 1]; got {fraction!r}"
         )
     if preset.informed is None or fraction == 1:
         return preset
-    return replace(preset, surrogate=replace(preset.informed, decades=-math.log10(fraction)))
+    return replace(preset, surrogate=replace(preset.informed, decades=-math.log10(float(fraction))))
+
+
+def _as_float(given: object) -> float:
+    """NaN for what is no number."""
+    try:
+        return float(given)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def with_earlier_prior(preset: Preset) -> Preset:

@@ -42,6 +42,35 @@ def test_wrong_key(loracle: Loracle, run_config: Callable[..., Path]) -> None:
     assert refused(loracle("tune", path)) == f"{path}:{line}: unknown key 'data.trian'; did you mean 'train'?"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="of Linux")
+def test_a_full_device_is_one_line(run: Path) -> None:
+    for command in (["show", str(run)], ["show", str(run), "--json"], ["--version"]):
+        with open("/dev/full", "w") as full:
+            ended = subprocess.run(
+                [sys.executable, "-m", "loracle", *command], stdout=full, stderr=subprocess.PIPE, text=True
+            )
+        assert ended.returncode == 2
+        assert (
+            ended.stderr
+            == "loracle: the output: No space left on device; nothing that was finished is lost\n"
+        )
+
+
+def test_a_path_that_the_system_cannot_spell_is_one_line(run_config: Callable[..., Path]) -> None:
+    path = change(run_config(), output="läufe/eins")
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    for command in ("tune", "doctor"):
+        ended = subprocess.run(
+            [sys.executable, "-m", "loracle", command, str(path)],
+            env=os.environ | plain,
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == 2
+        (line,) = [line for line in ended.stderr.splitlines() if not line.startswith("reading ")]
+        assert "cannot be spelt in the encoding of this system (ascii); set PYTHONUTF8=1" in line
+
+
 def test_missing_config(loracle: Loracle, tmp_path: Path) -> None:
     assert refused(loracle("tune", tmp_path / "none.yaml")).endswith(
         "none.yaml: cannot be read: No such file or directory"

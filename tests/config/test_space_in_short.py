@@ -67,6 +67,7 @@ def test_ranges_are_even_on_their_scale(knob: str, values: list[float], scale: s
         ("{remvoe: [1]}", "unknown key 'space.remvoe'; did you mean 'remove'?"),
         ("{rank: sixteen}", "knob 'rank': values are numbers in order; got 'sixteen'"),
         ("{schedule: [cosine, 2]}", "knob 'schedule': values are numbers or names, not both"),
+        ("{variant: [on, off]}", "a number or a name, not true or false; put a name in quotes"),
         ("{schedule: [cosine, on]}", "a number or a name, not true or false; put a name in quotes"),
         ("{schedule: [cosine, cosine]}", "knob 'schedule': 'cosine' is given twice"),
         ("{schedule: [cosine, ' x']}", "a name is a text without spaces around it"),

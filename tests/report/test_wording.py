@@ -106,3 +106,13 @@ def test_where_nothing_succeeded_it_says_how_and_what_helps() -> None:
     assert nothing_succeeded(failed((FailureKind.INTERRUPTED, "stopped by the user"))) == ""
     assert nothing_succeeded(History()) == ""
     assert nothing_succeeded(History((Trial(0, 0, Outcome(1.0)), *failed(nan).trials))) == ""
+
+
+@pytest.mark.parametrize("metric", ["value", "cost", "loss", "perplexity", "exact_match", "bleu", "judge"])
+def test_no_zero_has_a_sign(metric: str) -> None:
+    for zero in (0.0, -0.0):
+        found = Outcome(zero)
+        assert found.value is not None
+        assert math.copysign(1.0, found.value) == 1.0  # as files and `--json` have it
+        shown = (show_score(zero, metric), show_change(zero, metric), show_amount(zero, metric))
+        assert not [text for text in (*shown, show_value(zero)) if "-0" in text or "\N{MINUS SIGN}0" in text]

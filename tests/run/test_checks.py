@@ -72,6 +72,18 @@ def test_after_a_search_that_a_budget_has_ended_nothing_is_to_come(run_config: C
             "scoring.code is not used: it belongs to the metric",
         ),
         ({"scoring": {"answer_pattern": "a"}}, "scoring.answer_pattern is not used"),
+        (
+            {"scoring": {"max_new_tokens": 9}},
+            "scoring.max_new_tokens is not used: it belongs to a metric for",
+        ),
+        (
+            {"language": {"model": "minilm"}},
+            "language.model is not used: the preset default reads no prompts",
+        ),
+        (
+            {"scoring": {"metric": ["exact_match", "loss"]}, "search": {"replicates": 2}},
+            "search.replicates is not used: of several objectives",
+        ),
         ({"scoring": {"answer_at": "first"}}, "scoring.answer_at is not used"),
         ({"scoring": {"judge": {"url": "http://x", "model": "m"}}}, "scoring.judge is not used"),
         ({"scoring": {"lm_eval": {"limit": 3}}}, "scoring.lm_eval is not used"),

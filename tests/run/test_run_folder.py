@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conftest import Loracle
 from places import TESTS
 
 from loracle.commands.demo import make_demo
@@ -257,6 +258,7 @@ BEST, FINAL = "best/adapter_model.safetensors", "final/winner/outcome.json"
         ),
         *((name, away, []) for name in ("report.md", "progress.png", "best/recipe.yaml", "notices.json")),
         *((name, away, []) for name in ("config.yaml", "trials", "final/winner/log.txt")),
+        *(("config.yaml", damage, []) for damage in (truncate, nonsense)),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
@@ -293,6 +295,52 @@ def test_what_is_missing_or_damaged_is_made_again_and_nothing_else(
         assert after[file] == before[file]
     lost = {"trials", "final/winner/log.txt"} - set(after)
     assert not before.keys() - after.keys() - {n for n in before if any(n.startswith(part) for part in lost)}
+
+
+def test_files_of_trials_that_are_gone_are_told(run_config: Callable[..., Path]) -> None:
+    config = load_config(run_config(search={"trials": 3}))
+    assert "trial_files_missing" not in [notice.name for notice in tune(config).notices]
+    away(config.output / "trials" / "0000" / "items.jsonl")
+    away(config.output / "trials" / "0002")
+    (said,) = [notice.text for notice in tune(config).notices if notice.name == "trial_files_missing"]
+    assert said.startswith("files of 2 trials are gone (trials/0000, trials/0002): logs and results of items")
+    assert said in (config.output / "report.md").read_text()
+
+
+def test_a_setting_that_changed_is_refused_where_the_recorded_config_is_damaged(
+    run_config: Callable[..., Path], said: Callable[..., str]
+) -> None:
+    config = load_config(run_config(search={"trials": 1}))
+    tune(config)
+    recorded = config.output / "config.yaml"
+    for damage in (nonsense, away):
+        damage(recorded)
+        with pytest.raises(StudyError, match=r"training\.epochs=1\.0, here it is 2\.0"):
+            tune(load_config(run_config(search={"trials": 1}, training={"epochs": 2})))
+    nonsense(recorded)
+    told = said("show", config.output, refused=True)
+    assert "config.yaml" in told
+    assert "loracle tune with the one that the run was begun with makes it again" in told
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("name", "folder"), [("best", False), ("report.md", True), ("trials", False)])
+def test_a_place_that_the_run_needs_is_refused_before_anything_is_trained(
+    name: str, folder: bool, run_config: Callable[..., Path], loracle: Loracle
+) -> None:
+    path = run_config(search={"trials": 1})
+    output = load_config(path).output
+    output.mkdir()
+    (output / ".lock").touch()  # Loracle's own
+    if folder:
+        (output / name).mkdir()
+    else:
+        (output / name).write_text("mine")
+    for command in ("tune", "doctor"):
+        code, out, err = loracle(command, path)
+        assert code == 2
+        assert f"{output / name}: is a {'folder' if folder else 'file'} where the run makes a" in out + err
+    assert not (output / "journal.log").exists()
 
 
 def test_a_winner_that_failed_is_not_trained_again_and_again(

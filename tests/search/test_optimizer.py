@@ -580,8 +580,9 @@ def test_the_size_of_a_model_changes_what_is_tried() -> None:
     assert small > 2 * large
     numeric = PRESETS["numeric"]
     assert with_parameters(numeric, 7e9) == numeric  # it has no prior that could know
-    with pytest.raises(ConfigError, match="parameters is how many"):
-        Optimizer(space, parameters=-1)
+    for parameters in (-1, "7b"):
+        with pytest.raises(ConfigError, match="parameters is how many"):
+            Optimizer(space, parameters=parameters)  # type: ignore[arg-type]
 
 
 def test_where_all_scores_are_equal_the_first_is_used() -> None:

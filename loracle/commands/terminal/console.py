@@ -94,6 +94,6 @@ def say_json(content: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(finite(content), allow_nan=False) + "\n")
 
 
-def error_line(error: BaseException) -> str:
+def error_line(error: BaseException | str) -> str:
     """One line for stderr."""
     return f"loracle: {escape.printable(' '.join(str(error).split()))}\n"

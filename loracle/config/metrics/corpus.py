@@ -21,7 +21,7 @@ class _Corpus(Metric):
         return np.array([rating_of(item, self.name) for item in items], dtype=np.float64)
 
     def number(self, reading: float) -> str:
-        return f"{reading:.1f}"
+        return f"{reading:z.1f}"
 
 
 class Bleu(_Corpus):

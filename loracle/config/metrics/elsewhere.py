@@ -70,7 +70,7 @@ class JudgeRating(Metric):
     unit = "points"
 
     def number(self, reading: float) -> str:
-        return f"{reading:.2f}"
+        return f"{reading:z.2f}"
 
 
 class MathEquivalence(Share):

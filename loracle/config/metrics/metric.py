@@ -119,7 +119,7 @@ class Metric:
 
     def read(self, value: float) -> float:
         """A score as the metric reads."""
-        return -value if self.less_is_better else value
+        return (-value if self.less_is_better else value) + 0.0  # no zero has a sign
 
     def show(self, value: float) -> str:
         """A score in words, with its unit."""
@@ -127,7 +127,7 @@ class Metric:
 
     def number(self, reading: float) -> str:
         """What the metric reads, without its unit."""
-        return f"{reading:.6g}"
+        return f"{reading:z.6g}"
 
 
 class Share(Metric):
@@ -139,7 +139,7 @@ class Share(Metric):
         return f"{self.number(value)} %"
 
     def number(self, reading: float) -> str:
-        return f"{100 * reading:.1f}"
+        return f"{100 * reading:z.1f}"
 
 
 def note_rating(item: dict[str, Any], name: str, rating: Any, *, optimised: bool) -> None:
@@ -159,6 +159,6 @@ def rating_of(item: Item, name: str) -> Any:
 def show_loss(loss: float, decimals: int = 4) -> str:
     """A loss with its decimals; a huge one, or one that they would make zero, as a power of ten."""
     if 0.5 * 10**-decimals <= abs(loss) < _LARGE or loss == 0 or not math.isfinite(loss):
-        return f"{loss:.{decimals}f}"
+        return f"{loss:z.{decimals}f}"
     mantissa, exponent = f"{loss:.{1 if abs(loss) < 1 else 3}e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"

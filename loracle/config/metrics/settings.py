@@ -61,6 +61,8 @@ class HarnessConfig(Section):
     chat_template: bool = False
 
 
+_WRITTEN = 64  # tokens, where nobody says how many
+
 _JUDGING = """Rate the answer to a question from {lowest} (useless) to {highest} (perfect).
 
 Question:
@@ -134,7 +136,7 @@ class ScoringConfig(Section):
     choices: list[str] | None = (
         None  # for a metric that needs them, where examples have no `choices` of their own
     )
-    max_new_tokens: Count = 64
+    max_new_tokens: Count = _WRITTEN
     allow_code_execution: bool = False  # of what the model writes
     judge: JudgeConfig | None = None
     code: CodeConfig | None = None
@@ -165,6 +167,7 @@ class ScoringConfig(Section):
             for name, given, read, belongs in (
                 ("choices", self.choices, "choices" in needs, "choice_accuracy and choice_macro_f1"),
                 ("answer_pattern", self.answer_pattern, "writing" in needs, written),
+                ("max_new_tokens", self.max_new_tokens != _WRITTEN, "writing" in needs, written),
                 ("answer_at", self.answer_at != "last", self.answer_pattern, "an answer_pattern"),
                 ("judge", self.judge, "judge" in names, "the metric judge"),
                 ("code", self.code, "pass_at_1" in names, "the metric pass_at_1"),

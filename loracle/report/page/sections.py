@@ -274,7 +274,7 @@ def _prior(found: Findings) -> Part:
         word = word or ("disagrees" if prior.agreement < -0.2 else "says little")
         said.append(
             f"The prior, fitted to other tasks, {word} with what was seen: rank correlation "
-            f"{prior.agreement:.2f} over {len(prior.expected)} trials."
+            f"{prior.agreement:z.2f} over {len(prior.expected)} trials."
         )
     said.append(
         f"How much the search trusts it: {show_share(prior.weight_before)} before the first trial, "

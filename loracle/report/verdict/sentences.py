@@ -167,7 +167,7 @@ def _by_all(comparison: Comparison, metric: str) -> str:
 
 def show_gain(gain: float) -> str:
     """A relative gain in per cent, never rounded to nothing."""
-    return f"{100 * gain:.0f} %" if abs(gain) >= 0.01 else f"{100 * gain:.2g} %"
+    return f"{100 * gain:.0f} %" if abs(gain) >= 0.01 else f"{100 * gain:z.2g} %"
 
 
 def _winner_failed(comparison: Comparison, metric: str) -> str:
