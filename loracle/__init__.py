@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # so that editors and type checkers know the names too
     from loracle.errors import LoracleError as LoracleError
     from loracle.records.space import Knob as Knob
     from loracle.records.space import SearchSpace as SearchSpace
+    from loracle.records.space import UserBeliefs as UserBeliefs
     from loracle.records.space import default_space as default_space
     from loracle.records.space import paper_space as paper_space
     from loracle.records.trial import Failure as Failure
@@ -41,6 +42,7 @@ _HOME = {
     "RunConfig": "config.settings",
     "SearchSpace": "records.space",
     "Trial": "records.trial",
+    "UserBeliefs": "records.space",
     "build_features": "language.features",
     "default_space": "records.space",
     "load_config": "config.loading",

@@ -36,7 +36,7 @@ from loracle.errors import ConfigError, SpaceError, StudyError
 from loracle.own_trainer.guards import reading_of
 from loracle.records.events import Listener, TrialFinished, TrialStarted
 from loracle.records.failures import failure_of
-from loracle.records.space import SearchSpace, default_space, with_alpha
+from loracle.records.space import SearchSpace, UserBeliefs, default_space, with_alpha
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.run.identity import Identity
 from loracle.run.search import Search
@@ -46,7 +46,7 @@ from loracle.run.storage.study import Study
 from loracle.search.observations import blame, crashed_in_a_row, suspects, value_of
 from loracle.search.optuna_sampler.parameters import knobs_of, numbers_at, spelled
 from loracle.search.optuna_sampler.ranges import space_on
-from loracle.search.presets import get_preset, with_data, with_parameters
+from loracle.search.presets import get_preset, with_beliefs, with_data, with_parameters
 from loracle.text.escape import printable
 from loracle.text.files import write_atomically
 
@@ -85,6 +85,13 @@ class _Names:
     knobs: Mapping[str, str]
     distributions: Mapping[str, BaseDistribution]
 
+    def held(self, beliefs: UserBeliefs | Mapping[str, Any]) -> UserBeliefs:
+        """What is held likely, by knob. Raises SpaceError where it cannot be held of the space."""
+        said = beliefs if isinstance(beliefs, UserBeliefs) else UserBeliefs.of(beliefs)
+        said = said.renamed(self.knobs)
+        said.doubts(self.space)
+        return said
+
     def params(self, index: int) -> dict[str, Any]:
         if not self.knobs:
             return with_alpha(self.space.config(index))
@@ -110,6 +117,7 @@ def search(
     parameters: float | None = None,
     guards: Mapping[str, Mapping[str, Any]] | None = None,
     fraction: float = 1.0,
+    beliefs: UserBeliefs | Mapping[str, Any] | None = None,
     seed: int = 0,
     listen: Listener = lambda event: None,
 ) -> Found:
@@ -124,26 +132,27 @@ def search(
         metric: key of what `evaluate()` returns.
         direction: `minimize` or `maximize`; None: by the metric's name, losses are minimised.
         folder: where trials are kept; None: nowhere, and the search cannot be continued.
-        preset: a preset that reads no prompts.
+        preset: one that reads no prompts.
         parameters: how many the base model has, such as 7e9; None: the first trials show how large it is.
         guards: what must not be lost, by keys of what `evaluate()` returns; each with `tolerance` (a number,
-            or a part of what the base model has, "2 %", which is the default), `direction` (by the name, as
-            with `metric`) and `base`, what the base model has; without it the first trainer evaluates before
-            it trains. A config that loses more is not recommended while others keep it.
+            or a part of what the base model has, "2 %", the default), `direction` (as with `metric`), and
+            `base`, what the base model has; else the first trainer evaluates before it trains.
         fraction: of the data that `make_trainer` trains on, where the config is for a training on all of it.
+        beliefs: held likely beforehand: `{"lr": "around 1e-4", "lora_r": "at least 32"}`, or `UserBeliefs`.
         seed: makes the search repeatable.
         listen: told of each trial that begins and ends.
 
-    A trial that raises is a failure of its kind: out of memory, or crashed; a value that is not finite is
-    `diverged`. Three crashes in a row end the search, or a warning names the value that explains them.
+    A trial that raises is out of memory, or crashed; a value that is not finite is `diverged`. Three crashes
+    in a row end the search, or a warning names the value that explains them.
 
     Raises:
-        SpaceError: a space that is none.
+        SpaceError: a space that is none, or a belief about what it does not have.
         ConfigError: no such preset or direction, or `evaluate()` gives no such metric.
         StudyError: the folder belongs to another search, or the trainer crashes for every config.
     """
-    chosen = with_data(with_parameters(get_preset(preset, language=False), parameters), fraction)
     sign, names = _sign(metric, direction), _names(space)
+    chosen = with_beliefs(get_preset(preset, language=False), names.held(beliefs or {}))
+    chosen = with_data(with_parameters(chosen, parameters), fraction)
     watched = _Watched.of(guards or {})
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None else folder)
@@ -151,11 +160,15 @@ def search(
         stack.enter_context(run_lock(place))
         identity = Identity(watched.contents | _scored_by(metric, sign))
         study = stack.enter_context(open_study(place, names.space, identity=identity))
-        train = partial(_run, study, make_trainer=make_trainer, metric=metric, sign=sign)
-        train = partial(train, watched=replace(watched, path=place / "guards.json"))
+        watched = replace(watched, path=place / "guards.json")
+        train = partial(_run, study, make_trainer=make_trainer, metric=metric, sign=sign, watched=watched)
         chooser = Search(names.space, chosen, None, seed)
         history = _train_all(study, names, chooser, train, trials, listen)
-    if (best := chooser.leader(history)) is None:
+    return _found(names, history, chooser.leader(history), sign)
+
+
+def _found(names: _Names, history: History, best: Trial | None, sign: float) -> Found:
+    if best is None:
         raise SpaceError("no trial has succeeded, so there is nothing to recommend")
     return Found(names.params(best.index), sign * value_of(best), _told(names, history))
 

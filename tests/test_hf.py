@@ -131,3 +131,11 @@ def test_what_cannot_be_searched_is_refused_in_one_line(tmp_path: Path) -> None:
         hf.search(Stub, SPACE, trials=2, folder=tmp_path, metric="eval_accuracy")
     with pytest.raises(StudyError, match="space"):
         hf.search(Stub, {**SPACE, "lora_r": [4, 8]}, trials=2, folder=tmp_path)
+
+
+def test_beliefs_are_in_the_users_own_names() -> None:
+    hf.search(Stub, SPACE, trials=2)
+    hf.search(Stub, SPACE, trials=2, beliefs={"lora_r": "at most 4"})
+    assert [made["lora_r"] for made in Stub.made] == [16, 16, 16, 4]
+    with pytest.raises(SpaceError, match="learning_rates is no knob of the space"):
+        hf.search(Stub, SPACE, trials=2, beliefs={"learning_rates": "around 3e-5"})

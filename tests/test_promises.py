@@ -50,6 +50,14 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_page::test_a_page_is_one_well_formed_file_that_asks_for_nothing",
     ),
     "![the beginning of report.html": ("test_browser::test_pictures_of_a_report_are_small_and_whole",),
+    "What you know already, `beliefs` tells the search in words": (
+        "test_runs_with_beliefs::test_a_run_says_what_its_beliefs_did",
+    ),
+    "It moves the first trials and is corrected by their scores": (
+        "test_user_beliefs::test_the_first_config_that_is_chosen_goes_by_it",
+        "test_user_beliefs::test_right_or_wrong_ten_trials_find_what_is_good",
+        "test_beliefs_measured::test_the_pages_quote_what_was_measured",
+    ),
     # -- the start of the page
     "The same on a pretrained model and real text": (
         "test_real_model::test_a_file_that_is_not_the_published_one_is_refused",

@@ -183,6 +183,8 @@ def _place(location: tuple[int | str, ...]) -> list[int | str]:
     """Where in the file an error is. Pydantic adds the branch of a union, which users have no key for."""
     if location[:1] == ("guard",) and len(location) > 2 and location[2] in _GUARDS:  # behind the guard's name
         location = (*location[:2], *location[3:])
+    if location[:2] == ("beliefs", "knobs"):
+        location = ("beliefs", *location[2:])
     return [
         part for part in location if part not in _BRANCHES and not str(part).startswith(("literal[", "list["))
     ]

@@ -22,6 +22,7 @@ from loracle.config.metrics.settings import ScoringConfig as ScoringConfig
 from loracle.config.metrics.settings import check_pattern
 from loracle.config.placeholders import check_environment, check_names, check_placeholders, split_command
 from loracle.config.section import Count, Fraction, Number, Section
+from loracle.config.space import BeliefsConfig
 from loracle.config.space import KnobConfig as KnobConfig
 from loracle.config.space import SpaceConfig as SpaceConfig
 from loracle.config.training.plan import named_setting
@@ -246,6 +247,7 @@ class RunConfig(Section):
     trust_remote_code: bool = False
     threads: Annotated[int, Field(gt=0, le=_MANY)] | None = None  # CPU threads; None: all
     space: SpaceConfig = SpaceConfig()
+    beliefs: BeliefsConfig = BeliefsConfig()
     objective: ObjectiveConfig | None = None
     training: Annotated[TrainingConfig, Field(validate_default=True)] = TrainingConfig()
     scoring: ScoringConfig = ScoringConfig()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from loracle.config.knobs import KNOBS
-from loracle.config.section import Number, Section
-from loracle.records.space import Scale
+from loracle.config.section import Number, Section, knob_value
+from loracle.errors import SpaceError
+from loracle.records.space import Scale, Statement, UserBeliefs, Value
 from loracle.records.standard_settings import SCALES
 
 _WHOLE = ("rank", "batch_size")
@@ -119,3 +120,45 @@ def _values_of_range(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         between.append(round(value) if name in _WHOLE else float(f"{value:.3g}"))
     values = [low, *sorted({value for value in between if low < value < high}), high]
     return {"values": values, "scale": scale, "explanation": given.get("explanation", "")}
+
+
+# -- what is held likely of it ----------------------------------------------------------------------
+
+
+def _statement(value: Any) -> Any:
+    """Refuses what is no belief."""
+    value = knob_value(value)
+    if isinstance(value, list | dict):
+        raise ValueError(f"input should be a value, or a belief in words; got {value!r}")
+    try:
+        Statement.parse(value)
+    except SpaceError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+class BeliefsConfig(Section):
+    """Statements on knobs, which stand beside the other keys or under `knobs`, and configs that are known."""
+
+    knobs: dict[str, Annotated[Value, BeforeValidator(_statement)]] = Field(default_factory=dict)
+    good: list[dict[str, Number]] = Field(default_factory=list)
+    bad: list[dict[str, Number]] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_full(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or not isinstance(content.get("knobs", {}), dict):
+            return content
+        beside = {name: value for name, value in content.items() if name not in cls.model_fields}
+        rest = {name: value for name, value in content.items() if name in cls.model_fields}
+        return {**rest, "knobs": {**content.get("knobs", {}), **beside}}
+
+    @field_validator("good", "bad", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+    @property
+    def said(self) -> UserBeliefs:
+        """As the search reads them."""
+        return UserBeliefs.of(self.knobs, self.good, self.bad)

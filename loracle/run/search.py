@@ -11,7 +11,7 @@ import numpy as np
 from loracle.config.knobs import KNOBS, check_knobs
 from loracle.config.settings import RunConfig, build_space
 from loracle.config.training.plan import plan_training, settings_with
-from loracle.errors import ConfigError
+from loracle.errors import ConfigError, SpaceError
 from loracle.records.contents import PARAMETERS, PART, PRIOR, file_hash
 from loracle.records.events import Believed
 from loracle.records.notices import Notice
@@ -27,6 +27,7 @@ from loracle.search.presets import (
     EnsembleSettings,
     Preset,
     get_preset,
+    with_beliefs,
     with_data,
     with_earlier_prior,
     with_parameters,
@@ -182,6 +183,10 @@ def search_space(config: RunConfig, n_rows: int | None) -> SearchSpace:
             raise ConfigError(f"standard: {error}") from None
     for seed_config in config.search.seed_configs or []:
         space.nearest(seed_config)
+    try:
+        config.beliefs.said.doubts(space)
+    except SpaceError as error:
+        raise SpaceError(f"beliefs: {error}") from None
     return space
 
 
@@ -265,6 +270,7 @@ def run_preset(config: RunConfig, contents: Mapping[str, str] | None = None) -> 
     preset = with_standard(preset, config.standard)
     if config.search.seed_configs is not None:
         preset = replace(preset, seed_configs=tuple(config.search.seed_configs))
+    preset = with_beliefs(preset, config.beliefs.said)
     contents = contents or {}
     if contents.get(PRIOR) == file_hash(EARLIER):
         return with_earlier_prior(preset)

@@ -12,7 +12,7 @@ from loracle.config.settings import RunConfig
 from loracle.config.training.plan import steps_of
 from loracle.records.notices import Notice
 from loracle.records.sizes import Sizes
-from loracle.records.space import SearchSpace, Value, number, same_value, with_alpha
+from loracle.records.space import SearchSpace, UserBeliefs, Value, number, same_value, with_alpha
 from loracle.records.trial import History
 from loracle.report.wording import show_config, show_value
 from loracle.search.observations import suspects
@@ -40,6 +40,7 @@ def search_notices(
     """
     return (
         *_unused(config, space),
+        *_beliefs(config, space),
         *_fewer_candidates(config, space),
         *_never_tried(space),
         *_moved(config, space),
@@ -88,6 +89,20 @@ def _unused(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
     ):
         for name, belongs in settings.unused():
             yield Notice("search", "unused_setting", f"{place}.{name} is not used: it belongs to {belongs}")
+
+
+def _beliefs(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
+    """Beliefs that make no difference between candidates."""
+    said = config.beliefs.said
+    alone = [
+        (f"{name}: {value}", UserBeliefs.of({name: value})) for name, value in config.beliefs.knobs.items()
+    ]
+    alone += [(f"good: {show_config(dict(one))}", UserBeliefs(good=(one,))) for one in said.good]
+    alone += [(f"bad: {show_config(dict(one))}", UserBeliefs(bad=(one,))) for one in said.bad]
+    for name, one in alone:
+        if np.ptp(one.doubts(space)) < 1e-3:
+            text = f"beliefs.{printable(name)} makes no difference, as it says the same of all candidates"
+            yield Notice("search", "belief_of_no_use", text)
 
 
 def _fewer_candidates(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:

@@ -6,12 +6,15 @@ a model of the user's size; where that is not known there is one for a small mod
 weights are posterior probabilities of the two, so a task unlike all others is met by a plain Gaussian process
 after about five trials, and nothing is lost.
 
+What the user holds likely (`UserBeliefs`) is one more member of the kind, with a mean that is lower where
+it casts doubt, and half of the weight: trials take it away where the user is wrong (`benchmarks/beliefs.py`).
+
 Notation: n observations, N candidates, k numbers. Outputs are transformed first (`transform_outputs`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -31,6 +34,9 @@ from loracle.search.prior import SHIPPED, Prior, load_prior
 # (`benchmarks/cost.py`). It is as smooth as scores are and grows with the logarithm of the data, as a Wiener
 # process does.
 _DEVIATION = 5.0
+# How much of the weight a member has that believes the user, before the first trial, and by how much a doubt
+# of 1 (a config e times less likely) lowers its mean, for outputs of variance 1.
+_BELIEVED, _DOUBT = 0.5, 0.3
 _NOISE_FLOOR = 1e-3  # of outputs with variance 1: keeps the Cholesky factor exact
 _BLOCK = 2**16  # numbers in a block of covariances: a few of them are in a processor's cache at once
 _NEGLIGIBLE = 1e-12  # weight of a member that changes nothing but the last digits
@@ -58,6 +64,13 @@ class Member:
         self.spread[:NOISE], self.spread[NOISE] = _SPREAD["variances"], _SPREAD["noise"]
         self.spread[MEAN] = _SPREAD["mean"]
         self._factored: tuple[Floats, Floats, Floats] | None = None  # of all observations: y, and its factor
+
+    def believing(self, doubts: Floats) -> Member:
+        """The same before any trial, with a lower mean where the user casts doubt, (N,)."""
+        start = self.start.copy()
+        start[MEAN] = start[MEAN] or 1.0
+        mean = start[MEAN] * self.inputs.mean - _DOUBT * doubts
+        return Member(replace(self.inputs, mean=mean), start, self.deviation)
 
     def fit(self, rows: Rows, y: Floats) -> None:
         """Fits to transformed outputs y (n,) at `rows`."""
@@ -280,7 +293,9 @@ def prior_alone(settings: EnsembleSettings, numbers: Floats) -> Ensemble:
     return fit_ensemble(replace(settings, informed=1.0), numbers, np.zeros(0, dtype=np.int64), np.zeros(0))
 
 
-def fit_ensemble(settings: EnsembleSettings, numbers: Floats, rows: Rows, y: Floats) -> Ensemble:
+def fit_ensemble(
+    settings: EnsembleSettings, numbers: Floats, rows: Rows, y: Floats, doubts: Floats | None = None
+) -> Ensemble:
     """Fits the members to transformed observations and weighs them.
 
     Args:
@@ -288,6 +303,7 @@ def fit_ensemble(settings: EnsembleSettings, numbers: Floats, rows: Rows, y: Flo
         numbers: all candidates as `prior.describe` gives them, (N, k).
         rows: candidates that were observed, (n,), n may be 0; a row may repeat.
         y: their transformed values, (n,).
+        doubts: of the user, of all candidates, (N,); see `UserBeliefs.doubts`.
 
     Raises:
         ModelError: the prior's file cannot be read.
@@ -305,6 +321,8 @@ def fit_ensemble(settings: EnsembleSettings, numbers: Floats, rows: Rows, y: Flo
     if settings.informed < 1:
         inputs = _inputs(settings.prior or SHIPPED, None, numbers.shape[1], numbers.tobytes())
         made.append((1 - settings.informed, _fresh(prior, inputs, deviation)))
+    if doubts is not None:
+        made = list(_with_believers(made, doubts))
     chances, members = zip(*made, strict=True)
     log_weights = np.log(chances)
     if len(rows):
@@ -315,6 +333,16 @@ def fit_ensemble(settings: EnsembleSettings, numbers: Floats, rows: Rows, y: Flo
             log_weights = log_weights + [member.log_posterior(rows, y) for member in members]
     weights = np.exp(log_weights - log_weights.max())
     return Ensemble(members, weights / weights.sum(), rows, y, settings.caution)
+
+
+def _with_believers(made: Sequence[tuple[float, Member]], doubts: Floats) -> Iterator[tuple[float, Member]]:
+    """Beside each informed member, or beside the fresh one where there is no other, one that believes."""
+    for chance, member in made:
+        if member.inputs.learned.shape[1] == 0 and len(made) > 1:
+            yield chance, member
+        else:
+            yield chance * (1 - _BELIEVED), member
+            yield chance * _BELIEVED, member.believing(doubts)
 
 
 def one_thread() -> AbstractContextManager[object]:

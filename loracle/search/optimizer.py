@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import operator
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from loracle.errors import OutcomeError, SpaceError
-from loracle.records.space import Config, SearchSpace
+from loracle.records.space import Config, SearchSpace, UserBeliefs, Value
 from loracle.records.trial import History, Outcome, Trial
 from loracle.search.observations import row_of, suspects
-from loracle.search.presets import PRESETS, Preset, get_preset, with_data, with_parameters
+from loracle.search.presets import PRESETS, Preset, get_preset, with_beliefs, with_data, with_parameters
 from loracle.search.propose import propose, recommend
 from loracle.text.escape import printable
 
@@ -40,11 +41,14 @@ class Optimizer:
         parameters: how many the base model has, such as 7e9; None: the first trials show how large it is.
         fraction: of the data that a trial trains on, where its config is for a training on all of it: the
             smaller, the less a score says of that.
+        beliefs: what is held likely before the first trial, such as `{"learning_rate": "around 1e-4"}`; with
+            configs that are known to be good or bad: `UserBeliefs.of`.
 
     Raises:
-        SpaceError: `space` is no search space, or the seed no whole number.
-        ConfigError: there is no such preset, the number of parameters is no positive number, or the fraction
-            no share.
+        SpaceError: `space` is no search space, the seed no whole number, or a belief speaks of what the space
+            does not have.
+        ConfigError: there is no such preset, the number of parameters is no positive number, the fraction
+            no share, or the preset reads no beliefs.
     """
 
     space: SearchSpace
@@ -54,6 +58,7 @@ class Optimizer:
     history: History = field(default_factory=History)
     parameters: float | None = None
     fraction: float = 1.0
+    beliefs: UserBeliefs | Mapping[str, Value] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.space, SearchSpace):
@@ -63,6 +68,11 @@ class Optimizer:
         if isinstance(self.preset, str):
             self.preset = get_preset(self.preset)
         self.preset = with_data(with_parameters(self.preset, self.parameters), self.fraction)
+        if self.beliefs:
+            if not isinstance(self.beliefs, UserBeliefs):
+                self.beliefs = UserBeliefs.of(self.beliefs)
+            self.beliefs.doubts(self.space)
+            self.preset = with_beliefs(self.preset, self.beliefs)
         if _whole(self.seed) is None:
             raise SpaceError(f"seed is a whole number; got {_shown(self.seed)}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from loracle.errors import ConfigError
-from loracle.records.space import Value
+from loracle.records.space import UserBeliefs, Value
 from loracle.records.standard_settings import STANDARD
 from loracle.search.prior import EARLIER
 
@@ -40,6 +40,7 @@ class EnsembleSettings:
             (`benchmarks/calibration.py`). Expected improvement does without: with it, regret was larger.
         fitted_on: observations that parameters are fitted to, at most; beliefs are exact given the parameters
             and all observations, however many. A fit to n takes n^3 steps some 30 times over.
+        beliefs: what the user holds likely; see `ensemble.py`.
     """
 
     informed: float = 0.8
@@ -49,6 +50,7 @@ class EnsembleSettings:
     output: str = "half_rank"
     caution: float = 1.3
     fitted_on: int = 150
+    beliefs: UserBeliefs | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,12 @@ class Preset:
         """What its surrogate is made of, if it starts from a prior."""
         settings = self.surrogate
         return settings if isinstance(settings, EnsembleSettings) and settings.informed > 0 else None
+
+    @property
+    def knows_nothing(self) -> bool:
+        """Whether there is nothing to go by before the first trial: no prior, and no beliefs of the user."""
+        settings = self.surrogate
+        return self.informed is None and not (isinstance(settings, EnsembleSettings) and settings.beliefs)
 
 
 def _careful(
@@ -211,6 +219,19 @@ def _as_float(given: object) -> float:
         return float(given)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return math.nan
+
+
+def with_beliefs(preset: Preset, beliefs: UserBeliefs) -> Preset:
+    """The same preset for a user who holds this likely.
+
+    Raises:
+        ConfigError: the preset reads no beliefs.
+    """
+    if not beliefs:
+        return preset
+    if not isinstance(preset.surrogate, EnsembleSettings):
+        raise ConfigError("beliefs: this preset reads none; default and numeric do")
+    return replace(preset, surrogate=replace(preset.surrogate, beliefs=beliefs))
 
 
 def with_earlier_prior(preset: Preset) -> Preset:

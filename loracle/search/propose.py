@@ -170,7 +170,7 @@ class Beliefs:
         found = observed(space, history)
         settings = preset.surrogate
         y = transform_outputs(found.values, found.diverged, settings.output)
-        if preset.informed is None and found.rows.size == 0:
+        if preset.knows_nothing and found.rows.size == 0:
             return cls(preset, found, y, None)
         feasibility = _feasibility(space, history)
         asked = (space.fingerprint, settings, found.rows.tobytes(), y.tobytes(), seed)
@@ -248,7 +248,8 @@ def _fit(
     if isinstance(preset.surrogate, EnsembleSettings):
         from loracle.search.ensemble import fit_ensemble
 
-        return fit_ensemble(preset.surrogate, describe(space), rows, y)
+        doubts = preset.surrogate.beliefs.doubts(space) if preset.surrogate.beliefs else None
+        return fit_ensemble(preset.surrogate, describe(space), rows, y, doubts)
     from loracle.search.language_gp import fit_surrogate  # the one that needs torch
 
     coordinates = space.coordinates(space.candidates)

@@ -1,5 +1,7 @@
 """Search spaces: knobs whose values are numbers in order, or names, and the configs that they make."""
 
+from loracle.records.space.beliefs import Statement as Statement
+from loracle.records.space.beliefs import UserBeliefs as UserBeliefs
 from loracle.records.space.knob import MOST_NAMES as MOST_NAMES
 from loracle.records.space.knob import NUMERIC as NUMERIC
 from loracle.records.space.knob import Knob as Knob

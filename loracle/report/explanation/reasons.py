@@ -23,6 +23,7 @@ from loracle.report.explanation.records import (
     Next,
     PriorWord,
     Proposal,
+    UsersWord,
 )
 from loracle.report.findings.beliefs import understand
 from loracle.report.findings.records import Chosen
@@ -117,6 +118,7 @@ class Reasons:
             self._expected(beliefs, trial.index),
             self._nearest(telling, trial.index),
             self._prior(beliefs, trial.index),
+            self._users(trial.index),
             None if trial.outcome is None or trial.outcome.value is None else self._read(trial.outcome.value),
             None if failure is None else str(failure.kind),
             trial.outcome.broken if trial.outcome else (),
@@ -175,6 +177,13 @@ class Reasons:
         share = float((mean > mean[row_of(self.space, index)]).mean())
         assert isinstance(beliefs.surrogate, Ensemble)
         return PriorWord(share, beliefs.surrogate.informed)
+
+    def _users(self, index: int) -> UsersWord | None:
+        settings = self._asked.surrogate
+        if not isinstance(settings, EnsembleSettings) or not settings.beliefs:
+            return None
+        doubts = settings.beliefs.doubts(self.space)
+        return UsersWord(str(settings.beliefs), float((doubts < doubts[row_of(self.space, index)]).mean()))
 
     # -- all of them ----------------------------------------------------------------------------------
 

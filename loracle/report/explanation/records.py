@@ -68,6 +68,19 @@ class PriorWord:
 
 
 @dataclass(frozen=True)
+class UsersWord:
+    """What the user holds likely, and what it says of a config.
+
+    Attributes:
+        said: in words.
+        share: of all candidates, that are likelier by it.
+    """
+
+    said: str
+    share: float
+
+
+@dataclass(frozen=True)
 class Proposal:
     """Why a trial was made.
 
@@ -78,7 +91,7 @@ class Proposal:
         known: trials that had said something before it.
         again: whether the search, asked again with the trials before this one, chooses the same; None where
             it cannot be asked, as its belief reads prompts.
-        expected, prior: None where there was nothing to go by.
+        expected, prior, beliefs: None where there was nothing to go by.
         nearest: None for the first.
         score: what came of it; None: it failed, or is not over.
         failure: its kind.
@@ -93,6 +106,7 @@ class Proposal:
     expected: Expected | None
     nearest: Evidence | None
     prior: PriorWord | None
+    beliefs: UsersWord | None
     score: float | None
     failure: str | None
     broken: tuple[str, ...] = ()

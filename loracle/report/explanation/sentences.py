@@ -63,6 +63,9 @@ def proposal_lines(proposal: Proposal, metric: str) -> Iterator[str]:
         if word.share == 0:
             said = "The prior alone expects more of no other candidate"
         yield f"{said}; its weight was {show_share(word.weight)}."
+    if proposal.beliefs is not None:
+        user = proposal.beliefs
+        yield f"By what you hold likely ({user.said}), {show_share(user.share)} of candidates are likelier."
     yield _outcome(proposal, metric)
 
 

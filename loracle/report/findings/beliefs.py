@@ -162,17 +162,21 @@ class Understanding:
         ranks = np.searchsorted(ordered, expected) / len(ordered)
         values = [trial.outcome.value if trial.outcome else None for trial in kept]
         scores = [None if value is None else float(self._read(value)) for value in values]
+        seen_values = np.array([-np.inf if value is None else value for value in values])
         now = self.ensemble.belief(at=looked).mean
+        held = self.settings.beliefs
         return PriorCheck(
             tuple(
                 Expectation(trial.number, float(rank), score)
                 for trial, rank, score in zip(kept, ranks, scores, strict=True)
             ),
-            _spearman(expected, np.array([-np.inf if value is None else value for value in values])),
+            _spearman(expected, seen_values),
             self.ensemble.informed,
             self.settings.informed,
             self._config(int(looked[np.argmax(mean)])),
             self._config(self._best(looked, now)),
+            str(held or ""),
+            _spearman(-held.doubts(self.space)[rows[known]], seen_values) if held else None,
         )
 
     # -- as good, and cheaper -------------------------------------------------------------------------

@@ -175,6 +175,8 @@ class PriorCheck:
         favourite: the config that the prior alone would have chosen.
         favourite_now: the candidate that is believed to be best now, tried or not, of those that likely keep
             every guard.
+        said: what the user holds likely, in words; empty: nothing.
+        said_agreement: as `agreement`, of that.
     """
 
     expected: tuple[Expectation, ...]
@@ -183,6 +185,8 @@ class PriorCheck:
     weight_before: float
     favourite: Config
     favourite_now: Config
+    said: str = ""
+    said_agreement: float | None = None
 
 
 @dataclass(frozen=True)

@@ -269,15 +269,15 @@ def _prior(found: Findings) -> Part:
         return section("prior", "Prior", "What the prior said", why=why)
     prior = found.prior
     said = []
-    if prior.agreement is not None:
-        word = "agrees well" if prior.agreement > 0.5 else "agrees a little" if prior.agreement > 0.2 else ""
-        word = word or ("disagrees" if prior.agreement < -0.2 else "says little")
-        said.append(
-            f"The prior, fitted to other tasks, {word} with what was seen: rank correlation "
-            f"{prior.agreement:z.2f} over {len(prior.expected)} trials."
-        )
+    for what, agreement in (
+        ("The prior, fitted to other tasks,", prior.agreement),
+        (text(f"What you hold likely ({prior.said})"), prior.said_agreement),
+    ):
+        if agreement is not None:
+            seen = f"rank correlation {agreement:z.2f} over {len(prior.expected)} trials"
+            said.append(f"{what} {wording.agrees(agreement)} with what was seen: {seen}.")
     said.append(
-        f"How much the search trusts it: {show_share(prior.weight_before)} before the first trial, "
+        f"How much the search trusts the prior: {show_share(prior.weight_before)} before the first trial, "
         f"{show_share(prior.weight)} now."
     )
     before, now = shown_knobs(prior.favourite), shown_knobs(prior.favourite_now)

@@ -1,0 +1,189 @@
+"""What a user holds likely before any trial: `learning_rate: around 1e-4`, configs that are good or bad."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from loracle.errors import SpaceError
+from loracle.records.space.knob import Knob, Value, number
+from loracle.records.space.search_space import SearchSpace, with_alpha
+from loracle.text.escape import printable
+
+Floats = npt.NDArray[np.float64]
+
+LARGEST = 3.0  # doubt that one statement casts on a config, at most: a twentieth of the likeliest
+_WIDTH = 0.15  # standard deviation of what a statement on a number says, in ranges of the knob
+_NEAR = 0.25  # of what a config says of its neighbours
+
+FORMS = "around V, at least V, at most V, between A and B, probably V, not V"
+_FORM = re.compile(r"(around|at least|at most|between|probably|not)\s+(.+)", re.IGNORECASE | re.DOTALL)
+_ORDERED = ("around", "at least", "at most", "between")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What is held likely of one knob.
+
+    Attributes:
+        kind: the words that it begins with.
+        values: one, or the two ends of `between`.
+    """
+
+    kind: str
+    values: tuple[Value, ...]
+
+    @classmethod
+    def parse(cls, text: Any) -> Statement:
+        """From words; a value alone is probably the right one.
+
+        Raises:
+            SpaceError: it has another form, or a number is missing.
+        """
+        if not isinstance(text, str):
+            return cls("probably", (text,))
+        found = _FORM.fullmatch(text.strip())
+        if found is None:
+            if " " in text.strip():
+                raise SpaceError(f"{printable(text, 60)} is no belief; write {FORMS}")
+            return cls("probably", (_read(text.strip()),))
+        kind = found[1].lower()
+        parts = re.split(r"\s+and\s+", found[2].strip()) if kind == "between" else [found[2].strip()]
+        values = tuple(map(_read, parts))
+        if kind in _ORDERED and any(isinstance(value, str) for value in values):
+            raise SpaceError(f"{printable(text, 60)}: {kind} takes numbers; of names say probably V or not V")
+        if kind == "between" and (len(values) != 2 or not number(values[0]) < number(values[1])):
+            raise SpaceError(f"{printable(text, 60)}: write between A and B, A below B")
+        return cls(kind, values)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {' and '.join(f'{v:g}' if not isinstance(v, str) else v for v in self.values)}"
+
+    def doubts(self, knob: Knob) -> Floats:
+        """How unlikely it makes each of the knob's n values, (n,): 0 to `LARGEST`, the logarithm of how many
+        times as likely the likeliest is.
+
+        Raises:
+            SpaceError: it speaks of a value that the knob does not have, or of an order that names lack.
+        """
+        if self.kind in ("probably", "not"):
+            own = np.arange(len(knob.values)) == knob.position(self.values[0])
+            return np.where(own == (self.kind == "not"), LARGEST, 0.0)
+        if knob.named:
+            raise SpaceError(f"{knob.name} has names, which have no order: say probably V or not V")
+        low, high = (None, self.values[0]) if self.kind == "at most" else (self.values[0], self.values[-1])
+        away = np.zeros(len(knob.values))
+        if low is not None:
+            away = np.where(knob.numbers < number(low), knob.distances(low), away)
+        if self.kind != "at least":
+            away = np.where(knob.numbers > number(high), knob.distances(high), away)
+        return np.minimum(LARGEST, 0.5 * (away / _WIDTH) ** 2)
+
+
+@dataclass(frozen=True)
+class UserBeliefs:
+    """What a user holds likely, of knobs and of whole configs.
+
+    Attributes:
+        knobs: statements by knob; `alpha` may be one of a space that has rank and alpha_ratio.
+        good, bad: configs known to do well and badly; each may leave knobs out.
+    """
+
+    knobs: tuple[tuple[str, Statement], ...] = ()
+    good: tuple[tuple[tuple[str, Value], ...], ...] = ()
+    bad: tuple[tuple[tuple[str, Value], ...], ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        knobs: Mapping[str, Any],
+        good: Sequence[Mapping[str, Value]] = (),
+        bad: Sequence[Mapping[str, Value]] = (),
+    ) -> UserBeliefs:
+        """From words and configs as users write them. Raises like `Statement.parse`, with the knob's name."""
+        statements = []
+        for name, text in knobs.items():
+            try:
+                statements.append((name, Statement.parse(text)))
+            except SpaceError as error:
+                raise SpaceError(f"{name}: {error}") from None
+        plain = (tuple(tuple(config.items()) for config in configs) for configs in (good, bad))
+        return cls(tuple(statements), *plain)
+
+    def renamed(self, names: Mapping[str, str]) -> UserBeliefs:
+        """The same with other names of knobs; those that are in no key stay."""
+
+        def pairs(given: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
+            return tuple((names.get(name, name), value) for name, value in given)
+
+        return UserBeliefs(pairs(self.knobs), tuple(map(pairs, self.good)), tuple(map(pairs, self.bad)))
+
+    def __bool__(self) -> bool:
+        return bool(self.knobs or self.good or self.bad)
+
+    def __str__(self) -> str:
+        said = [f"{name} {statement}" for name, statement in self.knobs]
+        for word, configs in (("good", self.good), ("bad", self.bad)):
+            if configs:
+                said.append(f"{len(configs)} config{'s' * (len(configs) > 1)} known to be {word}")
+        return printable(", ".join(said), 300)
+
+    def doubts(self, space: SearchSpace) -> Floats:
+        """How unlikely all of it makes each of the N candidates, (N,): the sum of what is said.
+
+        Raises:
+            SpaceError: a knob that the space lacks, or see `Statement.doubts`.
+        """
+        places = dict(zip(space.names, space.positions(space.candidates), strict=True))
+        total = np.zeros(len(space.candidates))
+        for name, statement in self.knobs:
+            knob, place = _knob(space, name, places)
+            total += statement.doubts(knob)[place]
+        if self.good:
+            total += LARGEST * (1 - reduce(np.maximum, (_likeness(space, c, places) for c in self.good)))
+        if self.bad:
+            total += LARGEST * reduce(np.maximum, (_likeness(space, c, places) for c in self.bad))
+        return total
+
+
+def _read(text: str) -> Value:
+    """A number where it reads as a finite one, else a name."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+            return value if math.isfinite(value) else text
+    return text
+
+
+Places = dict[str, npt.NDArray[np.int64]]
+
+
+def _knob(space: SearchSpace, name: str, places: Places) -> tuple[Knob, npt.NDArray[np.int64]]:
+    """A knob, and where each candidate stands on it."""
+    if name in places:
+        return space[name], places[name]
+    values = space.values(space.candidates)
+    if name not in values:
+        raise SpaceError(f"{printable(name, 60)} is no knob of the space; there are {', '.join(space.names)}")
+    distinct, place = np.unique(values[name], return_inverse=True)  # alpha
+    return Knob(name, tuple(distinct.tolist()), "log2"), place
+
+
+def _likeness(space: SearchSpace, config: tuple[tuple[str, Value], ...], places: Places) -> Floats:
+    """1 at a config, less the farther from it, (N,); knobs that it leaves out make no difference."""
+    full = with_alpha(dict(config))
+    if "alpha" in full and "alpha_ratio" in full:
+        del full["alpha" if "alpha_ratio" in places else "alpha_ratio"]
+    away = np.zeros(len(space.candidates))
+    for name, value in full.items():
+        knob, place = _knob(space, name, places)
+        away += (knob.distances(value)[place] / _NEAR) ** 2
+    return np.asarray(np.exp(-0.5 * away))

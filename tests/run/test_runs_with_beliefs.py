@@ -1,0 +1,78 @@
+"""A run that is told what its user holds likely: what it says of it, and that it keeps to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from loracle.config.loading import load_config
+from loracle.errors import ConfigError, SpaceError, StudyError
+from loracle.run.tune import tune
+
+TRAINER = """
+import math
+
+
+def score(config, **other):
+    return -abs(math.log10(config["learning_rate"]) + 4)
+"""
+
+
+def written(folder: Path, beliefs: dict[str, Any], **search: Any) -> Path:
+    (folder / "trainer.py").write_text(TRAINER)
+    content = {
+        "objective": {"function": "trainer:score", "direction": "maximize"},
+        "space": {"rank": [8, 16, 32, 64], "alpha_ratio": 2, "dropout": 0, "batch_size": 16},
+        "beliefs": beliefs,
+        "search": {"trials": 5, **search},
+        "output": "run",
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def test_a_run_says_what_its_beliefs_did(tmp_path: Path, said: Callable[..., str]) -> None:
+    beliefs = {"learning_rate": "around 1e-4", "dropout": "probably 0", "good": [{"rank": 32}]}
+    path = written(tmp_path, beliefs)
+    result = tune(load_config(path))
+    second = result.space.config(result.history.trials[1].index)
+    assert float(second["learning_rate"]) <= 3e-4
+    told = [notice.text for notice in result.notices if notice.name == "belief_of_no_use"]
+    assert told == ["beliefs.dropout: probably 0 makes no difference, as it says the same of all candidates"]
+    words = "learning_rate around 0.0001, dropout probably 0, 1 config known to be good"
+    explained = said("explain", tmp_path / "run", 1)
+    assert f"By what you hold likely ({words}), " in explained
+    (proposal,) = json.loads(said("explain", tmp_path / "run", 1, "--json"))["proposals"]
+    assert proposal["beliefs"]["said"] == words
+    assert proposal["beliefs"]["share"] < 0.2
+    said("report", tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert f"What you hold likely ({words}) agrees a little with what was seen: rank correlation" in page
+
+
+def test_what_the_space_lacks_and_a_preset_that_reads_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match=r"^beliefs: lr is no knob of the space; there are rank"):
+        tune(load_config(written(tmp_path, {"lr": "around 1e-4"})))
+    path = written(tmp_path, {"rank": "at least 32"}, preset="paper")
+    content = yaml.safe_load(path.read_text()) | {"language": {"model": "minilm"}}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(ConfigError, match="beliefs: this preset reads none; default and numeric do"):
+        tune(load_config(path))
+
+
+def test_a_run_keeps_the_beliefs_that_it_began_with(tmp_path: Path) -> None:
+    before = tune(load_config(written(tmp_path, {"rank": "at least 32"}, trials=3)))
+    with pytest.raises(StudyError, match=r"beliefs\.knobs\.rank='at least 32', now 'at most 8'"):
+        tune(load_config(written(tmp_path, {"rank": "at most 8"})))
+    after = tune(load_config(written(tmp_path, {"rank": "at least 32"})))
+    assert after.history.trials[:3] == before.history.trials
+    other = tmp_path / "other"
+    other.mkdir()
+    whole = tune(load_config(written(other, {"rank": "at least 32"})))
+    assert [trial.index for trial in whole.history.trials] == [trial.index for trial in after.history.trials]
