@@ -64,6 +64,11 @@ class Statement:
             raise SpaceError(f"{printable(text, 60)}: write between A and B, A below B")
         return cls(kind, values)
 
+    @property
+    def exact(self) -> bool:
+        """Whether it is about one value, and not about how near others are."""
+        return self.kind in ("probably", "not")
+
     def __str__(self) -> str:
         return f"{self.kind} {' and '.join(f'{v:g}' if not isinstance(v, str) else v for v in self.values)}"
 
@@ -74,7 +79,7 @@ class Statement:
         Raises:
             SpaceError: it speaks of a value that the knob does not have, or of an order that names lack.
         """
-        if self.kind in ("probably", "not"):
+        if self.exact:
             own = np.arange(len(knob.values)) == knob.position(self.values[0])
             return np.where(own == (self.kind == "not"), LARGEST, 0.0)
         if knob.named:

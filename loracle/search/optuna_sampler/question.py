@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from optuna.distributions import BaseDistribution
+from optuna.samplers import PartialFixedSampler
+from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from loracle.config.spellings import SPELLINGS, meant_by
-from loracle.records.space import Number, SearchSpace
+from loracle.errors import SpaceError
+from loracle.records.space import Knob, Number, SearchSpace, UserBeliefs, Value
 from loracle.search.optuna_sampler import suggestions
 from loracle.search.optuna_sampler.parameters import (
     Seen,
@@ -24,6 +28,7 @@ from loracle.search.optuna_sampler.parameters import (
 )
 from loracle.search.optuna_sampler.ranges import space_on
 from loracle.search.optuna_sampler.suggestions import Asked
+from loracle.text.escape import printable
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,45 @@ class Scene:
                 if number is not None:
                     found[knob] = number
         return found
+
+    def held(self, beliefs: UserBeliefs) -> UserBeliefs:
+        """What is held likely, in the words of the space: parameters that have not been asked for, or have
+        one value, are left out, and a number is the nearest one that the search has.
+
+        Raises:
+            SpaceError: a choice that a parameter does not have.
+        """
+        statements = []
+        for name, statement in beliefs.knobs:
+            knob = self.knobs.get(name, name)
+            if knob in self.space.names and statement.exact:
+                (value,) = statement.values
+                try:
+                    number = self.numbers({name: value})[knob]
+                except (KeyError, ValueError):
+                    shown = printable(f"{name}: {value}", 100)
+                    raise SpaceError(f"beliefs.{shown} is none of its choices") from None
+                statement = replace(statement, values=(_nearest(self.space[knob], number),))
+            if knob in self.space.values([0]):
+                statements.append((knob, statement))
+        configs = (tuple(map(self._config, kind)) for kind in (beliefs.good, beliefs.bad))
+        return UserBeliefs(tuple(statements), *configs)
+
+    def strangers(self, beliefs: UserBeliefs) -> list[str]:
+        """Names in them that no parameter has, so far."""
+        known = {*self.knobs, *self.knobs.values(), *suggestions.names_of(self.space)}
+        said = [name for pairs in (beliefs.knobs, *beliefs.good, *beliefs.bad) for name, _ in pairs]
+        return [printable(name, 60) for name in dict.fromkeys(said) if name not in known]
+
+    def _config(self, given: tuple[tuple[str, Value], ...]) -> tuple[tuple[str, Value], ...]:
+        numbers = self.numbers(dict(given)).items()
+        return tuple((name, _nearest(self.space[name], n)) for name, n in numbers if name in self.space.names)
+
+
+def _nearest(knob: Knob, number: Number) -> Value:
+    """The value of a knob that a number of a trial stands for, or the nearest one."""
+    away = np.abs(knob.numbers - number) if knob.named else knob.distances(number)
+    return knob.values[int(np.argmin(away))]
 
 
 @dataclass(frozen=True)
@@ -183,3 +227,13 @@ def beyond(question: Question) -> str:
         f". So far it asked for {', '.join(narrow)}, and the space holds more: if the range of its "
         "first parameter widens from now on, call optimize again; if another does, begin a new study"
     )
+
+
+def fixed_by_others(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    """What a trial's parameters are whatever is chosen: enqueued, given already, or fixed by a sampler."""
+    fixed: dict[str, Any] = {}
+    sampler = study.sampler
+    while isinstance(sampler, PartialFixedSampler):
+        fixed |= sampler._fixed_params
+        sampler = sampler._base_sampler
+    return {**fixed, **trial.system_attrs.get("fixed_params", {}), **trial.params}

@@ -20,17 +20,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import TrialPruned
-from optuna.samplers import BaseSampler, PartialFixedSampler, TPESampler
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.samplers._base import _process_constraints_after_trial
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from loracle.config.spellings import SPELLINGS, meant_by
 from loracle.errors import SpaceError
-from loracle.records.space import Number, SearchSpace
+from loracle.records.space import Number, SearchSpace, UserBeliefs
 from loracle.records.trial import FAILURE_KEY
-from loracle.search.belief import Floats
-from loracle.search.observations import Mask
 from loracle.search.optuna_sampler import suggestions
 from loracle.search.optuna_sampler.history import (
     crashes,
@@ -51,9 +49,16 @@ from loracle.search.optuna_sampler.parameters import (
     texts_of,
     was_interrupted,
 )
-from loracle.search.optuna_sampler.question import Scene, beyond, exhausted, question_of, scene_of
+from loracle.search.optuna_sampler.question import (
+    Scene,
+    beyond,
+    exhausted,
+    fixed_by_others,
+    question_of,
+    scene_of,
+)
 from loracle.search.optuna_sampler.ranges import USUAL
-from loracle.search.presets import Preset, get_preset, with_data, with_parameters
+from loracle.search.presets import Preset, get_preset, with_beliefs, with_data, with_parameters
 from loracle.search.propose import propose, recommend, seed_indices
 from loracle.text.escape import printable
 
@@ -91,6 +96,8 @@ class LoracleSampler(BaseSampler):
         parameters: how many the base model has, such as 7e9: small models want larger steps. None: the first
             trials show which it is.
         fraction: of the data that a trial trains on, where its config is for a training on all of it.
+        beliefs: what is held likely before the first trial, by parameter: `{"lr": "around 1e-4"}`; with
+            configs that are known to be good or bad: `UserBeliefs.of`.
         features: language features of the candidates (`loracle.build_features`), for presets that read
             prompts; they need a space, and then parameters that it lacks go to the independent sampler.
         seed: makes the search repeatable; None draws one.
@@ -116,6 +123,7 @@ class LoracleSampler(BaseSampler):
         preset: str | Preset = "default",
         parameters: float | None = None,
         fraction: float = 1.0,
+        beliefs: UserBeliefs | Mapping[str, Any] | None = None,
         features: Features | None = None,
         seed: int | None = None,
         independent_sampler: BaseSampler | None = None,
@@ -129,6 +137,8 @@ class LoracleSampler(BaseSampler):
             raise SpaceError("features are of a space's candidates: name the space, too")
         self._space = space
         self._preset = with_data(with_parameters(preset, parameters), fraction)
+        self._beliefs = beliefs if isinstance(beliefs, UserBeliefs) else UserBeliefs.of(beliefs or {})
+        with_beliefs(self._preset, self._beliefs)  # raises where it reads none
         self._features = features
         self._seed = secrets.randbits(31) if seed is None else seed
         self._searches_own = independent_sampler is None and features is None
@@ -182,7 +192,9 @@ class LoracleSampler(BaseSampler):
         scene = scene_of(trials_of(study), self._space, {}, own=self._searches_own)
         rows = suggestions.rows_of(scene.trials, scene.space, scene.asked)
         history = history_at(study, scene.space, scene.asked, rows)
-        index = recommend(scene.space, history, self._preset, features=self._features, seed=self._seed)
+        index = recommend(
+            scene.space, history, self._believing(study, scene), features=self._features, seed=self._seed
+        )
         value = {t.number: t.outcome.value for t in history.succeeded if t.index == index and t.outcome}
         best = max(value, key=lambda number: (value[number], -number))
         return dict(study.trials[best].params)
@@ -232,6 +244,12 @@ class LoracleSampler(BaseSampler):
         trials = trials_of(study, before=trial.number)
         return scene_of(trials, self._space, now, own=self._searches_own)
 
+    def _believing(self, study: Study, scene: Scene) -> Preset:
+        if scene.asked.names and (strange := scene.strangers(self._beliefs)):
+            said = f"beliefs: the objective has not asked for {', '.join(strange)}, which is left out so far"
+            self._say_once(study, "beliefs", said)
+        return with_beliefs(self._preset, scene.held(self._beliefs))
+
     def _number(
         self, study: Study, trial: FrozenTrial, scene: Scene, knob: str, distribution: BaseDistribution
     ) -> Number | None:
@@ -261,7 +279,8 @@ class LoracleSampler(BaseSampler):
         moved = self._move(trial, scene, config, knob, distribution)
         if moved is None:  # constraints: no config has one of these values and those given before
             return suggestions.closest(space, knob, number, values)
-        storage.set_trial_system_attr(trial._trial_id, CONFIG_KEY, {**config, **_config_at(space, moved)})
+        config = {**config, **suggestions.config_at(space, moved)}
+        storage.set_trial_system_attr(trial._trial_id, CONFIG_KEY, config)
         return float(column[moved])
 
     def _claim(
@@ -275,7 +294,7 @@ class LoracleSampler(BaseSampler):
         (name,) = (name for name, meant in scene.knobs.items() if meant == knob)
         for _ in range(_ROUNDS):
             row = self._choose(study, trial, scene, knob, distribution, place)
-            config = _config_at(scene.space, row)
+            config = suggestions.config_at(scene.space, row)
             study._storage.set_trial_system_attr(trial._trial_id, CONFIG_KEY, config)
             others = trials_of(study, before=trial.number)
             rivals = [t for t in others if t.system_attrs.get(CONFIG_KEY) == config]
@@ -300,16 +319,17 @@ class LoracleSampler(BaseSampler):
     ) -> int:
         """The row of the config for a trial whose first knob is asked for, after `place` better ones."""
         space = scene.space
-        question = question_of(scene, {knob: (distribution,)}, scene.numbers(_fixed_by_others(study, trial)))
+        question = question_of(scene, {knob: (distribution,)}, scene.numbers(fixed_by_others(study, trial)))
         asked, mine, left = question.asked, question.searched, question.left
         self._few_left = not asked.names or int(left.sum()) <= _FEW
         column = suggestions.columns(space)[knob]
         if not asked.names:
-            left = _apart(left, column, [*question.rows.values()])
+            left = suggestions.apart(left, column, [*question.rows.values()])
         seeds = [numbers_at(space, index) for index in seed_indices(space, self._preset.seed_configs)]
         rows = [suggestions.nearest_row(space, seed, mine) for seed in seeds]
         preset = replace(
-            self._preset, seed_configs=tuple(space.config(int(space.candidates[row])) for row in rows)
+            self._believing(study, scene),
+            seed_configs=tuple(space.config(int(space.candidates[row])) for row in rows),
         )
         history = history_at(study, space, asked, question.rows, self._seed)
         for values, said in crashes(study, scene, history).items():
@@ -317,7 +337,7 @@ class LoracleSampler(BaseSampler):
         ask = partial(propose, space, history, preset, features=self._features, seed=self._seed, strict=False)
         chosen = ask(n=place + 1 if asked.names else 1, allowed=left)
         for _ in range(0 if asked.names else place):  # all that tells trials apart is this knob
-            left = _apart(left, column, np.searchsorted(space.candidates, chosen).tolist())
+            left = suggestions.apart(left, column, np.searchsorted(space.candidates, chosen).tolist())
             chosen = ask(n=1, allowed=left)
         if chosen:
             return int(np.searchsorted(space.candidates, chosen[-1]))
@@ -423,28 +443,3 @@ def _levels() -> int:
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("loracle", "optuna"):
         frame, level = frame.f_back, level + 1
     return level
-
-
-def _config_at(space: SearchSpace, row: int) -> dict[str, Number]:
-    """The config at a row, in numbers."""
-    return numbers_at(space, int(space.candidates[row]))
-
-
-def _apart(left: Mask, column: Floats, rows: Sequence[int]) -> Mask:
-    """Which of the candidates that are left differ from some in the first knob that is asked for.
-
-    Until a trial has finished, the other knobs may not be asked for at all, and then trials that differ
-    in them only would be the same.
-    """
-    apart = left & ~np.isin(column, column[list(rows)])
-    return apart if apart.any() else left
-
-
-def _fixed_by_others(study: Study, trial: FrozenTrial) -> dict[str, Any]:
-    """What a trial's parameters are whatever is chosen: enqueued, given already, or fixed by a sampler."""
-    fixed: dict[str, Any] = {}
-    sampler = study.sampler
-    while isinstance(sampler, PartialFixedSampler):
-        fixed |= sampler._fixed_params
-        sampler = sampler._base_sampler
-    return {**fixed, **trial.system_attrs.get("fixed_params", {}), **trial.params}

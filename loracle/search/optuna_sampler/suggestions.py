@@ -353,3 +353,20 @@ def unreachable(
         concerned = np.isin(representatives(space, before), groups) if before else True
         found |= concerned & ~within(space, {name: (distribution,)})
     return found
+
+
+def config_at(space: SearchSpace, row: int) -> dict[str, Number]:
+    """The config at a row, in numbers."""
+    return numbers_at(space, int(space.candidates[row]))
+
+
+def apart(
+    left: npt.NDArray[np.bool_], column: npt.NDArray[np.float64], rows: Sequence[int]
+) -> npt.NDArray[np.bool_]:
+    """Which of the candidates that are left differ from some in the first knob that is asked for.
+
+    Until a trial has finished, the other knobs may not be asked for at all, and then trials that differ
+    in them only would be the same.
+    """
+    others = left & ~np.isin(column, column[list(rows)])
+    return others if others.any() else left
