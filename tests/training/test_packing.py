@@ -129,6 +129,16 @@ def test_packing_changes_nothing_in_a_training(
             assert (weights[name] - tensor).norm() / tensor.norm() < 1e-5, name
 
 
+def test_rows_that_share_no_pass_train_the_same(packing: Base, encoded: Encoded) -> None:
+    """As where attention keeps the examples of one row apart and no more, so that blocks are read singly."""
+    blocks = in_blocks(encoded, MOST)
+    whole, losses = trained(packing, blocks, CONFIG, micro_batch=8)
+    weights, own = trained(replace(packing, packing="single"), blocks, CONFIG, micro_batch=8)
+    assert np.allclose(own, losses, rtol=1e-5)
+    for name, tensor in whole.items():
+        assert (weights[name] - tensor).norm() / tensor.norm() < 1e-5, name
+
+
 def test_a_batch_has_so_many_blocks_and_counts_their_tokens(packing: Base, encoded: Encoded) -> None:
     blocks = in_blocks(encoded, MOST)
     n = len(blocks)

@@ -194,9 +194,10 @@ def _packing(base: Base, probe: _Probe, alone: list[torch.Tensor]) -> Batching:
             if says_no_memory(error):
                 raise
             reason = f"it does not take position_ids ({one_line(error)})"
+    heeding = getattr(base.model.config, "_attn_implementation", None) in ("sdpa", "eager")
     raise ModelError(
         f"data.packing: {base.name} ({type(base.model).__name__}) does not keep the examples of a row apart: "
-        f"{reason}; leave packing out, or set attention to sdpa or eager"
+        f"{reason}; leave packing out{'' if heeding else ', or set attention to sdpa'}"
     )
 
 
