@@ -6,6 +6,7 @@
     python benchmarks/real/programme.py replay            # other methods on these, 20 seeds; minutes
     python benchmarks/real/programme.py report            # benchmarks/results/real.json, and its tables
     python benchmarks/real/programme.py budgets           # searches with a budget, beside what is stored
+    python benchmarks/real/programme.py again             # searches of a later version, beside what is stored
 
 The parts, each a file or folder of its own in `$LORACLE_REAL_WORK` (default: `build/real`):
 
@@ -339,7 +340,7 @@ def status(chosen: Sequence[Part]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("command", choices=("run", "status", "pack", "replay", "report", "budgets"))
+    parser.add_argument("command", choices=("run", "status", "pack", "replay", "report", "budgets", "again"))
     parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated")
     parser.add_argument("--kinds", default="base,budget,search,peer,proxy,full", help="comma-separated")
     parser.add_argument("--jobs", type=int, default=1)
@@ -362,10 +363,10 @@ def main() -> None:
             from summary import report
 
             report()
-        elif given.command == "budgets":
-            from summary import store_budgets
+        elif given.command in ("budgets", "again"):
+            from summary import store_beside
 
-            store_budgets()
+            store_beside(given.command)
     except fetch.Missing as error:
         sys.exit(f"real: {error}")
 

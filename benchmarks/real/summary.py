@@ -2,6 +2,7 @@
 
     python benchmarks/real/programme.py report
     python benchmarks/real/programme.py budgets
+    python benchmarks/real/programme.py again
 
 Differences on test are paired by item, with 95 % intervals. `cost` is what a search trained in trainings: the
 tokens of all its trials over those of one full training. `cost_in_time` has the seconds of the trials, their
@@ -57,11 +58,8 @@ def task_rows() -> Iterator[Row]:
 
 def budget_rows() -> Iterator[Row]:
     """One row for each search with a budget; `trials` are as many as fitted in."""
-    known = {row["task"]: row["base"] for row in task_rows()}
-    if RESULTS.exists():
-        stored = json.loads(RESULTS.read_text(encoding="utf-8"))["tasks"]
-        known = {row["task"]: row["base"] for row in stored} | known
     for task in TASKS.values():
+        base = Part(task.name, "base", "model").read()
         for seed in SEEDS:
             folder = run_folder(task.name, "budget", seed)
             found = _found(folder, N_TRIALS)
@@ -70,18 +68,21 @@ def budget_rows() -> Iterator[Row]:
             after = json.loads(verdict_file(folder, N_TRIALS).read_text(encoding="utf-8"))
             row = {"task": task.name, "metric": task.metric, "preset": "default", "budget": BUDGET}
             n = len(list(folder.glob("trials/*/outcome.json")))
-            row |= {"trials": n, "seed": seed, "base": known.get(task.name)}
+            row |= {"trials": n, "seed": seed, "base": base and base["test"]["value"]}
             yield {**row, **found, "trainings": after["cost"]["trainings"]}
 
 
-def store_budgets() -> None:
-    """Puts the searches with a budget beside what is stored, in place of those that are there."""
+def store_beside(part: str) -> None:
+    """Puts later searches beside what is stored: those with a budget (`budgets`), or with 10 and 30 trials
+    (`again`)."""
     content = json.loads(RESULTS.read_text(encoding="utf-8"))
-    rows = list(budget_rows())
-    content["budgets"] = {**about("optuna"), "rows": rows}
+    rows = list(budget_rows() if part == "budgets" else task_rows())
+    base = {row["task"]: row["base"] for row in content["tasks"]}
+    rows = [row | {"base": base[row["task"]]} for row in rows]
+    content[part] = {**about("optuna"), "rows": rows}
     write_atomically(RESULTS, json.dumps(content, indent=1) + "\n")
-    columns = ("task", "trials", "seed", "standard", "winner", "relative_gain", "trainings")
-    print_table(rows, (*columns, "difference_low", "difference_high", "seconds", "failed"))
+    columns = ("task", "trials", "seed", "standard", "winner", "relative_gain")
+    print_table(rows, (*columns, "difference_low", "difference_high", "cost", "seconds", "failed"))
 
 
 def _found(folder: Path, n_trials: int) -> Row | None:

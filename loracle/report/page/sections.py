@@ -349,7 +349,7 @@ def _proxy(found: Findings) -> Part:
         for pair in found.proxy
     ]
     note = paragraph(
-        "Trials may use part of the data; final runs use all, where the trainer takes `fraction`."
+        code_in("Trials may use part of the data; final runs use all, where the trainer takes `fraction`.")
         if users
         else "Trials train on part of the data and are scored on validation data; final trainings use all, "
         "and are scored once, on test data."
