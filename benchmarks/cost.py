@@ -16,6 +16,11 @@ on the first so many. `budget`: ends before it costs more than so many full trai
 `suggest`: no trial, the config that the prior expects most of. `all data`: each trial is a full training.
 Peers: random and TPE with 10 or 3 random trials, as `thorough`; and Optuna's pruners of successive halving
 (ASHA) and Hyperband with TPE on 3, 10, 30 and 100 %, charged as if a training went on where it was stopped.
+`pasha`: Syne Tune's, in an environment of its own (`pasha_process.py`), 30 configs drawn at random. It wants
+a score after each of 27 epochs, so that its rungs are at those shares; between them scores are interpolated
+over the logarithm of the share, and not charged for. Added to what is there by
+
+    LORACLE_SYNE_TUNE=.../bin/python python benchmarks/cost.py run --seeds 20 --pasha
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ import gzip
 import json
 import multiprocessing
 import warnings
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +44,7 @@ import optuna
 import torch
 from fidelities import FRACTIONS, ITEMS, PACKED
 from landscape_data import OWN, Floats, Landscape, by_config, read_rows, real_landscapes, row_landscapes
+from other_process import OtherProcess
 from scipy.stats import spearmanr
 from search import about
 from search_methods import FACTORY, LoracleMethod, Method, Start, ensemble, methods, table_space
@@ -49,6 +56,7 @@ LOG = RESULTS.with_suffix(".jsonl")
 VISIBLE = 0.7  # share of the candidates that a seed sees
 PROXY, TRIALS, BUDGETS = 0.1, 30, (0.5, 1.0, 2.0)
 ALL = 0  # items: all of them
+EPOCHS = (1, 3, 9, 27)  # of PASHA, at the recorded shares
 REFERENCE, CHEAP = "thorough", "30 items, 5 trials"  # what `search.budget: 0.5` alone comes to
 REDRAWN = 2000  # bootstrap samples
 
@@ -243,8 +251,7 @@ def _pruned(name: str, task: Recorded, landscape: Landscape, pruner: Any, seed: 
         place, before, value = task.landscape.place(index), 0.0, np.nan
         state = optuna.trial.TrialState.COMPLETE
         for fraction in FRACTIONS:
-            scoring = task.costs[fraction, ALL] - fraction / FRACTIONS[-1] * _training(task)
-            cost += (fraction - before) * _training(task) + scoring
+            cost += (fraction - before) * _training(task) + _scoring(task, fraction)
             examples += task.examples[fraction] - (task.examples[before] if before else 0)
             before, value = fraction, float(task.values[fraction, ALL][place])
             if np.isnan(value):
@@ -259,20 +266,66 @@ def _pruned(name: str, task: Recorded, landscape: Landscape, pruner: Any, seed: 
     return row(name, landscape, best[2], cost, examples, TRIALS)
 
 
+def pasha(task: Recorded, landscape: Landscape, seed: int) -> Iterator[dict[str, Any]]:
+    """PASHA until it asks for another config than the first 30; what has the best score at the largest share
+    is recommended, as with the other pruners."""
+    space = landscape.space
+    coordinates = space.coordinates(landscape.candidates)
+    process = OtherProcess("LORACLE_SYNE_TUNE", "pasha_process.py")
+    process.say({"sizes": [len(knob.values) for knob in space], "epochs": EPOCHS[-1], "seed": seed})
+    cost, examples = 0.0, 0
+    best: tuple[float, float, int] = (-1.0, -np.inf, int(landscape.candidates[0]))
+    begun: dict[int, tuple[int, int]] = {}  # by trial: its config, and its last epoch
+    while True:
+        process.say({})
+        asked = process.hear()
+        number = asked["trial"]
+        if number not in begun and len(begun) == TRIALS:
+            return (yield row("pasha", landscape, best[2], cost, examples, TRIALS))
+        if number not in begun:
+            wanted = int(np.ravel_multi_index(tuple(asked["at"]), space.shape))
+            tried = [index for index, _ in begun.values()]
+            free = np.flatnonzero(~np.isin(landscape.candidates, tried))
+            distance = np.abs(coordinates[free] - space.coordinates([wanted])).sum(axis=1)
+            begun[number] = int(landscape.candidates[free[np.argmin(distance)]]), 0
+        index, epoch = begun[number]
+        scores = [float(task.values[fraction, ALL][task.landscape.place(index)]) for fraction in FRACTIONS]
+        goes_on = True
+        while goes_on:
+            epoch += 1
+            begun[number] = index, epoch
+            value = float(np.interp(np.log(epoch), np.log(EPOCHS), scores))
+            failed = np.isnan(scores[bisect_left(EPOCHS, epoch)])
+            if epoch in EPOCHS:
+                rung = EPOCHS.index(epoch)
+                before = FRACTIONS[rung - 1] if rung else 0.0
+                cost += (FRACTIONS[rung] - before) * _training(task) + _scoring(task, FRACTIONS[rung])
+                examples += task.examples[FRACTIONS[rung]] - (task.examples[before] if rung else 0)
+                if not failed:
+                    best = max(best, (FRACTIONS[rung], scores[rung], index))
+            process.say({"trial": number, "epoch": epoch, "value": None if failed else value})
+            goes_on = process.hear()
+
+
+def _scoring(task: Recorded, fraction: float) -> float:
+    """What scoring all items costs after a training on such a share."""
+    return task.costs[fraction, ALL] - fraction / FRACTIONS[-1] * _training(task)
+
+
 def _training(task: Recorded) -> float:
     """The share of a full training's cost that is not scoring."""
     return (task.costs[1.0, ALL] - task.costs[PROXY, ALL]) / (1.0 - PROXY)
 
 
-def _work(job: tuple[str, int]) -> list[dict[str, Any]]:
+def _work(job: tuple[str, int, bool]) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    name, seed = job
+    name, seed, pasha_alone = job
     task = recorded()[name]
     landscape = visible(task, seed)
+    makers = (pasha,) if pasha_alone else (ours, peers)
     return [
-        {"task": name, "seed": seed, **found}
-        for found in (*ours(task, landscape, seed), *peers(task, landscape, seed))
+        {"task": name, "seed": seed, **found} for maker in makers for found in maker(task, landscape, seed)
     ]
 
 
@@ -281,9 +334,13 @@ def _work(job: tuple[str, int]) -> list[dict[str, Any]]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs what is missing."""
-    done = {(found["task"], found["seed"]) for found in _log()}
-    jobs = [(task, s) for s in range(arguments.seeds) for task in recorded() if (task, s) not in done]
+    known = [found for found in _log() if (found["method"] == "pasha") == arguments.pasha]
+    done = {(found["task"], found["seed"]) for found in known}
+    pairs = [(task, seed) for seed in range(arguments.seeds) for task in recorded()]
+    jobs = [(*pair, arguments.pasha) for pair in pairs if pair not in done]
     print(f"{len(jobs)} tasks and seeds to do", flush=True)
+    if not LOG.exists():  # in a new clone what is stored is not in it
+        LOG.write_text("".join(json.dumps(found) + "\n" for found in _log()))
     with multiprocessing.get_context("fork").Pool(arguments.jobs) as pool, LOG.open("a") as log:
         for rows in pool.imap_unordered(_work, jobs):
             log.write("".join(json.dumps(found) + "\n" for found in rows))
@@ -299,7 +356,7 @@ def _log() -> list[dict[str, Any]]:
 def _table(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """By method: regret and cost a task, means with an interval, and the difference to the reference."""
     values: dict[str, dict[tuple[str, int], dict[str, Any]]] = defaultdict(dict)
-    for found in rows:
+    for found in sorted(rows, key=lambda one: (one["task"], one["seed"])):  # intervals are of this order
         values[found["method"]][found["task"], found["seed"]] = found
     tasks = sorted({found["task"] for found in rows})
     table = {}
@@ -437,6 +494,7 @@ def main(given: Sequence[str] | None = None) -> None:
     runner = commands.add_parser("run")
     runner.add_argument("--seeds", type=int, default=20)
     runner.add_argument("--jobs", type=int, default=1)
+    runner.add_argument("--pasha", action="store_true", help="this peer alone, beside what is there")
     runner.set_defaults(action=run)
     commands.add_parser("show").set_defaults(action=show)
     arguments = parser.parse_args(given)
