@@ -189,6 +189,8 @@ class LoracleSampler(BaseSampler):
         """
         if len(study.directions) > 1:
             raise SpaceError("of several objectives no config is the best; see study.best_trials")
+        if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+            raise SpaceError("no trial has succeeded, so there is nothing to recommend")
         scene = scene_of(trials_of(study), self._space, {}, own=self._searches_own)
         rows = suggestions.rows_of(scene.trials, scene.space, scene.asked)
         history = history_at(study, scene.space, scene.asked, rows)
