@@ -45,8 +45,17 @@ from loracle.run.storage.opening import open_study
 from loracle.run.storage.study import Study
 from loracle.search.observations import blame, crashed_in_a_row, suspects, value_of
 from loracle.search.optuna_sampler.parameters import knobs_of, numbers_at, spelled
+from loracle.search.optuna_sampler.question import Scene
 from loracle.search.optuna_sampler.ranges import space_on
-from loracle.search.presets import get_preset, with_beliefs, with_data, with_parameters
+from loracle.search.optuna_sampler.suggestions import Asked
+from loracle.search.presets import (
+    EnsembleSettings,
+    Preset,
+    get_preset,
+    with_beliefs,
+    with_data,
+    with_parameters,
+)
 from loracle.text.escape import printable
 from loracle.text.files import write_atomically
 
@@ -88,7 +97,13 @@ class _Names:
     def held(self, beliefs: UserBeliefs | Mapping[str, Any]) -> UserBeliefs:
         """What is held likely, by knob. Raises SpaceError where it cannot be held of the space."""
         said = beliefs if isinstance(beliefs, UserBeliefs) else UserBeliefs.of(beliefs)
-        said = said.renamed(self.knobs)
+        if self.knobs:
+            ranges = {self.knobs[name]: (found,) for name, found in self.distributions.items()}
+            scene = Scene(self.space, self.knobs, (), Asked(frozenset(ranges), ranges, frozenset(), {}))
+            if strange := [name for name in said.names if name not in self.knobs]:
+                there = ", ".join(self.knobs)
+                raise SpaceError(f"beliefs: {printable(strange[0], 60)} is no parameter; there are {there}")
+            said = scene.held(said)
         said.doubts(self.space)
         return said
 
@@ -158,7 +173,7 @@ def search(
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None else folder)
         place.mkdir(parents=True, exist_ok=True)
         stack.enter_context(run_lock(place))
-        identity = Identity(watched.contents | _scored_by(metric, sign))
+        identity = Identity(watched.contents | _scored_by(metric, sign) | _held(chosen))
         study = stack.enter_context(open_study(place, names.space, identity=identity))
         watched = replace(watched, path=place / "guards.json")
         train = partial(_run, study, make_trainer=make_trainer, metric=metric, sign=sign, watched=watched)
@@ -171,6 +186,13 @@ def _found(names: _Names, history: History, best: Trial | None, sign: float) -> 
     if best is None:
         raise SpaceError("no trial has succeeded, so there is nothing to recommend")
     return Found(names.params(best.index), sign * value_of(best), _told(names, history))
+
+
+def _held(preset: Preset) -> dict[str, str]:
+    """What the user holds likely, which a search keeps."""
+    settings = preset.surrogate
+    beliefs = settings.beliefs if isinstance(settings, EnsembleSettings) else None
+    return {"beliefs": repr(beliefs)} if beliefs else {}
 
 
 def _scored_by(metric: str, sign: float) -> dict[str, str]:

@@ -135,7 +135,24 @@ def test_what_cannot_be_searched_is_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_beliefs_are_in_the_users_own_names() -> None:
     hf.search(Stub, SPACE, trials=2)
-    hf.search(Stub, SPACE, trials=2, beliefs={"lora_r": "at most 4"})
-    assert [made["lora_r"] for made in Stub.made] == [16, 16, 16, 4]
-    with pytest.raises(SpaceError, match="learning_rates is no knob of the space"):
-        hf.search(Stub, SPACE, trials=2, beliefs={"learning_rates": "around 3e-5"})
+    for beliefs in ({"lora_r": "at most 4"}, {"optim": "not sgd"}, {"lr": 1e-3}):
+        hf.search(Stub, SPACE, trials=2, beliefs=beliefs)
+    plain, *told = Stub.made[1::2]
+    assert (plain["lora_r"], told[0]["lora_r"]) == (16, 4)
+    assert (plain["optim"], told[1]["optim"]) == ("sgd", "adamw")
+    assert abs(math.log10(told[2]["lr"] / 1e-3)) < 0.05 < abs(math.log10(plain["lr"] / 1e-3))
+    for name in ("learning_rates", "alpha", "dropout"):  # the last two are knobs, but not of this search
+        with pytest.raises(SpaceError, match=f"beliefs: {name} is no parameter; there are lr, lora_r, optim"):
+            hf.search(Stub, SPACE, trials=2, beliefs={name: "around 3e-5"})
+    with pytest.raises(SpaceError, match=r"beliefs\.optim: lion is none of its choices"):
+        hf.search(Stub, SPACE, trials=2, beliefs={"optim": "probably lion"})
+
+
+def test_a_search_keeps_the_beliefs_that_it_began_with(tmp_path: Path) -> None:
+    hf.search(Stub, SPACE, trials=2, folder=tmp_path, beliefs={"lr": "at least 3e-3"})
+    for other in (None, {"lr": "at most 2e-5"}):
+        with pytest.raises(StudyError, match="changed since this run began: beliefs"):
+            hf.search(Stub, SPACE, trials=3, folder=tmp_path, beliefs=other)
+    assert (
+        len(hf.search(Stub, SPACE, trials=3, folder=tmp_path, beliefs={"lr": "at least 0.003"}).trials) == 3
+    )

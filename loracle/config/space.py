@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from loracle.config.knobs import KNOBS
 from loracle.config.section import Number, Section, knob_value
 from loracle.errors import SpaceError
-from loracle.records.space import Scale, Statement, UserBeliefs, Value
+from loracle.records.space import Scale, Statement, UserBeliefs
 from loracle.records.standard_settings import SCALES
 
 _WHOLE = ("rank", "batch_size")
@@ -126,21 +126,20 @@ def _values_of_range(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _statement(value: Any) -> Any:
-    """Refuses what is no belief."""
+    """A belief in its words; refuses what is none."""
     value = knob_value(value)
     if isinstance(value, list | dict):
         raise ValueError(f"input should be a value, or a belief in words; got {value!r}")
     try:
-        Statement.parse(value)
+        return str(Statement.parse(value))  # the same belief reads the same, however it was written
     except SpaceError as error:
         raise ValueError(str(error)) from None
-    return value
 
 
 class BeliefsConfig(Section):
     """Statements on knobs, which stand beside the other keys or under `knobs`, and configs that are known."""
 
-    knobs: dict[str, Annotated[Value, BeforeValidator(_statement)]] = Field(default_factory=dict)
+    knobs: dict[str, Annotated[str, BeforeValidator(_statement)]] = Field(default_factory=dict)
     good: list[dict[str, Number]] = Field(default_factory=list)
     bad: list[dict[str, Number]] = Field(default_factory=list)
 

@@ -183,6 +183,7 @@ def search_space(config: RunConfig, n_rows: int | None) -> SearchSpace:
             raise ConfigError(f"standard: {error}") from None
     for seed_config in config.search.seed_configs or []:
         space.nearest(seed_config)
+    with_beliefs(get_preset(config.search.preset), config.beliefs.said)  # raises where it reads none
     try:
         config.beliefs.said.doubts(space)
     except SpaceError as error:

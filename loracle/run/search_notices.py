@@ -103,6 +103,9 @@ def _beliefs(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
         if np.ptp(one.doubts(space)) < 1e-3:
             text = f"beliefs.{printable(name)} makes no difference, as it says the same of all candidates"
             yield Notice("search", "belief_of_no_use", text)
+    if len(alone) > 1 and np.ptp(said.doubts(space)) < 1e-3:
+        text = "beliefs make no difference together, as they say the same of all candidates"
+        yield Notice("search", "belief_of_no_use", text)
 
 
 def _fewer_candidates(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:

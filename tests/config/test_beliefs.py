@@ -15,7 +15,7 @@ def test_statements_stand_beside_the_configs_or_under_knobs() -> None:
     beside = "beliefs:\n  rank: at least 32\n  dropout: 0\n  bad: {rank: 4}\n"
     under = "beliefs: {knobs: {rank: at least 32, dropout: 0}, bad: [{rank: 4}]}\n"
     one, other = (parse_config(MINIMAL + text, "a.yaml").beliefs for text in (beside, under))
-    assert one == other
+    assert one == other == parse_config(MINIMAL + beside.replace("32", "32.0"), "a.yaml").beliefs
     assert one.said == UserBeliefs.of({"rank": "at least 32", "dropout": 0}, bad=[{"rank": 4}])
     assert str(one.said) == "rank at least 32, dropout probably 0, 1 config known to be bad"
     assert not parse_config(MINIMAL, "a.yaml").beliefs.said
@@ -27,7 +27,7 @@ def test_statements_stand_beside_the_configs_or_under_knobs() -> None:
         ("  rank: arround 32", "a.yaml:4: beliefs.rank: arround 32 is no belief; write around V, at least V"),
         ("  rank: [16, 32]", "a.yaml:4: beliefs.rank: input should be a value, or a belief in words"),
         ("  rank: true", "a.yaml:4: beliefs.rank: input should be a number or a name, not true"),
-        ("  rank: between 4", "a.yaml:4: beliefs.rank: between 4: write between A and B"),
+        ("  rank: between 4", "a.yaml:4: beliefs.rank: between 4: write between A and B, A below B"),
         ("  good: 16", "a.yaml:4: beliefs.good: input should be a valid list"),
         ("  good: [16]", "a.yaml:4: beliefs.good"),
         ("  bad: [{rank: true}]", "a.yaml:4: beliefs.bad"),

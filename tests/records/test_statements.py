@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,7 @@ def test_configs_speak_of_their_neighbours_and_of_the_knobs_that_they_name() -> 
     assert good[index] == pytest.approx(0)
     assert bad[index] == pytest.approx(LARGEST)
     np.testing.assert_allclose(good + bad, LARGEST)
+    assert UserBeliefs.of({"good": config}) == UserBeliefs.of({}, good=[config])  # as in a file
     partly = UserBeliefs.of({}, bad=[{"learning_rate": 1e-2}]).doubts(SPACE)
     rates = SPACE.values(SPACE.candidates)["learning_rate"]
     np.testing.assert_allclose(partly[rates == 1e-2], LARGEST)
@@ -88,17 +91,27 @@ def test_several_beliefs_add_up_over_a_whole_space() -> None:
     [
         ({"rank": "arround 16"}, "rank: arround 16 is no belief; write around V, at least V"),
         ({"rank": "at least"}, "rank: at least is no belief"),
-        ({"rank": "around many"}, "rank: around many: around takes numbers"),
+        ({"rank": "around many"}, "rank: around many: around takes finite numbers"),
         ({"rank": "between 8"}, "rank: between 8: write between A and B, A below B"),
         ({"rank": "between 32 and 8"}, "A below B"),
-        ({"rank": "around nan"}, "around takes numbers"),
+        ({"rank": "around nan"}, "around takes finite numbers"),
+        ({"rank": f"at least 1{'0' * 400}"}, "at least takes finite numbers"),
+        ({"rank": None}, "rank: a belief is a value, or words; got None"),
+        ({"rank": True}, "rank: a belief is a value, or words; got True"),
+        ({1: 2}, "1 is no knob of the space"),
+        ({"good": [{"rank": None}]}, "good: a config names a value for some knobs; got {'rank': None}"),
+        ({"bad": [{}]}, "bad: a config names a value for some knobs; got {}"),
+        ({"bad": 3}, "bad: a config names a value for some knobs; got 3"),
+        ({"good": [{"targets": "atention"}]}, "targets='atention' is not in the space.*did you mean"),
+        ({"rnak": 16}, "rnak is no knob of the space; did you mean 'rank'"),
+        ("rank: around 16", "beliefs are said by knob; got 'rank: around 16'"),
         ({"rank": "around -16"}, "rank=-16 cannot stand on a log2 scale"),
         ({"rank": "probably 17"}, r"rank=17 is not in the space; its values are \[4, 8, 16, 32, 64\]"),
         ({"targets": "probably everything"}, "targets='everything' is not in the space"),
         ({"targets": "at least 2"}, "targets has names, which have no order: say probably V or not V"),
-        ({"dropout": "around 0"}, "dropout is no knob of the space; there are rank, alpha_ratio"),
+        ({"dropout": "around 0"}, "dropout is no knob of the space; it has rank, alpha_ratio"),
     ],
 )
-def test_what_is_no_belief_is_refused_by_name(knobs: dict[str, str], words: str) -> None:
+def test_what_is_no_belief_is_refused_by_name(knobs: Any, words: str) -> None:
     with pytest.raises(SpaceError, match=words):
         UserBeliefs.of(knobs).doubts(SPACE)

@@ -56,14 +56,25 @@ def test_a_run_says_what_its_beliefs_did(tmp_path: Path, said: Callable[..., str
     assert f"What you hold likely ({words}) agrees a little with what was seen: rank correlation" in page
 
 
-def test_what_the_space_lacks_and_a_preset_that_reads_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match=r"^beliefs: lr is no knob of the space; there are rank"):
+def test_what_the_space_lacks_and_a_preset_that_reads_none_are_refused(
+    tmp_path: Path, loracle: Callable[..., tuple[int, str, str]]
+) -> None:
+    with pytest.raises(SpaceError, match=r"^beliefs: lr is no knob of the space; it has rank"):
         tune(load_config(written(tmp_path, {"lr": "around 1e-4"})))
     path = written(tmp_path, {"rank": "at least 32"}, preset="paper")
     content = yaml.safe_load(path.read_text()) | {"language": {"model": "minilm"}}
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     with pytest.raises(ConfigError, match="beliefs: this preset reads none; default and numeric do"):
         tune(load_config(path))
+    code, out, _ = loracle("doctor", path)
+    assert code == 2
+    assert "beliefs: this preset reads none; default and numeric do" in out
+
+
+def test_beliefs_that_cancel_each_other_are_told_of(tmp_path: Path) -> None:
+    path = written(tmp_path, {"good": [{"rank": 16}], "bad": [{"rank": 16}]})
+    told = [notice.text for notice in tune(load_config(path)).notices if notice.name == "belief_of_no_use"]
+    assert told == ["beliefs make no difference together, as they say the same of all candidates"]
 
 
 def test_a_run_keeps_the_beliefs_that_it_began_with(tmp_path: Path) -> None:

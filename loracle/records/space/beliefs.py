@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loracle.errors import SpaceError
+from loracle.errors import SpaceError, suggest
 from loracle.records.space.knob import Knob, Value, number
 from loracle.records.space.search_space import SearchSpace, with_alpha
 from loracle.text.escape import printable
@@ -22,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 
 LARGEST = 3.0  # doubt that one statement casts on a config, at most: a twentieth of the likeliest
 _WIDTH = 0.15  # standard deviation of what a statement on a number says, in ranges of the knob
+_HIGHEST = 1e300  # number
 _NEAR = 0.25  # of what a config says of its neighbours
 
 FORMS = "around V, at least V, at most V, between A and B, probably V, not V"
@@ -48,8 +48,10 @@ class Statement:
         Raises:
             SpaceError: it has another form, or a number is missing.
         """
+        if isinstance(text, bool) or not isinstance(text, str | int | float):
+            raise SpaceError(f"a belief is a value, or words; got {printable(repr(text), 60)}")
         if not isinstance(text, str):
-            return cls("probably", (text,))
+            return cls("probably", (_read(str(text)),))
         found = _FORM.fullmatch(text.strip())
         if found is None:
             if " " in text.strip():
@@ -58,10 +60,13 @@ class Statement:
         kind = found[1].lower()
         parts = re.split(r"\s+and\s+", found[2].strip()) if kind == "between" else [found[2].strip()]
         values = tuple(map(_read, parts))
-        if kind in _ORDERED and any(isinstance(value, str) for value in values):
-            raise SpaceError(f"{printable(text, 60)}: {kind} takes numbers; of names say probably V or not V")
-        if kind == "between" and (len(values) != 2 or not number(values[0]) < number(values[1])):
+        texts = any(isinstance(value, str) for value in values)
+        if kind == "between" and (len(values) != 2 or texts or not number(values[0]) < number(values[1])):
             raise SpaceError(f"{printable(text, 60)}: write between A and B, A below B")
+        if kind in _ORDERED and texts:
+            raise SpaceError(
+                f"{printable(text, 60)}: {kind} takes finite numbers; of names say probably V or not V"
+            )
         return cls(kind, values)
 
     @property
@@ -113,23 +118,27 @@ class UserBeliefs:
         good: Sequence[Mapping[str, Value]] = (),
         bad: Sequence[Mapping[str, Value]] = (),
     ) -> UserBeliefs:
-        """From words and configs as users write them. Raises like `Statement.parse`, with the knob's name."""
+        """From words and configs as users write them, which may be among the knobs as in a file.
+
+        Raises:
+            SpaceError: see `Statement.parse`, with the knob's name; or a config is none.
+        """
+        if not isinstance(knobs, Mapping):
+            raise SpaceError(f"beliefs are said by knob; got {printable(repr(knobs), 60)}")
+        said = {"good": good, "bad": bad} | {name: knobs[name] for name in ("good", "bad") if name in knobs}
         statements = []
-        for name, text in knobs.items():
+        for name in (name for name in knobs if name not in said):
             try:
-                statements.append((name, Statement.parse(text)))
+                statements.append((str(name), Statement.parse(knobs[name])))
             except SpaceError as error:
-                raise SpaceError(f"{name}: {error}") from None
-        plain = (tuple(tuple(config.items()) for config in configs) for configs in (good, bad))
-        return cls(tuple(statements), *plain)
+                raise SpaceError(f"{printable(str(name), 60)}: {error}") from None
+        return cls(tuple(statements), _configs("good", said["good"]), _configs("bad", said["bad"]))
 
-    def renamed(self, names: Mapping[str, str]) -> UserBeliefs:
-        """The same with other names of knobs; those that are in no key stay."""
-
-        def pairs(given: tuple[tuple[str, Any], ...]) -> tuple[tuple[str, Any], ...]:
-            return tuple((names.get(name, name), value) for name, value in given)
-
-        return UserBeliefs(pairs(self.knobs), tuple(map(pairs, self.good)), tuple(map(pairs, self.bad)))
+    @property
+    def names(self) -> list[str]:
+        """Of all knobs that they speak of."""
+        pairs = (*self.knobs, *(pair for config in (*self.good, *self.bad) for pair in config))
+        return list(dict.fromkeys(name for name, _ in pairs))
 
     def __bool__(self) -> bool:
         return bool(self.knobs or self.good or self.bad)
@@ -159,12 +168,22 @@ class UserBeliefs:
         return total
 
 
+def _configs(kind: str, given: Any) -> tuple[tuple[tuple[str, Value], ...], ...]:
+    """One config, or several."""
+    configs = [given] if isinstance(given, Mapping) else given
+    for one in configs if isinstance(configs, Sequence) and not isinstance(configs, str) else [given]:
+        values = list(one.values()) if isinstance(one, Mapping) else [None]
+        if not values or any(isinstance(v, bool) or not isinstance(v, str | int | float) for v in values):
+            raise SpaceError(f"{kind}: a config names a value for some knobs; got {printable(repr(one), 60)}")
+    return tuple(tuple(one.items()) for one in configs)
+
+
 def _read(text: str) -> Value:
     """A number where it reads as a finite one, else a name."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             value = kind(text)
-            return value if math.isfinite(value) else text
+            return value if abs(value) <= _HIGHEST else text
     return text
 
 
@@ -177,7 +196,7 @@ def _knob(space: SearchSpace, name: str, places: Places) -> tuple[Knob, npt.NDAr
         return space[name], places[name]
     values = space.values(space.candidates)
     if name not in values:
-        raise SpaceError(f"{printable(name, 60)} is no knob of the space; there are {', '.join(space.names)}")
+        raise SpaceError(f"{printable(name, 60)} is no knob of the space{suggest(name, space.names)}")
     distinct, place = np.unique(values[name], return_inverse=True)  # alpha
     return Knob(name, tuple(distinct.tolist()), "log2"), place
 
@@ -190,5 +209,7 @@ def _likeness(space: SearchSpace, config: tuple[tuple[str, Value], ...], places:
     away = np.zeros(len(space.candidates))
     for name, value in full.items():
         knob, place = _knob(space, name, places)
+        if knob.named:
+            knob.position(value)  # raises where it has no such name
         away += (knob.distances(value)[place] / _NEAR) ** 2
     return np.asarray(np.exp(-0.5 * away))

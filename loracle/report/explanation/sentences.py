@@ -65,7 +65,8 @@ def proposal_lines(proposal: Proposal, metric: str) -> Iterator[str]:
         yield f"{said}; its weight was {show_share(word.weight)}."
     if proposal.beliefs is not None:
         user = proposal.beliefs
-        yield f"By what you hold likely ({user.said}), {show_share(user.share)} of candidates are likelier."
+        some = f"{show_share(user.share)} of candidates are" if user.share else "no candidate is"
+        yield f"By what you hold likely ({user.said}), {some} likelier."
     yield _outcome(proposal, metric)
 
 

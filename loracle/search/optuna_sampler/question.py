@@ -92,8 +92,7 @@ class Scene:
     def strangers(self, beliefs: UserBeliefs) -> list[str]:
         """Names in them that no parameter has, so far."""
         known = {*self.knobs, *self.knobs.values(), *suggestions.names_of(self.space)}
-        said = [name for pairs in (beliefs.knobs, *beliefs.good, *beliefs.bad) for name, _ in pairs]
-        return [printable(name, 60) for name in dict.fromkeys(said) if name not in known]
+        return [printable(name, 60) for name in beliefs.names if name not in known]
 
     def _config(self, given: tuple[tuple[str, Value], ...]) -> tuple[tuple[str, Value], ...]:
         numbers = self.numbers(dict(given)).items()
