@@ -114,6 +114,7 @@ def test_guards_and_early_stopping_are_in_what_is_expected(
     for name, changes in (
         ("guard", guarded),
         ("stopping", {"training": {"epochs": 2.0, "early_stopping": {"patience": 10, "evaluations": 4}}}),
+        ("few scored", {"training": {"epochs": 2.0, "early_stopping": 10}, "validation_limit": 5}),
         ("steps", {"training": {"epochs": None, "max_steps": 12}}),
     ):
         objective = make(**changes)

@@ -35,6 +35,7 @@ class ExpectedTokens:
         item: scoring one validation example.
         n_train, n_validation: how many of both there are.
         beside: scoring what must not be lost, in each training.
+        watch: reading a validation example that is scored for early stopping, as often as that looks.
         item_ends, beside_ends: the same with answers as short, and as long, as they can be.
     """
 
@@ -43,6 +44,7 @@ class ExpectedTokens:
     n_train: int
     n_validation: int
     beside: float = 0.0
+    watch: float = 0.0
     item_ends: tuple[float, float] = (0.0, 0.0)
     beside_ends: tuple[float, float] = (0.0, 0.0)
 
@@ -55,24 +57,26 @@ class ExpectedTokens:
         )
         return first, last
 
-    @property
-    def full(self) -> float:
-        """Training on all data, scored on all validation examples."""
-        return self.training * self.n_train + self.item * self.n_validation + self.beside
+    def full(self, scored: int) -> float:
+        """Training on all data, scored on all validation examples; early stopping reads as many as a trial
+        is scored on (`search_cost.py`)."""
+        every = self.training * self.n_train + self.item * self.n_validation
+        return every + self.watch * scored + self.beside
 
     def cost(self, trained: float, scored: int) -> float:
         """Of a trial, in full trainings; `trained` examples as often as the standard settings see them."""
-        return (self.training * trained + self.item * scored + self.beside) / self.full
+        spent = self.training * trained + (self.item + self.watch) * scored + self.beside
+        return spent / self.full(scored)
 
     def affordable(self, cost: float, most_trained: int, most_scored: int) -> tuple[int, int]:
         """Examples that a trial of this cost trains on, and is scored on: half of it goes into each as long
         as both have a use for it."""
-        tokens = max(0.0, _AIM * cost * self.full - self.beside)
-        scored = min(most_scored, max(LEAST_SCORED, math.floor(tokens / 2 / self.item)))
-        trained = max(LEAST_TRAINED, math.floor((tokens - scored * self.item) / self.training))
+        tokens, item = max(0.0, _AIM * cost * self.full(0) - self.beside), self.item + self.watch
+        scored = min(most_scored, max(LEAST_SCORED, math.floor(tokens / 2 / item)))
+        trained = max(LEAST_TRAINED, math.floor((tokens - scored * item) / self.training))
         if trained > most_trained:
             rest = tokens - most_trained * self.training
-            scored = min(most_scored, max(scored, math.floor(rest / self.item)))
+            scored = min(most_scored, max(scored, math.floor(rest / item)))
         return min(trained, most_trained), scored
 
 
@@ -99,8 +103,8 @@ def expected_tokens(
     if "choices" in needs_of(config.scoring):
         more = [len(rows[i].choices or config.scoring.choices or ()) - 1 for i in validation.positions]
         item += float(validation.counts.mean()) * max(0.0, sum(more) / len(more))
-    if (stopping := plan.settings.early_stopping) is not None:  # goes by all that a trial is scored on
-        item += length * stopping.evaluations
+    stopping = plan.settings.early_stopping  # goes by all that a trial is scored on
+    watch = 0.0 if stopping is None else length * stopping.evaluations
     guarded = [(guard.settings, guard.questions["validation"].encoded) for guard in guards]
     beside = sum(float(rows.lengths.sum()) * _readings(settings) for settings, rows in guarded)
     off = [[len(rows) * end for end in _answers(settings, rows)] for settings, rows in guarded]
@@ -109,7 +113,7 @@ def expected_tokens(
     seen = plan.n_seen / plan.n_examples
     training = float(train.lengths.mean()) * seen
     ends = ((item + shorter, item + longer), (beside + fewer, beside + further))
-    return ExpectedTokens(training, item, len(train), len(validation), beside, *ends)
+    return ExpectedTokens(training, item, len(train), len(validation), beside, watch, *ends)
 
 
 def _answers(scoring: ScoringConfig, rows: Encoded) -> tuple[float, float]:
