@@ -181,20 +181,21 @@ def in_common(space: SearchSpace, history: History, crashed: Iterable[int]) -> d
     }
 
 
-def promising(space: SearchSpace, history: History, free: Mask) -> Mask:
-    """Which of the `free` candidates are likely not to crash, (N,); all where none is.
+def doubtful(space: SearchSpace, history: History) -> Mask:
+    """Which candidates are likely to crash, (N,): they come after all others.
 
-    As long as no config ran, what all that crashed have in common, two or more, is avoided: so it shows
-    whether any config is to blame.
+    As long as no config ran, that is what all that crashed have in common, two or more: so it shows whether
+    any config is to blame.
     """
     crashed = list({trial.index for trial in history.counted if _crashed(trial)})
+    none = np.zeros(len(space.candidates), dtype=bool)
     if len(crashed) < 2:
-        return free
-    good = free & ~crashing(space, history, _DOUBT)
+        return none
     if all(map(_crashed, history.counted)):
-        shared = in_common(space, history, crashed)
-        good = free & ~np.any([*_having(space, crashed[0], shared), np.zeros_like(free)], axis=0)
-    return good if good.any() else free
+        return np.asarray(
+            np.any([*_having(space, crashed[0], in_common(space, history, crashed)), none], axis=0)
+        )
+    return crashing(space, history, _DOUBT)
 
 
 def crashed_in_a_row(ended: Sequence[Trial]) -> list[Trial]:
@@ -214,7 +215,7 @@ def blame(
     """Why a search ends whose last trials, in a `row`, crashed; None where it goes on.
 
     So many in a row are the fault of no config, unless these have values in common that no config that ran
-    has: then the search stays away from them (`promising`), or learns in a few trials more that it has to.
+    has: then the search stays away from them (`doubtful`), or learns in a few trials more that it has to.
 
     Args:
         space, history: of the search.

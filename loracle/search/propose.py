@@ -19,9 +19,9 @@ from loracle.search.belief import Floats, Surrogate
 from loracle.search.observations import (
     Mask,
     Observations,
+    doubtful,
     fitting,
     observed,
-    promising,
     row_of,
     rows_of,
     untried,
@@ -50,7 +50,7 @@ def propose(
 
     Depends on its arguments alone: the same history and seed give the same answer, so a resumed run equals
     one that never stopped. Candidates that are not `allowed`, (N,), are left out, and so is what is at least
-    as large as a config that ran out of memory. What has crashed every time (`promising`) comes after all
+    as large as a config that ran out of memory. What has crashed every time (`doubtful`) comes after all
     else. Seed configs come first, then the best of the acquisition function, one after the other with the
     earlier ones pending. Before the first observation there is only the prior to go by, or chance where the
     preset has none.
@@ -71,24 +71,24 @@ def propose(
             "candidates are untried and fit into memory; stop here or widen the space"
         )
     n = min(n, left)
+    doubted = doubtful(space, history)
     chosen: list[int] = []  # rows
     for index in seed_indices(space, preset.seed_configs):
         row = row_of(space, index)
-        if len(chosen) < n and promising(space, history, free)[row]:
+        if len(chosen) < n and _without(free, doubted)[row]:
             chosen.append(row)
             free[row] = False
     waiting, known = rows_of(space, [trial.index for trial in history.pending])
     belief = None
     while len(chosen) < n:
         belief = belief or Beliefs.of(space, history, preset, features, seed)
-        good = promising(space, history, free)
         if belief.informed:
-            row = belief.best([*waiting[known].tolist(), *chosen], good)
+            row = belief.best([*waiting[known].tolist(), *chosen], _without(free, doubted))
         else:
             # Random configs, different for every position in the run. Interrupted trials do not count, so
             # that a run that was killed goes on as if it had not been.
             generator = np.random.default_rng([seed, taken + len(chosen)])
-            row = int(generator.choice(np.flatnonzero(good)))
+            row = int(generator.choice(np.flatnonzero(_without(free, doubted))))
         chosen.append(row)
         free[row] = False
     return [int(index) for index in space.candidates[chosen]]
@@ -227,6 +227,12 @@ class Beliefs:
 
 
 # -- helpers ----------------------------------------------------------------------------------------
+
+
+def _without(free: Mask, doubted: Mask) -> Mask:
+    """The free ones that are not doubted; all of them where none is."""
+    good = free & ~doubted
+    return good if good.any() else free
 
 
 def _feasibility(space: SearchSpace, history: History) -> Feasibility | None:
