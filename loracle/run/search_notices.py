@@ -94,9 +94,7 @@ def _unused(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
 def _beliefs(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
     """Beliefs that make no difference between candidates."""
     said = config.beliefs.said
-    alone = [
-        (f"{name}: {value}", UserBeliefs.of({name: value})) for name, value in config.beliefs.knobs.items()
-    ]
+    alone = [(f"{name}: {statement}", UserBeliefs(((name, statement),))) for name, statement in said.knobs]
     alone += [(f"good: {show_config(dict(one))}", UserBeliefs(good=(one,))) for one in said.good]
     alone += [(f"bad: {show_config(dict(one))}", UserBeliefs(bad=(one,))) for one in said.bad]
     for name, one in alone:

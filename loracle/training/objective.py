@@ -84,19 +84,18 @@ class TrainingObjective:
         encoded = {name: self._encode(name, part) for name, part in splits.parts.items()}
         self._train = encoded["train"]
         self.n_train = len(self._train)
-        whole = self._rows(self._train)
         self.dropped = {name: part.dropped for name, part in encoded.items()}
         validation = encoded["validation"]
         n_validation = len(validation)
-        self.guards = load_guards(config, base.texts, splits.train)
-        tokens = expected_tokens(config, self._train, validation, splits.validation, self.guards, len(whole))
+        guards = self.guards = load_guards(config, base.texts, splits.train)
+        tokens = expected_tokens(config, self._train, validation, splits.validation, guards, len(self._whole))
         self._size = size = trial_size(config.data, tokens)
         self.n_proxy = size.trained
         if size.scored < n_validation:
             some = proxy_positions(n_validation, size.scored / n_validation, 1, config.search.seed)
             validation = validation.select(some)
             require_enough("validation", size.scored, f"data.validation_limit is {size.scored}")
-        rows = (len(whole), len(self._trained_on()))
+        rows = (len(self._whole), len(self._part))
         cost = trial_cost(config, tokens, size, rows)
         sizes = (self.n_train, self.n_proxy, n_validation, len(validation), len(encoded["test"]))
         self.sizes = Sizes(
@@ -180,7 +179,7 @@ class TrainingObjective:
             scoring=self.config.scoring.model_copy(
                 update={"batch_size": self._scoring_batch(memory, questions, config)}
             ),
-            train=self._trained_on(),
+            train=self._part,
             questions=questions,
             group=self._group,
         )
@@ -237,7 +236,7 @@ class TrainingObjective:
         return build_memory_model(
             self.base,
             kinds[0][1],
-            self._trained_on(),
+            self._part,
             workers=max(1, self.config.execution.workers),
             processes=self.config.processes,
             kinds=kinds,
@@ -248,8 +247,14 @@ class TrainingObjective:
         share = self.n_proxy / self.n_train if fraction is None else fraction
         return proxy_positions(self.n_train, share, 1, self.config.search.seed)
 
-    def _trained_on(self) -> Encoded:
-        """What a trial trains on: examples, or blocks of them."""
+    @cached_property
+    def _whole(self) -> Encoded:
+        """What a training on all data trains on: examples, or blocks of them."""
+        return self._rows(self._train)
+
+    @cached_property
+    def _part(self) -> Encoded:
+        """The same of a trial."""
         return self._rows(self._train.select(self._proxy()))
 
     def _rows(self, examples: Encoded) -> Encoded:
@@ -305,10 +310,9 @@ class TrainingObjective:
     def _full_tokens(self) -> int:
         """Tokens that one training on all data with the standard settings trains on."""
         standard = with_alpha(self.config.standard or STANDARD)
-        rows = self._rows(self._train)
-        plan = plan_training(standard, self.config.training, len(rows))
+        plan = plan_training(standard, self.config.training, len(self._whole))
         order = example_order(plan.n_examples, plan.n_seen, self.config.search.seed)
-        return int(rows.lengths[order].sum())
+        return int(self._whole.lengths[order].sum())
 
     def _watched(
         self, memory: MemoryModel, config: Config, train: Encoded, micro_batch: int
@@ -378,7 +382,7 @@ class TrainingObjective:
             max_length=self.base.texts.longest(self.config.data),
             remedy=self.base.texts.remedy(self.config.data),
             writes="writing" in self._needs,
-            rows=(self._rows(self._train), self._trained_on()),
+            rows=(self._whole, self._part),
         )
 
     def _prepare(self, examples: Sequence[Example], encoded: Encoded) -> Questions:
