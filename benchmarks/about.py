@@ -33,10 +33,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from about_texts import LANGUAGE, NUMBERS, Place, described_places, distances, hiding
+from about_texts import LANGUAGE, NUMBERS, Place, described_places, distances
 from landscape_data import Floats
 from pretrain import make
-from search import about, observe, regret
+from search import about, regret, replayed
 from search_methods import FACTORY, PRIORS, LoracleMethod, Start, ensemble, table_space, unseen_prior
 from search_report import interval
 
@@ -186,7 +186,7 @@ def _regrets(place: Place) -> Floats:
     table = np.full((DRAWS, len(place.landscape.candidates)), np.nan)
     for draw in range(DRAWS):
         kept = place.kept(draw)
-        table[draw, kept] = hiding(place.landscape, kept).regrets
+        table[draw, kept] = place.landscape.only(kept).regrets
     return table
 
 
@@ -243,20 +243,14 @@ class ToldMethod(LoracleMethod):
 def searched(place: Place, expected: Floats | str, seed: int) -> list[float]:
     """Regrets after each of `CHECKED`; `expected`: of all candidates, or the name of a preset."""
     kept = place.kept(seed)
-    landscape = hiding(place.landscape, kept)
+    landscape = place.landscape.only(kept)
     start = Start(landscape, table_space(landscape), FACTORY, seed)
     if isinstance(expected, str):
         informed = 0.0 if expected == "none" else 0.8
         method = LoracleMethod(start, ensemble(start, informed=informed))
     else:
         method = ToldMethod(start, ensemble(start), expected[kept])
-    regrets = []
-    for trial in range(1, CHECKED[-1] + 1):
-        index = method.ask()
-        method.tell(index, observe(landscape, index, seed))
-        if trial in CHECKED:
-            regrets.append(round(regret(landscape, method.recommend()), 4))
-    return regrets
+    return [round(found, 4) for found in replayed(landscape, method, seed, CHECKED).values()]
 
 
 # -- tables -----------------------------------------------------------------------------------------
@@ -269,7 +263,7 @@ def first_answers(past: Past, told: Mapping[str, Sequence[Any]]) -> dict[str, li
     for i, place in enumerate(past.found):
         shipped, usual = [], []
         for draw in range(DRAWS):
-            landscape = hiding(place.landscape, place.kept(draw))
+            landscape = place.landscape.only(place.kept(draw))
             start = Start(landscape, table_space(landscape), FACTORY, draw)
             settings = EnsembleSettings(prior=unseen_prior(start), parameters=landscape.parameters)
             index = start.space.candidates[np.argmax(worth(start.space, settings))]

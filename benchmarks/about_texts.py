@@ -133,9 +133,3 @@ def distances(found: Sequence[Place]) -> Floats:
     families = np.array([place.family for place in found])
     others = families[:, None] != families[None]
     return np.stack([one / one[others].mean() for one in (by_number, 1 - vectors @ vectors.T)])
-
-
-def hiding(everything: Landscape, kept: Indices) -> Landscape:
-    """The landscape with these of its candidates alone."""
-    values = everything.values[kept]
-    return replace(everything, candidates=everything.candidates[kept], surface=lambda: values)

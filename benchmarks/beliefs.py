@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from landscape_data import Landscape, load_landscapes
-from search import about, observe, regret
+from search import about, replayed
 from search_methods import FACTORY, LoracleMethod, Start, ensemble, table_space
 from search_report import interval
 
@@ -39,7 +39,7 @@ from loracle.records.space import SearchSpace, UserBeliefs
 from loracle.search.presets import with_beliefs
 
 SOURCES = ("rows", "real", "table")
-TRIALS, JUDGED = 10, (2, 3, 5, 10)
+JUDGED = (2, 3, 5, 10)  # trials
 NONE = "none"
 
 
@@ -101,13 +101,7 @@ def search(landscape: Landscape, beliefs: UserBeliefs, seed: int) -> dict[int, f
     """Regret of the config to use after so many trials."""
     start = Start(landscape, table_space(landscape), FACTORY, seed)
     method = LoracleMethod(start, with_beliefs(ensemble(start), beliefs))
-    found = {}
-    for n in range(1, min(TRIALS, len(landscape.candidates)) + 1):
-        index = method.ask()
-        method.tell(index, observe(landscape, index, seed))
-        if n in JUDGED:
-            found[n] = round(regret(landscape, method.recommend()), 5)
-    return found
+    return {n: round(found, 5) for n, found in replayed(landscape, method, seed, JUDGED).items()}
 
 
 def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

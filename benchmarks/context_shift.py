@@ -46,7 +46,7 @@ from landscape_data import (
 from safetensors.numpy import load_file, save_file
 from scipy.optimize import minimize
 from scipy.stats import norm
-from search import about, observe, regret
+from search import about, regret, replayed
 from search_methods import FACTORY, LoracleMethod, Start, ensemble, table_space, unseen_prior
 from search_report import interval
 from sklearn.gaussian_process import GaussianProcessRegressor  # type: ignore[import-untyped]
@@ -295,19 +295,13 @@ def searched(place: Place, move: float, seed: int) -> list[float]:
     everything = place.landscape
     n = len(everything.candidates)
     kept = np.sort(np.random.default_rng([seed, 5]).permutation(n)[: round((1 - HIDDEN) * n)])
-    values = everything.values[kept]
-    landscape = replace(everything, candidates=everything.candidates[kept], surface=lambda: values)
+    landscape = everything.only(kept)
     start = Start(landscape, table_space(landscape), FACTORY, seed)
     preset = ensemble(start)
     assert isinstance(preset.surrogate, EnsembleSettings)
     surrogate = replace(preset.surrogate, prior=moved_prior(unseen_prior(start), move))
-    method, regrets = LoracleMethod(start, replace(preset, surrogate=surrogate)), []
-    for trial in range(1, CHECKED[-1] + 1):
-        index = method.ask()
-        method.tell(index, observe(landscape, index, seed))
-        if trial in CHECKED:
-            regrets.append(round(regret(landscape, method.recommend()), 4))
-    return regrets
+    method = LoracleMethod(start, replace(preset, surrogate=surrogate))
+    return [round(found, 4) for found in replayed(landscape, method, seed, CHECKED).values()]
 
 
 def best_rates(zero: dict[tuple[str, float], float], found: Sequence[Place]) -> dict[str, float]:

@@ -46,7 +46,7 @@ from fidelities import FRACTIONS, ITEMS, PACKED
 from landscape_data import OWN, Floats, Landscape, by_config, read_rows, real_landscapes, row_landscapes
 from other_process import OtherProcess
 from scipy.stats import spearmanr
-from search import about
+from search import about, regret
 from search_methods import FACTORY, LoracleMethod, Method, Start, ensemble, methods, table_space
 
 from loracle.search.prior import describe, load_prior
@@ -146,22 +146,15 @@ def visible(task: Recorded, seed: int) -> Landscape:
         )
     )
     places = np.unique(np.append(chosen, standard))
-    values = whole.values[places]
-    return replace(whole, candidates=whole.candidates[places], surface=lambda: values)
-
-
-def judged(landscape: Landscape, index: int) -> float:
-    """Normalised regret on all data."""
-    return float(landscape.regrets[landscape.place(index)])
+    return whole.only(places)
 
 
 def row(
     method: str, landscape: Landscape, index: int, cost: float, examples: int, trials: int
 ) -> dict[str, Any]:
-    regret = round(judged(landscape, index), 5)
     return {
         "method": method,
-        "regret": regret,
+        "regret": round(regret(landscape, index), 5),
         "cost": round(cost, 4),
         "examples": examples,
         "trials": trials,
@@ -229,81 +222,96 @@ def peers(task: Recorded, landscape: Landscape, seed: int) -> Iterator[dict[str,
         yield _pruned(name, task, landscape, pruner, seed)
 
 
+class _Climb:
+    """Trainings on rising shares of the data, each of which goes on where it was; all items score. The best
+    one at the largest share is recommended."""
+
+    def __init__(self, task: Recorded, landscape: Landscape) -> None:
+        self.task, self.landscape = task, landscape
+        self.coordinates = landscape.space.coordinates(landscape.candidates)
+        self.begun: list[int] = []
+        self.cost, self.examples = 0.0, 0
+        self.best = (-1.0, -np.inf, int(landscape.candidates[0]))
+
+    def begin(self, positions: Sequence[int]) -> int:
+        """The config nearest to what is wanted that has not begun."""
+        space, candidates = self.landscape.space, self.landscape.candidates
+        wanted = int(np.ravel_multi_index(tuple(positions), space.shape))
+        free = np.flatnonzero(~np.isin(candidates, self.begun))
+        distance = np.abs(self.coordinates[free] - space.coordinates([wanted])).sum(axis=1)
+        self.begun.append(int(candidates[free[np.argmin(distance)]]))
+        return self.begun[-1]
+
+    def score(self, index: int, rung: int) -> float:
+        """Of a config at a share; NaN: it fails."""
+        return float(self.task.values[FRACTIONS[rung], ALL][self.task.landscape.place(index)])
+
+    def go_on(self, index: int, rung: int) -> float:
+        """The same, charged for what it takes from the share before."""
+        task, fraction, before = self.task, FRACTIONS[rung], FRACTIONS[rung - 1] if rung else 0.0
+        self.cost += (fraction - before) * _training(task) + _scoring(task, fraction)
+        self.examples += task.examples[fraction] - (task.examples[before] if rung else 0)
+        value = self.score(index, rung)
+        if not np.isnan(value):
+            self.best = max(self.best, (fraction, value, index))
+        return value
+
+    def row(self, name: str) -> dict[str, Any]:
+        return row(name, self.landscape, self.best[2], self.cost, self.examples, TRIALS)
+
+
 def _pruned(name: str, task: Recorded, landscape: Landscape, pruner: Any, seed: int) -> dict[str, Any]:
-    """TPE with a pruner on rising shares of the data; a training goes on where it was, all items score."""
+    """TPE with a pruner on rising shares of the data."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space = landscape.space
-    coordinates = space.coordinates(landscape.candidates)
     study = optuna.create_study(
         direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner
     )
-    cost, examples = 0.0, 0
-    best: tuple[float, float, int] = (-1.0, -np.inf, int(landscape.candidates[0]))
-    tried: set[int] = set()
+    climb = _Climb(task, landscape)
     for _ in range(TRIALS):
         trial = study.ask()
-        positions = [trial.suggest_int(knob.name, 0, len(knob.values) - 1) for knob in space]
-        wanted = int(np.ravel_multi_index(tuple(positions), space.shape))
-        free = np.flatnonzero(~np.isin(landscape.candidates, list(tried)))
-        distance = np.abs(coordinates[free] - space.coordinates([wanted])).sum(axis=1)
-        index = int(landscape.candidates[free[np.argmin(distance)]])
-        tried.add(index)
-        place, before, value = task.landscape.place(index), 0.0, np.nan
-        state = optuna.trial.TrialState.COMPLETE
-        for fraction in FRACTIONS:
-            cost += (fraction - before) * _training(task) + _scoring(task, fraction)
-            examples += task.examples[fraction] - (task.examples[before] if before else 0)
-            before, value = fraction, float(task.values[fraction, ALL][place])
+        index = climb.begin(
+            [trial.suggest_int(knob.name, 0, len(knob.values) - 1) for knob in landscape.space]
+        )
+        state, value = optuna.trial.TrialState.COMPLETE, np.nan
+        for rung, fraction in enumerate(FRACTIONS):
+            value = climb.go_on(index, rung)
             if np.isnan(value):
                 state = optuna.trial.TrialState.FAIL
                 break
-            best = max(best, (fraction, value, index))
             trial.report(value, round(100 * fraction))
             if fraction < 1.0 and trial.should_prune():
                 state = optuna.trial.TrialState.PRUNED
                 break
         study.tell(trial, None if state != optuna.trial.TrialState.COMPLETE else value, state=state)
-    return row(name, landscape, best[2], cost, examples, TRIALS)
+    return climb.row(name)
 
 
 def pasha(task: Recorded, landscape: Landscape, seed: int) -> Iterator[dict[str, Any]]:
-    """PASHA until it asks for another config than the first 30; what has the best score at the largest share
-    is recommended, as with the other pruners."""
-    space = landscape.space
-    coordinates = space.coordinates(landscape.candidates)
+    """PASHA until it asks for another config than the first 30."""
     process = OtherProcess("LORACLE_SYNE_TUNE", "pasha_process.py")
-    process.say({"sizes": [len(knob.values) for knob in space], "epochs": EPOCHS[-1], "seed": seed})
-    cost, examples = 0.0, 0
-    best: tuple[float, float, int] = (-1.0, -np.inf, int(landscape.candidates[0]))
+    sizes = [len(knob.values) for knob in landscape.space]
+    process.say({"sizes": sizes, "epochs": EPOCHS[-1], "seed": seed})
+    climb = _Climb(task, landscape)
     begun: dict[int, tuple[int, int]] = {}  # by trial: its config, and its last epoch
     while True:
         process.say({})
         asked = process.hear()
         number = asked["trial"]
         if number not in begun and len(begun) == TRIALS:
-            return (yield row("pasha", landscape, best[2], cost, examples, TRIALS))
+            return (yield climb.row("pasha"))
         if number not in begun:
-            wanted = int(np.ravel_multi_index(tuple(asked["at"]), space.shape))
-            tried = [index for index, _ in begun.values()]
-            free = np.flatnonzero(~np.isin(landscape.candidates, tried))
-            distance = np.abs(coordinates[free] - space.coordinates([wanted])).sum(axis=1)
-            begun[number] = int(landscape.candidates[free[np.argmin(distance)]]), 0
+            begun[number] = climb.begin(asked["at"]), 0
         index, epoch = begun[number]
-        scores = [float(task.values[fraction, ALL][task.landscape.place(index)]) for fraction in FRACTIONS]
+        scores = [climb.score(index, rung) for rung in range(len(FRACTIONS))]
         goes_on = True
         while goes_on:
             epoch += 1
             begun[number] = index, epoch
-            value = float(np.interp(np.log(epoch), np.log(EPOCHS), scores))
-            failed = np.isnan(scores[bisect_left(EPOCHS, epoch)])
             if epoch in EPOCHS:
-                rung = EPOCHS.index(epoch)
-                before = FRACTIONS[rung - 1] if rung else 0.0
-                cost += (FRACTIONS[rung] - before) * _training(task) + _scoring(task, FRACTIONS[rung])
-                examples += task.examples[FRACTIONS[rung]] - (task.examples[before] if rung else 0)
-                if not failed:
-                    best = max(best, (FRACTIONS[rung], scores[rung], index))
-            process.say({"trial": number, "epoch": epoch, "value": None if failed else value})
+                climb.go_on(index, EPOCHS.index(epoch))
+            failed = np.isnan(scores[bisect_left(EPOCHS, epoch)])
+            value = None if failed else float(np.interp(np.log(epoch), np.log(EPOCHS), scores))
+            process.say({"trial": number, "epoch": epoch, "value": value})
             goes_on = process.hear()
 
 
@@ -436,7 +444,7 @@ def pretrained() -> dict[str, dict[str, list[float]]]:
                     chosen = method.ask()
                     value = part.value(chosen)
                     method.tell(chosen, None if np.isnan(value) else value)
-                    regrets[first, n] = judged(few, method.recommend())
+                    regrets[first, n] = regret(few, method.recommend())
             found[part.name][name] = [round(float(mean), 3) for mean in regrets.mean(axis=0)]
     return found
 

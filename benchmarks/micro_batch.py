@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,20 +102,26 @@ def measure(width: int, layers: int, vocabulary: int, rounds: int, device: str) 
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def run(
+    program: str,
+    measure: Callable[[int, int, int, int, str], list[dict[str, Any]]],
+    widths: Sequence[tuple[int, int, int]],
+    **told: Any,
+) -> None:
+    """Measures models of some widths, layers and vocabularies, and keeps the rows of all as they come."""
+    parser = argparse.ArgumentParser(description=program, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for width, layers, vocabulary in WIDTHS:
-        rows += measure(width, layers, vocabulary, arguments.rounds, arguments.device)
+    for shape in widths:
+        rows += measure(*shape, arguments.rounds, arguments.device)
         if arguments.out:
-            content = {**about(), "device": arguments.device, "rows": rows}
+            content = {**about(), "device": arguments.device, **told, "rows": rows}
             arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__ or "", measure, WIDTHS)

@@ -11,16 +11,11 @@ work on the machine only slows. On a GPU, run it with `--device cuda`.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import torch
-from micro_batch import make_lengths, make_llama
-from speed import about
+from micro_batch import make_lengths, make_llama, run
 
 from loracle.config.settings import TrainingConfig
 from loracle.training.dataset.blocks import in_blocks
@@ -81,20 +76,5 @@ def measure(width: int, layers: int, vocabulary: int, rounds: int, device: str) 
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    rows = []
-    for width, layers, vocabulary in WIDTHS:
-        rows += measure(width, layers, vocabulary, arguments.rounds, arguments.device)
-        if arguments.out:
-            content = {**about(), "device": arguments.device, "block_tokens": MOST, "rows": rows}
-            arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__ or "", measure, WIDTHS, block_tokens=MOST)

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from landscape_data import Landscape, by_config, load_landscapes, read_rows, synthetic
-from search import about, observe, regret
+from search import about, replayed
 from search_methods import FACTORY, LoracleMethod, Start, ensemble, table_space
 
 from loracle.run.past.candidates import PastTrials
@@ -40,7 +40,7 @@ from loracle.search.propose import seed_indices
 HERE = Path(__file__).parent
 LOG = HERE / "results" / "past.jsonl"
 N_PAST = 24
-TRIALS, JUDGED = 10, (3, 5, 10)
+JUDGED = (3, 5, 10)  # trials
 KINDS = (
     "none",
     *(f"{kind}, {most}" for kind in ("proxy", "sibling", "shuffled", "reversed") for most in (1, 3)),
@@ -63,12 +63,8 @@ def search(landscape: Landscape, kind: str, seed: int) -> Iterator[dict[str, Any
         configs = (dict(start.space.config(index)) for index in best)
         preset = replace(preset, seed_configs=(*preset.seed_configs, *configs))
     method = LoracleMethod(start, preset)
-    for n in range(1, TRIALS + 1):
-        index = method.ask()
-        method.tell(index, observe(landscape, index, seed))
-        if n in JUDGED:
-            found = round(regret(landscape, method.recommend()), 6)
-            yield {"landscape": landscape.name, "past": kind, "seed": seed, "n": n, "regret": found}
+    for n, found in replayed(landscape, method, seed, JUDGED).items():
+        yield {"landscape": landscape.name, "past": kind, "seed": seed, "n": n, "regret": round(found, 6)}
 
 
 def past_of(landscape: Landscape, kind: str, seed: int) -> Pairs:

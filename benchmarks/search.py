@@ -25,7 +25,7 @@ import numpy as np
 import search_report as report
 import torch
 from landscape_data import Landscape, load_landscapes, synthetic_landscapes
-from search_methods import FACTORY, SAME_SEEDS, Start, methods, table_space
+from search_methods import FACTORY, SAME_SEEDS, Method, Start, methods, table_space
 
 HERE = Path(__file__).parent
 LOG = HERE / "results" / "search.jsonl"
@@ -55,6 +55,17 @@ def observe(landscape: Landscape, index: int, seed: int, before: int = 0) -> flo
 def regret(landscape: Landscape, index: int) -> float:
     """Normalised simple regret: 0 is the best candidate, 1 the median one."""
     return float(landscape.regrets[landscape.place(index)])
+
+
+def replayed(landscape: Landscape, method: Method, seed: int, checked: Sequence[int]) -> dict[int, float]:
+    """Regret of what a method recommends after so many trials, as far as there are candidates."""
+    found = {}
+    for n in range(1, min(max(checked), len(landscape.candidates)) + 1):
+        index = method.ask()
+        method.tell(index, observe(landscape, index, seed))
+        if n in checked:
+            found[n] = regret(landscape, method.recommend())
+    return found
 
 
 def search(landscape: Landscape, regime: str, name: str, seed: int) -> Iterator[dict[str, Any]]:

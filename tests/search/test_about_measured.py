@@ -15,7 +15,7 @@ pytest.importorskip("sklearn", reason="the benchmarks need scikit-learn")
 pytest.importorskip("optuna", reason="the benchmarks need Optuna")
 
 import about as program
-from about_texts import Place, hiding
+from about_texts import Place
 from landscape_data import load_landscapes
 
 from loracle.search.prior import SHIPPED, load_prior
@@ -51,7 +51,7 @@ def test_the_stored_means_are_those_of_the_rows() -> None:
 
 def test_a_search_that_is_told_what_its_prior_expects_is_the_default() -> None:
     own = replace(next(iter(load_landscapes(["rows"]))), may_train=False)  # the prior that ships
-    place = Place(hiding(own, np.arange(0, len(own.candidates), 8)), "own", "", np.zeros(6))
+    place = Place(own.only(np.arange(0, len(own.candidates), 8)), "own", "", np.zeros(6))
     mean = load_prior(SHIPPED).inputs(place.described, own.parameters).mean
     assert program.searched(place, mean, 0) == program.searched(place, "as it ships", 0)
     assert program.searched(place, -mean, 0) != program.searched(place, "as it ships", 0)
