@@ -15,6 +15,8 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from loracle.config.data.settings import NO_DATA as NO_DATA
 from loracle.config.data.settings import DataConfig as DataConfig
 from loracle.config.data.settings import with_trial_cost
+from loracle.config.execution.settings import MANY
+from loracle.config.execution.settings import ExecutionConfig as ExecutionConfig
 from loracle.config.knobs import ALPHA, KNOBS, complete_problem
 from loracle.config.metrics.guard import GuardConfig as GuardConfig
 from loracle.config.metrics.guard import Guards
@@ -32,9 +34,6 @@ from loracle.config.user_function import is_function_name
 from loracle.errors import ConfigError, SpaceError
 from loracle.records.space import Knob, SearchSpace, Value, default_space, paper_space
 from loracle.records.standard_settings import STANDARD, PresetName
-
-_MANY = 1000  # processes, GPUs or threads: beyond it is a slip
-
 
 # Files that Loracle writes into a trial's folder.
 _OURS = re.compile(
@@ -139,24 +138,6 @@ class ObjectiveConfig(Section):
         return self
 
 
-class ExecutionConfig(Section):
-    """Where trials run, and when one is given up."""
-
-    workers: Annotated[int, Field(ge=0, le=_MANY)] = 1  # processes; 0: this very one, nothing is isolated
-    # Where there are GPUs. None: 1, and all that can be seen, in equal shares, for an own trainer's workers.
-    gpus_per_trial: Annotated[int, Field(ge=0, le=_MANY)] | None = None
-    # That train one trial together, of the built-in trainer. None: one for each of its GPUs.
-    processes_per_trial: Annotated[int, Field(ge=1, le=_MANY)] | None = None
-    executor: Literal["local", "ray"] = "local"
-    time_limit: Annotated[float, Field(gt=0)] | None = None  # seconds a trial
-    stall_limit: Annotated[float, Field(gt=0)] = 900.0  # seconds without a sign of life
-    memory_growth_gb: Annotated[float, Field(gt=0)] = 1.0  # then a worker is replaced between trials
-    cost_per_hour: Annotated[float, Field(gt=0)] | None = None  # of all workers together, in any currency
-    watts: Annotated[float, Field(gt=0)] | None = None  # that all workers together draw: tells energy
-    # None: a journal in the run folder; else sqlite:///, postgresql:// or ${NAME}, a variable that holds it.
-    storage: str | None = None
-
-
 class PastConfig(Section):
     """Results of runs that are over; they are read and told of, and change nothing in the search."""
 
@@ -245,7 +226,7 @@ class RunConfig(Section):
     quantization: Literal["4bit", "8bit"] | None = None  # of the frozen weights, by bitsandbytes
     attention: Annotated[str, Field(min_length=1)] | None = None  # as transformers' attn_implementation
     trust_remote_code: bool = False
-    threads: Annotated[int, Field(gt=0, le=_MANY)] | None = None  # CPU threads; None: all
+    threads: Annotated[int, Field(gt=0, le=MANY)] | None = None  # CPU threads; None: all
     space: SpaceConfig = SpaceConfig()
     beliefs: BeliefsConfig = BeliefsConfig()
     objective: ObjectiveConfig | None = None
