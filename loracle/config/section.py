@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from loracle.records.space import Value
+from loracle.records.trial_files import is_reserved
 
 
 def no_truth(value: Any) -> Any:
@@ -41,6 +43,15 @@ def one_of(table: Mapping[str, Any]) -> BeforeValidator:
         raise ValueError(f"input should be {', '.join(others)} or {last}")
 
     return BeforeValidator(check)
+
+
+def check_inside(file: str, setting: str) -> None:
+    """Raises ValueError where a command may not leave this file in its trial's folder."""
+    path = Path(file)
+    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in file:
+        raise ValueError(f"{setting} is a file inside the trial's folder; got {file!r}")
+    if is_reserved(str(path)):
+        raise ValueError(f"{setting}: Loracle itself writes {path} there; let the command write another")
 
 
 Fraction = Annotated[float, Field(gt=0, le=1)]

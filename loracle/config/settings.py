@@ -5,7 +5,6 @@ The same names serve a YAML file, see `loading.py`, and Python code.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +22,7 @@ from loracle.config.metrics.guard import Guards
 from loracle.config.metrics.settings import ScoringConfig as ScoringConfig
 from loracle.config.metrics.settings import check_pattern
 from loracle.config.placeholders import check_environment, check_names, check_placeholders, split_command
-from loracle.config.section import Count, Fraction, Number, Section
+from loracle.config.section import Count, Fraction, Number, Section, check_inside
 from loracle.config.space import BeliefsConfig
 from loracle.config.space import KnobConfig as KnobConfig
 from loracle.config.space import SpaceConfig as SpaceConfig
@@ -34,11 +33,6 @@ from loracle.config.user_function import is_function_name
 from loracle.errors import ConfigError, SpaceError
 from loracle.records.space import Knob, SearchSpace, Value, default_space, paper_space
 from loracle.records.standard_settings import STANDARD, PresetName
-
-# Files that Loracle writes into a trial's folder.
-_OURS = re.compile(
-    r"((outcome|provenance|attempt-\d+)\.json(\.partial)?|log(-\d+)?\.txt|items-own\.jsonl)(/|$)"
-)
 
 
 class LanguageConfig(Section):
@@ -76,19 +70,10 @@ class ResultConfig(Section):
         if self.regex is not None and self.key != "value":
             raise ValueError("key names a number in a JSON file; with regex it would do nothing")
         if self.json_file is not None:
-            _check_inside(self.json_file, "json")
+            check_inside(self.json_file, "json")
         if self.regex is not None:
             check_pattern(self.regex)
         return self
-
-
-def _check_inside(file: str, setting: str) -> None:
-    """Raises ValueError where a command may not leave this file in its trial's folder."""
-    path = Path(file)
-    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in file:
-        raise ValueError(f"{setting} is a file inside the trial's folder; got {file!r}")
-    if _OURS.match(str(path)):
-        raise ValueError(f"{setting}: Loracle itself writes {path} there; let the command write another")
 
 
 class ObjectiveConfig(Section):
@@ -127,7 +112,7 @@ class ObjectiveConfig(Section):
                         "worker, whose limit is execution.time_limit"
                     )
         if self.items is not None:
-            _check_inside(self.items, "items")
+            check_inside(self.items, "items")
         for name, value in self.environment.items():
             if not name or set(name) & set("=\0") or "\0" in value:
                 raise ValueError(f"environment: {name!r} cannot be the name of a variable with this value")

@@ -64,6 +64,7 @@ class Measured:
         metrics: the finite numbers beside it.
         beside, content: what stood beside the result, and all that it stood in, as they came.
         items: results of its items, of which it is the mean; None: the trainer gives none.
+        rows: of files of items that must not be lost, by their name.
     """
 
     result: float
@@ -71,6 +72,20 @@ class Measured:
     beside: Mapping[str, Any] = field(default_factory=dict, compare=False)
     content: Any = field(default=None, compare=False)
     items: Results | None = None
+    rows: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def given(self, key: str) -> Any:
+        """What a file of this name has, or what stands at this path from the top.
+
+        Raises:
+            ValueError: there is nothing.
+        """
+        if key in self.rows:
+            return self.rows[key]
+        try:
+            return look_up(self.content, key)[0]
+        except KeyError:
+            raise ValueError(f"the trainer gives no {key}") from None
 
     def number(self, key: str) -> float:
         """The number of this name beside the result, or at this path from the top; it may be NaN or infinite.

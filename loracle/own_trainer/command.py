@@ -17,17 +17,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from loracle.config.placeholders import fill, placeholders, split_command
 from loracle.config.settings import ObjectiveConfig, ResultConfig
 from loracle.errors import ConfigError
 from loracle.execution import guard
 from loracle.own_trainer.call import Call, Measured, look_up, measured
-from loracle.own_trainer.items import read_results
+from loracle.own_trainer.items import read_rows, results_of
 from loracle.own_trainer.output import Output
 from loracle.records.failures import DISK_ERRORS, TAIL, no_room, out_of_memory_text
 from loracle.records.trial import Failure, FailureKind
@@ -47,6 +48,7 @@ class Command:
 
     Args:
         settings: the section `objective` of a config.
+        watched: files of items that must not be lost, in a trial's folder.
         pattern: what its output is searched for; None: as the settings say.
 
     Attributes:
@@ -56,10 +58,13 @@ class Command:
         ConfigError: there is no such program, or no such environment variable.
     """
 
-    def __init__(self, settings: ObjectiveConfig, *, pattern: Pattern | None = None) -> None:
+    def __init__(
+        self, settings: ObjectiveConfig, watched: Sequence[str] = (), *, pattern: Pattern | None = None
+    ) -> None:
         assert settings.command is not None
         assert settings.result is not None
         self._settings = settings
+        self._watched = watched
         self._result: ResultConfig = settings.result
         self._parts = split_command(settings.command)
         texts = (*self._parts, *map(secret.without_references, settings.environment.values()))
@@ -93,8 +98,8 @@ class Command:
         file = self._result.json_file
         if file is not None:
             _remove(call.folder / file)  # of an attempt before
-        if self._settings.items is not None:
-            _remove(call.folder / self._settings.items)
+        for name in self._item_files:
+            _remove(call.folder / name)
         arguments = self.arguments(call)
         try:
             with Output(call.folder / "log.txt", self._pattern, call.progress, call.curve) as output:
@@ -118,17 +123,22 @@ class Command:
         except ValueError as error:
             return Failure(FailureKind.CRASHED, f"no result: {error}", tail[-TAIL:])
 
+    @property
+    def _item_files(self) -> list[str]:
+        return [*filter(None, [self._settings.items]), *self._watched]
+
     def _with_items(self, found: Measured, folder: Path) -> Measured:
-        """With the results of its items, where the settings name a file of them. Raises ValueError."""
-        name = self._settings.items
-        if name is None:
-            return found
-        path = (folder / name).resolve()
-        if not path.is_file():
-            raise ValueError(f"the command wrote no {name} into the trial's folder")
-        if not path.is_relative_to(folder):
-            raise ValueError(f"{name} is a link out of the trial's folder")
-        return replace(found, items=read_results(path, name))
+        """With the results of items, where the settings name files of them. Raises ValueError."""
+        rows: dict[str, Any] = {}
+        for name in self._item_files:
+            path = (folder / name).resolve()
+            if not path.is_file():
+                raise ValueError(f"the command wrote no {name} into the trial's folder")
+            if not path.is_relative_to(folder):
+                raise ValueError(f"{name} is a link out of the trial's folder")
+            rows[name] = read_rows(path, name)
+        own = self._settings.items
+        return replace(found, items=None if own is None else results_of(rows[own], own), rows=rows)
 
     def _execute(self, arguments: list[str], call: Call, output: Output) -> int | None:
         """Exit code, negative for a signal; None when the time limit was reached."""

@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ from loracle.own_trainer.call import Call, Measured, Trainer
 from loracle.own_trainer.command import Command
 from loracle.own_trainer.contents import trainer_contents
 from loracle.own_trainer.function import Function
-from loracle.own_trainer.guards import reading_of
+from loracle.own_trainer.guards import reading_of, reading_of_items
 from loracle.own_trainer.items import as_records, require_mean
 from loracle.records.codec import json_text
 from loracle.records.failures import DISK_ERRORS, no_room
 from loracle.records.objective import Progress, Report
 from loracle.records.space import Config, with_alpha
-from loracle.records.trial import ITEMS, Failure, FailureKind, Outcome
+from loracle.records.trial import ITEMS, Failure, FailureKind, GuardReading, Outcome
 from loracle.records.trial_files import items_file
 from loracle.text.files import write_atomically
 from loracle.training.intervals import confidence_interval
@@ -72,7 +72,7 @@ class ExternalObjective:
         assert settings is not None
         trainer: Command | Function
         if settings.command is not None:
-            trainer = Command(settings)
+            trainer = Command(settings, [guard.items for guard in guards.values() if guard.items])
             asked = trainer.used
         else:
             trainer = Function(settings)
@@ -137,7 +137,7 @@ class ExternalObjective:
         metrics = {**found.metrics, "result": found.result}
         try:
             metrics |= self._keep_items(found, folder, sign)
-            guards = {name: reading_of(name, guard, found.number) for name, guard in self._guards.items()}
+            guards = {name: self._watched(name, guard, found, folder) for name, guard in self._guards.items()}
         except FloatingPointError as error:
             return Outcome(None, metrics, seconds, Failure(FailureKind.DIVERGED, str(error)))
         except ValueError as error:
@@ -156,10 +156,27 @@ class ExternalObjective:
             return {}
         require_mean(found.items, found.result, "items")
         records = as_records(found.items, sign)
-        write_atomically(path, "".join(json_text(record, None) for record in records))
+        _write_records(path, records)
         ends = confidence_interval(records, self._metric.name)
         found_ends = {} if ends is None else dict(zip(("low", "high"), ends, strict=True))
         return found_ends | {ITEMS: float(len(records))}
+
+    def _watched(self, name: str, guard: OwnGuardConfig, found: Measured, folder: Path) -> GuardReading:
+        """What became of a guard; keeps the results of its items where the trainer gives some.
+
+        Raises:
+            ValueError: it does not give what the guard asks for.
+            FloatingPointError: a number of it is NaN or infinite.
+        """
+        if guard.items is None:
+            return reading_of(name, guard, found.number)
+        try:
+            given = found.given(guard.items)
+        except ValueError as error:
+            raise ValueError(f"guard {name}: {error}") from None
+        reading, records = reading_of_items(name, guard, found.number, given)
+        _write_records(items_file(folder, f"guard-{name}"), records)
+        return reading
 
     def _provenance(self, call: Call) -> dict[str, Any]:
         trainer = self._trainer
@@ -170,3 +187,7 @@ class ExternalObjective:
             "command": trainer.shown(call) if isinstance(trainer, Command) else None,
             "function": self._settings.function,
         }
+
+
+def _write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    write_atomically(path, "".join(json_text(record, None) for record in records))

@@ -20,6 +20,11 @@ from loracle.text.files import write_atomically
 
 OUTCOME = "outcome.json"
 
+# Files that Loracle writes into the folder of a trial of the user's own trainer.
+_RESERVED = re.compile(
+    r"((outcome|provenance|attempt-\d+)\.json(\.partial)?|log(-\d+)?\.txt|items-(own|guard-.*)\.jsonl)(/|$)"
+)
+
 
 def read_outcome(folder: Path, config: Config) -> Outcome | None:
     """What the training of `config` in `folder` gave; None where there is no finished one of it."""
@@ -49,6 +54,11 @@ def write_outcome(folder: Path, config: Config, outcome: Outcome) -> None:
 def write_attempt(folder: Path, attempt: int, config: Config, outcome: Outcome) -> None:
     """Keeps what a failed attempt gave, before the trial is tried again."""
     _write(folder / f"attempt-{attempt}.json", config, outcome)
+
+
+def is_reserved(path: str) -> bool:
+    """Whether Loracle itself writes this file, or one below it, into a trial's folder."""
+    return _RESERVED.match(path) is not None
 
 
 def items_file(folder: Path, table: str = "") -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,102 @@ def test_a_functions_guard(tmp_path: Path) -> None:
     result = tune(load_config(tmp_path / "config.yaml"))
     assert result.comparison.winner == {"learning_rate": 1e-4}
     assert result.comparison.winner_outcome.guards["known"].value == 0.9
+    (tmp_path / "own.py").write_text(
+        (tmp_path / "own.py")
+        .read_text()
+        .replace(
+            "'kept'", "'asked': [{'value': rate < 1e-3 or i % 2, 'base': i > 1} for i in range(50)], 'kept'"
+        )
+    )
+    content["guard"] = {"known": {"items": "asked", "direction": "maximize", "tolerance": 0.02}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content | {"output": "items"}))
+    result = tune(load_config(tmp_path / "config.yaml"))
+    assert result.comparison.winner == {"learning_rate": 1e-4}
+    reading = result.comparison.winner_outcome.guards["known"]
+    assert (reading.value, reading.base, reading.items) == (1.0, 0.96, 50)
+    lost = next(t.outcome for t in result.history.succeeded if t.outcome and t.outcome.broken)
+    assert lost.guards["known"].high < -0.02
+
+
+ITEMS = """
+import random
+chance = random.Random(5)
+with open(folder + "/held.jsonl", "w") as file:
+    for i in range(40):
+        base = 2 + chance.gauss(0, 0.5)
+        value = base + general - 2 + chance.gauss(0, 0.1)
+        print(json.dumps({"index": f"q{i}", "value": value, "base": base}), file=file)
+json.dump({'value': score}, open(folder + '/result.json', 'w'))
+"""
+OF_ITEMS = {"items": "held.jsonl", "base": None}
+
+
+def test_a_guard_of_items_has_an_interval_and_is_broken_beyond_noise_alone(tmp_path: Path) -> None:
+    result = searched(tmp_path, ITEMS, OF_ITEMS | {"tolerance": 0.0}, phase="{phase}")
+    comparison = result.comparison
+    assert comparison.winner == {"learning_rate": 1e-5}  # 1e-4 is within noise in its trial, not in the final
+    slight = [t.outcome.guards["general"] for t in result.history.succeeded if t.index == 2 and t.outcome]
+    assert slight[0].kept
+    assert slight[0].low < slight[0].change < 0 < slight[0].high  # one number would have broken it
+    reading = comparison.winner_outcome.guards["general"]
+    assert reading.items == 40
+    assert reading.base == pytest.approx(-2, abs=0.3)
+    said = verdict(comparison, "value")
+    assert "(95 % interval" in said.split("the winner keeps general")[1]
+    assert "where 0 may be lost on 40 items" in said
+    assert "loses general: cost" in said
+    assert "no interval" not in said.split("keeps general")[1].split("Given up")[0]
+    lines = (result.folder / "final" / "winner" / "items-guard-general.jsonl").read_text().splitlines()
+    assert len(lines) == 40
+    assert json.loads(lines[0]).keys() == {"index", "correct", "base"}
+    found = verdict_json(
+        load_config(tmp_path / "config.yaml"), result.space, result.finished, result.history, ()
+    )
+    told = found["winner"]["guards"]["general"]
+    assert told["low"] < told["change"] < told["high"]
+
+
+@pytest.mark.parametrize(
+    ("how", "guard", "message"),
+    [
+        (ITEMS.replace("held.jsonl", "gone.jsonl"), {}, "the command wrote no held.jsonl into the trial's"),
+        (ITEMS.replace(', "base": base', ""), {}, "guard general: held.jsonl: item 0 has no base, which is"),
+        (ITEMS.replace('"base": base', '"base": "x"'), {}, "the base of item 0 is 'x', not a number"),
+        (ITEMS, {"base": 3.5}, "the mean of the items is .* and the result 3.5"),
+        (ITEMS, {"key": "gone"}, "guard general: the trainer gives no gone beside its result"),
+    ],
+)
+def test_wrong_items_of_a_guard_are_told_in_one_line(
+    tmp_path: Path, how: str, guard: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(StudyError):
+        searched(tmp_path, how, OF_ITEMS | guard)
+    outcome = json.loads((tmp_path / "run" / "trials" / "0000" / "outcome.json").read_text())
+    assert outcome["failure"]["kind"] == "crashed"
+    assert re.search(message, outcome["failure"]["message"])
+
+
+def test_items_of_a_guard_that_are_no_numbers_any_more_have_diverged(tmp_path: Path) -> None:
+    how = ITEMS.replace('"value": value', '"value": value if rate < 1e-3 else math.nan')
+    result = searched(tmp_path, how, OF_ITEMS)
+    failures = [t.outcome.failure for t in result.history.finished if t.outcome and t.outcome.failure]
+    assert {(one.kind, one.message) for one in failures} == {
+        (FailureKind.DIVERGED, "guard general: held.jsonl: the value of item 0 is nan")
+    }
+
+
+@pytest.mark.parametrize(
+    ("guard", "message"),
+    [
+        ({"base": None}, r"config.yaml:\d+: guard.general: needs base, what the base model has there"),
+        ({"items": "../held.jsonl"}, "general.items is a file inside the trial's folder"),
+        ({"items": "items-guard-general.jsonl"}, "Loracle itself writes items-guard-general.jsonl"),
+    ],
+)
+def test_guards_that_cannot_be_are_refused(tmp_path: Path, guard: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        searched(tmp_path, ITEMS, guard)
+    assert "\n" not in str(error.value)
 
 
 class Forgetting:

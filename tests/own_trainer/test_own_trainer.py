@@ -475,7 +475,7 @@ def test_what_the_page_shows_is_valid(tmp_path: Path) -> None:
     page = (EXAMPLE.parent.parent / "docs" / "your-own-trainer.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```(\w+)\n(.*?)```", page, flags=re.DOTALL)
     configs = [parse_config(text) for language, text in blocks if language == "yaml"]
-    assert len(configs) == 9
+    assert len(configs) == 10
     first, *_ = (text for language, text in blocks if language == "python")
     for language, text in blocks:
         if language == "python":

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo,
 from loracle.config.data.sources import HubDataset, Source
 from loracle.config.metrics.registry import metric_of
 from loracle.config.metrics.settings import ScoringConfig
-from loracle.config.section import Count, Section
+from loracle.config.section import Count, Section, check_inside
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _NAME = re.compile(r"[A-Za-z0-9][\w-]{0,40}")
@@ -56,13 +56,28 @@ class GuardConfig(ScoringConfig):
 
 class OwnGuardConfig(Section):
     """One thing that must not be lost where a trainer of the user's own measures it: a number beside its
-    result. Nothing is known of its items, so any loss beyond the tolerance breaks it."""
+    result, or results of items, of which it is the mean. Where nothing is known of items, any loss beyond the
+    tolerance breaks it."""
 
-    key: Annotated[str, Field(min_length=1)] | None = None  # of that number; None: the guard's name
+    # Of that number. None: the guard's name, or the mean of its items.
+    key: Annotated[str, Field(min_length=1)] | None = None
     direction: Literal["maximize", "minimize"]
     # What the base model has there: a number, or the key of one that the trainer gives beside its result.
-    base: Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(min_length=1)]
+    # None: the mean of what the items say.
+    base: Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(min_length=1)] | None = None
+    # What the trained and the base model get on each item: of a command, a file of JSON lines in its folder;
+    # of a function, the key of a list in what it returns.
+    items: Annotated[str, Field(min_length=1)] | None = None
     tolerance: Annotated[float | str, BeforeValidator(_tolerance)] = "2 %"
+
+    @model_validator(mode="after")
+    def _has_a_base(self) -> OwnGuardConfig:
+        if self.base is None and self.items is None:
+            raise ValueError(
+                "needs base, what the base model has there: a number, or the key of one beside the result; "
+                "or items that say it"
+            )
+        return self
 
     @property
     def metric(self) -> str:
@@ -88,7 +103,8 @@ class _Own(dict[str, Any]):
 
 def _named(value: Any, info: ValidationInfo) -> Any:
     """Guards by name; a file alone is held-out text, named after the file."""
-    own = info.data.get("objective") is not None
+    objective = info.data.get("objective")
+    own = objective is not None
     if value is None:
         return {}
     if isinstance(value, str | Path) and not own:
@@ -105,6 +121,8 @@ def _named(value: Any, info: ValidationInfo) -> Any:
         if own and not isinstance(one, OwnGuardConfig):
             if not isinstance(one, Mapping) or "data" in one:
                 raise ValueError(f"{name}: {_MEASURED}")
+            if objective and objective.command is not None and isinstance(one.get("items"), str):
+                check_inside(one["items"], f"{name}.items")
             one = _Own(one)
         found[name] = {"data": one} if isinstance(one, str | Path) else one
     return found
