@@ -91,6 +91,10 @@ def test_a_permutation_test_is_a_sign_test_where_answers_are_right_or_wrong() ->
     found = paired_p_value(right, ten, "exact_match")
     assert found == pytest.approx(2 * 0.5**10, abs=0.002)
     assert paired_p_value(right, right, "exact_match") == 1.0
+    # Of the best of many pairs it is so many times as large, and still small where they are far apart.
+    assert paired_p_value(right, ten, "exact_match", among=5) == pytest.approx(5 * 2 * 0.5**10, abs=0.004)
+    far = [{"index": i, "correct": i >= 30} for i in range(40)]
+    assert (paired_p_value(right, far, "exact_match", among=900) or 1) < 0.05
 
 
 def test_guards_are_shown_with_what_was_given_up() -> None:

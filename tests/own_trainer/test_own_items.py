@@ -13,6 +13,7 @@ import yaml
 
 from loracle.config.loading import load_config
 from loracle.errors import ConfigError, StudyError
+from loracle.report.comparison.shown import pair_lines
 from loracle.report.verdict import verdict
 from loracle.report.verdict.stored import verdict_json
 from loracle.run.comparison import compare_runs
@@ -74,7 +75,31 @@ def test_the_interval_is_of_final_runs_or_allows_for_the_choice(tmp_path: Path) 
     # Two such runs are paired by the indices of their items.
     other = searched(tmp_path, last="{phase}", name="other", items="got.jsonl")
     (pair,) = compare_runs([finals.folder, other.folder]).pairs
-    assert (pair.items, pair.difference) == (200, 0.0)
+    assert (pair.items, pair.difference, pair.among) == (200, 0.0, 1)
+
+
+def test_runs_without_final_runs_are_paired_by_the_items_of_their_trials(tmp_path: Path) -> None:
+    high = searched(tmp_path, items="got.jsonl")
+    again = searched(tmp_path, last="{phase}", name="again", items="got.jsonl")
+    low = searched(tmp_path, SCRIPT.replace("0.9}", "0.6}"), name="low", items="got.jsonl")
+    found = compare_runs([high.folder, low.folder])
+    (pair,) = found.pairs
+    assert (pair.items, pair.among, pair.told) == (200, 9, True)
+    assert pair.difference == pytest.approx(0.9 - 0.6, abs=0.1)
+    last = list(pair_lines(found))[-1]
+    assert last.startswith("run is better by")
+    assert "than low on the same 200 items: told apart" in last
+    assert last.endswith(
+        "Both winners were chosen by these items and not run again, so interval and p hold for all 9 pairs "
+        "of their configs."
+    )
+    (mixed,) = compare_runs([again.folder, low.folder]).pairs
+    assert (mixed.difference, mixed.among, mixed.chosen) == (pair.difference, 3, ("low",))
+    ends = [pair.low, mixed.low, pair.difference, mixed.high, pair.high]
+    assert ends == sorted(ends, key=float)  # type: ignore[arg-type]
+    silent = searched(tmp_path, name="silent")
+    (none,) = compare_runs([high.folder, silent.folder]).pairs
+    assert none.why_not == "a trainer of one's own without results of items leaves nothing to pair"
 
 
 def test_a_gain_within_noise_is_none(tmp_path: Path) -> None:

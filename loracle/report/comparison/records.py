@@ -64,6 +64,9 @@ class Pair:
             cannot be paired.
         p: of a paired permutation test; `holm`: adjusted for the number of pairs (Holm 1979).
         items: that both were scored on.
+        among: pairs of configs that the two were chosen from by these very items, for all of which interval
+            and p hold (Bonferroni); 1 where both were run again.
+        chosen: names of the runs whose winner was not run again.
         why_not: in words, why they cannot be paired; empty where they are.
     """
 
@@ -76,6 +79,8 @@ class Pair:
     holm: float | None = None
     items: int = 0
     why_not: str = ""
+    among: int = 1
+    chosen: tuple[str, ...] = ()
 
     @property
     def told(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from loracle.config.metrics import metric_of
+from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.records.codec import to_plain
 from loracle.report.comparison.records import Pair, RunRow, RunsCompared
 from loracle.report.tables import guards_json
@@ -78,9 +78,21 @@ def pair_line(pair: Pair, metric: str, pairs: int) -> str:
         return f"{pair.one} and {pair.other} cannot be paired: {pair.why_not}."
     by = show_difference(pair.difference, pair.low, pair.high, metric)
     adjusted = "" if pairs == 1 else f", adjusted for {pairs} pairs"
-    said = f"{pair.one} is {by} than {pair.other} on the same {pair.items:,} test items"
+    test = "" if metric in OWN_METRICS else "test "
+    said = f"{pair.one} is {by} than {pair.other} on the same {pair.items:,} {test}items"
     told = "told apart" if pair.told else "not told apart"
-    return f"{said}: {told} (p = {pair.holm:.2g}{adjusted})."
+    return f"{said}: {told} (p = {pair.holm:.2g}{adjusted}).{_of_trials(pair)}"
+
+
+def _of_trials(pair: Pair) -> str:
+    """That the choice of the best of many is allowed for; empty where both winners were run again."""
+    if not pair.chosen:
+        return ""
+    which = "Both winners were" if len(pair.chosen) == 2 else f"The winner of {pair.chosen[0]} was"
+    return (
+        f" {which} chosen by these items and not run again, so interval and p hold for all {pair.among:,} "
+        "pairs of their configs."
+    )
 
 
 def write_figure(path: Path, found: RunsCompared) -> None:

@@ -16,7 +16,7 @@ from loracle.errors import StudyError
 from loracle.records.trial import History
 from loracle.records.trial_files import read_items
 from loracle.report.comparison.records import Pair, RunRow, RunsCompared
-from loracle.report.folders import final_folder
+from loracle.report.folders import final_folder, trial_folder
 from loracle.report.verdict import Comparison
 from loracle.report.verdict.guards import guard_lines
 from loracle.report.verdict.stored import read_finished
@@ -30,12 +30,19 @@ _FEWEST = 2  # items that two runs share
 
 @dataclass(frozen=True)
 class _Run:
-    """A finished run, with hashes of what it is made of."""
+    """A finished run, with hashes of what it is made of.
+
+    Attributes:
+        items: the folder with the results of the winner's items.
+        among: configs of which the winner is the best on these very items; 1 where it was run again.
+    """
 
     config: RunConfig
     comparison: Comparison
     contents: Mapping[str, str]
     row: RunRow
+    items: Path
+    among: int = 1
 
 
 def compare_runs(folders: Sequence[Path]) -> RunsCompared:
@@ -57,7 +64,14 @@ def _read(folder: Path) -> _Run:
     history = read_history(config.output, space, config.execution.storage)
     finished = read_finished(config.output, history)
     contents = read_contents(config.output, config.execution.storage)
-    return _Run(config, finished.comparison, contents, _row(config, finished.comparison, history))
+    comparison = finished.comparison
+    row = _row(config, comparison, history)
+    for trial in history.succeeded:  # an own trainer that repeats it has no final run
+        if trial.outcome == comparison.winner_outcome:
+            among = len({one.index for one in history.succeeded})
+            folder = trial_folder(config.output, trial.number)
+            return _Run(config, comparison, contents, row, folder, among)
+    return _Run(config, comparison, contents, row, final_folder(config.output, "winner"))
 
 
 def _row(config: RunConfig, comparison: Comparison, history: History) -> RunRow:
@@ -114,11 +128,14 @@ def _paired(one: _Run, other: _Run) -> Pair:
     if len(shared) < _FEWEST:
         return replace(pair, why_not="there are no results of items that both were scored on")
     a, b = ([own[index] for index in sorted(shared)] for own in items)
-    found, p = paired_difference(a, b, metric), paired_p_value(a, b, metric)
+    among = one.among * other.among
+    found, p = paired_difference(a, b, metric, among=among), paired_p_value(a, b, metric, among=among)
     if found is None or p is None:
         return replace(pair, why_not=f"{metric} is not made of items")
     difference, low, high = found
-    return replace(pair, difference=difference, low=low, high=high, p=p, items=len(shared))
+    chosen = tuple(run.row.run for run in (one, other) if run.among > 1)
+    pair = replace(pair, difference=difference, low=low, high=high, p=p, items=len(shared))
+    return replace(pair, among=among, chosen=chosen)
 
 
 def _unlike(one: _Run, other: _Run) -> str:
@@ -133,8 +150,7 @@ def _unlike(one: _Run, other: _Run) -> str:
     if all(own):  # the indices of their items say whether these are the same
         items = [_items(run, one.config.metric).keys() for run in (one, other)]
         if not all(items):
-            lacks = "without results of items, or without a final run,"
-            return f"a trainer of one's own {lacks} leaves nothing to pair"
+            return "a trainer of one's own without results of items leaves nothing to pair"
         return "" if items[0] == items[1] else "their items have other indices"
     if None in rows:
         return "one is of a trainer of one's own, whose items are its own affair"
@@ -149,7 +165,7 @@ def _unlike(one: _Run, other: _Run) -> str:
 def _items(run: _Run, metric: str) -> dict[Any, Any]:
     """Results of the winner by the index of the item; none where they are gone."""
     try:
-        items = read_items(final_folder(run.config.output, "winner"), metric_of(metric).table)
+        items = read_items(run.items, metric_of(metric).table)
     except OSError:
         return {}
     return {item["index"]: item for item in items}
