@@ -55,7 +55,7 @@ LIGHT: dict[str, str] = {
     "execution": "",
     "search": "search.language_gp",
     "report": "report.figures",
-    "export": "",
+    "export": "export.torchtune_parts.shipped",  # a file that an export brings; nothing here loads it
     "commands": "",
     "cli": "",
     "hf": "",

@@ -207,6 +207,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_other_trainers::test_axolotl_reads_its_config",
         "test_other_trainers::test_llama_factory_reads_its_settings_and_makes_our_tokens",
         "test_other_trainers::test_the_script_for_unsloth_calls_what_there_is",
+        "test_torchtune::test_its_recipe_sees_our_batches_and_writes_an_adapter_that_peft_reads",
         "test_other_trainers::test_ollama_reads_the_modelfile",
         "test_merged::test_predictions_are_those_of_the_adapter",
         "test_import::test_axolotl",

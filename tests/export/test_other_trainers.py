@@ -191,3 +191,14 @@ def test_what_has_no_name_is_said(changed: Callable[..., Path], tmp_path: Path) 
     assert any("target_parameters: trained with ['experts.up']" in note for note in made.notes)
     assert "target_parameters" in (tmp_path / "out" / "sft.yaml").read_text()
     assert not any("use_dora" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("dialect", ["trl", "axolotl", "llamafactory", "unsloth", "torchtune"])
+def test_a_base_model_that_was_quantized_is_said_to_be_loaded_whole(
+    changed: Callable[..., Path], tmp_path: Path, dialect: str
+) -> None:
+    run = changed()
+    path = run / "config.yaml"
+    path.write_text(path.read_text().replace("\nquantization: null", "\nquantization: 4bit"))
+    made = export(run, tmp_path / "out", dialect)
+    assert any("trained in 4bit (quantization); these settings load it whole" in note for note in made.notes)

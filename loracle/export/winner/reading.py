@@ -158,11 +158,7 @@ class Winner:
         yield (
             "rows: its own shuffle; the same seed gives another order than Loracle's, and other dropout masks"
         )
-        if (warm := int(training.get("warmup_steps", 0))) > 0:
-            yield (
-                f"warm-up of {warm}: its first step has a learning rate of 0, Loracle's has 1/{warm + 1} of "
-                "the full one"
-            )
+        yield from self.about_warmup()
         epochs = training.get("num_train_epochs")
         if epochs is not None:
             rows = int(trained.get("blocks", trained["examples"]))
@@ -177,10 +173,28 @@ class Winner:
                 f"packing: it makes blocks of its own, of other rows than the {trained['blocks']} of "
                 "Loracle, so an epoch may have a few steps more or less"
             )
+        yield from self.beyond_arguments(lora_plus=lora_plus)
+
+    def about_warmup(self) -> Iterator[str]:
+        """In words, how the warm-up of other trainers begins."""
+        if (warm := int(self.training.get("warmup_steps", 0))) > 0:
+            yield (
+                f"warm-up of {warm}: its first step has a learning rate of 0, Loracle's has 1/{warm + 1} of "
+                "the full one"
+            )
+
+    def beyond_arguments(self, *, lora_plus: bool = False) -> Iterator[str]:
+        """In words, what other trainers have no argument for; `lora_plus`: whether it has one for that."""
         for name in ("optimizer", "early_stopping"):
             said = name == "optimizer" and lora_plus and self.lora_plus_ratio is not None
-            if name in trained and not said:
-                yield f"{name.replace('_', ' ')}: no argument says it; trained with {_words(trained[name])}"
+            if name in self.trained and not said:
+                how = _words(self.trained[name])
+                yield f"{name.replace('_', ' ')}: no argument says it; trained with {how}"
+        if self.config.quantization is not None:
+            yield (
+                f"base model: trained in {self.config.quantization} (quantization); these settings load it "
+                "whole, which takes more memory and gives other losses"
+            )
 
     def unsaid(
         self, training: Container[str], lora: Container[str], implied: Mapping[str, Any]

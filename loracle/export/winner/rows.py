@@ -13,17 +13,19 @@ if TYPE_CHECKING:
     from loracle.training.dataset.tokens import Encoded
 
 
-def training_rows(winner: Winner) -> tuple[Example, ...]:
+def training_rows(winner: Winner, *, as_tokens: bool = False) -> tuple[Example, ...]:
     """The examples of the final training, in the order of the data; checked against what was recorded.
+
+    `as_tokens`: whether they are exported as tokens, each with whether it counts.
 
     Raises:
         LoracleError: the data cannot be read, or is not what was trained on.
     """
     config = winner.config
-    if config.data.loss_on == "all":
+    if config.data.loss_on == "all" and not as_tokens:
         raise StudyError(
-            f"{config.output}: this run learnt every token (data.loss_on: all), which exports with rows "
-            "cannot say; export to peft, merged, gguf or vllm"
+            f"{config.output}: this run learnt every token (data.loss_on: all), which exports with rows of "
+            "text cannot say; export to peft, torchtune, merged, gguf or vllm"
         )
     splits = winner.splits
     recorded = winner.provenance.get("data", {})
@@ -50,6 +52,15 @@ def encoded_rows(winner: Winner, rows: Sequence[Example]) -> Encoded:
 
     config = winner.config
     return load_reading(config).kept(rows, config.data)
+
+
+def batched_rows(winner: Winner, rows: Sequence[Example]) -> Encoded:
+    """What the batches of the final training were made of: rows or, where it packed, blocks of them."""
+    from loracle.training.dataset.blocks import rows_of
+    from loracle.training.dataset.tokenizer import load_reading
+
+    reading, data = load_reading(winner.config), winner.config.data
+    return rows_of(reading.kept(rows, data), data, reading.longest(data))
 
 
 def ends_of_rows(winner: Winner) -> tuple[str, str]:

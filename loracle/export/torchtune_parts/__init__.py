@@ -1,0 +1,1 @@
+"""What a config of torchtune is made of beside its numbers."""
