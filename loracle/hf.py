@@ -95,17 +95,24 @@ class _Names:
     distributions: Mapping[str, BaseDistribution]
 
     def held(self, beliefs: UserBeliefs | Mapping[str, Any]) -> UserBeliefs:
-        """What is held likely, by knob. Raises SpaceError where it cannot be held of the space."""
+        """What is held likely, by knob; what makes no difference is warned of.
+
+        Raises:
+            SpaceError: it cannot be held of the space.
+        """
         said = beliefs if isinstance(beliefs, UserBeliefs) else UserBeliefs.of(beliefs)
+        scene = None
         if self.knobs:
             ranges = {self.knobs[name]: (found,) for name, found in self.distributions.items()}
             scene = Scene(self.space, self.knobs, (), Asked(frozenset(ranges), ranges, frozenset(), {}))
             if strange := [name for name in said.names if name not in self.knobs]:
                 there = ", ".join(self.knobs)
                 raise SpaceError(f"beliefs: {printable(strange[0], 60)} is no parameter; there are {there}")
-            said = scene.held(said)
-        said.doubts(self.space)
-        return said
+        found = said if scene is None else scene.held(said)
+        found.doubts(self.space)
+        for text in said.remarks(self.space, *([] if scene is None else [scene.held])):
+            warnings.warn(text, stacklevel=3)
+        return found
 
     def params(self, index: int) -> dict[str, Any]:
         if not self.knobs:

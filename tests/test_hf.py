@@ -138,6 +138,9 @@ def test_beliefs_are_in_the_users_own_names() -> None:
     for beliefs in ({"lora_r": "at most 4"}, {"optim": "not sgd"}, {"lr": 1e-3}):
         hf.search(Stub, SPACE, trials=2, beliefs=beliefs)
     plain, *told = Stub.made[1::2]
+    with pytest.warns(UserWarning, match="beliefs.lr: at most 1 makes no difference") as warned:
+        hf.search(Stub, SPACE, trials=2, beliefs={"lr": "at most 1"})
+    assert (len(warned), warned[0].filename) == (1, __file__)
     assert (plain["lora_r"], told[0]["lora_r"]) == (16, 4)
     assert (plain["optim"], told[1]["optim"]) == ("sgd", "adamw")
     assert abs(math.log10(told[2]["lr"] / 1e-3)) < 0.05 < abs(math.log10(plain["lr"] / 1e-3))

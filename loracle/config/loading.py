@@ -30,7 +30,7 @@ _REFUSED = {  # what users of transformers look for
 }
 _GUARDS: dict[int | str, type[BaseModel]] = {"rows": GuardConfig, "own": OwnGuardConfig}
 _BRANCHES = ("int", "float", "str", "constrained-int", "constrained-float")  # of unions, in pydantic
-_NAMED = re.compile(r"Value error, ([a-z_]+(?:\.[a-z_]+)+): (.*)", re.DOTALL)
+_NAMED = re.compile(r"Value error, ([a-z_]+(?:\.[^\s:]+)+|beliefs): (.*)", re.DOTALL)
 _SECRET = (
     ["objective", "environment"],
     ["execution", "storage"],
@@ -158,7 +158,8 @@ def _explain(error: ValidationError, node: yaml.Node | None, source: str, *, lin
     first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
     location = _place(first["loc"])
     if not location and (named := _NAMED.match(first["msg"])):  # a rule of the whole names what it is about
-        location, first = list(named[1].split(".")), {**first, "msg": named[2]}
+        location = [int(part) if part.isdecimal() else part for part in named[1].split(".")]
+        first = {**first, "msg": named[2]}
         errors = [first | {"loc": tuple(location)}]
     place = f"{source}:{_line(node, location)}" if lines else source
     key = printable(".".join(str(part) for part in location), _SHOWN)

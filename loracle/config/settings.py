@@ -312,6 +312,19 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _beliefs_are_of_the_space(self) -> RunConfig:
+        said = self.beliefs.said
+        if said and self.search.preset not in ("default", "numeric"):
+            raise ValueError(f"beliefs: the preset {self.search.preset} reads none; default and numeric do")
+        space = build_space(self.space)
+        for place, one in said.single:
+            try:
+                one.doubts(space)
+            except SpaceError as error:
+                raise ValueError(f"beliefs.{place}: {error}") from None
+        return self
+
+    @model_validator(mode="after")
     def _own_trainers_have_one_objective(self) -> RunConfig:
         if self.objective is not None and self.scoring.objectives:
             raise ValueError(

@@ -11,7 +11,7 @@ import numpy as np
 from loracle.config.knobs import KNOBS, check_knobs
 from loracle.config.settings import RunConfig, build_space
 from loracle.config.training.plan import plan_training, settings_with
-from loracle.errors import ConfigError, SpaceError
+from loracle.errors import ConfigError
 from loracle.records.contents import PARAMETERS, PART, PRIOR, file_hash
 from loracle.records.events import Believed
 from loracle.records.notices import Notice
@@ -184,10 +184,6 @@ def search_space(config: RunConfig, n_rows: int | None) -> SearchSpace:
     for seed_config in config.search.seed_configs or []:
         space.nearest(seed_config)
     with_beliefs(get_preset(config.search.preset), config.beliefs.said)  # raises where it reads none
-    try:
-        config.beliefs.said.doubts(space)
-    except SpaceError as error:
-        raise SpaceError(f"beliefs: {error}") from None
     return space
 
 

@@ -12,7 +12,7 @@ from loracle.config.settings import RunConfig
 from loracle.config.training.plan import steps_of
 from loracle.records.notices import Notice
 from loracle.records.sizes import Sizes
-from loracle.records.space import SearchSpace, UserBeliefs, Value, number, same_value, with_alpha
+from loracle.records.space import SearchSpace, Value, number, same_value, with_alpha
 from loracle.records.trial import History
 from loracle.report.wording import show_config, show_value
 from loracle.search.observations import suspects
@@ -92,17 +92,8 @@ def _unused(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
 
 
 def _beliefs(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
-    """Beliefs that make no difference between candidates."""
-    said = config.beliefs.said
-    alone = [(f"{name}: {statement}", UserBeliefs(((name, statement),))) for name, statement in said.knobs]
-    alone += [(f"good: {show_config(dict(one))}", UserBeliefs(good=(one,))) for one in said.good]
-    alone += [(f"bad: {show_config(dict(one))}", UserBeliefs(bad=(one,))) for one in said.bad]
-    for name, one in alone:
-        if np.ptp(one.doubts(space)) < 1e-3:
-            text = f"beliefs.{printable(name)} makes no difference, as it says the same of all candidates"
-            yield Notice("search", "belief_of_no_use", text)
-    if len(alone) > 1 and np.ptp(said.doubts(space)) < 1e-3:
-        text = "beliefs make no difference together, as they say the same of all candidates"
+    """Beliefs that make no difference between candidates, or little."""
+    for text in config.beliefs.said.remarks(space):
         yield Notice("search", "belief_of_no_use", text)
 
 

@@ -72,6 +72,8 @@ class Optimizer:
             if not isinstance(self.beliefs, UserBeliefs):
                 self.beliefs = UserBeliefs.of(self.beliefs)
             self.beliefs.doubts(self.space)
+            for text in self.beliefs.remarks(self.space):
+                warnings.warn(text, stacklevel=3)
             self.preset = with_beliefs(self.preset, self.beliefs)
         if _whole(self.seed) is None:
             raise SpaceError(f"seed is a whole number; got {_shown(self.seed)}")

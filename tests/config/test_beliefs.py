@@ -31,6 +31,13 @@ def test_statements_stand_beside_the_configs_or_under_knobs() -> None:
         ("  good: 16", "a.yaml:4: beliefs.good: input should be a valid list"),
         ("  good: [16]", "a.yaml:4: beliefs.good"),
         ("  bad: [{rank: true}]", "a.yaml:4: beliefs.bad"),
+        ("  rank: 8\n  lr: around 1e-4", "a.yaml:5: beliefs.lr: lr is no knob of the space; it has rank"),
+        ("  my-knob: 3", "a.yaml:4: beliefs.my-knob: my-knob is no knob of the space"),
+        ("  rank: probably 33", "a.yaml:4: beliefs.rank: rank=33 is not in the space; its values are"),
+        ("  learning_rate: around 0", "a.yaml:4: beliefs.learning_rate: learning_rate=0 cannot stand on a"),
+        ("  good:\n  - {rank: 8}\n  - rank: 8\n    lr: 1", "a.yaml:6: beliefs.good.1: lr is no knob"),
+        ("  bad: {lr: 1}", "a.yaml:4: beliefs.bad.0: lr is no knob"),
+        ("  rank: 8\nsearch: {preset: paper}", "a.yaml:3: beliefs: the preset paper reads none; default and"),
     ],
 )
 def test_what_is_none_is_refused_where_it_stands(text: str, words: str) -> None:

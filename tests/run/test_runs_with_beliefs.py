@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from loracle.config.loading import load_config
-from loracle.errors import ConfigError, SpaceError, StudyError
+from loracle.errors import ConfigError, StudyError
 from loracle.run.tune import tune
 
 TRAINER = """
@@ -59,22 +59,35 @@ def test_a_run_says_what_its_beliefs_did(tmp_path: Path, said: Callable[..., str
 def test_what_the_space_lacks_and_a_preset_that_reads_none_are_refused(
     tmp_path: Path, loracle: Callable[..., tuple[int, str, str]]
 ) -> None:
-    with pytest.raises(SpaceError, match=r"^beliefs: lr is no knob of the space; it has rank"):
+    with pytest.raises(
+        ConfigError, match=r"config.yaml:\d+: beliefs\.lr: lr is no knob of the space; it has"
+    ):
         tune(load_config(written(tmp_path, {"lr": "around 1e-4"})))
     path = written(tmp_path, {"rank": "at least 32"}, preset="paper")
     content = yaml.safe_load(path.read_text()) | {"language": {"model": "minilm"}}
     path.write_text(yaml.safe_dump(content, sort_keys=False))
-    with pytest.raises(ConfigError, match="beliefs: this preset reads none; default and numeric do"):
+    with pytest.raises(ConfigError, match="beliefs: the preset paper reads none; default and numeric do"):
         tune(load_config(path))
-    code, out, _ = loracle("doctor", path)
+    code, _, err = loracle("doctor", path)
     assert code == 2
-    assert "beliefs: this preset reads none; default and numeric do" in out
+    assert "beliefs: the preset paper reads none; default and numeric do" in err
 
 
 def test_beliefs_that_cancel_each_other_are_told_of(tmp_path: Path) -> None:
     path = written(tmp_path, {"good": [{"rank": 16}], "bad": [{"rank": 16}]})
     told = [notice.text for notice in tune(load_config(path)).notices if notice.name == "belief_of_no_use"]
     assert told == ["beliefs make no difference together, as they say the same of all candidates"]
+
+
+def test_configs_that_are_far_from_all_candidates_are_told_of(tmp_path: Path) -> None:
+    path = written(tmp_path, {"good": [{"learning_rate": 1, "rank": 8}], "learning_rate": "at least 0.1"})
+    told = [notice.text for notice in tune(load_config(path)).notices if notice.name == "belief_of_no_use"]
+    assert told[:2] == [
+        "beliefs.learning_rate: at least 0.1 makes no difference, as no candidate is near: the nearest has "
+        "learning_rate 0.003",
+        "beliefs.good: learning_rate 1, rank 8 makes no difference, as no candidate is near: the nearest has "
+        "learning_rate 0.003, rank 8",
+    ]
 
 
 def test_a_run_keeps_the_beliefs_that_it_began_with(tmp_path: Path) -> None:

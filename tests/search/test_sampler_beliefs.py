@@ -51,6 +51,18 @@ def test_what_is_said_of_nothing_is_warned_of_once() -> None:
     assert found == searched(5, beliefs={"lr": "at most 1e-4"})
 
 
+def test_what_makes_no_difference_is_warned_of_once_in_the_users_words() -> None:
+    beliefs = UserBeliefs.of({"lr": "at most 1", "lora_r": "at least 16"}, good=[{"lr": 1e6}])
+    with pytest.warns(UserWarning, match="no difference") as told:
+        searched(4, beliefs=beliefs)
+    said = [str(one.message) for one in told if "beliefs" in str(one.message)]
+    assert said == [
+        "beliefs.lr: at most 1 makes no difference, as it says the same of all candidates",
+        "beliefs.good: lr 1e+06 makes no difference, as no candidate is near: the nearest has "
+        "learning_rate 0.01",
+    ]
+
+
 @pytest.mark.parametrize(
     ("beliefs", "words"),
     [

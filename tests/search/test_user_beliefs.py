@@ -74,6 +74,17 @@ def test_no_beliefs_change_nothing() -> None:
     assert plain.history == empty.history
 
 
+def test_what_makes_no_difference_is_warned_of_once() -> None:
+    with pytest.warns(
+        UserWarning, match="beliefs.dropout: between 0 and 1 makes no difference, as it"
+    ) as told:
+        searched(3, beliefs={"dropout": "between 0 and 1", "learning_rate": "around 1e-4"})
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    with pytest.warns(UserWarning, match="as no candidate is near: the nearest has learning_rate 0.003"):
+        searched(1, beliefs=UserBeliefs.of({}, bad=[{"learning_rate": 5}]))
+
+
 def test_what_it_cannot_be_about_is_refused() -> None:
     with pytest.raises(SpaceError, match="lr is no knob of the space"):
         Optimizer(SPACE, beliefs={"lr": "around 1e-4"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -23,6 +23,8 @@ LARGEST = 3.0  # doubt that one statement casts on a config, at most: a twentiet
 _WIDTH = 0.15  # standard deviation of what a statement on a number says, in ranges of the knob
 _HIGHEST = 1e300  # number
 _NEAR = 0.25  # of what a config says of its neighbours
+_FAR = 0.25  # ranges of the knob that the nearest candidate is away, from which on that is told
+_ALIKE = 1e-3  # difference of doubts that is none
 
 FORMS = "around V, at least V, at most V, between A and B, probably V, not V"
 _FORM = re.compile(r"(around|at least|at most|between|probably|not)\s+(.+)", re.IGNORECASE | re.DOTALL)
@@ -87,6 +89,13 @@ class Statement:
         if self.exact:
             own = np.arange(len(knob.values)) == knob.position(self.values[0])
             return np.where(own == (self.kind == "not"), LARGEST, 0.0)
+        return np.minimum(LARGEST, 0.5 * (self.away(knob) / _WIDTH) ** 2)
+
+    def away(self, knob: Knob) -> Floats:
+        """How far each of the knob's n values is from what is held likely, (n,), in units of its range; 0 of
+        statements on one value. Raises like `doubts`."""
+        if self.exact:
+            return np.zeros(len(knob.values))
         if knob.named:
             raise SpaceError(f"{knob.name} has names, which have no order: say probably V or not V")
         low, high = (None, self.values[0]) if self.kind == "at most" else (self.values[0], self.values[-1])
@@ -95,7 +104,7 @@ class Statement:
             away = np.where(knob.numbers < number(low), knob.distances(low), away)
         if self.kind != "at least":
             away = np.where(knob.numbers > number(high), knob.distances(high), away)
-        return np.minimum(LARGEST, 0.5 * (away / _WIDTH) ** 2)
+        return away
 
 
 @dataclass(frozen=True)
@@ -156,7 +165,7 @@ class UserBeliefs:
         Raises:
             SpaceError: a knob that the space lacks, or see `Statement.doubts`.
         """
-        places = dict(zip(space.names, space.positions(space.candidates), strict=True))
+        places = _places(space)
         total = np.zeros(len(space.candidates))
         for name, statement in self.knobs:
             knob, place = _knob(space, name, places)
@@ -166,6 +175,34 @@ class UserBeliefs:
         if self.bad:
             total += LARGEST * reduce(np.maximum, (_likeness(space, c, places) for c in self.bad))
         return total
+
+    @property
+    def single(self) -> Iterator[tuple[str, UserBeliefs]]:
+        """Each of them alone, with the place where it stands in a file: `rank`, `good.0`."""
+        for name, statement in self.knobs:
+            yield name, UserBeliefs(((name, statement),))
+        for place, one in enumerate(self.good):
+            yield f"good.{place}", UserBeliefs(good=(one,))
+        for place, one in enumerate(self.bad):
+            yield f"bad.{place}", UserBeliefs(bad=(one,))
+
+    def remarks(
+        self, space: SearchSpace, held: Callable[[UserBeliefs], UserBeliefs] = lambda said: said
+    ) -> Iterator[str]:
+        """In a sentence each, without its full stop: those that make no difference between candidates, and
+        those that speak of what is far from all of them.
+
+        Args:
+            space: of the candidates.
+            held: what is said in the user's own words, in those of the space; empty: nothing of it is there.
+        """
+        n = 0
+        for _, one in self.single:
+            if meant := held(one):
+                n += 1
+                yield from _remark(meant, one, space)
+        if n > 1 and np.ptp(held(self).doubts(space)) < _ALIKE:
+            yield "beliefs make no difference together, as they say the same of all candidates"
 
 
 def _configs(kind: str, given: Any) -> tuple[tuple[tuple[str, Value], ...], ...]:
@@ -190,6 +227,42 @@ def _read(text: str) -> Value:
 Places = dict[str, npt.NDArray[np.int64]]
 
 
+def _places(space: SearchSpace) -> Places:
+    return dict(zip(space.names, space.positions(space.candidates), strict=True))
+
+
+def _remark(one: UserBeliefs, said: UserBeliefs, space: SearchSpace) -> Iterator[str]:
+    """What is to be told of one belief, which the user `said` so."""
+    places, flat = _places(space), np.ptp(one.doubts(space)) < _ALIKE
+    if one.knobs:
+        ((name, statement),) = one.knobs
+        knob, place = _knob(space, name, places)
+        names, away = [name], statement.away(knob)[place]
+        ((own, statement),) = said.knobs
+        shown = f"{own}: {statement}"
+    else:
+        ((kind, (config,)),) = ((k, v) for k, v in (("good", one.good), ("bad", one.bad)) if v)
+        names, away = [name for name, _ in config], np.sqrt(_squares(space, config, places))
+        shown = f"{kind}: {_listed((said.good or said.bad)[0])}"
+    shown = f"beliefs.{printable(shown, 200)}"
+    if away.min() > _FAR:
+        values = space.values(space.candidates[[int(np.argmin(away))]])
+        nearest = _listed((n, _value(space, n, values[n][0])) for n in names if n in values)
+        much = "no" if flat else "little"
+        yield f"{shown} makes {much} difference, as no candidate is near: the nearest has {nearest}"
+    elif flat:
+        yield f"{shown} makes no difference, as it says the same of all candidates"
+
+
+def _value(space: SearchSpace, name: str, number: float) -> Value:
+    texts = space[name].texts if name in space.names else ()
+    return texts[int(number)] if texts else float(number)
+
+
+def _listed(config: Iterable[tuple[str, Value]]) -> str:
+    return ", ".join(f"{name} {value if isinstance(value, str) else f'{value:g}'}" for name, value in config)
+
+
 def _knob(space: SearchSpace, name: str, places: Places) -> tuple[Knob, npt.NDArray[np.int64]]:
     """A knob, and where each candidate stands on it."""
     if name in places:
@@ -203,6 +276,11 @@ def _knob(space: SearchSpace, name: str, places: Places) -> tuple[Knob, npt.NDAr
 
 def _likeness(space: SearchSpace, config: tuple[tuple[str, Value], ...], places: Places) -> Floats:
     """1 at a config, less the farther from it, (N,); knobs that it leaves out make no difference."""
+    return np.asarray(np.exp(-0.5 * _squares(space, config, places) / _NEAR**2))
+
+
+def _squares(space: SearchSpace, config: tuple[tuple[str, Value], ...], places: Places) -> Floats:
+    """Of the distances from a config, (N,), each knob in units of its range."""
     full = with_alpha(dict(config))
     if "alpha" in full and "alpha_ratio" in full:
         del full["alpha" if "alpha_ratio" in places else "alpha_ratio"]
@@ -211,5 +289,5 @@ def _likeness(space: SearchSpace, config: tuple[tuple[str, Value], ...], places:
         knob, place = _knob(space, name, places)
         if knob.named:
             knob.position(value)  # raises where it has no such name
-        away += (knob.distances(value)[place] / _NEAR) ** 2
-    return np.asarray(np.exp(-0.5 * away))
+        away += knob.distances(value)[place] ** 2
+    return away

@@ -68,7 +68,7 @@ class Scene:
 
     def held(self, beliefs: UserBeliefs) -> UserBeliefs:
         """What is held likely, in the words of the space: parameters that have not been asked for, or have
-        one value, are left out, and a number is the nearest one that the search has.
+        one value, are left out, and a number that is probable, or not, is the nearest one that there is.
 
         Raises:
             SpaceError: a choice that a parameter does not have.
@@ -96,7 +96,11 @@ class Scene:
 
     def _config(self, given: tuple[tuple[str, Value], ...]) -> tuple[tuple[str, Value], ...]:
         numbers = self.numbers(dict(given)).items()
-        return tuple((name, _nearest(self.space[name], n)) for name, n in numbers if name in self.space.names)
+        return tuple(
+            (name, _nearest(self.space[name], n) if self.space[name].named else n)
+            for name, n in numbers
+            if name in self.space.names
+        )
 
 
 def _nearest(knob: Knob, number: Number) -> Value:

@@ -234,10 +234,8 @@ class LoracleSampler(BaseSampler):
             scene = scene_of(trials, self._space, {}, own=self._searches_own)
             question = question_of(scene, {})
             if question.asked.names and not question.left.any():
-                warnings.warn(
-                    f"{exhausted(question)}; the search ends here{beyond(question)}",
-                    stacklevel=_levels(),
-                )
+                said = f"{exhausted(question)}; the search ends here{beyond(question)}"
+                warnings.warn(said, stacklevel=_levels())
                 study.stop()
 
     # -- a knob -------------------------------------------------------------------------------------
@@ -250,6 +248,10 @@ class LoracleSampler(BaseSampler):
         if scene.asked.names and (strange := scene.strangers(self._beliefs)):
             said = f"beliefs: the objective has not asked for {', '.join(strange)}, which is left out so far"
             self._say_once(study, "beliefs", said)
+        if scene.asked.names and (study.study_name, "remarks") not in self._told:
+            self._told.add((study.study_name, "remarks"))
+            for text in self._beliefs.remarks(scene.space, scene.held):
+                warnings.warn(text, stacklevel=_levels())
         return with_beliefs(self._preset, scene.held(self._beliefs))
 
     def _number(
