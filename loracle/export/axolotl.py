@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from loracle.export.winner.files import ROWS, header, write_rows, write_texts, yaml_text
 from loracle.export.winner.reading import Winner, require_whole_alpha
-from loracle.export.winner.rows import about_skipped_turns, plain_row, require_plain_turns, training_rows
+from loracle.export.winner.rows import (
+    about_skipped_turns,
+    plain_row,
+    require_plain_turns,
+    respelt_rows,
+    training_rows,
+)
 
 if TYPE_CHECKING:
     from loracle.training.dataset.shapes import Example
+
+LOADS_MODELS = True
 
 # transformers.TrainingArguments, and what axolotl/utils/schemas/training.py calls the same.
 _TRAINING = {
@@ -47,7 +55,7 @@ def write(winner: Winner, folder: Path) -> list[str]:
     """Writes `config.yaml` and `train.jsonl`. Raises LoracleError: axolotl has no place for something."""
     rows = training_rows(winner)
     texts, notes = settings(winner, rows)
-    write_rows(folder, map(plain_row, rows))
+    write_rows(folder, map(plain_row, respelt_rows(winner, rows, "axolotl")))
     write_texts(folder, texts)
     return notes
 

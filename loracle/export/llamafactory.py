@@ -18,6 +18,7 @@ from loracle.export.winner.rows import (
     ends_of_rows,
     plain_row,
     require_plain_turns,
+    respelt_rows,
     training_rows,
 )
 
@@ -57,7 +58,8 @@ def write(winner: Winner, folder: Path) -> list[str]:
     rows = training_rows(winner)
     texts, notes = settings(winner, rows)
     opening, ending = ends_of_rows(winner)
-    write_rows(folder, (_row(row, opening, ending) for row in rows))
+    spelt = respelt_rows(winner, rows, "LLaMA-Factory")
+    write_rows(folder, (_row(row, opening, ending) for row in spelt))
     info = json.dumps({_NAME: _described(rows[0].form)}, indent=2)
     write_texts(folder, {"dataset_info.json": info + "\n", **texts})
     return notes

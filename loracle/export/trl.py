@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from loracle.export.winner.files import ROWS, header, python_literal, write_rows, write_texts, yaml_text
 from loracle.export.winner.reading import Winner
-from loracle.export.winner.rows import about_skipped_turns, plain_row, single_answers, training_rows
+from loracle.export.winner.rows import (
+    about_skipped_turns,
+    plain_row,
+    respelt_rows,
+    single_answers,
+    training_rows,
+)
 
 if TYPE_CHECKING:
     from loracle.training.dataset.shapes import Example
+
+LOADS_MODELS = True
 
 # trl.ModelConfig, TRL 1.16 (trl/trainer/model_config.py): what has another name there than in PEFT.
 _NAMES = {
@@ -53,7 +61,7 @@ def write(winner: Winner, folder: Path) -> list[str]:
     """Writes `sft.yaml`, `train.py` and `train.jsonl`. Raises LoracleError: see `training_rows`."""
     rows = training_rows(winner)
     texts, notes = settings(winner, rows)
-    write_trl_rows(folder, rows)
+    write_trl_rows(folder, respelt_rows(winner, rows, "TRL", reads_parts=True))
     write_texts(folder, texts)
     return notes
 

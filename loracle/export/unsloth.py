@@ -10,10 +10,12 @@ from loracle.errors import StudyError
 from loracle.export.trl import sft_settings, trl_notes, write_trl_rows
 from loracle.export.winner.files import ROWS, header, python_literal, write_texts
 from loracle.export.winner.reading import Winner
-from loracle.export.winner.rows import training_rows
+from loracle.export.winner.rows import respelt_rows, training_rows
 
 if TYPE_CHECKING:
     from loracle.training.dataset.shapes import Example
+
+LOADS_MODELS = True
 
 # unsloth/models/llama.py, FastLanguageModel.get_peft_model.
 _LORA = (
@@ -61,7 +63,7 @@ def write(winner: Winner, folder: Path) -> list[str]:
     """Writes `train.py` and `train.jsonl`. Raises LoracleError: Unsloth trains no such adapter."""
     rows = training_rows(winner)
     texts, notes = settings(winner, rows)
-    write_trl_rows(folder, rows)
+    write_trl_rows(folder, respelt_rows(winner, rows, "Unsloth", reads_parts=True))
     write_texts(folder, texts)
     return notes
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from loracle.errors import LoracleError, StudyError
 from loracle.export.winner.reading import Winner
 
 if TYPE_CHECKING:
-    from loracle.training.dataset.shapes import Example
+    from loracle.training.dataset.shapes import Example, Message
     from loracle.training.dataset.tokens import Encoded
 
 
@@ -74,17 +75,51 @@ def ends_of_rows(winner: Winner) -> tuple[str, str]:
     return tokenizer.decode(whole[:before]) if before else "", str(tokenizer.eos_token)
 
 
-def plain_row(row: Example) -> dict[str, Any]:
-    """A row as most trainers read it: `text`, `prompt` and `completion`, or `messages`.
+def respelt_rows(
+    winner: Winner, rows: Sequence[Example], trainer: str, *, reads_parts: bool = False
+) -> tuple[Example, ...]:
+    """Rows whose turns, as they stand in `train.jsonl`, the chat template renders as in the run.
+
+    A content is one text in all turns or, where the template renders texts otherwise and the trainer hands
+    over what it reads (`reads_parts`), a list of parts in all of them.
 
     Raises:
-        LoracleError: a turn has several parts, which trainers put together each in its own way.
+        LoracleError: the template renders some row neither so nor so.
     """
-    if any(turn.parts for turn in row.messages):
-        raise LoracleError(
-            f"{row.source}: a turn has several parts, and trainers put these together each in its own way; "
-            "join them to one text and train anew"
-        )
+    if not rows[0].messages:
+        return tuple(rows)
+    from loracle.training.dataset.chat import Chats
+    from loracle.training.dataset.tokenizer import load_reading
+
+    chats = Chats(load_reading(winner.config).tokenizer)
+    odd = ""
+    for in_parts in (False, True) if reads_parts else (False,):
+        found: list[Example] = []
+        for row in rows:
+            turns = chats.respelt(row, in_parts=in_parts)
+            if turns is None:
+                odd = odd or row.source
+                break
+            found.append(replace(row, messages=tuple(map(_respelt, row.messages, turns))))
+        if len(found) == len(rows):
+            return tuple(found)
+    other = "" if reads_parts else "trl, or to "
+    raise LoracleError(
+        f"{odd}: the chat template renders this row otherwise where each turn is one text, which is all that "
+        f"{trainer} reads; export --to {other}torchtune, which takes tokens"
+    )
+
+
+def _respelt(message: Message, turn: Mapping[str, Any]) -> Message:
+    content = turn["content"]
+    more = {name: value for name, value in turn.items() if name not in ("role", "content")}
+    if isinstance(content, list):
+        return replace(message, more=more, parts=tuple(part["text"] for part in content))
+    return replace(message, content=content, more=more, parts=())
+
+
+def plain_row(row: Example) -> dict[str, Any]:
+    """A row as most trainers read it: `text`, `prompt` and `completion`, or `messages`."""
     if row.form == "messages":
         return {"messages": [turn.as_turn for turn in row.messages]}
     return {"text": row.text} if row.form == "text" else {"prompt": row.prompt, "completion": row.completion}

@@ -6,11 +6,12 @@ everything that a turn says is looked for in what was rendered.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -98,6 +99,20 @@ class Chats:
         self.remarks.fields.update(chat.passed_over())
         self.remarks.dated += any(datetime.now().strftime(form) in whole for form in self._dates)
         return [piece for piece in pieces if piece[0]]
+
+    def respelt(self, example: Example, *, in_parts: bool = False) -> Turns | None:
+        """Turns that are rendered as the row is, each with one text or none as its content or, with
+        `in_parts`, with a list of parts; None: the template renders none of these so. Raises as `pieces`."""
+        chat = self._faithful(example)
+        spelt: list[Turns] = []
+        for turns in ([turn.as_turn for turn in example.messages], chat.turns):
+            ways = [_in_parts(turns)] if in_parts else [[_in_one(t, by) for t in turns] for by in _JOINTS]
+            spelt += ways
+        for turns in spelt:
+            with contextlib.suppress(Exception):  # a template is a program of its own, and raises anything
+                if _Chat(turns, chat.beside, self.tokenizer).whole == chat.whole:
+                    return turns
+        return None
 
     def _faithful(self, example: Example) -> _Chat:
         """The first way to hand over the chat in which nothing is left out: as it is given first of all.
@@ -249,11 +264,20 @@ def _in_parts(turns: Turns) -> Turns:
     ]
 
 
-def _in_one(turn: dict[str, Any]) -> dict[str, Any]:
-    """A turn whose parts are one text."""
+def _in_one(turn: dict[str, Any], by: Callable[[Sequence[str]], str] = "\n".join) -> dict[str, Any]:
+    """A turn whose parts are one text, put together in one way."""
     if not _is_parts(turn):
         return turn
-    return {**turn, "content": "\n".join(part["text"] for part in turn["content"])}
+    return {**turn, "content": by([part["text"] for part in turn["content"]])}
+
+
+def _without_ends(texts: Sequence[str]) -> str:
+    return "".join(text.strip() for text in texts)
+
+
+# How templates put several parts together: behind one another or a line each, as they are or without white
+# space at their ends.
+_JOINTS: tuple[Callable[[Sequence[str]], str], ...] = ("\n".join, "".join, _without_ends)
 
 
 def _with_objects(turn: dict[str, Any]) -> dict[str, Any]:
