@@ -236,7 +236,7 @@ def _surroundings(winner: Winner) -> dict[str, Any]:
 
 
 def _notes(winner: Winner) -> Iterator[str]:
-    trained, training = winner.trained, winner.training
+    trained = winner.trained
     yield (
         "needs: torchtune 0.6.1 with torchao 0.15, which is the last that has what it imports; "
         "torchtune is not developed any further"
@@ -253,8 +253,8 @@ def _notes(winner: Winner) -> Iterator[str]:
     )
     yield from winner.about_warmup()
     rows = int(trained.get("blocks", trained["examples"]))
-    seen = float(training.get("num_train_epochs", 0)) * rows
-    if seen and (missing := int(trained["steps"]) * int(trained["effective_batch"]) - round(seen)) > 0:
+    given = int(trained["steps"]) * int(trained["effective_batch"])
+    if winner.epochs is not None and (missing := given - round(winner.epochs * rows)) > 0:
         yield f"last step: a whole batch, where Loracle's had {missing} rows less"
     if winner.lora.get("use_rslora"):
         yield (

@@ -14,7 +14,7 @@ from loracle import __version__
 from loracle.config.placeholders import fill, split_command
 from loracle.config.settings import RunConfig
 from loracle.config.training.optimizers import OPTIMIZERS
-from loracle.config.training.plan import Plan, plan_training
+from loracle.config.training.plan import Plan, plan_training, steps_elsewhere
 from loracle.config.training.schedules import SCHEDULES, scheduler_arguments
 from loracle.config.training.settings import TrainingConfig
 from loracle.config.training.variants import VARIANTS
@@ -86,6 +86,7 @@ def recipe(
             "examples": n_train,
             **({} if n_blocks is None else {"blocks": n_blocks}),
             "effective_batch": plan.batch_size,
+            **({} if plan.settings.epochs is None else {"epochs": float(plan.settings.epochs)}),
             "steps": plan.steps,
             "warmup_steps": plan.warmup_steps,
             "loss": f"mean over the tokens that count of the whole effective batch: {_COUNTED[loss_on]}",
@@ -118,9 +119,11 @@ def _sft(config: RunConfig) -> dict[str, Any]:
 
 
 def _length(plan: Plan) -> dict[str, Any]:
-    if plan.settings.epochs is None:
+    """Epochs, where others make as many steps of them."""
+    epochs = plan.settings.epochs
+    if epochs is None or steps_elsewhere(plan.n_examples, epochs, plan.batch_size) != plan.steps:
         return {"max_steps": plan.steps}
-    return {"num_train_epochs": float(plan.settings.epochs)}
+    return {"num_train_epochs": float(epochs)}
 
 
 def _schedule(plan: Plan) -> dict[str, Any]:

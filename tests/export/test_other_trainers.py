@@ -193,6 +193,29 @@ def test_what_has_no_name_is_said(changed: Callable[..., Path], tmp_path: Path) 
     assert not any("use_dora" in note for note in made.notes)
 
 
+@pytest.mark.parametrize("written", [True, False], ids=["new recipe", "recipe of epochs"])
+def test_epochs_that_would_make_other_steps_are_exported_as_steps(
+    changed: Callable[..., Path], tmp_path: Path, written: bool
+) -> None:
+    """48 rows in batches of 10: 2.5 epochs are 12 steps here, and ceil(2.5 x 5) = 13 there."""
+    run = changed()
+    path = run / "best" / "recipe.yaml"
+    recipe = yaml.safe_load(path.read_text())
+    length = {"max_steps": 12} if written else {"num_train_epochs": 2.5}
+    training = {name: value for name, value in recipe["training"].items() if "epochs" not in name}
+    training |= {"per_device_train_batch_size": 10, "gradient_accumulation_steps": 1} | length
+    trained = recipe["trained"] | {"effective_batch": 10, "steps": 12, "epochs": 2.5}
+    if not written:  # before recipes said so
+        del trained["epochs"]
+    path.write_text(yaml.safe_dump(recipe | {"training": training, "trained": trained}))
+    for dialect in ("trl", "axolotl", "llamafactory"):
+        made = export(run, tmp_path / dialect, dialect)
+        content = yaml.safe_load(next(file for file in made.files if file.suffix == ".yaml").read_text())
+        assert content["max_steps"] == 12
+        assert not {"num_train_epochs", "num_epochs"} & content.keys()
+        assert any("12 (max_steps) in the place of 2.5 epochs, of which it makes 13" in n for n in made.notes)
+
+
 @pytest.mark.parametrize("dialect", ["trl", "axolotl", "llamafactory", "unsloth", "torchtune"])
 def test_a_base_model_that_was_quantized_is_said_to_be_loaded_whole(
     changed: Callable[..., Path], tmp_path: Path, dialect: str

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import yaml
 from peft import LoraConfig
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from loracle.config.settings import RunConfig, TrainingConfig
 from loracle.config.training.plan import plan_training
 from loracle.report.recipe import own_recipe_text, recipe, recipe_text
+from loracle.training.model.base_model import Base
 
 CONFIG = RunConfig.model_validate({"model": "org/base", "data": {"train": "train.jsonl"}})
 WINNER = {"rank": 8, "alpha_ratio": 2, "alpha": 16, "dropout": 0.05, "batch_size": 20, "learning_rate": 1e-4}
@@ -98,6 +99,25 @@ def test_steps_are_those_of_the_plan_whatever_the_numbers() -> None:
             content = recipe(with_training(epochs=epochs), WINNER, n_train)
             expected = math.ceil(max(1, round(epochs * n_train)) / min(20, n_train))
             assert content["trained"]["steps"] == expected
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*")
+@pytest.mark.parametrize("epochs", [0.3, 1, 1.5, 2.5, 3])
+@pytest.mark.parametrize("n_train", [20, 47, 50, 90])
+def test_the_trainer_of_transformers_takes_as_many_steps(
+    tmp_path: Path, base: Base, n_train: int, epochs: float
+) -> None:
+    content = recipe(with_training(epochs=epochs), WINNER, n_train, {"micro_batch": 4.0})
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, report_to="none", **content["training"]
+    )
+    rows = [{"input_ids": [1, 2], "labels": [1, 2]}] * n_train
+    trainer = Trainer(model=base.model, args=arguments, train_dataset=rows)
+    values = trainer.set_initial_training_values(arguments, trainer.get_train_dataloader())
+    assert values[-1] == content["trained"]["steps"]
+    assert content["trained"]["epochs"] == epochs
+    whole = n_train % 20 == 0 or epochs == 1
+    assert ("num_train_epochs" in content["training"]) or not whole
 
 
 def test_settings_of_an_own_trainer_come_with_the_command_of_their_own_run() -> None:

@@ -143,3 +143,12 @@ def count_steps(n_examples: int, epochs: float, batch_size: float) -> int:
     Epochs follow one another without a short batch between them, so only the last batch may be short.
     """
     return math.ceil(count_seen(n_examples, epochs) / min(batch_size, n_examples))
+
+
+def steps_elsewhere(n_rows: int, epochs: float, batch_size: int) -> int:
+    """Steps that transformers' trainer, and those built on it, make of so many epochs.
+
+    Each of their epochs ends with a batch that may be short
+    (`transformers/trainer.py`, `Trainer.set_initial_training_values`).
+    """
+    return math.ceil(epochs * math.ceil(n_rows / batch_size))

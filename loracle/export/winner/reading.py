@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from loracle.config.loading import load_config
 from loracle.config.settings import RunConfig
+from loracle.config.training.plan import steps_elsewhere
 from loracle.config.yaml_file import YamlError, parse, read_text
 from loracle.errors import StudyError
 from loracle.export.winner.split import Split, split_batch
@@ -81,12 +81,32 @@ class Winner:
 
     @property
     def training(self) -> dict[str, Any]:
-        """Arguments of `transformers.TrainingArguments`, with the batch split as asked."""
+        """Arguments of `transformers.TrainingArguments`: the batch split as asked, and `max_steps` in the
+        place of epochs that would make another number of steps there."""
+        training, trained = dict(self.recipe["training"]), self.trained
+        epochs = training.get("num_train_epochs")
+        steps, batch = int(trained["steps"]), int(trained["effective_batch"])
+        if epochs is not None and steps_elsewhere(self._rows, float(epochs), batch) != steps:
+            # A recipe that was written before recipes did so themselves.
+            names = {"num_train_epochs": "max_steps"}
+            training = {names.get(name, name): value for name, value in training.items()}
+            training["max_steps"] = steps
         split = {
             "per_device_train_batch_size": self.split.micro,
             "gradient_accumulation_steps": self.split.accumulation,
         }
-        return dict(self.recipe["training"]) | split
+        return training | split
+
+    @property
+    def _rows(self) -> int:
+        """That an epoch has: examples, or blocks of them."""
+        return int(self.trained.get("blocks", self.trained["examples"]))
+
+    @property
+    def epochs(self) -> float | None:
+        """How often the rows were seen; None: their number of steps was given."""
+        found = self.trained.get("epochs", self.recipe["training"].get("num_train_epochs"))
+        return None if found is None else float(found)
 
     @property
     def trained(self) -> Mapping[str, Any]:
@@ -159,19 +179,18 @@ class Winner:
             "rows: its own shuffle; the same seed gives another order than Loracle's, and other dropout masks"
         )
         yield from self.about_warmup()
-        epochs = training.get("num_train_epochs")
-        if epochs is not None:
-            rows = int(trained.get("blocks", trained["examples"]))
-            steps = math.ceil(float(epochs) * math.ceil(rows / int(trained["effective_batch"])))
-            if steps != int(trained["steps"]):
-                yield (
-                    f"steps: about {steps}, where Loracle took {trained['steps']}: an epoch here ends with a "
-                    "short batch, Loracle's batches go on over its end"
-                )
+        if self.epochs is not None and "max_steps" in training:
+            made = steps_elsewhere(self._rows, self.epochs, int(trained["effective_batch"]))
+            yield (
+                f"steps: {trained['steps']} (max_steps) in the place of {self.epochs:g} epochs, of which it "
+                f"makes {made}: an epoch here ends with a short batch, Loracle's batches go on over its "
+                "end"
+            )
         if self.packs:
             yield (
                 f"packing: it makes blocks of its own, of other rows than the {trained['blocks']} of "
-                "Loracle, so an epoch may have a few steps more or less"
+                "Loracle"
+                + ("" if "max_steps" in training else ", so an epoch may have a few steps more or less")
             )
         yield from self.beyond_arguments(lora_plus=lora_plus)
 
