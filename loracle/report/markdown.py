@@ -10,6 +10,8 @@ from loracle.records.notices import Notice
 from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace
 from loracle.records.trial import FailureKind, History
+from loracle.report.explanation.held import TITLE, held_lines
+from loracle.report.findings.records import HeldLikely
 from loracle.report.findings.search_cost import search_cost, show_trainings
 from loracle.report.folders import final_folder
 from loracle.report.objectives import PARETO, front_rows
@@ -31,6 +33,7 @@ def write_report(
     memory: Sequence[str] = (),
     notices: Sequence[Notice] = (),
     sizes: Sizes | None = None,
+    held: HeldLikely | None = None,
 ) -> None:
     """Writes `report.md` and `progress.png`; the arguments are those of `report_text`."""
     from loracle.report.figures import write_figure  # here: whoever reads a run needs no matplotlib
@@ -38,7 +41,7 @@ def write_report(
     folder = config.output
     write_figure(folder / "progress.png", space, history, config.metric)
     text = report_text(
-        config, space, history, comparison, stopped, memory=memory, notices=notices, sizes=sizes
+        config, space, history, comparison, stopped, memory=memory, notices=notices, sizes=sizes, held=held
     )
     write_atomically(folder / "report.md", text)
 
@@ -53,6 +56,7 @@ def report_text(
     memory: Sequence[str] = (),
     notices: Sequence[Notice] = (),
     sizes: Sizes | None = None,
+    held: HeldLikely | None = None,
 ) -> str:
     """The report as Markdown.
 
@@ -65,6 +69,7 @@ def report_text(
         memory: what `memory.describe` says about it.
         notices: what the user must see.
         sizes: how many examples were used; None: the trainer is the user's own.
+        held: what the user held likely; None: nothing.
     """
     metric = config.metric
     name = Path(config.model).name or config.model or config.output.name
@@ -80,6 +85,8 @@ def report_text(
     lines += ["![scores by trial and by knob](progress.png)", "", "## How it was found", ""]
     lines += _how(config, space, history, comparison, stopped, sizes)
     lines += [f"- {line[:1].upper()}{line[1:]}." for line in memory]
+    if held is not None:
+        lines += ["", f"## {TITLE}", "", " ".join(map(escape.markdown, held_lines(held)))]
     lines += ["", "## All trials", "", *_table(history_table(space, history, metric, config.objectives)), ""]
     return "\n".join([*lines, "## Use it", "", *_use(config, comparison), ""])
 

@@ -155,3 +155,11 @@ def round_up(number: float) -> int:
         return math.ceil(number)
     step = 10 ** (math.floor(math.log10(number)) - 1)
     return int(math.ceil(number / step - 1e-9) * step)
+
+
+def agrees(correlation: float) -> str:
+    """What a rank correlation of expected and seen scores means, as a verb."""
+    for least, word in ((0.5, "agrees well"), (0.2, "agrees a little"), (-0.2, "says little")):
+        if correlation > least:
+            return word
+    return "disagrees"

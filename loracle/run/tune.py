@@ -97,7 +97,8 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
             run = _as_recorded(run, study)
             record_config(config)
             _tell(run.notices, config.output, listen)
-            page = LivePage(Subject(config, space, run.search.preset), study.history, run.notices, listen)
+            subject = Subject(config, space, run.search.preset)
+            page = LivePage(subject, study.history, run.notices, listen)
             stopped = _search(config, run, study, page, _estimates(config, run))
             _take_back(study)
             history = study.history()
@@ -114,7 +115,11 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         _keep(notices, config.output)
         best = write_best(config, comparison, run.sizes)
         write_report(
-            config, space, history, comparison, stopped, memory=said, notices=notices, sizes=run.sizes
+            *(config, space, history, comparison, stopped),
+            memory=said,
+            notices=notices,
+            sizes=run.sizes,
+            held=subject.held(history, comparison),
         )
         result = Result(config.output, space, history, comparison, stopped, notices, best)
         write_finished(config.output, result.finished)

@@ -63,6 +63,7 @@ class Member:
         self.spread = np.full_like(start, _SPREAD["lengthscales"])
         self.spread[:NOISE], self.spread[NOISE] = _SPREAD["variances"], _SPREAD["noise"]
         self.spread[MEAN] = _SPREAD["mean"]
+        self.believes = False  # the user
         self._factored: tuple[Floats, Floats, Floats] | None = None  # of all observations: y, and its factor
 
     def believing(self, doubts: Floats) -> Member:
@@ -70,7 +71,9 @@ class Member:
         start = self.start.copy()
         start[MEAN] = start[MEAN] or 1.0
         mean = start[MEAN] * self.inputs.mean - _DOUBT * doubts
-        return Member(replace(self.inputs, mean=mean), start, self.deviation)
+        member = Member(replace(self.inputs, mean=mean), start, self.deviation)
+        member.believes = True
+        return member
 
     def fit(self, rows: Rows, y: Floats) -> None:
         """Fits to transformed outputs y (n,) at `rows`."""
@@ -219,6 +222,7 @@ class Ensemble:
         members: the Gaussian processes, the informed ones first.
         weights: probability of each of them.
         informed: probability of the informed ones together.
+        believing: probability of those together that believe the user.
     """
 
     def __init__(
@@ -234,6 +238,10 @@ class Ensemble:
     def informed(self) -> float:
         learned = [member.inputs.learned.shape[1] > 0 for member in self.members]
         return float(self.weights[learned].sum())
+
+    @property
+    def believing(self) -> float:
+        return float(self.weights[[member.believes for member in self.members]].sum())
 
     def belief(self, pending: Sequence[int] = (), at: Rows | None = None) -> Belief:
         """Mean and standard deviation of the mixture; see `belief.Surrogate`. A pending row counts as

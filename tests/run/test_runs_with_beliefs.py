@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,42 @@ def test_a_run_says_what_its_beliefs_did(tmp_path: Path, said: Callable[..., str
     assert proposal["beliefs"]["share"] < 0.2
     said("report", tmp_path / "run")
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    assert f"What you hold likely ({words}) agrees a little with what was seen: rank correlation" in page
+    markdown = (tmp_path / "run" / "report.md").read_text(encoding="utf-8").replace("\\", "")
+    held = json.loads(said("report", tmp_path / "run", "--json"))["held"]
+    assert held["said"] == words
+    assert abs(math.log10(held["favourite"]["learning_rate"]) + 4) < 0.5
+    for text in (page, markdown):
+        assert "What you held likely" in text
+        assert (
+            f"You held likely: {words}. Before the first trial, that and the prior spoke most for rank 32"
+            in text
+        )
+        assert f"rank correlation {held['agreement']:.2f} over 5 trials." in text
+        assert "likelier than the config that leads." in text
+
+
+def test_it_says_whether_the_trials_took_the_weight_away(tmp_path: Path) -> None:
+    told = {}
+    for name, rate, preset in (
+        ("right", "1e-4", "default"),
+        ("wrong", "at least 2e-3", "default"),
+        ("plain", "at least 2e-3", "numeric"),
+    ):
+        (tmp_path / name).mkdir()
+        path = written(tmp_path / name, {"learning_rate": rate}, preset=preset, trials=12)
+        tune(load_config(path))
+        text = (tmp_path / name / "run" / "report.md").read_text(encoding="utf-8")
+        told[name] = text.partition("How much the search goes by it: ")[2]
+    assert "the trials took its weight away." in told["wrong"]
+    assert "took its weight away" not in told["right"]
+    assert told["plain"].startswith("50 % before the first trial, ")
+
+
+def test_without_beliefs_nothing_is_said_of_them(tmp_path: Path, said: Callable[..., str]) -> None:
+    tune(load_config(written(tmp_path, {}, trials=2)))
+    assert "held likely" not in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert "held likely" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8").lower()
+    assert json.loads(said("report", tmp_path / "run", "--json"))["held"] is None
 
 
 def test_what_the_space_lacks_and_a_preset_that_reads_none_are_refused(

@@ -6,7 +6,7 @@ Where the preset's own belief reads prompts with a language model, the belief on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,11 +16,12 @@ from scipy.stats import rankdata
 
 from loracle.config.metrics import metric_of
 from loracle.records.space import Config, SearchSpace, number
-from loracle.records.trial import History
+from loracle.records.trial import History, Trial
 from loracle.report.findings.importance import grid, importance, most_varied
 from loracle.report.findings.records import (
     Chosen,
     Expectation,
+    HeldLikely,
     Importance,
     NearEqual,
     PriorCheck,
@@ -28,7 +29,7 @@ from loracle.report.findings.records import (
     SlicePoint,
 )
 from loracle.report.findings.score_scale import ScoreScale
-from loracle.search.ensemble import Ensemble, prior_alone
+from loracle.search.ensemble import Ensemble, fit_ensemble, prior_alone
 from loracle.search.feasibility import Feasibility
 from loracle.search.observations import observed, row_of, rows_along, rows_of, tells, value_of
 from loracle.search.presets import EnsembleSettings, Preset, get_preset
@@ -154,30 +155,53 @@ class Understanding:
         looked = self._looked_at
         before = prior_alone(self.settings, describe(self.space))
         mean = before.belief(at=looked).mean
-        seen = [trial for trial in self.history.trials if tells(trial)]
-        rows, known = rows_of(self.space, [trial.index for trial in seen])
-        expected = before.belief(at=rows[known]).mean
-        kept = [trial for trial, is_one in zip(seen, known, strict=True) if is_one]
+        kept, rows = self._seen
+        expected = before.belief(at=rows).mean
         ordered = np.sort(mean)
         ranks = np.searchsorted(ordered, expected) / len(ordered)
         values = [trial.outcome.value if trial.outcome else None for trial in kept]
         scores = [None if value is None else float(self._read(value)) for value in values]
-        seen_values = np.array([-np.inf if value is None else value for value in values])
         now = self.ensemble.belief(at=looked).mean
-        held = self.settings.beliefs
         return PriorCheck(
             tuple(
                 Expectation(trial.number, float(rank), score)
                 for trial, rank, score in zip(kept, ranks, scores, strict=True)
             ),
-            _spearman(expected, seen_values),
+            _spearman(expected, _values(kept)),
             self.ensemble.informed,
             self.settings.informed,
             self._config(int(looked[np.argmax(mean)])),
             self._config(self._best(looked, now)),
-            str(held or ""),
-            _spearman(-held.doubts(self.space)[rows[known]], seen_values) if held else None,
         )
+
+    @cached_property
+    def held(self) -> HeldLikely | None:
+        """What became of what the user holds likely; None where that is nothing."""
+        said = self.settings.beliefs
+        if not said:
+            return None
+        doubts, nothing = said.doubts(self.space), np.zeros(0)
+        before = fit_ensemble(self.settings, describe(self.space), nothing.astype(np.int64), nothing, doubts)
+        mean = before.belief(at=self._looked_at).mean
+        best = np.flatnonzero(mean > mean.max() - 1e-9)
+        favourite = self._config(int(self._looked_at[best[0]])) if len(best) == 1 else None
+        kept, rows = self._seen
+        return HeldLikely(
+            str(said),
+            favourite,
+            float((doubts < doubts[self.leader] - 1e-9).mean()),
+            _spearman(-doubts[rows], _values(kept)),
+            len(rows),
+            self.ensemble.believing,
+            before.believing,
+        )
+
+    @cached_property
+    def _seen(self) -> tuple[list[Trial], Rows]:
+        """Trials that said something of a candidate, n of them, and its row, (n,)."""
+        seen = [trial for trial in self.history.trials if tells(trial)]
+        rows, known = rows_of(self.space, [trial.index for trial in seen])
+        return [trial for trial, is_one in zip(seen, known, strict=True) if is_one], rows[known]
 
     # -- as good, and cheaper -------------------------------------------------------------------------
 
@@ -298,6 +322,12 @@ def believed_scores(understood: Understanding, indices: Rows | None = None) -> B
     order = np.lexsort((-belief.mean, ~understood.likely(rows)))  # stable
     kept = None if keeps is None else keeps[order]
     return BelievedScores(found.indices[order], found.score[order], found.low[order], found.high[order], kept)
+
+
+def _values(trials: Sequence[Trial]) -> Floats:
+    """Of n trials, (n,), failures below all others."""
+    values = [trial.outcome.value if trial.outcome else None for trial in trials]
+    return np.array([-np.inf if value is None else value for value in values])
 
 
 def _searched(config: Config, space: SearchSpace) -> Config:

@@ -23,7 +23,7 @@ from loracle.report.findings.cliff import cliff
 from loracle.report.findings.curves import CurveReader
 from loracle.report.findings.examples import examples
 from loracle.report.findings.recipes import DataAgain
-from loracle.report.findings.records import Findings, TrialRow
+from loracle.report.findings.records import Findings, HeldLikely, TrialRow
 from loracle.report.folders import final_folder
 from loracle.report.objectives import show_scores, weighed
 from loracle.report.tables import comparison_json, comparison_rows
@@ -157,13 +157,25 @@ class Subject:
         if found.pareto is not None:  # the belief is of the first objective, and what leads is of all
             prior = None
         chosen = None if found.pareto is not None else belief.chosen
-        found = replace(found, own_belief=belief.own, slices=belief.slices, prior=prior, chosen=chosen)
+        held = belief.held if found.pareto is None else None
+        found = replace(
+            found, own_belief=belief.own, slices=belief.slices, prior=prior, chosen=chosen, held=held
+        )
         if not whole:
             return found
         found = replace(found, importance=belief.importance)
         if found.pareto is not None:
             return found
         return replace(found, near_equals=belief.near_equals(self._steps(found, belief)))
+
+    def held(self, history: History, comparison: Comparison) -> HeldLikely | None:
+        """What became of what the user holds likely; None where that is nothing, or cannot be said."""
+        leader = self._leader(history, comparison)
+        if not self.config.beliefs.said or leader is None or self.config.objectives:
+            return None
+        seed = self.config.search.seed
+        belief = understand(self.space, history, self.preset, seed, self.config.metric, leader)
+        return None if belief is None else belief.held
 
     def _steps(self, found: Findings, belief: Understanding) -> Callable[[Config], int | None]:
         """How many steps a trial of a config takes; nobody knows those of a trainer of the user's own."""

@@ -175,8 +175,6 @@ class PriorCheck:
         favourite: the config that the prior alone would have chosen.
         favourite_now: the candidate that is believed to be best now, tried or not, of those that likely keep
             every guard.
-        said: what the user holds likely, in words; empty: nothing.
-        said_agreement: as `agreement`, of that.
     """
 
     expected: tuple[Expectation, ...]
@@ -185,8 +183,31 @@ class PriorCheck:
     weight_before: float
     favourite: Config
     favourite_now: Config
-    said: str = ""
-    said_agreement: float | None = None
+
+
+@dataclass(frozen=True)
+class HeldLikely:
+    """What the user held likely before the first trial, and what became of it.
+
+    Attributes:
+        said: in words.
+        favourite: the candidate that was believed best before the first trial, by the prior and by what the
+            user holds likely together; None where several are.
+        likelier: share of the candidates that were held likelier than the leading config.
+        agreement: Spearman's correlation, over the trials, of how likely the user held a config and what it
+            scored; None where it has no meaning.
+        trials: how many these are.
+        weight: probability, after the trials, that what the user holds likely explains the scores.
+        weight_before: the same before the first trial.
+    """
+
+    said: str
+    favourite: Config | None
+    likelier: float
+    agreement: float | None
+    trials: int
+    weight: float
+    weight_before: float
 
 
 @dataclass(frozen=True)
@@ -381,6 +402,7 @@ class Findings:
     slices: tuple[Slice, ...] = ()
     importance: Importance | None = None
     prior: PriorCheck | None = None
+    held: HeldLikely | None = None
     near_equals: tuple[NearEqual, ...] = ()
     cliff: Cliff | None = None
     proxy: tuple[ProxyPair, ...] = ()
@@ -390,6 +412,11 @@ class Findings:
     ran_again: bool = True
     left_out: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def watched(self) -> bool:
+        """Whether something must not be lost."""
+        return any(row.guards for row in self.trials)
 
     @property
     def ended(self) -> tuple[TrialRow, ...]:

@@ -23,8 +23,15 @@ from loracle.report.page.markup import (
     text,
 )
 from loracle.report.page.pareto import pareto_part
+from loracle.report.page.prior import held_parts, prior_part
 from loracle.report.page.trials_table import axis_fields, trials_table
-from loracle.report.wording import NUMBERS_STAND_IN, show_difference, show_score, show_value, shown_knobs
+from loracle.report.wording import (
+    NUMBERS_STAND_IN,
+    show_difference,
+    show_score,
+    show_value,
+    shown_knobs,
+)
 from loracle.text.quantities import show_bytes, show_duration, show_money, show_share
 
 # `standing`: a word for the eye, and the look of it.
@@ -52,7 +59,8 @@ def sections(found: Findings) -> list[Part]:
         _parallel(found),
         _slices(found),
         _importance(found),
-        _prior(found),
+        prior_part(found),
+        *held_parts(found),
         _near_equals(found),
         _cliff(found),
         _proxy(found),
@@ -174,10 +182,6 @@ def _curves(found: Findings) -> Part:
     return section("curves", "Curves", "Learning curves", chart("curves-chart", label), note, why=why)
 
 
-def _watched(found: Findings) -> bool:
-    return any(row.guards for row in found.trials)
-
-
 def _any_lost(found: Findings) -> bool:
     return any(row.broken for row in found.trials)
 
@@ -263,36 +267,6 @@ def _interval(share: Share) -> str:
     return text(f"{show_share(share.share)} ({ends})")
 
 
-def _prior(found: Findings) -> Part:
-    why = found.left_out.get("prior")
-    if found.prior is None:
-        return section("prior", "Prior", "What the prior said", why=why)
-    prior = found.prior
-    said = []
-    for what, agreement in (
-        ("The prior, fitted to other tasks,", prior.agreement),
-        (text(f"What you hold likely ({prior.said})"), prior.said_agreement),
-    ):
-        if agreement is not None:
-            seen = f"rank correlation {agreement:z.2f} over {len(prior.expected)} trials"
-            said.append(f"{what} {wording.agrees(agreement)} with what was seen: {seen}.")
-    said.append(
-        f"How much the search trusts the prior: {show_share(prior.weight_before)} before the first trial, "
-        f"{show_share(prior.weight)} now."
-    )
-    before, now = shown_knobs(prior.favourite), shown_knobs(prior.favourite_now)
-    rows = [
-        ["", *before],
-        ["the prior's own choice", *map(show_value, before.values())],
-        [
-            "believed best now" + (", of what likely keeps the guards" if _watched(found) else ""),
-            *map(show_value, now.values()),
-        ],
-    ]
-    body = chart("prior-chart", "Score of each trial against what the prior expected of it.")
-    return section("prior", "Prior", "What the prior said", paragraph(*said), body, table(rows, "Favourites"))
-
-
 # -- what follows ---------------------------------------------------------------------------------------
 
 
@@ -310,7 +284,7 @@ def _near_equals(found: Findings) -> Part:
     rows = [["", *heads], *(_near_row(found, i, one) for i, one in enumerate(found.near_equals))]
     note = paragraph(
         "A smaller rank or fewer steps than the leading config, and a believed difference of less than the "
-        f"noise of one score{'; what likely loses a guard is left out' if _watched(found) else ''}.",
+        f"noise of one score{'; what likely loses a guard is left out' if found.watched else ''}.",
         _stands_in(found),
     )
     return section("cheaper", "Cheaper", title, note, table(rows, title))

@@ -34,11 +34,3 @@ def tick(own: Value) -> str:
 def in_figure(text: str, limit: int = _LONGEST) -> str:
     """Foreign text for a chart, which would take markup for markup: short, and escaped."""
     return escape.html(escape.printable(text, limit))
-
-
-def agrees(correlation: float) -> str:
-    """What a rank correlation of expected and seen scores means, as a verb."""
-    for least, word in ((0.5, "agrees well"), (0.2, "agrees a little"), (-0.2, "says little")):
-        if correlation > least:
-            return word
-    return "disagrees"
