@@ -263,8 +263,13 @@ class _Climb:
 def _pruned(name: str, task: Recorded, landscape: Landscape, pruner: Any, seed: int) -> dict[str, Any]:
     """TPE with a pruner on rising shares of the data."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # HyperbandPruner puts a trial into a bracket by a hash of the study's name, which is random where nobody
+    # gives one: rows of `hyperband` that were stored before the name was fixed cannot be had again exactly.
     study = optuna.create_study(
-        direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner
+        study_name=f"{name} {landscape.name} {seed}",
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        pruner=pruner,
     )
     climb = _Climb(task, landscape)
     for _ in range(TRIALS):

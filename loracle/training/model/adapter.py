@@ -91,6 +91,7 @@ def attach(base: Base, plan: Plan) -> Any:
             if VARIANTS[plan.settings.variant].writes_into_weights:
                 _renew_weights(base)
             model = get_peft_model(base.model, _lora_config(base, plan))
+            _require_norms(model)
             for wrapper in model.modules():
                 if isinstance(wrapper, ModulesToSaveWrapper):
                     wrapper.modules_to_save.float()  # as PEFT has adapters: small steps would be lost
@@ -111,6 +112,21 @@ def attach(base: Base, plan: Plan) -> Any:
                 f"{listed(settings.targets)}{dropout}) on {base.name}",
                 reason,
             ) from None
+
+
+def _require_norms(model: Any) -> None:
+    """Raises ValueError where DoRA would divide by a norm of 0, as PEFT does without a word.
+
+    That of a whole row, such as the one for padding of an embedding that the output layer shares.
+    """
+    for layer in layers_of(model):
+        for norm in getattr(layer.module, "lora_magnitude_vector", {}).values():
+            if zero := int((norm.weight == 0).sum()):
+                some = f"1 row of {layer.name} has" if zero == 1 else f"{zero:,} rows of {layer.name} have"
+                raise ValueError(
+                    f"{some} nothing but zeros, and DoRA divides by their norm, which makes every loss NaN; "
+                    f"leave {layer.name} out of training.targets, or use another variant"
+                )
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,23 @@ def test_every_variant_passes_and_leaves_no_hook(base: Base, variant: str, check
     assert list(identities(base.model)) == before
 
 
+def test_dora_of_a_row_of_zeros_is_refused_in_one_line_and_other_variants_train(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    """As that for padding is in an embedding which the output layer shares: PEFT's first loss is NaN."""
+    base = base_of(tiny_model)
+    base.model.get_output_embeddings().weight.data[3] = 0.0
+    base.model.save_pretrained(tmp_path / "model")
+    base.tokenizer.save_pretrained(tmp_path / "model")
+    base = base_of(tmp_path / "model")
+    targets = ["q_proj", "lm_head"]
+    with pytest.raises(ConfigError, match=r"\d rows of lm_head have nothing but zeros, and DoRA") as no:
+        found(base, variant="dora", targets=targets)
+    assert "\n" not in str(no.value)
+    assert "lm_head" in found(base, variant="rslora", targets=targets).settings.targets
+    assert found(base, variant="dora", targets=["q_proj"]).notices == ()
+
+
 def test_checkpointing_that_a_model_lacks_is_refused(tmp_path: Path) -> None:
     base = base_of(save_kind(kind_of("fuyu"), tmp_path / "model"))
     base.model.supports_gradient_checkpointing = False
