@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from ray import tune
 from ray.tune.search import Searcher
 
+from loracle.errors import ConfigError
 from loracle.ray_tune import LoracleSearch
 
 SPACE = {"lora": {"r": tune.choice([4, 8, 16])}, "lr": tune.loguniform(1e-5, 1e-2)}
@@ -47,6 +48,33 @@ def test_a_loss_that_is_no_number_has_diverged() -> None:
     tell(search, "b", 0.5)
     assert [trial.state for trial in search._ot_study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
     assert search._ot_study.trials[0].user_attrs == {"loracle:failure": "diverged"}
+
+
+def test_results_that_exceed_a_constraint_are_kept_away_from() -> None:
+    """Larger rates score better, and forget."""
+    tried = {}
+    for name, constraints in (("free", None), ("kept", {"general_loss": 2.0})):
+        search = LoracleSearch(seed=0, constraints=constraints)
+        assert search.set_search_properties("loss", "min", {"lr": tune.loguniform(1e-5, 1e-2)})  # type: ignore[arg-type]
+        rates = []
+        for number in range(10):
+            rates.append(search.suggest(str(number))["lr"])
+            forgets = 2.5 if rates[-1] > 1e-3 else 1.9
+            result = {"loss": -math.log10(rates[-1]), "general_loss": forgets, "training_iteration": 1}
+            search.on_trial_complete(str(number), result)
+        tried[name] = rates
+    assert sum(rate > 1e-3 for rate in tried["free"]) > 2 * sum(rate > 1e-3 for rate in tried["kept"])
+    assert 3e-4 < search._ot_study.sampler.recommend(search._ot_study)["lr"] <= 1e-3  # type: ignore[attr-defined]
+
+
+def test_constraints_that_cannot_be_are_told_in_one_line() -> None:
+    with pytest.raises(ConfigError, match="constraints: general_loss has a number that it may be at most"):
+        LoracleSearch(constraints={"general_loss": "2"})  # type: ignore[dict-item]
+    search = LoracleSearch(seed=0, constraints={"general_loss": 2.0})
+    assert search.set_search_properties("loss", "min", SPACE)  # type: ignore[arg-type]
+    search.suggest("a")
+    with pytest.raises(ConfigError, match="constraints: the result of trial a has no general_loss"):
+        tell(search, "a", 1.0)
 
 
 def test_the_run_ends_once_everything_has_been_tried() -> None:
