@@ -40,6 +40,8 @@ class Sizes:
             as many as the settings say.
         expected: what a trial is expected to cost, in full trainings; None: of runs begun before.
         expected_ends: what it costs at least and at most; None: of runs begun before.
+        costs: by the batch size, and the epochs where they are a knob, of a config: these, and what a trial
+            of it is expected to cost; empty: of runs begun before.
         blocks: rows of several examples that all training examples make, and those of a trial
             (data.packing); None: each example is a row.
     """
@@ -54,6 +56,7 @@ class Sizes:
     trial_cost: float | None = None
     expected: float | None = None
     expected_ends: tuple[float, float] | None = None
+    costs: tuple[tuple[float, ...], ...] = ()
     blocks: tuple[int, int] | None = None
 
     @property

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from loracle.config.settings import RunConfig
 from loracle.config.training.plan import seen_of, steps_of
@@ -76,23 +77,56 @@ class Guess:
     final: Span
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """What makes trainings long or short.
+
+    Attributes:
+        values: batch sizes, with the epochs where these are a knob, that candidates have.
+        weights: how often each is likely to be tried.
+    """
+
+    values: tuple[tuple[float, ...], ...]
+    weights: tuple[float, ...]
+
+    @classmethod
+    def of(cls, space: SearchSpace, first: Callable[[], Sequence[int]] = lambda: ()) -> Lengths:
+        """Those of all candidates, weighed by the configs that the search tries `first`, if it says them."""
+        names = [name for name in ("batch_size", "epochs") if name in space.names]
+
+        def told(indices: npt.ArrayLike) -> npt.NDArray[np.float64]:
+            values = space.values(indices)
+            return np.stack([values[name] for name in names])
+
+        lengths, counts = np.unique(told(space.candidates), axis=1, return_counts=True)
+        if len(counts) > 1 and (likely := first()):
+            counts = (lengths[:, :, np.newaxis] == told(likely)[:, np.newaxis]).all(axis=0).sum(axis=1)
+        return cls(tuple(map(tuple, lengths.T.tolist())), tuple(counts.tolist()))
+
+    def mean(self, each: Sequence[float]) -> float:
+        """Of what belongs to each of the lengths."""
+        return float(np.average(each, weights=self.weights))
+
+
 def guess(
     pace: Pace | None,
     sizes: Sizes | None,
     space: SearchSpace,
     settings: TrainingConfig,
+    lengths: Lengths | None = None,
 ) -> Guess | None:
-    """From the measured pace: trainings of all lengths that the space has; None where none was measured."""
+    """From the measured pace: trainings of all lengths that the space has; None where none was measured.
+
+    `lengths`: as the search is likely to try them; None: as the candidates have them.
+    """
     if pace is None or sizes is None:
         return None
-    knobs = space.values(space.candidates)
-    told = [knobs[name] for name in ("batch_size", "epochs") if name in knobs]  # what makes a training long
-    lengths, counts = np.unique(np.stack(told), axis=1, return_counts=True)
+    lengths = Lengths.of(space) if lengths is None else lengths
 
     def span(n: int, share: float, scored: int) -> Span:
-        each = [_training(pace, settings, n, share, *length) for length in lengths.T.tolist()]
+        each = [_training(pace, settings, n, share, *length) for length in lengths.values]
         least, most = (scored * item for item in (pace.item_least, pace.item_most))
-        mean = float(np.average(each, weights=counts))
+        mean = lengths.mean(each)
         middle = pace.other + mean + (least + most) / 2
         return Span(pace.other + min(each) + least, middle, pace.other + max(each) + most)
 
@@ -193,6 +227,7 @@ def forecast(
     has_final: bool,
     sizes: Sizes | None = None,
     pace: Pace | None = None,
+    first: Callable[[], Sequence[int]] = lambda: (),
 ) -> Forecast:
     """Estimates of a run: its search, and the training of the winner and of what it is compared with.
 
@@ -201,6 +236,7 @@ def forecast(
         has_final: whether the winner's final training is more than its trial was.
         sizes: how many examples; None: the trainer is the user's own.
         pace: how fast trainings go, where that was measured.
+        first: gives the configs that the search would try first; none: all candidates are as likely.
     """
     own = config.objective
     fraction = 1.0 if own is None or not has_final else own.fraction
@@ -208,12 +244,23 @@ def forecast(
     ends = finals(has_final + (config.standard is not None), sizes, fraction, spare)
     if sizes is not None and not config.objectives:
         ends = replace(ends, again=2 * config.search.further_seeds)
-    first = guess(pace, sizes, space, config.training)
-    each = None
-    if sizes is not None and sizes.expected is not None:
-        low, high = sizes.expected_ends or (sizes.expected, sizes.expected)
-        each = Span(low, sizes.expected, high)
-    return Forecast(ends, first, config.execution.cost_per_hour, each, config.search.budget)
+    each = known = None
+    if sizes is not None:
+        lengths = Lengths.of(space, first)
+        known = guess(pace, sizes, space, config.training, lengths)
+        each = _cost(sizes, lengths)
+    return Forecast(ends, known, config.execution.cost_per_hour, each, config.search.budget)
+
+
+def _cost(sizes: Sizes, lengths: Lengths) -> Span | None:
+    """Of a trial, in full trainings, before there was any; None: of runs begun before."""
+    if sizes.expected is None:
+        return None
+    low, high = sizes.expected_ends or (sizes.expected, sizes.expected)
+    known = {row[:-1]: row[-1] for row in sizes.costs}
+    if not known.keys() >= set(lengths.values):
+        return Span(low, sizes.expected, high)
+    return Span(low, lengths.mean([known[length] for length in lengths.values]), high)
 
 
 def _span(seen: Sequence[float], coming: int, n: int) -> Span:

@@ -19,6 +19,7 @@ from loracle.language.reader import load_language_model
 from loracle.own_trainer.objective import ExternalObjective
 from loracle.records.events import Expected
 from loracle.records.notices import About, Notice
+from loracle.records.objective import Report
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.trial import Trial
 from loracle.records.trial_files import stored_outcomes
@@ -27,7 +28,7 @@ from loracle.report.verdict.stored import FILE as FINISHED
 from loracle.run.folder import require_own, require_recorded
 from loracle.run.past.candidates import read_past
 from loracle.run.reading import run_prompt
-from loracle.run.search import check_values, search_space
+from loracle.run.search import Search, check_values, prior_contents, run_preset, search_space
 from loracle.run.search_notices import search_notices
 from loracle.search.presets import get_preset
 from loracle.text.escape import printable
@@ -204,7 +205,11 @@ def _time(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -
         pace = objective.pace()
     finally:
         torch.set_num_threads(threads)
-    estimates = forecast(config, space, has_final=True, sizes=objective.sizes, pace=pace)
+    part, parameters = Report(sizes=objective.sizes).part, objective.base.model.num_parameters()
+    preset = run_preset(config, prior_contents(run_preset(config), {}, parameters, part))
+    search = Search(space, preset, None, config.search.seed, memory=objective.memory)
+    sizes, first = objective.sizes, search.first
+    estimates = forecast(config, space, has_final=True, sizes=sizes, pace=pace, first=first)
     yield from _expected(config, space, estimates)
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from loracle.language.features import Features
 
 
+_FIRST = 10  # configs whose lengths tell what trials take, before there are any
 _TOGETHER = 20_000  # combinations of settings that are looked at: two seconds
 
 
@@ -137,6 +138,14 @@ class Search:
         noise = beliefs.surrogate.noise if isinstance(beliefs.surrogate, Ensemble) else 0.0
         belief = of_training(belief, noise, len(history.succeeded))
         return Believed(*(float(end[0]) for end in scale.interval(belief)))
+
+    def first(self) -> Sequence[int]:
+        """The configs that the search tries first, if trials tell it no more than it expects: what the first
+        ones are like (`benchmarks/first_lengths.py`). None where nothing is known, or prompts are read."""
+        if self.preset.reads or self.preset.knows_nothing:
+            return ()
+        allowed, n = self._allowed(History()), self.most_trials(_FIRST)
+        return propose(self.space, History(), self.preset, n=n, seed=self.seed, allowed=allowed, strict=False)
 
     def most_trials(self, budget: int) -> int:
         """How many of `budget` trials there can be: each candidate is tried once."""

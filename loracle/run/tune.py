@@ -204,7 +204,10 @@ def _search(
 
 def _estimates(config: RunConfig, run: Prepared) -> Forecast:
     has_final = run.final is not None
-    return forecast(config, run.search.space, has_final=has_final, sizes=run.sizes, pace=run.pace)
+    first = run.search.first
+    return forecast(
+        config, run.search.space, has_final=has_final, sizes=run.sizes, pace=run.pace, first=first
+    )
 
 
 def run_search(

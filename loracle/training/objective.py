@@ -96,7 +96,7 @@ class TrainingObjective:
             validation = validation.select(some)
             require_enough("validation", size.scored, f"data.validation_limit is {size.scored}")
         rows = (len(self._whole), len(self._part))
-        cost = trial_cost(config, tokens, size, rows)
+        cost, costs = trial_cost(config, tokens, size, rows)
         sizes = (self.n_train, self.n_proxy, n_validation, len(validation), len(encoded["test"]))
         self.sizes = Sizes(
             *sizes,
@@ -105,6 +105,7 @@ class TrainingObjective:
             trial_cost=size.cost,
             expected=cost.likely,
             expected_ends=(cost.low, cost.high),
+            costs=costs,
             blocks=rows if config.data.packing else None,
         )
         self.questions = {

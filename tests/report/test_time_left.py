@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from loracle.config.loading import load_config
+from loracle.config.loading import load_config, parse_config
 from loracle.config.training.settings import TrainingConfig
 from loracle.records.events import Event, Expected, Span, TrialFinished
 from loracle.records.objective import Pace
 from loracle.records.sizes import Sizes
 from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, Outcome, Tokens, Trial
-from loracle.report.time_left import Finals, Forecast, Guess, finals, guess, in_words
+from loracle.report.time_left import Finals, Forecast, Guess, finals, forecast, guess, in_words
 from loracle.run.tune import tune
 
 SIZES = Sizes(train=2000, proxy=200, validation=100, scored=100, test=200)
@@ -74,6 +74,21 @@ def test_the_range_narrows() -> None:
         assert left.low < left.likely < left.high
         widths.append(left.high - left.low)
     assert widths == sorted(widths, reverse=True)
+
+
+def test_what_a_trial_costs_is_that_of_the_configs_that_are_likely_first() -> None:
+    """Where steps are counted, a batch of 64 costs 20 times one of 2, and may never be tried."""
+    space = SearchSpace([Knob("batch_size", (2, 8, 64), scale="log2")], [])
+    sizes = replace(SIZES, expected=0.16, expected_ends=(0.02, 0.4), costs=((2, 0.02), (8, 0.06), (64, 0.4)))
+    config = parse_config("model: m\ndata: {train: t.jsonl}\nsearch: {budget: 1.0, trials: 40}\n")
+    told = {}
+    for name, first in (("all", ()), ("small", (0, 0, 0, 1))):
+        estimates = forecast(config, space, has_final=True, sizes=sizes, first=lambda first=first: first)  # type: ignore[misc]
+        told[name] = estimates.expected([], 40, 1)
+    assert (told["all"].budget, told["all"].budget_ends) == (6, (2, 40))
+    assert (told["small"].budget, told["small"].budget_ends) == (33, (2, 40))
+    before = forecast(config, space, has_final=True, sizes=replace(sizes, costs=()), first=lambda: (0,))
+    assert before.expected([], 40, 1).budget == 6  # of a run that was begun before costs were kept by length
 
 
 SPACE = SearchSpace([Knob("batch_size", (4, 16)), Knob("epochs", (1.0, 2.0))], [])
@@ -196,4 +211,5 @@ def test_a_search_costs_what_was_told_before(run_config: Callable[..., Path], ch
     assert expected.trainings_span is not None
     low, high = expected.trainings_span.low, expected.trainings_span.high
     assert high > 1.05 * low
+    assert low <= expected.trainings <= high  # type: ignore[operator]
     assert 0.95 * low < spent < 1.05 * high  # rows differ in length

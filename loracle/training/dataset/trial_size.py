@@ -125,9 +125,15 @@ def _answers(scoring: ScoringConfig, rows: Encoded) -> tuple[float, float]:
     return 1.0 - reference, longer
 
 
-def trial_cost(config: RunConfig, tokens: ExpectedTokens, size: TrialSize, rows: tuple[int, int]) -> Span:
+Costs = tuple[tuple[float, ...], ...]  # batch size, epochs where they are a knob, and what a trial costs
+
+
+def trial_cost(
+    config: RunConfig, tokens: ExpectedTokens, size: TrialSize, rows: tuple[int, int]
+) -> tuple[Span, Costs]:
     """What a trial costs, in full trainings: the mean over the candidates with answers as long as their
-    references; at least and at most, of the shortest and of the longest training with such answers.
+    references; at least and at most, of the shortest and of the longest training with such answers. And by
+    length, with answers as long as their references.
 
     `rows`: what the batches of a training on all data, and of a trial, are made of: examples, or blocks.
     """
@@ -146,8 +152,10 @@ def trial_cost(config: RunConfig, tokens: ExpectedTokens, size: TrialSize, rows:
     each = size.trained / own  # examples of a row
     seen = [each * seen_of(settings, own, length[0], share, *length[1:]) for length in lengths.T.tolist()]
     ends = [end.cost(n / once, size.scored) for end in tokens.ends for n in (min(seen), max(seen))]
-    likely = tokens.cost(float(np.average(seen, weights=counts)) / once, size.scored)
-    return Span(min(likely, *ends), likely, max(likely, *ends))
+    costs = [tokens.cost(n / once, size.scored) for n in seen]
+    likely = float(np.average(costs, weights=counts))
+    by_length = tuple((*length, cost) for length, cost in zip(lengths.T.tolist(), costs, strict=True))
+    return Span(min(likely, *ends), likely, max(likely, *ends)), by_length
 
 
 def _readings(scoring: ScoringConfig) -> int:
