@@ -6,7 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loracle.export.winner.files import ROWS, header, write_rows, write_texts, yaml_text
+from loracle.export.winner.files import (
+    ROWS,
+    TEMPLATE,
+    header,
+    template_text,
+    write_rows,
+    write_texts,
+    yaml_text,
+)
 from loracle.export.winner.reading import Winner, require_whole_alpha
 from loracle.export.winner.rows import (
     about_skipped_turns,
@@ -70,7 +78,11 @@ def settings(winner: Winner, rows: Sequence[Example]) -> tuple[dict[str, str], l
         *winner.unsaid(_TRAINING, _LORA, _IMPLIED),
     ]
     head = header(winner, f"For `{_command(winner)}`, from this folder.", notes)
-    return {"config.yaml": yaml_text(head, _config(winner, rows[0].form))}, notes
+    template = template_text(winner, rows)
+    content = _config(winner, rows[0].form)
+    if template:
+        content |= {"chat_template": "jinja", "chat_template_jinja": TEMPLATE}
+    return {"config.yaml": yaml_text(head, content)} | template, notes
 
 
 def _command(winner: Winner) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loracle.errors import StudyError
-from loracle.export.winner.files import ROWS, header, write_rows, write_texts, yaml_text
+from loracle.export.winner.files import ROWS, header, template_text, write_rows, write_texts, yaml_text
 from loracle.export.winner.reading import Winner, require_whole_alpha
 from loracle.export.winner.rows import (
     about_skipped_turns,
@@ -74,6 +74,11 @@ def settings(winner: Winner, rows: Sequence[Example]) -> tuple[dict[str, str], l
             f"LLaMA-Factory begins with LoRA or PiSSA, not with {lora['init_lora_weights']}; export --to trl"
         )
     require_plain_turns(rows, "LLaMA-Factory")
+    if template_text(winner, rows):
+        raise StudyError(
+            f"LLaMA-Factory reads the chat template of the model's own folder alone, and the run's was "
+            f"{winner.config.data.template} (data.template); export --to trl"
+        )
     notes = [*winner.beyond_trainer(lora_plus=True), *_about_rows(rows)]
     notes += _about_packing(winner, rows[0].form)
     notes += winner.unsaid(winner.training, (*_LORA, *_SAID), _IMPLIED)

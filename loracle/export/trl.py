@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loracle.export.winner.files import ROWS, header, python_literal, write_rows, write_texts, yaml_text
+from loracle.export.winner.files import (
+    ROWS,
+    TEMPLATE,
+    header,
+    python_literal,
+    template_text,
+    write_rows,
+    write_texts,
+    yaml_text,
+)
 from loracle.export.winner.reading import Winner
 from loracle.export.winner.rows import (
     about_skipped_turns,
@@ -47,7 +56,7 @@ lora = LoraConfig(
 
 settings = SFTConfig(
     output_dir=str(HERE / "adapter"),
-{settings})
+{template}{settings})
 
 if __name__ == "__main__":
     rows = load_dataset("json", data_files=str(HERE / "{rows}"), split="train")
@@ -69,7 +78,7 @@ def write(winner: Winner, folder: Path) -> list[str]:
 def settings(winner: Winner, rows: Sequence[Example]) -> tuple[dict[str, str], list[str]]:
     """The files without the rows, and what they cannot say."""
     notes = list(winner.beyond_trainer()) + list(trl_notes(rows))
-    arguments = sft_settings(winner, rows)
+    arguments, template = sft_settings(winner, rows), template_text(winner, rows)
     beyond_yaml = [
         f"{name}: {value!r} is in train.py alone; trl sft takes its default"
         for name, value in winner.lora.items()
@@ -82,11 +91,15 @@ def settings(winner: Winner, rows: Sequence[Example]) -> tuple[dict[str, str], l
     script = _SCRIPT.format(
         head=header(winner, f"Run with `{launch or 'python '}train.py`.", notes),
         lora=python_literal(winner.lora),
+        template=f'    chat_template_path=str(HERE / "{TEMPLATE}"),\n' * bool(template),
         settings=python_literal(arguments | {"model_init_kwargs": options}),
         rows=ROWS,
         model=winner.model,
     )
-    return {"sft.yaml": yaml_text(head, _yaml(winner, arguments)), "train.py": script}, [*beyond_yaml, *notes]
+    if template:
+        arguments["chat_template_path"] = TEMPLATE
+    texts = {"sft.yaml": yaml_text(head, _yaml(winner, arguments)), "train.py": script}
+    return texts | template, [*beyond_yaml, *notes]
 
 
 def sft_settings(winner: Winner, rows: Sequence[Example]) -> dict[str, Any]:

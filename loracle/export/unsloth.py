@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from loracle.errors import StudyError
 from loracle.export.trl import sft_settings, trl_notes, write_trl_rows
-from loracle.export.winner.files import ROWS, header, python_literal, write_texts
+from loracle.export.winner.files import ROWS, TEMPLATE, header, python_literal, template_text, write_texts
 from loracle.export.winner.reading import Winner
 from loracle.export.winner.rows import respelt_rows, training_rows
 
@@ -48,7 +48,7 @@ if __name__ == "__main__":
         model,
 {lora}        random_state={seed},
     )
-    settings = SFTConfig(
+{template}    settings = SFTConfig(
         output_dir=str(HERE / "adapter"),
 {settings}    )
     rows = load_dataset("json", data_files=str(HERE / "{rows}"), split="train")
@@ -57,6 +57,8 @@ if __name__ == "__main__":
     model.save_pretrained(str(HERE / "adapter"))
     tokenizer.save_pretrained(str(HERE / "adapter"))
 """
+_TEMPLATE = f'''    tokenizer.chat_template = (HERE / "{TEMPLATE}").read_text(encoding="utf-8")
+'''
 
 
 def write(winner: Winner, folder: Path) -> list[str]:
@@ -80,6 +82,7 @@ def settings(winner: Winner, rows: Sequence[Example]) -> tuple[dict[str, str], l
         notes.append("speed: with dropout above 0 Unsloth leaves its fast kernels out")
     dora = {"use_dora": True} if lora.get("use_dora") else {}
     known: dict[str, Any] = {name: lora[name] for name in _LORA if name in lora} | dora
+    template = template_text(winner, rows)
     text = _SCRIPT.format(
         head=header(winner, "Run with `python train.py`.", notes),
         rows=ROWS,
@@ -89,6 +92,7 @@ def settings(winner: Winner, rows: Sequence[Example]) -> tuple[dict[str, str], l
         trust=winner.config.trust_remote_code,
         lora=python_literal(known, " " * 8),
         seed=winner.training["seed"],
+        template=_TEMPLATE * bool(template),
         settings=python_literal(sft_settings(winner, rows), " " * 8),
     )
-    return {"train.py": text}, notes
+    return {"train.py": text} | template, notes

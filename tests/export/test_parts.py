@@ -159,6 +159,29 @@ def test_others_learn_our_tokens(
     assert ask(package, program, tmp_path / "out") == our_rows(run, tmp_path / "ours")
 
 
+def test_a_template_that_the_run_gave_goes_along(tmp_path: Path, tiny_model: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    (tmp_path / "mine.jinja").write_text(TURN.replace("CONTENT", TEXT))
+    turns = [(("user", row["prompt"]), ("assistant", row["completion"])) for row in copy_rows(60)]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in some]} for some in turns]
+    run = finish(tmp_path, model, rows, data={"template": "mine.jinja"})
+    ours = our_rows(run, tmp_path / "ours")
+    export(run, tmp_path / "out", "trl")
+    assert "chat_template_path: chat_template.jinja" in (tmp_path / "out" / "sft.yaml").read_text()
+    assert trl_rows(tmp_path / "out") == ours
+    export(run, tmp_path / "unsloth", "unsloth")
+    assert (
+        'tokenizer.chat_template = (HERE / "chat_template.jinja")'
+        in (tmp_path / "unsloth" / "train.py").read_text()
+    )
+    with pytest.raises(LoracleError, match=r"mine.jinja \(data.template\); export --to trl"):
+        export(run, tmp_path / "factory", "llamafactory")
+    export(run, tmp_path / "axolotl", "axolotl")
+    assert ask("axolotl", AXOLOTL, tmp_path / "axolotl") == ours
+
+
 @pytest.mark.parametrize("dialect", ["axolotl", "llamafactory"])
 @pytest.mark.parametrize("content", [PARTS, BOXED], ids=["parts alone", "parts otherwise"])
 def test_what_no_text_says_is_refused(run_with: Any, content: str, dialect: str, tmp_path: Path) -> None:

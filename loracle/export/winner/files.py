@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loracle.config.yaml_file import dump
 from loracle.export.winner.reading import Winner
 from loracle.text.comments import comment_head
 
+if TYPE_CHECKING:
+    from loracle.training.dataset.shapes import Example
+
 ROWS = "train.jsonl"
+TEMPLATE = "chat_template.jinja"
 
 
 def header(winner: Winner, what: str, notes: Sequence[str]) -> str:
@@ -40,6 +44,13 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
     """Writes files of settings by name."""
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def template_text(winner: Winner, rows: Sequence[Example]) -> dict[str, str]:
+    """The chat template by file name, where the run gave its model one (data.template) and rows are chats."""
+    if winner.config.data.template is None or rows[0].form != "messages":
+        return {}
+    return {TEMPLATE: (winner.adapter / TEMPLATE).read_text(encoding="utf-8")}
 
 
 def write_rows(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
