@@ -222,7 +222,7 @@ def peers(task: Recorded, landscape: Landscape, seed: int) -> Iterator[dict[str,
         yield _pruned(name, task, landscape, pruner, seed)
 
 
-class _Climb:
+class Climb:
     """Trainings on rising shares of the data, each of which goes on where it was; all items score. The best
     one at the largest share is recommended."""
 
@@ -246,11 +246,12 @@ class _Climb:
         """Of a config at a share; NaN: it fails."""
         return float(self.task.values[FRACTIONS[rung], ALL][self.task.landscape.place(index)])
 
-    def go_on(self, index: int, rung: int) -> float:
-        """The same, charged for what it takes from the share before."""
-        task, fraction, before = self.task, FRACTIONS[rung], FRACTIONS[rung - 1] if rung else 0.0
+    def go_on(self, index: int, rung: int, done: int | None = None) -> float:
+        """The same, charged for what it takes from the share before, or from where `done` rungs are done."""
+        done = rung if done is None else done
+        task, fraction, before = self.task, FRACTIONS[rung], FRACTIONS[done - 1] if done else 0.0
         self.cost += (fraction - before) * _training(task) + _scoring(task, fraction)
-        self.examples += task.examples[fraction] - (task.examples[before] if rung else 0)
+        self.examples += task.examples[fraction] - (task.examples[before] if done else 0)
         value = self.score(index, rung)
         if not np.isnan(value):
             self.best = max(self.best, (fraction, value, index))
@@ -271,7 +272,7 @@ def _pruned(name: str, task: Recorded, landscape: Landscape, pruner: Any, seed: 
         sampler=optuna.samplers.TPESampler(seed=seed),
         pruner=pruner,
     )
-    climb = _Climb(task, landscape)
+    climb = Climb(task, landscape)
     for _ in range(TRIALS):
         trial = study.ask()
         index = climb.begin(
@@ -296,7 +297,7 @@ def pasha(task: Recorded, landscape: Landscape, seed: int) -> Iterator[dict[str,
     process = OtherProcess("LORACLE_SYNE_TUNE", "pasha_process.py")
     sizes = [len(knob.values) for knob in landscape.space]
     process.say({"sizes": sizes, "epochs": EPOCHS[-1], "seed": seed})
-    climb = _Climb(task, landscape)
+    climb = Climb(task, landscape)
     begun: dict[int, tuple[int, int]] = {}  # by trial: its config, and its last epoch
     while True:
         process.say({})
