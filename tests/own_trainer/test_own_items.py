@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,20 @@ def test_runs_without_final_runs_are_paired_by_the_items_of_their_trials(tmp_pat
     silent = searched(tmp_path, name="silent")
     (none,) = compare_runs([high.folder, silent.folder]).pairs
     assert none.why_not == "a trainer of one's own without results of items leaves nothing to pair"
+
+
+@pytest.mark.parametrize("last", ["x", "{phase}"])
+def test_the_report_shows_items_on_which_the_two_differ_by_their_own_names(
+    tmp_path: Path, last: str, said: Callable[..., str]
+) -> None:
+    found = searched(tmp_path, last=last, items="got.jsonl")
+    content = json.loads(said("report", found.folder, "--json"))["examples"]
+    assert (content["items"], content["n_won"] > 20, content["n_lost"]) == (200, True, 0)
+    first = content["won"][0]
+    assert first["index"].startswith("q")
+    assert (first["winner"], first["standard"], first["gain"]) == ("1", "0", 1.0)
+    page = (found.folder / "report.html").read_text(encoding="utf-8")
+    assert "Of 200 items the winner does better on" in page
 
 
 def test_a_gain_within_noise_is_none(tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ import numpy as np
 from loracle.config.metrics import metric_of
 from loracle.records.trial_files import read_items
 from loracle.report.findings.records import Example, Examples
-from loracle.report.folders import final_folder
+from loracle.report.folders import final_folder, trial_folder
 
 _MOST = 20  # each way
 _LONGEST = 600  # characters of a text
 
 
 def examples(
-    output: Path, metric: str, texts: Sequence[tuple[str | None, str | None]] = ()
+    output: Path, metric: str, texts: Sequence[tuple[str | None, str | None]] = (), trial: int | None = None
 ) -> Examples | None:
     """Items on which the two differ, those with the largest difference first; None without such results.
 
@@ -27,10 +27,12 @@ def examples(
         output: the run folder.
         metric: by which an item is better.
         texts: prompt and reference of each test item, where they are known.
+        trial: that stands for the winner, where it was not run again.
     """
     table = metric_of(metric).table
     try:
-        sides = [read_items(final_folder(output, name), table) for name in ("winner", "standard")]
+        winner = final_folder(output, "winner") if trial is None else trial_folder(output, trial)
+        sides = [read_items(folder, table) for folder in (winner, final_folder(output, "standard"))]
     except (OSError, ValueError):
         return None
     by_index = {item.get("index"): item for item in sides[1]}
@@ -43,8 +45,8 @@ def examples(
         for (winner, standard), gain in zip(pairs, gains, strict=True)
         if gain != 0
     ]
-    won = sorted((one for one in found if one.gain > 0), key=lambda one: (-one.gain, one.index))
-    lost = sorted((one for one in found if one.gain < 0), key=lambda one: (one.gain, one.index))
+    found.sort(key=lambda one: (-abs(one.gain), isinstance(one.index, str), one.index))
+    won, lost = ([one for one in found if sign * one.gain > 0] for sign in (1, -1))
     return Examples(tuple(won[:_MOST]), tuple(lost[:_MOST]), len(won), len(lost), len(pairs))
 
 
@@ -74,8 +76,9 @@ def _example(
     metric: str,
     texts: Sequence[tuple[str | None, str | None]],
 ) -> Example:
-    index = int(winner["index"])
-    prompt, reference = texts[index] if index < len(texts) else (None, None)
+    index = winner["index"]
+    known = isinstance(index, int) and 0 <= index < len(texts)
+    prompt, reference = texts[index] if known else (None, None)
     said = [_said(item, metric) for item in (winner, standard)]
     return Example(index, gain, said[0], said[1], _cut(prompt), _cut(reference))
 

@@ -91,7 +91,8 @@ class Subject:
         found = self._with_belief(found, history, leader, whole=whole)
         if comparison is not None:
             data = DataAgain(config)
-            pairs = examples(config.output, metric, data.test_texts()) if not comparison.same else None
+            trial = None if found.ran_again else winner
+            pairs = None if comparison.same else examples(config.output, metric, data.test_texts(), trial)
             found = replace(found, recipes=data.recipes(), examples=pairs)
         return replace(found, left_out=_left_out(found, comparison, whole=whole))
 

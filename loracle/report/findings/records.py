@@ -263,11 +263,12 @@ class Example:
     """One test item. Texts are foreign; they are cut, and None where nobody recorded them.
 
     Attributes:
+        index: its place among the test rows, or what a trainer of the user's own calls it.
         winner, standard: what each wrote, or its score where nothing is written.
         gain: the winner's result less the standard's, larger is better.
     """
 
-    index: int
+    index: int | str
     gain: float
     winner: str
     standard: str

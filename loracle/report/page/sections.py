@@ -349,9 +349,9 @@ def _examples(found: Findings) -> Part:
     title = "Examples where the two differ"
     if found.examples is None:
         return section("examples", "Examples", title, why=found.left_out.get("examples"))
-    both = found.examples
+    both, test = found.examples, "" if found.metric in OWN_METRICS else "test "
     said = (
-        f"Of {both.items:,} test items the winner does better on {both.n_won:,}, the standard settings on "
+        f"Of {both.items:,} {test}items the winner does better on {both.n_won:,}, the standard settings on "
         f"{both.n_lost:,}."
     )
     parts = [paragraph(said)]
