@@ -49,7 +49,7 @@ class Clock:
     def listen(self, event: Event) -> None:
         now = time.perf_counter()
         match event:
-            case PhaseStarted(text="searching"):
+            case PhaseStarted(text=text) if text.startswith("searching"):
                 self.began = now
             case PhaseStarted() if self.began:
                 raise Stopped

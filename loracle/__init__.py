@@ -1,4 +1,4 @@
-"""Loracle finds good LoRA hyperparameters for your model and data in about 30 short trainings.
+"""Loracle finds good LoRA hyperparameters for your model and data for less than a training costs.
 
 Names load on first use, so `import loracle` loads no torch.
 """

@@ -53,6 +53,7 @@ def config_of(folder: Path, **changes: Any) -> RunConfig:
         "output": folder,
         "space": {"base": "empty", "knobs": KNOBS},
         "scoring": {"metric": "exact_match"},
+        "search": {"trials": 30},
     }
     return RunConfig.model_validate(content | changes)
 

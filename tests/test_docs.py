@@ -98,8 +98,9 @@ def test_the_tutorial_runs_from_its_first_block_to_its_last(
     ran, printed = [], io.StringIO()
     for language, text in blocks(DOCS / "tutorial.md", "python", "bash", "yaml"):
         if language == "yaml":
-            small = text.replace(MODEL, str(tiny_model)).replace("trials: 30", "trials: 2")
-            Path("loracle.yaml").write_text(f"{small}device: cpu\nthreads: 1\n")
+            small = text.replace(MODEL, str(tiny_model))
+            more = "device: cpu\nthreads: 1\nsearch: {trials: 2}\n"
+            Path("loracle.yaml").write_text(small + more)
         elif language == "python":
             with redirect_stdout(printed):
                 exec(compile(text, "tutorial.md", "exec"), {})

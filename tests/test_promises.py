@@ -42,7 +42,11 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_docs::test_the_tutorial_runs_from_its_first_block_to_its_last",
         "test_docs::test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere",
     ),
-    "The search costs 0.9 full trainings, in tokens": (
+    "the search ends before it costs more than one full training, in tokens, here after 0.9": (
+        "test_costs_measured::test_the_demo_takes_a_quarter_of_the_tokens_and_finds_as_good_a_winner",
+        "test_default_budget::test_a_search_that_says_nothing_costs_less_than_a_training_and_says_so",
+    ),
+    "With `search.preset: thorough`, 30 trials, it costs 5.1": (
         "test_costs_measured::test_the_demo_takes_a_quarter_of_the_tokens_and_finds_as_good_a_winner",
     ),
     "The whole report is one page, `report.html`": (
@@ -337,11 +341,16 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_what_training_takes::test_what_is_trained_on_and_read_is_every_token_of_the_rows",
         "test_watch::test_what_is_best_what_it_took_and_what_failed_stands_below_the_bars",
     ),
-    "`search.budget: 1.0` ends it before it costs more than one": (
+    "Whoever sets `search.trials` gets so many, and `search.preset: thorough` has 30": (
+        "test_default_budget::test_what_limits_a_search",
+    ),
+    "unless you say otherwise it ends before it costs more than one (`search.budget`)": (
+        "test_default_budget::test_a_search_that_says_nothing_costs_less_than_a_training_and_says_so",
         "test_stopping::test_a_search_ends_within_its_budget_and_goes_on_with_a_larger_one",
         "test_stopping::test_trials_of_a_search_with_a_budget_are_as_large_as_lets_five_fit_in",
     ),
     "| `default` | no |": ("test_optimizer::test_presets_by_name",),
+    "| `thorough` | no |": ("test_default_budget::test_what_limits_a_search",),
     "| `numeric` | no |": ("test_optimizer::test_presets_by_name",),
     "| `language` | yes |": (
         "test_tune::test_language_models_guide_the_search",

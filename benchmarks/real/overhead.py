@@ -85,6 +85,7 @@ def measure(folder: str, dtype: str, metric: str) -> dict[str, Any]:
         if metric == "choice_accuracy":
             scoring["choices"] = SECTIONS[:8]
         settings = {"model": folder, "dtype": dtype, "device": "cpu", "threads": 1, "data": data}
+        settings["search"] = {"trials": 30}  # without a budget, which would make trials smaller
         config = RunConfig.model_validate({**settings, "scoring": scoring, "output": f"{place}/run"})
         splits = load_splits(config.data, 0)
         base = timed("load", lambda: load_base(config))

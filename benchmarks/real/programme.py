@@ -160,7 +160,9 @@ def trainer(task: str) -> Any:
     from loracle.training.objective import TrainingObjective
 
     output = str(WORK / task / "trainer")
-    return TrainingObjective.from_config(RunConfig.model_validate(settings(TASKS[task], output=output)))
+    # As large as trials are without a budget.
+    config = settings(TASKS[task], output=output, search={"trials": N_TRIALS})
+    return TrainingObjective.from_config(RunConfig.model_validate(config))
 
 
 def _base(part: Part) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -70,3 +70,9 @@ class Section(BaseModel):
     def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         annotation = cls.model_fields[str(info.field_name)].annotation
         return value if bool in (annotation, *get_args(annotation)) else no_truth(value)
+
+    def by_default(self, **values: Any) -> Self:
+        """The same with these settings, which it did not say and, as with any default, does not say now."""
+        filled = self.model_copy(update=values)
+        filled.model_fields_set.difference_update(values)
+        return filled

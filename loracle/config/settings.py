@@ -13,7 +13,6 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from loracle.config.data.settings import NO_DATA as NO_DATA
 from loracle.config.data.settings import DataConfig as DataConfig
-from loracle.config.data.settings import with_trial_cost
 from loracle.config.execution.settings import MANY
 from loracle.config.execution.settings import ExecutionConfig as ExecutionConfig
 from loracle.config.knobs import ALPHA, KNOBS, complete_problem
@@ -22,6 +21,11 @@ from loracle.config.metrics.guard import Guards
 from loracle.config.metrics.settings import ScoringConfig as ScoringConfig
 from loracle.config.metrics.settings import check_pattern
 from loracle.config.placeholders import check_environment, check_names, check_placeholders, split_command
+from loracle.config.search.limits import Begun, limits
+from loracle.config.search.settings import BELIEVING
+from loracle.config.search.settings import TRIALS_TO_REPLICATE as TRIALS_TO_REPLICATE
+from loracle.config.search.settings import PastConfig as PastConfig
+from loracle.config.search.settings import SearchConfig as SearchConfig
 from loracle.config.section import Count, Fraction, Number, Section, check_inside
 from loracle.config.space import BeliefsConfig
 from loracle.config.space import KnobConfig as KnobConfig
@@ -32,7 +36,7 @@ from loracle.config.training.variants import VARIANTS
 from loracle.config.user_function import is_function_name
 from loracle.errors import ConfigError, SpaceError
 from loracle.records.space import Knob, SearchSpace, Value, default_space, paper_space
-from loracle.records.standard_settings import STANDARD, PresetName
+from loracle.records.standard_settings import STANDARD
 
 
 class LanguageConfig(Section):
@@ -123,74 +127,6 @@ class ObjectiveConfig(Section):
         return self
 
 
-class PastConfig(Section):
-    """Results of runs that are over; they are read and told of, and change nothing in the search."""
-
-    # A CSV file, a trainer_state.json, a journal of Optuna, the folder of a run, a pattern of them; or
-    # sqlite:///, postgresql:// or ${NAME}, a variable that holds it.
-    path: Annotated[str, Field(min_length=1)]
-    study: str | None = None  # of Optuna, where there are several
-    metric: str | None = None  # the name there of what the run's metric measures; None: the same name
-    direction: Literal["maximize", "minimize"] | None = None  # None: as the file or the name says
-    fixed: dict[str, Number] = Field(default_factory=dict)  # knobs that all of them had, whatever is stated
-
-    @model_validator(mode="before")
-    @classmethod
-    def _path_alone(cls, content: Any) -> Any:
-        return {"path": str(content)} if isinstance(content, str | Path) else content
-
-
-TRIALS_TO_REPLICATE = 30
-
-
-class SearchConfig(Section):
-    """How configs are chosen."""
-
-    preset: PresetName = "default"
-    trials: Count = 30
-    seed: Annotated[int, Field(ge=0)] = 0
-    seed_configs: list[dict[str, Number]] | None = None  # None: as the preset says
-    # What one more trial has to be expected to gain, in units of the score, for the search to go on before
-    # `trials` are done; auto: a twentieth of the noise of a score. 0, never: all trials are done.
-    worth: Literal["never", "auto"] | Annotated[float, Field(ge=0)] = "never"
-    # What all trials together may cost, in full trainings; None: `trials` alone end the search.
-    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    replicates: Literal["auto"] | Annotated[int, Field(ge=0, le=8)] = "auto"  # seeds of the best two
-    past: list[PastConfig] = Field(default_factory=list)  # runs that are over, whose best are told
-
-    @field_validator("worth", mode="before")
-    @classmethod
-    def _worth_is_an_amount(cls, value: Any) -> Any:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value not in ("never", "auto") and not (number and value >= 0):
-            raise ValueError("has to be a number from 0, auto or never")
-        return value or "never"
-
-    @model_validator(mode="after")
-    def _worth_needs_a_belief(self) -> SearchConfig:
-        if self.worth != "never" and self.preset not in ("default", "numeric"):
-            raise ValueError(
-                f"worth: the preset {self.preset} does not say what one more trial is expected to gain; "
-                "default and numeric do"
-            )
-        return self
-
-    @field_validator("past", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str | Path | dict) else value
-
-    @property
-    def further_seeds(self) -> int:
-        """With how many more seeds the best two configs are trained where they lie within noise.
-
-        A second seed chooses better than two more trials after 30, not after 8 (`benchmarks/replication.py`).
-        """
-        if self.replicates == "auto":
-            return int(self.trials >= TRIALS_TO_REPLICATE and self.budget is None)
-        return self.replicates
-
-
 TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]  # as in transformers' `report_to`
 
 
@@ -231,7 +167,7 @@ class RunConfig(Section):
             language = content.get("language", {})
             if not content["model"] and isinstance(language, dict):
                 content["language"] = {"model": "none"} | language
-        return with_trial_cost(content)
+        return content
 
     @property
     def metric(self) -> str:
@@ -314,8 +250,10 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _beliefs_are_of_the_space(self) -> RunConfig:
         said = self.beliefs.said
-        if said and self.search.preset not in ("default", "numeric"):
-            raise ValueError(f"beliefs: the preset {self.search.preset} reads none; default and numeric do")
+        if said and self.search.preset not in BELIEVING:
+            raise ValueError(
+                f"beliefs: the preset {self.search.preset} reads none; default, thorough and numeric do"
+            )
         space = build_space(self.space)
         for place, one in said.single:
             try:
@@ -323,6 +261,22 @@ class RunConfig(Section):
             except SpaceError as error:
                 raise ValueError(f"beliefs.{place}: {error}") from None
         return self
+
+    @model_validator(mode="after")
+    def _what_it_does_not_say(self) -> RunConfig:
+        for name, section in self._limits().items():
+            object.__setattr__(self, name, section)  # it is frozen
+        return self
+
+    def limited(self, begun: Begun | None = None) -> RunConfig:
+        """The same with the limits that follow from what it says now, and for what it does not say from how
+        its run began (`search/limits.py`); None: it begins."""
+        return self.model_copy(update=self._limits(begun))
+
+    def _limits(self, begun: Begun | None = None) -> dict[str, Section]:
+        own = self.objective is not None
+        search, data = limits(self.search, self.data, own_trainer=own, begun=begun)
+        return {"search": search, "data": data}
 
     @model_validator(mode="after")
     def _own_trainers_have_one_objective(self) -> RunConfig:

@@ -27,4 +27,5 @@ SCALES: Mapping[str, Scale] = {
     "learning_rate": "log10",
 }
 
-PresetName = Literal["default", "numeric", "language", "paper"]  # each described in `search/presets.py`
+# Each described in `search/presets.py`.
+PresetName = Literal["default", "thorough", "numeric", "language", "paper"]

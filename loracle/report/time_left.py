@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from loracle.config.search.limits import least_trials
 from loracle.config.settings import RunConfig
 from loracle.config.training.plan import seen_of, steps_of
 from loracle.config.training.settings import TrainingConfig
@@ -17,7 +18,7 @@ from loracle.records.objective import Pace
 from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace
 from loracle.records.trial import Outcome, Trial
-from loracle.report.findings.search_cost import search_cost
+from loracle.report.findings.search_cost import affordable, search_cost
 from loracle.report.verdict import RUNNERS_UP
 from loracle.report.wording import show_value
 from loracle.text.quantities import show_duration, show_money, show_span
@@ -152,9 +153,11 @@ class Forecast:
         cost_per_hour: float | None = None,
         trainings: Span | None = None,
         most: float | None = None,
+        least: int = 1,
     ) -> None:
-        """`trainings`: what one trial may cost, in full trainings; `most`: what all may."""
-        self._trainings, self._most = trainings, most
+        """`trainings`: what one trial may cost, in full trainings; `most`: what all may, but for the first
+        `least`, which there are whatever they cost."""
+        self._trainings, self._most, self._least = trainings, most, least
         self._ends = ends
         self._first = first
         self._cost = cost_per_hour
@@ -200,11 +203,16 @@ class Forecast:
         whole = Span(min(low, (1 - _LEAST) * likely), likely, max(high, (1 + _LEAST) * likely))
         return replace(told, trial=trial, final=final, whole=whole)
 
+    @property
+    def each(self) -> float | None:
+        """What a trial is expected to cost, in full trainings, before there was any; None: not known."""
+        return None if self._trainings is None else self._trainings.likely
+
     def _affordable(self, done: Sequence[Trial], budget: int, each: float | None) -> int:
         """How many of so many trials there will be where one costs so many full trainings."""
         if self._most is None or not each:
             return budget
-        return max(len(done), min(budget, max(1, math.floor(self._most / each + 1e-9))))
+        return max(len(done), min(budget, affordable(self._most, each, self._least)))
 
     def _cost_of_one(self, done: Sequence[Trial]) -> Span | None:
         """What a trial costs in the mean, in full trainings, as those say that are done; else as expected."""
@@ -249,7 +257,8 @@ def forecast(
         lengths = Lengths.of(space, first)
         known = guess(pace, sizes, space, config.training, lengths)
         each = _cost(sizes, lengths)
-    return Forecast(ends, known, config.execution.cost_per_hour, each, config.search.budget)
+    most, least = config.search.budget, least_trials(config.search)
+    return Forecast(ends, known, config.execution.cost_per_hour, each, most, least)
 
 
 def _cost(sizes: Sizes, lengths: Lengths) -> Span | None:

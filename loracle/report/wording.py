@@ -7,8 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from loracle.config.metrics import OWN_METRICS, metric_of
+from loracle.config.search.limits import leaves_it_open
+from loracle.config.settings import RunConfig
 from loracle.records.space import Config, Value
 from loracle.records.trial import ITEMS, TAKEN_BACK, History, Outcome
+from loracle.report.findings.search_cost import show_trainings
 
 NUMBERS_STAND_IN = (  # where the belief of a preset that reads is asked for
     "The search reads prompts with a language model; the belief on numbers alone stands in for it."
@@ -121,6 +124,24 @@ def show_change(change: float, metric: str) -> str:
 
 def _number(amount: float, metric: str, sign: str = "") -> str:
     return f"{metric_of(metric).scale * amount:{sign}z.3g}"
+
+
+def search_ends(config: RunConfig) -> str:
+    """When a search ends, and which setting says so, without a full stop."""
+    search = config.search
+
+    def source(name: str) -> str:
+        default = "the default"
+        if config.objective is None and search.budget is None and leaves_it_open(search):
+            default = "the default when this run began"
+        return f"search.{name}" if name in search.model_fields_set else f"search.{name}, {default}"
+
+    trials = "1 trial" if search.trials == 1 else f"{search.trials} trials"
+    ends = f"ends after {trials} ({source('trials')})"
+    if search.budget is not None:
+        cost = show_trainings(search.budget)
+        ends = f"ends before it costs more than {cost} ({source('budget')}), after {trials} at most"
+    return ends if search.worth == "never" else f"{ends}, or where one more is not worth it (search.worth)"
 
 
 def nothing_succeeded(history: History) -> str:

@@ -3,6 +3,7 @@ but for a few steps that tell how long a run takes."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,8 @@ from loracle.records.trial import Trial
 from loracle.records.trial_files import stored_outcomes
 from loracle.report.time_left import Forecast, forecast, in_words
 from loracle.report.verdict.stored import FILE as FINISHED
-from loracle.run.folder import require_own, require_recorded
+from loracle.report.wording import search_ends
+from loracle.run.folder import as_begun, require_own, require_recorded
 from loracle.run.past.candidates import read_past
 from loracle.run.reading import run_prompt
 from loracle.run.search import Search, check_values, prior_contents, run_preset, search_space
@@ -59,6 +61,8 @@ def examine(config: RunConfig) -> Iterator[Check]:
 
     What cannot be used ends the examination with a `bad` check; no exception is raised for bad input.
     """
+    with contextlib.suppress(StudyError):  # of which the last check tells
+        config = as_begun(config)
     if config.objective is not None:
         yield from _own_trainer(config)
         return
@@ -219,6 +223,7 @@ def _expected(config: RunConfig, space: SearchSpace, estimates: Forecast) -> Ite
     budget = min(config.search.trials, len(space.candidates))
     expected = estimates.expected(done, budget, max(1, config.execution.workers))
     if expected.trials or (expected.finals and not (config.output / FINISHED).exists()):
+        yield Check("search", "ok", search_ends(config))
         yield Check("time", "ok", in_words(expected), expected=expected)
 
 

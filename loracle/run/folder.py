@@ -22,7 +22,7 @@ from loracle.report.verdict.stored import FILE as VERDICT
 from loracle.run.identity import require_same_settings
 from loracle.run.storage.journal import is_journal
 from loracle.run.storage.lock import LockedError, make_lock, run_lock
-from loracle.run.storage.opening import binds, require_trials_here
+from loracle.run.storage.opening import begun_limits, binds, require_trials_here
 from loracle.run.storage.signals import signals_as_interrupt
 from loracle.text import secrets as secret
 from loracle.text.files import write_atomically
@@ -131,6 +131,18 @@ def require_recorded(config: RunConfig) -> None:
     except (ConfigError, UnicodeDecodeError):
         return
     require_same_settings(without_secrets(config), before)
+
+
+def as_begun(config: RunConfig) -> RunConfig:
+    """The config of a run that begins or goes on, with its limits: where it does not say what ends the search
+    and how large trials are, what held when the run began.
+
+    Raises:
+        StudyError: the storage is damaged or out of reach, or somebody else's files are in the way.
+    """
+    _require_places(config)
+    begun = begun_limits(config.output, config.execution.storage)
+    return config.limited(begun)
 
 
 def _require_places(config: RunConfig) -> None:

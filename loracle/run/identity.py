@@ -18,7 +18,7 @@ from typing import Any
 
 from loracle.config.data.sources import HubDataset
 from loracle.config.placeholders import recorded_command
-from loracle.config.settings import NO_DATA, RunConfig
+from loracle.config.settings import NO_DATA, RunConfig, SearchConfig
 from loracle.errors import StudyError
 from loracle.records.contents import MODEL_SETTINGS, PRECISION, READING
 from loracle.records.trial import FailureKind
@@ -210,11 +210,16 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _defaults(keys: Collection[str]) -> dict[str, Any]:
     """What these settings are where nobody gives them."""
-    plain = _flat(RunConfig(model="", data=NO_DATA).model_dump(mode="json"))
+    plain = _flat(RunConfig(model="", data=NO_DATA, search=SearchConfig(budget=None)).model_dump(mode="json"))
     return {key: plain[key] for key in keys if key in plain}
 
 
 def _masked(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without secrets in the command: another key is the same run."""
-    command = flat.get("objective.command")
-    return {**flat, **({"objective.command": recorded_command(command)} if command else {})}
+    """Settings without secrets in the command, as another key is the same run; and with one name for two
+    presets that choose alike."""
+    masked = dict(flat)
+    if command := flat.get("objective.command"):
+        masked["objective.command"] = recorded_command(command)
+    if flat.get("search.preset") == "thorough":
+        masked["search.preset"] = "default"
+    return masked

@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, replace
 
+from loracle.config.search.limits import is_default, least_trials
 from loracle.config.settings import RunConfig, build_space
 from loracle.execution.executor import Executor, InProcess, check_in_process
 from loracle.execution.local import LocalWorkers
@@ -15,10 +16,12 @@ from loracle.records.events import Listener, PhaseStarted
 from loracle.records.notices import Notice, gathered
 from loracle.records.objective import Pace, Report
 from loracle.records.sizes import Sizes
+from loracle.report.wording import search_ends
 from loracle.run.identity import Identity, common_settings
 from loracle.run.past.candidates import read_past
 from loracle.run.search import Search, check_values, prior_contents, reads_in_worker, run_preset, search_space
 from loracle.run.search_notices import search_notices
+from loracle.run.stopping import Budget
 from loracle.run.storage.opening import begun_with
 from loracle.run.worker import PROGRAM, load_objective
 from loracle.training.memory.plan import MemoryModel
@@ -106,24 +109,15 @@ def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Searc
         LoracleError: see `search_space`, `get_preset` and `reading.features_of`.
     """
     space = search_space(config, report.n_rows)
-    preset = run_preset(config)
-    if not preset.reads:
+    preset, features = run_preset(config), None
+    if preset.reads:
+        from loracle.run.reading import features_of  # needs torch
+
+        features, contents, preset = features_of(config, space, preset, report, listen)
+    else:
         known = begun_with(config.output, config.execution.storage)
         contents = prior_contents(preset, known, report.parameters, report.part)
-        return Search(
-            space,
-            run_preset(config, contents),
-            None,
-            config.search.seed,
-            contents=contents,
-            metric=config.metric,
-            objectives=config.objectives,
-            worth=config.search.worth,
-            budget=config.search.budget,
-        )
-    from loracle.run.reading import features_of  # needs torch
-
-    features, contents, preset = features_of(config, space, preset, report, listen)
+        preset = run_preset(config, contents)
     return Search(
         space,
         preset,
@@ -132,11 +126,21 @@ def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Searc
         contents=contents,
         metric=config.metric,
         objectives=config.objectives,
-        budget=config.search.budget,
+        worth=config.search.worth,
+        budget=_budget(config, report.sizes),
+        ends_when=search_ends(config),
     )
 
 
 # -- helpers ----------------------------------------------------------------------------------------
+
+
+def _budget(config: RunConfig, sizes: Sizes | None) -> Budget | None:
+    if config.search.budget is None:
+        return None
+    source = "search.budget, the default" if is_default(config.search) else "search.budget"
+    each = None if sizes is None else sizes.expected
+    return Budget(config.search.budget, least_trials(config.search), source, each)
 
 
 def _final_training(report: Report) -> str | None:

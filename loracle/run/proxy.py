@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
+from loracle.config.search.limits import Begun
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, StudyError
 from loracle.records.codec import json_text
@@ -24,7 +26,7 @@ from loracle.records.trial import Outcome
 from loracle.records.trial_files import read_outcome, stored_outcomes, write_outcome
 from loracle.report.proxy import Correlation, FractionResult, ProxyResult, draw_proxy
 from loracle.report.wording import show_config
-from loracle.run.folder import hold
+from loracle.run.folder import as_begun, hold
 from loracle.run.identity import require_common_settings, require_same_contents, training_settings
 from loracle.run.search import search_space
 from loracle.text.files import write_atomically
@@ -118,10 +120,17 @@ def correlate(part: Floats, full: Floats, seed: int) -> tuple[Correlation, ...]:
 
 
 def _check(config: RunConfig, k: int, fractions: Sequence[float], listen: Listener) -> ProxyResult:
+    folder = config.output / "proxy"
+    known = _recorded(folder)
+    # How large a trial is, where the config does not say, is as it was.
+    config = (
+        as_begun(config)
+        if known is None
+        else config.limited(Begun(trial_cost=known[1].get("data.trial_cost")))
+    )
     listen(PhaseStarted("reading data and model"))
     objective = TrainingObjective.from_config(config)
     space = search_space(config, objective.sizes.rows)
-    folder = config.output / "proxy"
     configs = [space.config(index) for index in spread_configs(space, k, config.search.seed)]
     _hold_identity(folder, config, objective, listen)
     fractions = _with_trials(fractions, objective, listen)
@@ -175,23 +184,32 @@ def _hold_identity(folder: Path, config: RunConfig, objective: TrainingObjective
     """Records what trainings are made of, as long as there are none; compares it from then on."""
     path, now = folder / "identity.json", training_contents(objective.splits, objective.base)
     settings = json.loads(json.dumps(training_settings(config)))
-    there = any(stored_outcomes(place) for place in folder.glob("*") if place.is_dir())
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        before, set_before = dict(known["contents"]), dict(known["settings"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        if there:
-            text = (
-                "the trainings that are there were made before data, model and settings were recorded; what "
-                "is here now is taken for what was there, and compared from now on"
-            )
-            listen(Noticed(Notice("search", "contents_recorded_late", text)))
-    else:
-        if there:
-            require_common_settings(str(folder), folder.parent.name, set_before, settings)
-            require_same_contents(str(folder), before, now)
+    if (known := _recorded(folder)) is not None:
+        before, set_before = known
+        require_common_settings(str(folder), folder.parent.name, set_before, settings)
+        require_same_contents(str(folder), before, now)
+    elif _has_trainings(folder):
+        text = (
+            "the trainings that are there were made before data, model and settings were recorded; what "
+            "is here now is taken for what was there, and compared from now on"
+        )
+        listen(Noticed(Notice("search", "contents_recorded_late", text)))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json_text({"contents": now, "settings": settings}))
+
+
+def _recorded(folder: Path) -> tuple[dict[str, str], dict[str, Any]] | None:
+    """Contents and settings that the trainings which are there were made of; None where nobody knows."""
+    try:
+        known = json.loads((folder / "identity.json").read_text(encoding="utf-8"))
+        found = dict(known["contents"]), dict(known["settings"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return found if _has_trainings(folder) else None
+
+
+def _has_trainings(folder: Path) -> bool:
+    return any(stored_outcomes(place) for place in folder.glob("*") if place.is_dir())
 
 
 def _train(

@@ -21,7 +21,7 @@ from loracle.records.trial import History, Trial
 from loracle.report.findings.score_scale import ScoreScale, of_training
 from loracle.report.findings.search_cost import search_cost
 from loracle.report.objectives import weighed
-from loracle.run.stopping import LEAST, Worth, outlook, overspent
+from loracle.run.stopping import LEAST, Budget, Worth, outlook
 from loracle.search.observations import Mask, crashing, fitting, row_of, untried, value_of
 from loracle.search.presets import (
     EnsembleSettings,
@@ -53,8 +53,8 @@ class Search:
     trials run on other machines, or it cannot be known. `objectives` are metrics, where several are optimised
     at once: a proposal weighs them anew, and the config to use weighs them alike (`outputs.as_one`).
     `notices` are what the user must see about the space and how it is searched; `contents` holds hashes of
-    the prior, or of the prompt and of the model that reads it. `worth` and `budget` (in
-    full trainings; None: no such limit): see `stopping.py`.
+    the prior, or of the prompt and of the model that reads it. `worth` and `budget` (None:
+    no such limit): see `stopping.py`; `ends_when` is what ends it, in words.
     """
 
     space: SearchSpace
@@ -67,7 +67,8 @@ class Search:
     contents: Mapping[str, str] = field(default_factory=dict)
     metric: str = ""
     worth: Worth = "never"
-    budget: float | None = None
+    budget: Budget | None = None
+    ends_when: str = ""
     _ended: dict[int, str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def within(self, room: float | None) -> Search:
@@ -94,7 +95,7 @@ class Search:
         that goes on ends where it would have ended.
         """
         trials = history.counted
-        if self.budget is not None and (reason := overspent(history, self.budget, most)):
+        if self.budget is not None and (reason := self.budget.overspent(history, most)):
             return reason
         for n in range(LEAST, len(trials) + 1) if self.worth != "never" else ():
             if n not in self._ended:
@@ -150,6 +151,18 @@ class Search:
     def most_trials(self, budget: int) -> int:
         """How many of `budget` trials there can be: each candidate is tried once."""
         return min(budget, len(self.space.candidates))
+
+    def priced(self, each: float | None) -> Search:
+        """The same search where a trial is expected to cost so many full trainings, if somebody knows."""
+        if self.budget is None or each is None:
+            return self
+        return replace(self, budget=replace(self.budget, each=each))
+
+    def likely_trials(self, budget: int, counted: Sequence[Trial]) -> int:
+        """How many of them there will be, by what those cost that count so far."""
+        most = self.most_trials(budget)
+        enough = None if self.budget is None else self.budget.enough_for(counted)
+        return most if enough is None else min(most, enough)
 
     def ranking(self, history: History) -> list[int]:
         """Successful configs, the one to use first."""

@@ -8,12 +8,14 @@ import numpy as np
 
 from loracle.config.knobs import KNOBS
 from loracle.config.metrics.guard import guards_of_rows
+from loracle.config.search.limits import is_default, least_trials, says_sizes
 from loracle.config.settings import RunConfig
 from loracle.config.training.plan import steps_of
 from loracle.records.notices import Notice
 from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace, Value, number, same_value, with_alpha
 from loracle.records.trial import History
+from loracle.report.findings.search_cost import affordable, show_trainings
 from loracle.report.wording import show_config, show_value
 from loracle.search.observations import suspects
 from loracle.search.presets import get_preset
@@ -24,6 +26,7 @@ from loracle.training.memory.plan import MemoryModel, left_out
 TOO_LARGE = "too_large"
 
 
+_FEWEST = 3  # trials that compare anything
 _FEW_STEPS = 20  # below this many optimizer steps a trial says little (fact 29: 100 and more are better)
 
 
@@ -42,6 +45,7 @@ def search_notices(
         *_unused(config, space),
         *_beliefs(config, space),
         *_fewer_candidates(config, space),
+        *_few_trials(config, space, sizes),
         *_never_tried(space),
         *_moved(config, space),
         *_merged(space, sizes),
@@ -99,10 +103,35 @@ def _beliefs(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
 
 def _fewer_candidates(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
     n, budget = len(space.candidates), config.search.trials
-    if n < budget:
+    if n < budget and not is_default(config.search):  # by which there are fewer anyway
         some = "1 candidate, so there is 1 trial" if n == 1 else f"{n} candidates, so there are {n} trials"
         text = f"the space has {some} and not the {budget} of search.trials; each candidate is tried once"
         yield Notice("search", "fewer_candidates", text, n)
+
+
+def _few_trials(config: RunConfig, space: SearchSpace, sizes: Sizes | None) -> Iterator[Notice]:
+    """A budget that is enough for fewer trials than compare anything, or than the user has named."""
+    search = config.search
+    if search.budget is None or sizes is None or not sizes.expected:
+        return
+    most, default = min(search.trials, len(space.candidates)), is_default(search)
+    enough = affordable(search.budget, sizes.expected, 0)
+    there = min(most, max(enough, least_trials(search)))
+    what = f"{show_trainings(search.budget)} (search.budget{', the default' if default else ''})"
+    if enough < min(_FEWEST, most):
+        text = f"a trial costs about {show_trainings(sizes.expected)}, so {what} is enough for {enough}"
+        if there > enough:
+            cost = show_trainings(there * sizes.expected)
+            text += f"; {'1 is' if there == 1 else f'{there} are'} made all the same, for about {cost}"
+        smaller = ", or for smaller trials data.proxy, data.proxy_minimum and data.validation_limit"
+        text += f". For more, set search.budget or search.trials{smaller if says_sizes(config.data) else ''}"
+        yield Notice("search", "few_trials", text, enough)
+    named = len(search.seed_configs or ())
+    if named > there:
+        text = (
+            f"about {there} of {named} search.seed_configs are tried within {what}; set search.trials or more"
+        )
+        yield Notice("search", "seed_configs_left_out", text, named - there)
 
 
 def _never_tried(space: SearchSpace) -> Iterator[Notice]:

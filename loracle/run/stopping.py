@@ -16,7 +16,7 @@ import numpy as np
 from loracle.records.space import SearchSpace
 from loracle.records.trial import History, Trial
 from loracle.report.findings.score_scale import ScoreScale
-from loracle.report.findings.search_cost import search_cost, show_trainings
+from loracle.report.findings.search_cost import affordable, search_cost, show_trainings
 from loracle.report.wording import show_value
 from loracle.search.observations import Mask, row_of
 from loracle.search.presets import Preset
@@ -63,20 +63,46 @@ def _short(amount: float) -> str:
     return show_value(float(f"{amount:.3g}"))
 
 
-def overspent(history: History, budget: float, most: int) -> str | None:
-    """Why a search ends whose next trial would cost more than is left; None where it goes on.
+@dataclass(frozen=True)
+class Budget:
+    """What all trials together may cost.
 
-    `budget` is in full trainings; the next trial, and each that still runs, costs what those before did in
-    the mean. Interrupted trials do not count, so that a run that was killed ends where it would have.
+    Attributes:
+        trainings: in full trainings.
+        least: trials that there are whatever they cost.
+        source: the setting that it comes from.
+        each: what a trial is expected to cost; None: not known before one has ended.
     """
-    counted = history.counted
-    cost = search_cost(trial.outcome for trial in counted if trial.outcome)
-    if cost is None or cost.trainings * (1 + (1 + len(history.pending)) / len(counted)) <= budget:
-        return None
-    return (
-        f"stopped after {len(counted)} of {most} trials: they cost {show_trainings(cost.trainings)}, and one "
-        f"more would cost more than is left of {budget:g} (search.budget)"
-    )
+
+    trainings: float
+    least: int = 1
+    source: str = "search.budget"
+    each: float | None = None
+
+    def enough_for(self, counted: Sequence[Trial]) -> int | None:
+        """How many trials there will be, as far as these tell; None where nobody knows what one costs."""
+        cost = search_cost(trial.outcome for trial in counted if trial.outcome)
+        each = self.each if cost is None else cost.trainings / len(counted)
+        return max(len(counted), affordable(self.trainings, each, self.least)) if each else None
+
+    def overspent(self, history: History, most: int) -> str | None:
+        """Why a search of `most` trials ends whose next one would cost more than is left; None where it goes
+        on.
+
+        The next trial, and each that still runs, costs what those before did in the mean. Interrupted trials
+        do not count, so that a run that was killed ends where it would have.
+        """
+        counted, coming = history.counted, 1 + len(history.pending)
+        cost = search_cost(trial.outcome for trial in counted if trial.outcome)
+        if cost is None or len(counted) + coming <= self.least:
+            return None
+        if cost.trainings * (1 + coming / len(counted)) <= self.trainings:
+            return None
+        return (
+            f"stopped after {len(counted)} of at most {most} trials: they cost "
+            f"{show_trainings(cost.trainings)}, and one more would cost more than is left of "
+            f"{self.trainings:g} ({self.source})"
+        )
 
 
 def outlook(

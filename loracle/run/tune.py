@@ -45,7 +45,7 @@ from loracle.report.verdict.stored import Finished, write_finished
 from loracle.report.wording import nothing_succeeded, show_config
 from loracle.run.finals.replication import replicate
 from loracle.run.finals.training import compare, compare_trial, contenders
-from loracle.run.folder import hold, own_folder, record_config, require_recorded
+from loracle.run.folder import as_begun, hold, own_folder, record_config, require_recorded
 from loracle.run.prepare import Prepared, prepare
 from loracle.run.search import Search
 from loracle.run.search_notices import TOO_LARGE, about_memory, crash_notices
@@ -90,7 +90,7 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         LoracleError: bad input, refused before anything is trained; or a run that cannot go on.
         KeyboardInterrupt: as it came; the trial is recorded as interrupted, and the run can be continued.
     """
-    with hold(config.output), _begun(config, listen) as listen:
+    with _held(config, listen) as (config, listen):
         run = prepare(config, listen)
         space = run.search.space
         with closing(run.executor), _open(config, run) as study:
@@ -142,6 +142,7 @@ def work(config: RunConfig, listen: Listener = lambda event: None) -> tuple[str,
     if config.execution.storage is None:
         raise StudyError("workers on many machines share a database; give --storage postgresql://...")
     with own_folder(config.output) as own, recorded(own, listen) as listen:
+        config = as_begun(config)
         require_recorded(config)
         run = prepare(config.model_copy(update={"output": own}), listen)
         run = replace(run, identity=replace(run.identity, machine=own.name))
@@ -156,11 +157,14 @@ def work(config: RunConfig, listen: Listener = lambda event: None) -> tuple[str,
 
 
 @contextmanager
-def _begun(config: RunConfig, listen: Listener) -> Iterator[Listener]:
-    """Tells those who follow, too, what happens; what is refused first leaves the events of a run alone."""
-    require_recorded(config)
-    with recorded(config.output, listen) as told:
-        yield told
+def _held(config: RunConfig, listen: Listener) -> Iterator[tuple[RunConfig, Listener]]:
+    """Holds the run's folder, and gives the config as the run began. Those who follow are told, too, what
+    happens; what is refused first leaves the events of a run alone."""
+    with hold(config.output):
+        config = as_begun(config)
+        require_recorded(config)
+        with recorded(config.output, listen) as told:
+            yield config, told
 
 
 def _tell(notices: Sequence[Notice], folder: Path, listen: Listener) -> None:
@@ -225,16 +229,17 @@ def run_search(
     recorded in the order in which they come, and the choice depends on the recorded history alone.
     `estimates` tell how long it takes, with the trainings that follow.
     """
-    listen(PhaseStarted("searching"))
+    listen(PhaseStarted(f"searching: {search.ends_when}" if search.ends_when else "searching"))
     running: dict[int, int] = {}  # trial number: index
     again = study.take_over()
     recent: list[Trial] = []  # that ended here, in the order in which they did
     estimates = estimates or Forecast()
+    search = search.priced(estimates.each)
     told: set[str] = set()  # what has been told once
     before = study.history().counted
-    shown = search.most_trials(budget)  # the budget that can be spent
-    if len(before) < shown and not study.shared:  # what others do is not known
-        listen(estimates.expected(before, shown, executor.capacity))
+    most = search.most_trials(budget)  # the budget that can be spent
+    if len(before) < most and not study.shared:  # what others do is not known
+        listen(estimates.expected(before, most, executor.capacity))
 
     progress = tell_steps(listen)
     try:
@@ -252,10 +257,11 @@ def run_search(
                 if counts:
                     history = study.history()
                     ended = history.counted
-                    left = estimates.expected(ended, shown, executor.capacity).whole
+                    left = estimates.expected(ended, most, executor.capacity).whole
                     best = search.leader(history)
                     cost = search_cost(one.outcome for one in history.finished if one.outcome)
                     spent = None if cost is None else cost.trainings
+                    shown = search.likely_trials(budget, ended)
                     listen(TrialFinished(trial, done.job.config, best, len(ended), shown, left, spent))
                     _tell_news(search.space, history, told, listen)
                 _refuse_hopeless(search.space, recent, study)
@@ -303,7 +309,7 @@ def _fill(
         config = search.space.config(index)
         executor.submit(Job(number, config, search.seed, trial_folder(folder, number)))
         believed = search.believed(history, index) if chosen else None
-        shown = search.most_trials(budget)
+        shown = search.likely_trials(budget, finished)
         listen(TrialStarted(len(finished) + len(running) - 1, shown, config, number, believed))
     return None
 

@@ -37,7 +37,7 @@ def test_statements_stand_beside_the_configs_or_under_knobs() -> None:
         ("  learning_rate: around 0", "a.yaml:4: beliefs.learning_rate: learning_rate=0 cannot stand on a"),
         ("  good:\n  - {rank: 8}\n  - rank: 8\n    lr: 1", "a.yaml:6: beliefs.good.1: lr is no knob"),
         ("  bad: {lr: 1}", "a.yaml:4: beliefs.bad.0: lr is no knob"),
-        ("  rank: 8\nsearch: {preset: paper}", "a.yaml:3: beliefs: the preset paper reads none; default and"),
+        ("  rank: 8\nsearch: {preset: paper}", "a.yaml:3: beliefs: the preset paper reads none; default, th"),
     ],
 )
 def test_what_is_none_is_refused_where_it_stands(text: str, words: str) -> None:

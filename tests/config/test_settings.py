@@ -31,7 +31,7 @@ MINIMAL = "model: some/model\ndata: {train: train.jsonl}\n"
         ("search: {trials: 0}", ":3: search.trials: input should be greater than 0; got 0"),
         (
             "search:\n  preset: papr",
-            ":4: search.preset: input should be 'default', 'numeric', 'language' or 'paper'; got",
+            ":4: search.preset: input should be 'default', 'thorough', 'numeric', 'language' or 'paper'; got",
         ),
         ("training: {epochs: 1, max_steps: 9}", ":3: training: epochs and max_steps both say how long"),
         ("training: {optimizer: adam}", ":3: training.optimizer: input should be 'adamw', 'adamw_8bit', "),
@@ -143,7 +143,7 @@ def test_words_that_look_like_numbers_stay_words() -> None:
 
 def test_defaults_are_as_documented() -> None:
     config = parse_config(MINIMAL)
-    assert config.search.trials == 30
+    assert (config.search.trials, config.search.budget, config.data.trial_cost) == (30, 1.0, 0.2)
     assert config.data.proxy == 0.1
     standard = {"rank": 16, "alpha": 32, "dropout": 0.05, "learning_rate": 2e-4, "batch_size": 16}
     assert config.standard == standard

@@ -30,10 +30,9 @@ def demo(tmp_path: Path) -> Path:
             rows = list(islice(file, n))
         path.write_text("".join(rows))
     config = tmp_path / "demo" / "config.yaml"
-    lines = [line for line in config.read_text().splitlines(True) if not line.strip().startswith("budget:")]
-    text = "".join(lines).replace("  max_length: 64", "  proxy: 0.25\n  max_length: 64")  # as it was
+    text = config.read_text().replace("  max_length: 64", "  proxy: 0.25\n  max_length: 64")  # as it was
     text = text.replace("metric: exact_match", "metric: loss")
-    text = text.replace("  max_new_tokens: 10\n", "").replace("trials: 30", "trials: 8")
+    text = text.replace("  max_new_tokens: 10\n", "") + "search: {trials: 8}\n"
     config.write_text(text.replace("batch_size: 300", "batch_size: 40"))
     return config
 

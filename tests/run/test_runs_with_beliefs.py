@@ -102,11 +102,13 @@ def test_what_the_space_lacks_and_a_preset_that_reads_none_are_refused(
     path = written(tmp_path, {"rank": "at least 32"}, preset="paper")
     content = yaml.safe_load(path.read_text()) | {"language": {"model": "minilm"}}
     path.write_text(yaml.safe_dump(content, sort_keys=False))
-    with pytest.raises(ConfigError, match="beliefs: the preset paper reads none; default and numeric do"):
+    with pytest.raises(
+        ConfigError, match="beliefs: the preset paper reads none; default, thorough and numeric do"
+    ):
         tune(load_config(path))
     code, _, err = loracle("doctor", path)
     assert code == 2
-    assert "beliefs: the preset paper reads none; default and numeric do" in err
+    assert "beliefs: the preset paper reads none; default, thorough and numeric do" in err
 
 
 def test_beliefs_that_cancel_each_other_are_told_of(tmp_path: Path) -> None:

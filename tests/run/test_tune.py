@@ -51,7 +51,9 @@ def test_a_run_leaves_everything_a_user_needs(run_config: Callable[..., Path]) -
     assert [len(result.history.counted), result.stopped] == [5, "all 5 trials are done"]
     assert sum(isinstance(event, TrialFinished) for event in events) == 5
     assert any(isinstance(event, Step) and event.loss is not None for event in events)
-    assert "searching" in [event.text for event in events if isinstance(event, PhaseStarted)]
+    assert "searching: ends after 5 trials (search.trials)" in [
+        event.text for event in events if isinstance(event, PhaseStarted)
+    ]
     folder = config.output
     model = AutoPeftModelForCausalLM.from_pretrained(folder / "best")
     assert model.peft_config["default"].r == result.comparison.winner["rank"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import field_validator, model_validator
 
@@ -97,22 +97,6 @@ class DataConfig(Section):
             what = "are chats already" if self.shape in chats else "have no prompt and completion"
             raise ValueError(f"as_chat: rows of {self.shape} {what}; leave it out")
         return self
-
-
-# Where a search has a budget: trials that it is to have, and what one may cost at most, in full trainings.
-# In `benchmarks/cost.py` ten of .1 and three of .3 are equally good; in `docs/real-model.md` .1 is too small.
-_AT_LEAST, _DEAREST = 5, 0.2
-_SIZES = ("proxy", "proxy_minimum", "validation_limit", "trial_cost")
-
-
-def with_trial_cost(content: Any) -> Any:
-    """A config as it was written. Where it gives the search a budget and says nothing of how large trials
-    are, they are as large as lets five fit in."""
-    match content:
-        case {"search": {"budget": float() | int() as budget}, "data": dict(data)} if budget > 0:
-            if not any(name in data for name in _SIZES):
-                return {**content, "data": {**data, "trial_cost": min(_DEAREST, budget / _AT_LEAST)}}
-    return content
 
 
 NO_DATA = DataConfig(train=Path())  # of a run whose trainer has its own

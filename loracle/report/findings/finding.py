@@ -11,6 +11,7 @@ from typing import Any
 from loracle import __version__
 from loracle.config.data.sources import described
 from loracle.config.metrics import OWN_METRICS, metric_of
+from loracle.config.search.limits import least_trials
 from loracle.config.settings import RunConfig
 from loracle.config.training.plan import plan_training
 from loracle.errors import ConfigError
@@ -24,6 +25,7 @@ from loracle.report.findings.curves import CurveReader
 from loracle.report.findings.examples import examples
 from loracle.report.findings.recipes import DataAgain
 from loracle.report.findings.records import Findings, HeldLikely, TrialRow
+from loracle.report.findings.search_cost import affordable, search_cost
 from loracle.report.folders import final_folder
 from loracle.report.objectives import show_scores, weighed
 from loracle.report.tables import comparison_json, comparison_rows
@@ -106,7 +108,7 @@ class Subject:
     ) -> dict[str, Any]:
         config, metric = self.config, self.config.metric
         of_metric = metric_of(metric)
-        done, budget = len(history.counted), config.search.trials
+        done, budget = len(history.counted), _trials(config, history)
         if comparison is None:
             said: Sequence[str] = _so_far(config, history, winner, rows)
             table: Sequence[tuple[str, ...]] = ()
@@ -210,8 +212,10 @@ def _number(space: SearchSpace, rows: Sequence[TrialRow], index: int | None) -> 
 def _so_far(
     config: RunConfig, history: History, winner: int | None, rows: Sequence[TrialRow]
 ) -> tuple[str, ...]:
-    done, budget = len(history.counted), config.search.trials
-    said = f"The search is not over: {done} of {budget} trials are done."
+    done, budget = len(history.counted), _trials(config, history)
+    limited = budget < config.search.trials or (config.search.budget is not None and not done)
+    about = ("at most " if not done else "about ") if limited else ""  # as a budget may end it
+    said = f"The search is not over: {done} of {about}{budget} trials are done."
     if done >= budget:  # final trainings are going on, were cut off, or are an earlier version's
         said = f"All {budget} trials are done, the final comparison is not: the same loracle tune makes it."
     if winner is not None:
@@ -229,6 +233,16 @@ def _so_far(
     if nothing and not done:
         return (said, f"{nothing}.")
     return (said, "No trial has succeeded so far.") if done else (said,)
+
+
+def _trials(config: RunConfig, history: History) -> int:
+    """How many trials there will be, as far as those tell that are done."""
+    counted, search = history.counted, config.search
+    cost = search_cost(trial.outcome for trial in counted if trial.outcome)
+    if search.budget is None or cost is None:
+        return search.trials
+    enough = affordable(search.budget, cost.trainings / len(counted), least_trials(search))
+    return min(search.trials, max(enough, len(counted)))
 
 
 def _provenance(config: RunConfig) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ full training is on all data with the standard settings, and scored on all valid
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -53,6 +54,11 @@ def search_cost(outcomes: Iterable[Outcome]) -> SearchCost | None:
         sum(getattr(tokens, name) for tokens in found) for name in ("trained", "read", "generated")
     )
     return SearchCost(trained, read, generated, one, (trained + read + generated) / one)
+
+
+def affordable(budget: float, each: float, least: int = 1) -> int:
+    """How many trials a budget is enough for where one costs `each` of it; `least` or more."""
+    return max(least, math.floor(budget / each + 1e-9))
 
 
 def show_trainings(trainings: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,9 +14,10 @@ import numpy as np
 from loracle.config.data.sources import described
 from loracle.config.metrics import metric_of
 from loracle.config.settings import NO_DATA, RunConfig
-from loracle.errors import ConfigError, LoracleError
+from loracle.errors import ConfigError, LoracleError, StudyError
 from loracle.records.notices import Notice, gathered
 from loracle.records.notices import as_json as notices_as_json
+from loracle.run.folder import as_begun
 from loracle.run.search import check_values, run_preset, search_space
 from loracle.training.dataset.blocks import rows_of
 from loracle.training.dataset.notices import labels_of, least_difference, require_enough
@@ -124,6 +126,8 @@ def view_data(config: RunConfig, n_rows: int) -> DataView:
     """
     if config.objective is not None and config.data == NO_DATA:
         raise ConfigError("the trainer of this run is your own, and the config names no data")
+    with contextlib.suppress(StudyError):  # of which `tune` tells
+        config = as_begun(config)
     splits = load_splits(config.data, config.search.seed)
     reading = load_reading(config)
     limit = reading.longest(config.data)

@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from loracle.config.search.limits import DEFAULT_BUDGET, Begun
 from loracle.errors import StudyError
 from loracle.records.space import SearchSpace
 from loracle.records.trial import FAILURE_KEY, History
@@ -29,6 +30,7 @@ from loracle.run.storage.study import ROOM_KEY, Study
 _SPACE_KEY = "loracle:space"
 _SETTINGS_KEY = "loracle:settings"
 _CONTENTS_KEY = "loracle:contents"
+_BUDGET_KEY = "loracle:default_budget"
 
 
 def open_study(
@@ -131,6 +133,7 @@ def _hold_identity(found: Study, name: str, identity: Identity, *, binding: bool
         settings = json.loads(json.dumps(identity.settings))
         known = _held(opened, study, _SETTINGS_KEY, settings, change=may_change)
         require_common_settings(opened.where, name, known, settings)
+    _held(opened, study, _BUDGET_KEY, DEFAULT_BUDGET, change=may_change, late=not binding)
     if opened.shared:
         found.room_key = f"{ROOM_KEY}:{identity.machine}"
     _held(opened, study, found.room_key, identity.room, change=not found.records())
@@ -168,6 +171,23 @@ def begun_with(folder: Path, storage: str | None) -> dict[str, str]:
     """What a run was made of when it began, as `read_contents`; nothing where there is none."""
     begun = _begun(folder, storage)
     return {} if begun is None else _contents(*begun)
+
+
+def begun_limits(folder: Path, storage: str | None) -> Begun | None:
+    """What limited a run when it began that goes on, where its config does not say; None of one that begins.
+
+    Of a run that began before there was a default budget there is none.
+
+    Raises:
+        StudyError: the storage is damaged or out of reach.
+    """
+    begun = _begun(folder, storage)
+    if begun is None or not binds(folder, storage):
+        return None
+    opened, study = begun
+    attributes = opened.ask(lambda: study.user_attrs)
+    settings = attributes.get(_SETTINGS_KEY) or {}
+    return Begun(attributes.get(_BUDGET_KEY), settings.get("data.trial_cost"))
 
 
 def _contents(opened: Storage, study: optuna.Study) -> dict[str, str]:

@@ -38,7 +38,13 @@ def objective(tiny_model: Path, write_rows: Write) -> Callable[..., TrainingObje
 
     def make(rows: list[dict[str, Any]], **changes: Any) -> TrainingObjective:
         data = {"train": write_rows("t.jsonl", rows)} | changes.pop("data", {})
-        content = {"model": str(tiny_model), "data": data, "device": "cpu", **changes}
+        content = {
+            "model": str(tiny_model),
+            "data": data,
+            "device": "cpu",
+            "search": {"trials": 9},
+            **changes,
+        }
         return TrainingObjective.from_config(RunConfig.model_validate(content))
 
     return make
@@ -296,6 +302,9 @@ def test_rows_that_repeat_are_told(write_rows: Write) -> None:
 def test_clean_data_of_some_size_are_told_nothing(objective: Callable[..., TrainingObjective]) -> None:
     fractions = {"validation_fraction": 0.25, "test_fraction": 0.25}
     assert objective(copy_rows(500, 5), data=fractions).notices == ()
+    # By default five trials fit into one full training, which is told where it leaves them less.
+    found = by_name(objective(copy_rows(500, 5), data=fractions, search={}).notices)
+    assert found.keys() == {"trial_limited", "few_validation_rows"}
 
 
 # -- small splits -----------------------------------------------------------------------------------
