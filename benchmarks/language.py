@@ -134,7 +134,7 @@ def pretrained(name: str, landscapes: Sequence[Landscape]) -> Iterator[tuple[Lan
             _, sizes, directions = np.linalg.svd(known - centre, full_matrices=False)
             to_parts = directions[:COMPONENTS].T / (sizes[:COMPONENTS] / np.sqrt(len(known)))
             numbers = {n: np.column_stack([inputs[n], (texts[n] - centre) @ to_parts]) for n in inputs}
-        tasks = [Task(one.name, one.family, numbers[one.name], one.values) for one in others]
+        tasks = [Task(one.name, one.family, one.parameters, numbers[one.name], one.values) for one in others]
         prior = fit(tasks, start=start, moves=moves)
         yield held, conditioned(prior, torch.from_numpy(numbers[held.name]).float())
 

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from speed import about
 
 from loracle.config.settings import RunConfig, TrainingConfig
 from loracle.training.dataset.tokens import Encoded
@@ -208,12 +209,12 @@ def main() -> None:
     for number, case in enumerate(REAL_CASES if arguments.model else CASES):
         found = run_case(number, arguments.model) | run_case(number, arguments.model, "--profiled")
         kind, dtype, rank, micro_batch, length, in_loss, dropout, changes = case
-        about = f"{kind} {dtype} r{rank} {micro_batch}x{length} ({in_loss}) dropout {dropout} "
-        about += " ".join(str(value) for value in changes.values())
+        name = f"{kind} {dtype} r{rank} {micro_batch}x{length} ({in_loss}) dropout {dropout} "
+        name += " ".join(str(value) for value in changes.values())
         grown = max(found["resident"], found.get("again", 0.0))
-        rows.append({"case": about.strip(), **found, "predicted_over_grown": found["predicted"] / grown})
+        rows.append({"case": name.strip(), **found, "predicted_over_grown": found["predicted"] / grown})
         numbers = [found[name] / 1e6 for name in ("allocated", "predicted_tensors")]
-        line = f"{about:58}{numbers[0]:>9.1f}{numbers[1]:>9.1f}{numbers[0] / numbers[1]:>7.2f}"
+        line = f"{name:58}{numbers[0]:>9.1f}{numbers[1]:>9.1f}{numbers[0] / numbers[1]:>7.2f}"
         line += f"{grown / 1e6:>10.1f}{found['predicted'] / 1e6:>9.1f}{found['predicted'] / grown:>7.2f}"
         print(line, flush=True)
     later = rows[N_FITTED:] if arguments.model else []

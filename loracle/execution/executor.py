@@ -6,7 +6,7 @@ Another executor is one class with these methods, and a line in `run/prepare.py`
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from loracle.config.settings import ExecutionConfig
 from loracle.errors import ConfigError
 from loracle.records import objective as records
 from loracle.records.failures import DISK_ERRORS
-from loracle.records.objective import Objective, Part, Report
+from loracle.records.objective import Asked, GroupObjective, Objective, Part, Report
 from loracle.records.space import Config
 from loracle.records.trial import Failure, FailureKind, Outcome
 from loracle.records.trial_files import write_outcome
@@ -31,7 +31,9 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """One training. `final`: on all data, scored on test; the adapter is then saved where `adapter` says."""
+    """One training. `final`: on all data, scored on test; the adapter is then saved where `adapter` says.
+    `together`: the configs that share its forward pass, its own among them; none where it trains alone.
+    """
 
     number: int
     config: Config
@@ -39,6 +41,7 @@ class Job:
     folder: Path
     final: bool = False
     adapter: Path | None = None
+    together: tuple[Config, ...] = ()
 
     def run(self, objective: Objective, progress: records.Progress) -> Outcome:
         """Runs it here and now."""
@@ -46,6 +49,19 @@ class Job:
         if self.final:
             return objective.final(self.config, adapter=self.adapter, **arguments)
         return objective.run(self.config, **arguments)
+
+
+def run_jobs(
+    jobs: Sequence[Job], objective: Objective, progress: Sequence[records.Progress]
+) -> list[Outcome]:
+    """Runs a job, or several that train together, here and now; an outcome for each."""
+    together = jobs[0].together
+    if not together:
+        ((job, told),) = zip(jobs, progress, strict=True)
+        return [job.run(objective, told)]
+    assert isinstance(objective, GroupObjective), "this objective trains one config at a time"
+    wanted = [Asked(job.config, job.seed, job.folder, told) for job, told in zip(jobs, progress, strict=True)]
+    return objective.run_together(wanted, together)
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,7 @@ class Done:
 
 
 class Executor(Protocol):
-    """Runs jobs, `capacity` at a time."""
+    """Runs jobs, or groups of them that train together, `capacity` at a time."""
 
     capacity: int
 
@@ -69,8 +85,9 @@ class Executor(Protocol):
         """
         ...
 
-    def submit(self, job: Job) -> None:
-        """Starts a job; there must be room for it."""
+    def submit(self, *jobs: Job) -> None:
+        """Starts a job, or several that train together and are alike but for their configs; there must be
+        room for it."""
         ...
 
     def wait(self, seconds: float, progress: Progress) -> list[Done]:
@@ -127,27 +144,29 @@ def check_in_process(execution: ExecutionConfig) -> None:
 
 
 class InProcess:
-    """Runs jobs here, one at a time: nothing is isolated. For tests, debuggers and tables."""
+    """Runs jobs here, one or one group at a time: nothing is isolated. For tests, debuggers and tables."""
 
     capacity = 1
 
     def __init__(self, load: Callable[[], Objective]) -> None:
         self._load = load
         self._objective: Objective | None = None
-        self._jobs: list[Job] = []
+        self._jobs: list[tuple[Job, ...]] = []
 
     def load(self) -> Report:
         self._objective = self._load()
         return self._objective.report()
 
-    def submit(self, job: Job) -> None:
-        self._jobs.append(job)
+    def submit(self, *jobs: Job) -> None:
+        self._jobs.append(jobs)
 
     def wait(self, seconds: float, progress: Progress) -> list[Done]:
-        job = self._jobs.pop()
+        jobs = self._jobs.pop()
         if self._objective is None:
             self._objective = self._load()
-        return [Done(job, job.run(self._objective, functools.partial(progress, job.number)))]
+        told = [functools.partial(progress, job.number) for job in jobs]
+        outcomes = run_jobs(jobs, self._objective, told)
+        return list(map(Done, jobs, outcomes))
 
     def close(self) -> None:
         self._jobs.clear()

@@ -90,8 +90,8 @@ class LocalWorkers:
         self._go_on(seconds, lambda *_: None, lambda: self._report is not None)
         return self._report
 
-    def submit(self, job: Job) -> None:
-        self._jobs.submit(job)
+    def submit(self, *jobs: Job) -> None:
+        self._jobs.submit(*jobs)
         self._hand_out()
 
     def wait(self, seconds: float, progress: Progress) -> list[Done]:
@@ -123,9 +123,9 @@ class LocalWorkers:
         waiting = self._jobs.waiting
         for place in self._places:
             if waiting and place.worker is not None and place.slot.due("give"):
-                attempt = waiting.popleft()
-                place.slot.give(attempt, time.monotonic())
-                place.worker.give(attempt.job)
+                attempts = waiting.popleft()
+                place.slot.give(attempts, time.monotonic())
+                place.worker.give([attempt.job for attempt in attempts])
         wanted = len(waiting) + (self._wants_report and self._report is None)
         coming = sum(place.slot.coming for place in self._places)
         empty = [place for place in self._places if place.slot.due("start")]
@@ -176,15 +176,18 @@ class LocalWorkers:
                 slot.ready(now)
                 self._report = report or self._report
                 self._hand_out()
-            case Stepped(step, total, loss, part) if slot.attempt is not None:
-                progress(slot.attempt.job.number, step, total, loss, part)
+            case Stepped(step, total, loss, part, which) if 0 <= which < len(slot.attempts):
+                progress(slot.attempts[which].job.number, step, total, loss, part)
             case Refused():
                 raise message.as_error()
-            case Finished(outcome) if slot.due("done"):
-                verdict = slot.done(outcome, now, message.bytes)
+            case Finished(outcomes) if slot.due("done") and len(outcomes) != len(slot.attempts):
+                what = f"its worker gave {len(outcomes)} outcomes for {len(slot.attempts)} trials"
+                self._lost(place, Failure(FailureKind.CRASHED, what))
+            case Finished(outcomes) if slot.due("done"):
+                verdicts = slot.done(outcomes, now, message.bytes)
                 if slot.spent:
                     self._end(place)
-                self._jobs.settle(verdict)
+                self._jobs.settle(verdicts)
 
     def _watch(self, place: _Place) -> None:
         """Ends a worker that is over its time or gives no sign of life."""

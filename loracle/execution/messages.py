@@ -52,13 +52,14 @@ class Alive:
 
 @dataclass(frozen=True)
 class Stepped:
-    """Its job went on, as `Progress` has it."""
+    """Its job went on, as `Progress` has it; of several that train together, the one in this place."""
 
     kind: Literal["progress"] = field(default="progress", kw_only=True)
     step: int
     total: int
     loss: float | None
     part: Part = "training"
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,16 +83,16 @@ class Refused:
 
 @dataclass(frozen=True)
 class Finished:
-    """Its job is over.
+    """Its job is over, or all that train together.
 
     Attributes:
-        outcome: what it gave.
+        outcomes: what they gave, in the order in which they were given.
         bytes: memory that the worker keeps.
-        files: whether the job's files are where the driver does not see them.
+        files: whether the jobs' files are where the driver does not see them.
     """
 
     kind: Literal["done"] = field(default="done", kw_only=True)
-    outcome: Outcome
+    outcomes: tuple[Outcome, ...]
     bytes: int
     files: bool = False
 

@@ -100,7 +100,8 @@ class RayWorkers:
             self._look(_SECONDS_A_LOOK, lambda *_: None)
         return self._report
 
-    def submit(self, job: Job) -> None:
+    def submit(self, *jobs: Job) -> None:
+        (job,) = jobs  # one at a time
         self._jobs.submit(job)
         self._hand_out()
 
@@ -145,8 +146,8 @@ class RayWorkers:
                 if self._report_is_missing():
                     self._load(place)
                 elif self._jobs.waiting:
-                    attempt = self._jobs.waiting.popleft()
-                    place.slot.give(attempt, time.monotonic())
+                    (attempt,) = self._jobs.waiting.popleft()
+                    place.slot.give([attempt], time.monotonic())
                     place.answer = place.station.begin.remote(json.dumps(to_plain(attempt.job)))
 
     def _report_is_missing(self) -> bool:
@@ -207,14 +208,14 @@ class RayWorkers:
             case Ready(report) if slot.state is State.LOADING:
                 self._report = report
                 slot.ready(time.monotonic())
-            case Stepped(step, total, loss, part) if slot.attempt is not None:
-                progress(slot.attempt.job.number, step, total, loss, part)
+            case Stepped(step, total, loss, part) if slot.attempts:
+                progress(slot.attempts[0].job.number, step, total, loss, part)
             case Refused():
                 raise message.as_error()
-            case Finished(outcome) if slot.attempt is not None:
+            case Finished(outcomes) if slot.attempts:
                 if message.files:
-                    fetch(self._files(place.station), slot.attempt.job)
-                self._jobs.settle(slot.done(outcome, time.monotonic()))
+                    fetch(self._files(place.station), slot.attempts[0].job)
+                self._jobs.settle(slot.done(outcomes, time.monotonic()))
 
     def _files(self, station: Any) -> Iterator[tuple[str, Iterator[bytes]]]:
         """Names of a station's files, each with its pieces."""

@@ -81,7 +81,7 @@ class Station:
             done = self._workers.wait(_SECONDS_A_LOOK, tell)
         except LoracleError as error:
             return lines_of([Refused.of(error)])
-        return lines_of([*told, *(Finished(one.outcome, 0, files=not self._sees_run) for one in done)])
+        return lines_of([*told, *(Finished((one.outcome,), 0, files=not self._sees_run) for one in done)])
 
     def end(self) -> None:
         """Ends the worker, and leaves nothing on the node."""

@@ -14,7 +14,7 @@ follows. What is done about failures is in `retry_policy.py`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -31,7 +31,7 @@ class State(StrEnum):
     EMPTY = "empty"  # there is no worker
     STARTING = "starting"  # one was asked for, and has said nothing yet
     LOADING = "loading"  # it loads its objective
-    IDLE = "idle"  # it can take a job
+    IDLE = "idle"  # it can take a job, or several that train together
     BUSY = "busy"
 
 
@@ -53,7 +53,8 @@ class Limits:
     """When a worker is given up.
 
     Attributes:
-        trial: seconds that a trial may take; None: any time. A final training has no limit.
+        trial: seconds that a trial may take, times their number where several train together; None: any
+            time. A final training has no limit.
         silence: seconds without a sign of life, while it loads or works.
         grace: seconds beyond that, for what lies between the worker and who watches it.
         start: whether a worker that starts has to show life, too; not where it waits for room.
@@ -83,7 +84,7 @@ class Again:
     outcome: Outcome
 
 
-Verdict = Done | Again | None
+Verdict = Done | Again
 
 
 class Slot:
@@ -96,14 +97,14 @@ class Slot:
 
     Attributes:
         state: what it is doing.
-        attempt: what its worker works at; None: nothing.
+        attempts: what its worker works at: one, several that train together, or none.
         spent: whether its worker, although it lives, has to be replaced.
     """
 
     def __init__(self, position: int, limits: Limits, *, retries: bool = True) -> None:
         self.position = position
         self.state = State.EMPTY
-        self.attempt: Attempt | None = None
+        self.attempts: tuple[Attempt, ...] = ()
         self.spent = False
         self._limits = limits
         self._retries = retries
@@ -140,48 +141,54 @@ class Slot:
         self._failed_starts = 0
         self._move("ready", now)
 
-    def give(self, attempt: Attempt, now: float) -> None:
-        """It was given a job."""
+    def give(self, attempts: Sequence[Attempt], now: float) -> None:
+        """It was given a job, or several that train together."""
         self._move("give", now)
-        self.attempt = attempt
+        self.attempts = tuple(attempts)
 
     def sign(self, now: float) -> None:
         """It has shown life."""
         self._sign = now
 
-    def done(self, outcome: Outcome, now: float, used: int = 0) -> Done | Again:
-        """Its job is over; it keeps `used` bytes of memory. `spent` says whether it can go on."""
-        attempt = self._taken()
+    def done(self, outcomes: Sequence[Outcome], now: float, used: int = 0) -> list[Verdict]:
+        """Its jobs are over, with an outcome each; it keeps `used` bytes of memory. `spent` says whether it
+        can go on."""
+        attempts = self._taken()
         self._move("done", now)
-        failure = outcome.failure
-        if self._retries and failure is not None and POLICY[failure.kind] == "again":
+        pairs = list(zip(attempts, outcomes, strict=True))
+        if self._retries and any(_comes_again(outcome.failure) for outcome in outcomes):
             self.spent = True  # its state may be damaged, as after a CUDA error
-            return _settled(attempt, outcome)
+            return [_settled(attempt, outcome) for attempt, outcome in pairs]
         if self._bytes_at_first is None:
             self._bytes_at_first = used
         self.spent = used - self._bytes_at_first > self._limits.growth  # something leaks
-        return _over(attempt, outcome)
+        return [_over(attempt, outcome) for attempt, outcome in pairs]
 
-    def lost(self, failure: Failure, now: float) -> Verdict:
-        """Its worker has ended, or was given up: a failed start, a failed attempt, or nothing to speak of."""
+    def lost(self, failure: Failure, now: float) -> list[Verdict]:
+        """Its worker has ended, or was given up: a failed start, failed attempts, or nothing to speak of."""
         self._failed_starts += self.coming
         busy, seconds = self.state is State.BUSY, now - self._since
-        attempt = self._taken() if busy else None
+        attempts = self._taken() if busy else ()
         self.end(now)
-        return None if attempt is None else _settled(attempt, Outcome(None, {}, seconds, failure))
+        outcome = Outcome(None, {}, seconds / max(1, len(attempts)), failure)
+        if len(attempts) > 1:  # any of them may be to blame
+            return [Again(_next(attempt), outcome) for attempt in attempts]
+        return [_settled(attempt, outcome) for attempt in attempts]
 
     def end(self, now: float) -> None:
         """Its worker was ended, and what it worked at is nobody's affair."""
         self._move("end", now)
-        self.attempt, self.spent = None, False
+        self.attempts, self.spent = (), False
 
     def late(self, now: float) -> Failure | None:
         """Why its worker has to be given up; None: it is in time."""
         limits = self._limits
-        if self.attempt is not None and not self.attempt.job.final:
-            limit = limits.trial
-            if limit is not None and now - self._since > limit:
-                return Failure(FailureKind.TIMEOUT, f"took longer than execution.time_limit, {limit:g} s")
+        if self.attempts and not self.attempts[0].job.final and limits.trial is not None:
+            many = len(self.attempts)
+            if now - self._since > limits.trial * many:
+                each = f" for each of the {many} that train together" if many > 1 else ""
+                message = f"took longer than execution.time_limit, {limits.trial:g} s{each}"
+                return Failure(FailureKind.TIMEOUT, message)
         watched = self.state in (State.LOADING, State.BUSY) or (self.state is State.STARTING and limits.start)
         allowed = limits.silence + limits.grace
         if watched and now - self._sign > allowed:
@@ -190,10 +197,9 @@ class Slot:
             return Failure(FailureKind.LOST, message)
         return None
 
-    def _taken(self) -> Attempt:
-        attempt, self.attempt = self.attempt, None
-        assert attempt is not None
-        return attempt
+    def _taken(self) -> tuple[Attempt, ...]:
+        attempts, self.attempts = self.attempts, ()
+        return attempts
 
     def _move(self, event: str, now: float) -> None:
         allowed, after = _EVENTS[event]
@@ -202,10 +208,10 @@ class Slot:
 
 
 class JobQueue:
-    """Attempts that wait for a worker, and jobs that are over."""
+    """Attempts that wait for a worker, each group of them for the same one, and jobs that are over."""
 
     def __init__(self) -> None:
-        self.waiting: deque[Attempt] = deque()
+        self.waiting: deque[tuple[Attempt, ...]] = deque()
         self._ended: list[Done] = []
 
     @property
@@ -213,26 +219,24 @@ class JobQueue:
         """Whether there is something to `take`."""
         return bool(self._ended)
 
-    def submit(self, job: Job) -> None:
-        """A new job."""
-        self.waiting.append(Attempt(job))
+    def submit(self, *jobs: Job) -> None:
+        """A new job, or several that train together."""
+        self.waiting.append(tuple(map(Attempt, jobs)))
 
-    def settle(self, verdict: Verdict) -> None:
-        """Takes in what became of an attempt; one that failed is kept in the job's folder, if that takes it.
+    def settle(self, verdicts: Sequence[Verdict]) -> None:
+        """Takes in what became of attempts; one that failed is kept in the job's folder, if that takes it.
+
+        What is tried once more is tried alone, so that it can be blamed alone.
 
         Raises:
             OSError: the disk is full.
         """
-        if isinstance(verdict, Again):
-            self.waiting.appendleft(verdict.attempt)
-            job, failed = verdict.attempt.job, verdict.attempt.number - 1
-            try:
-                write_attempt(job.folder, failed, job.config, verdict.outcome)
-            except OSError as error:
-                if error.errno in DISK_ERRORS:
-                    raise
-        elif verdict is not None:
-            self._ended.append(verdict)
+        self.waiting.extendleft((one.attempt,) for one in reversed(verdicts) if isinstance(one, Again))
+        for one in verdicts:
+            if isinstance(one, Again):
+                _keep(one)
+            else:
+                self._ended.append(one)
 
     def take(self) -> list[Done]:
         """The jobs that are over, each once."""
@@ -240,12 +244,28 @@ class JobQueue:
         return ended
 
 
-def _settled(attempt: Attempt, outcome: Outcome) -> Done | Again:
-    """What becomes of an attempt that failed."""
-    assert outcome.failure is not None
-    if POLICY[outcome.failure.kind] == "again" and attempt.number < ATTEMPTS:
-        return Again(Attempt(attempt.job, attempt.number + 1), outcome)
+def _keep(failed: Again) -> None:
+    job = failed.attempt.job
+    try:
+        write_attempt(job.folder, failed.attempt.number - 1, job.config, failed.outcome)
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            raise
+
+
+def _settled(attempt: Attempt, outcome: Outcome) -> Verdict:
+    """What becomes of an attempt that may have failed."""
+    if _comes_again(outcome.failure) and attempt.number < ATTEMPTS:
+        return Again(_next(attempt), outcome)
     return _over(attempt, outcome)
+
+
+def _comes_again(failure: Failure | None) -> bool:
+    return failure is not None and POLICY[failure.kind] == "again"
+
+
+def _next(attempt: Attempt) -> Attempt:
+    return Attempt(replace(attempt.job, together=()), attempt.number + 1)
 
 
 def _over(attempt: Attempt, outcome: Outcome) -> Done:

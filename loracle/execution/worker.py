@@ -24,7 +24,7 @@ from typing import Any
 
 from loracle.config.settings import RunConfig
 from loracle.errors import LoracleError
-from loracle.execution.executor import Job
+from loracle.execution.executor import Job, run_jobs
 from loracle.execution.messages import (
     Alive,
     Finished,
@@ -91,12 +91,12 @@ def _serve(driver: _Driver, load: Callable[[RunConfig], Objective]) -> None:
         gc.enable()
         driver.tell(Ready(report))
         while True:
-            job = from_plain(Job, driver.hear())
+            jobs = [from_plain(Job, job) for job in driver.hear()["jobs"]]
             _open_standard_streams(log)
             with contextlib.suppress(OSError):  # a full disk
-                os.write(2, heading(f"trial {job.folder.name}"))
-            outcome = job.run(objective, _reporter(driver))
-            driver.tell(Finished(outcome, memory_bytes()))
+                os.write(2, heading(f"trial {', '.join(job.folder.name for job in jobs)}"))
+            outcomes = run_jobs(jobs, objective, [_reporter(driver, place) for place in range(len(jobs))])
+            driver.tell(Finished(tuple(outcomes), memory_bytes()))
     except LoracleError as error:
         driver.tell(Refused.of(error))
     except ConnectionError:
@@ -128,8 +128,9 @@ def memory_bytes() -> int:
     return used + pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _reporter(driver: _Driver) -> Progress:
-    """Sends progress, at most twice a second, and the last step always."""
+def _reporter(driver: _Driver, place: int) -> Progress:
+    """Sends progress of a job among those that train together, at most twice a second, and the last step
+    always."""
     next_time = 0.0
 
     def report(step: int, total: int, loss: float | None, part: Part = "training") -> None:
@@ -137,7 +138,7 @@ def _reporter(driver: _Driver) -> Progress:
         now = time.monotonic()
         if now >= next_time or step == total:
             next_time = now + _SECONDS_BETWEEN_SIGNS
-            driver.tell(Stepped(step, total, loss, part))
+            driver.tell(Stepped(step, total, loss, part, place))
 
     return report
 

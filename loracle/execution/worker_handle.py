@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loracle.execution import guard
@@ -32,7 +32,7 @@ from loracle.records.codec import to_plain
 from loracle.records.trial import Failure, FailureKind
 
 _LOG_BYTES = 1_000_000  # of what a worker prints
-_MESSAGE_BYTES = 4_000_000  # a thousand metrics with long names take a tenth of it
+_MESSAGE_BYTES = 16_000_000  # eight trials, each with a thousand metrics with long names, take a fifth of it
 _TAIL_BYTES = 2000  # of it that a failure shows
 _PATIENCE = 15.0  # seconds for a guard to follow its worker; it needs milliseconds
 _SECONDS_TO_PRINT = 0.3
@@ -81,9 +81,9 @@ class WorkerProcess:
         """For selectors: readable when there is something to `receive`."""
         return self._socket.fileno()
 
-    def give(self, job: Job) -> None:
-        """Hands over a job."""
-        self._send(json.dumps(to_plain(job)))
+    def give(self, jobs: Sequence[Job]) -> None:
+        """Hands over a job, or several that train together."""
+        self._send(json.dumps({"jobs": list(map(to_plain, jobs))}))
 
     def receive(self) -> list[Message] | None:
         """What it said since the last time; None: it has died.

@@ -6,10 +6,10 @@ undisturbed one would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from loracle.errors import SpaceError
 from loracle.records.notices import Notice
@@ -65,6 +65,8 @@ class Report:
         parameters: how many the base model has; None: not known.
         fraction: of the data, that a trainer of the user's own is asked to use in a trial; None: it is not
             asked, or `sizes` say it.
+        together: how many configs are to be trained in one forward pass, where that was found out: as many
+            as pay, if that was to be measured, or 1 where several cannot be.
     """
 
     has_final: bool = True
@@ -76,6 +78,7 @@ class Report:
     pace: Pace | None = None
     parameters: int | None = None
     fraction: float | None = None
+    together: int | None = None
 
     @property
     def part(self) -> str | None:
@@ -115,6 +118,29 @@ class Objective(Protocol):
         progress: Progress | None = None,
     ) -> Outcome:
         """Runs one final training, and saves what it made to `adapter` where it can."""
+        ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial that is to be trained together with others, as `Objective.run` has it."""
+
+    config: Config
+    seed: int
+    folder: Path
+    progress: Progress | None = None
+
+
+@runtime_checkable
+class GroupObjective(Objective, Protocol):
+    """One that trains several configs in one forward pass where it can."""
+
+    def run_together(self, asked: Sequence[Asked], together: Sequence[Config]) -> list[Outcome]:
+        """Runs trials that share their forward pass, and writes their files; an outcome for each.
+
+        `together` are all configs that share it: those that are asked for, and others that have been trained
+        so before, without which what is asked for would differ by rounding.
+        """
         ...
 
 

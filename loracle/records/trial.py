@@ -25,6 +25,7 @@ ITEMS = "items"
 
 # Where an Optuna trial keeps what Loracle knows of it.
 INDEX_KEY = "loracle:index"
+TOGETHER_KEY = "loracle:together"
 FAILURE_KEY = "loracle:failure"
 
 
@@ -184,11 +185,14 @@ class Trial:
         number: position in the run, from 0.
         index: the config's index in its search space, which is its identity.
         outcome: what it gave.
+        together: indices of all configs that share its forward pass, its own among them; none where it
+            trains alone.
     """
 
     number: int
     index: int
     outcome: Outcome | None = None
+    together: tuple[int, ...] = ()
 
     @property
     def interrupted(self) -> bool:

@@ -76,12 +76,14 @@ class Identity:
         settings: that must stay the same, whichever machine goes on; None: not compared.
         room: bytes by which a training may grow, which decide what is proposed; None: not known.
         machine: of several that share a storage, the one whose room this is.
+        together: how many configs share a forward pass, see `Report`.
     """
 
     contents: Mapping[str, str]
     settings: Mapping[str, Any] | None = None
     room: float | None = None
     machine: str = ""
+    together: int | None = None
 
 
 def common_settings(config: RunConfig) -> dict[str, Any]:

@@ -97,6 +97,7 @@ def _prepare(config: RunConfig, executor: Executor, listen: Listener) -> Prepare
         common_settings(config),
         None if memory is None else memory.room,
         platform.node(),
+        report.together,
     )
     notices = gathered(report.notices, search.notices)
     return Prepared(search, executor, _final_training(report), identity, notices, report.sizes, report.pace)

@@ -217,6 +217,7 @@ def check_values(config: RunConfig, space: SearchSpace | None = None) -> None:
             cannot share a trial.
     """
     _check_processes(config)
+    _check_groups(config)
     if config.objective is not None:
         return
     space = build_space(config.space) if space is None else space
@@ -244,6 +245,21 @@ def _check_together(config: RunConfig, space: SearchSpace) -> None:
             settings_with(config.training, own)
         except ConfigError as error:
             raise ConfigError(f"space: {error}; leave it out, or exclude it by a constraint") from None
+
+
+def _check_groups(config: RunConfig) -> None:
+    """Raises ConfigError where trials are to train together that cannot."""
+    execution, problem = config.execution, ""
+    if execution.trials_together == 1:
+        return
+    if config.objective is not None:
+        problem = "is of the built-in trainer; a trainer of your own trains one config at a time"
+    elif execution.executor == "ray":
+        problem = "a worker on a Ray cluster trains one trial at a time"
+    elif config.processes > 1:
+        problem = f"{config.processes} processes share each trial, which each have one adapter"
+    if problem:
+        raise ConfigError(f"execution.trials_together: {problem}; leave it out")
 
 
 def _check_processes(config: RunConfig) -> None:

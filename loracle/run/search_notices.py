@@ -248,6 +248,18 @@ def crash_notices(space: SearchSpace, history: History) -> dict[str, Notice]:
     }
 
 
+def alone_notices(history: History) -> Iterator[Notice]:
+    """Trials that were to train together, and trained alone."""
+    outcomes = [trial.outcome for trial in history.counted if trial.together and trial.outcome]
+    alone = sum("together" not in outcome.metrics for outcome in outcomes)
+    if alone:
+        text = (
+            f"{alone} of {len(outcomes)} trials that were to train together trained alone, which takes "
+            "longer: provenance.json in their folders says why"
+        )
+        yield Notice("search", "trained_alone", text, alone)
+
+
 def about_memory(space: SearchSpace, memory: MemoryModel | None) -> Iterator[Notice]:
     """What is left out for want of memory; `memory` is None where that is not known."""
     found = None if memory is None else left_out(memory, space)

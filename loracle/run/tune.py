@@ -15,7 +15,7 @@ from pathlib import Path
 
 from loracle.config.settings import RunConfig
 from loracle.errors import StudyError
-from loracle.execution.executor import Executor, Job, next_done
+from loracle.execution.executor import Executor, next_done
 from loracle.records.codec import json_text
 from loracle.records.events import (
     Listener,
@@ -23,7 +23,6 @@ from loracle.records.events import (
     PhaseStarted,
     RunEnded,
     TrialFinished,
-    TrialStarted,
     tell_steps,
 )
 from loracle.records.notices import FILE as NOTICES
@@ -35,7 +34,7 @@ from loracle.report.best_folder import write_best
 from loracle.report.findings.curves import curve_notices
 from loracle.report.findings.finding import Subject
 from loracle.report.findings.search_cost import search_cost
-from loracle.report.folders import missing_files, trial_folder
+from loracle.report.folders import missing_files
 from loracle.report.markdown import write_report
 from loracle.report.objectives import pareto_notice
 from loracle.report.page.live import LivePage
@@ -46,13 +45,14 @@ from loracle.report.wording import nothing_succeeded, show_config
 from loracle.run.finals.replication import replicate
 from loracle.run.finals.training import compare, compare_trial, contenders
 from loracle.run.folder import as_begun, hold, own_folder, record_config, require_recorded
+from loracle.run.groups import Starter
 from loracle.run.prepare import Prepared, prepare
 from loracle.run.search import Search
-from loracle.run.search_notices import TOO_LARGE, about_memory, crash_notices
+from loracle.run.search_notices import TOO_LARGE, about_memory, alone_notices, crash_notices
 from loracle.run.storage.event_file import recorded
 from loracle.run.storage.opening import open_study
 from loracle.run.storage.study import Study
-from loracle.search.observations import blame, crashed_in_a_row, crashing, untried
+from loracle.search.observations import blame, crashed_in_a_row
 from loracle.text.files import write_atomically
 from loracle.training.memory.plan import describe
 
@@ -202,8 +202,9 @@ def _search(
     config: RunConfig, run: Prepared, study: Study, listen: Listener, estimates: Forecast | None = None
 ) -> str:
     """The whole search; returns why it stopped."""
-    trials = config.search.trials
-    return run_search(run.search, study, run.executor, config.output, trials, listen, estimates)
+    trials, wanted = config.search.trials, config.execution.trials_together
+    together = study.together or 1 if wanted == "auto" else run.identity.together or wanted
+    return run_search(run.search, study, run.executor, config.output, trials, listen, estimates, together)
 
 
 def _estimates(config: RunConfig, run: Prepared) -> Forecast:
@@ -222,19 +223,20 @@ def run_search(
     budget: int,
     listen: Listener,
     estimates: Forecast | None = None,
+    together: int = 1,
 ) -> str:
     """Keeps the executor busy until `budget` trials have finished; returns why it stopped.
 
-    Whenever there is room, a new config is chosen with all that still run accounted for. Outcomes are
-    recorded in the order in which they come, and the choice depends on the recorded history alone.
-    `estimates` tell how long it takes, with the trainings that follow.
+    Whenever there is room, a new config is chosen with all that still run accounted for, or as many as are
+    trained `together`. Outcomes are recorded in the order in which they come, and the choice depends on the
+    recorded history alone. `estimates` tell how long it takes, with the trainings that follow.
     """
     listen(PhaseStarted(f"searching: {search.ends_when}" if search.ends_when else "searching"))
-    running: dict[int, int] = {}  # trial number: index
-    again = study.take_over()
     recent: list[Trial] = []  # that ended here, in the order in which they did
     estimates = estimates or Forecast()
     search = search.priced(estimates.each)
+    trials = Starter(search, study, executor, folder, budget, together, listen)
+    running = trials.running
     told: set[str] = set()  # what has been told once
     before = study.history().counted
     most = search.most_trials(budget)  # the budget that can be spent
@@ -244,13 +246,13 @@ def run_search(
     progress = tell_steps(listen)
     try:
         while True:
-            if stopped := _fill(search, study, executor, running, again, folder, budget, listen):
+            if stopped := trials.fill():
                 return stopped
             if not running:  # other processes train the rest; one of them may die
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
                 continue
             for done in next_done(executor, _SECONDS_BETWEEN_LOOKS, progress):
-                number, index = done.job.number, running[done.job.number]
+                number, index = done.job.number, running[done.job.number].index
                 counts = study.finish(number, done.outcome)
                 del running[number]  # not before: what is interrupted here has not been recorded
                 recent.append(trial := Trial(number, index, done.outcome))
@@ -273,62 +275,13 @@ def run_search(
         raise
 
 
-def _fill(
-    search: Search,
-    study: Study,
-    executor: Executor,
-    running: dict[int, int],
-    again: list[int],
-    folder: Path,
-    budget: int,
-    listen: Listener,
-) -> str | None:
-    """Starts trials while there is room; returns why the search is over, if it is."""
-    while len(running) < executor.capacity:
-        if study.shared:  # another process may have died meanwhile
-            again[:] = study.take_over()
-        history = study.history()
-        finished = history.counted
-        if len(finished) >= budget and not running:
-            return f"all {budget} trials are done"
-        if len(finished) + len(history.pending) >= budget or search.waits(history):
-            return None
-        if not again and (reason := search.ends(history, budget)):
-            if running:
-                return None
-            listen(PhaseStarted(reason))
-            return reason
-        chosen = not again
-        index = search.next(history) if chosen else again.pop(0)
-        if index is None:
-            return None if history.pending else _exhausted(search, history)
-        number = study.claim(index, budget)
-        if number is None:
-            continue
-        running[number] = index
-        config = search.space.config(index)
-        executor.submit(Job(number, config, search.seed, trial_folder(folder, number)))
-        believed = search.believed(history, index) if chosen else None
-        shown = search.likely_trials(budget, finished)
-        listen(TrialStarted(len(finished) + len(running) - 1, shown, config, number, believed))
-    return None
-
-
-def _exhausted(search: Search, history: History) -> str:
-    tried = len({trial.index for trial in history.counted})
-    if tried >= len(search.space.candidates):
-        return f"all {tried} candidates are tried"
-    if (untried(search.space, history) & crashing(search.space, history)).any():
-        return f"{tried} candidates are tried, and the others have what every trial crashed with"
-    return f"{tried} candidates are tried, and no other fits into memory"
-
-
 # -- helpers ----------------------------------------------------------------------------------------
 
 
 def _news(space: SearchSpace, history: History) -> dict[str, Notice]:
     """What trials have shown that a user must see; counts may grow, the names stay."""
-    return {notice.name: notice for notice in curve_notices(history)} | crash_notices(space, history)
+    told = [*curve_notices(history), *alone_notices(history)]
+    return {notice.name: notice for notice in told} | crash_notices(space, history)
 
 
 def _tell_news(space: SearchSpace, history: History, told: set[str], listen: Listener) -> None:

@@ -1,4 +1,4 @@
-"""Hashes of what a training is made of: rows, weights, tokenizer, chat template.
+"""What a training is made of: hashes of rows, weights, tokenizer and chat template, and its provenance.
 
 Contents are hashed, not paths or times, so a copy on another machine is the same.
 """
@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig
 
+from loracle import __version__
 from loracle.config.metrics import metric_of
 from loracle.config.metrics.elsewhere import OwnFunction
 from loracle.config.metrics.settings import ScoringConfig
+from loracle.config.settings import RunConfig
 from loracle.config.user_function import source_of
 from loracle.records.contents import MODEL_SETTINGS, PRECISION, file_hash, text_hash
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import Splits
 from loracle.training.judging.harness import task_contents
 from loracle.training.model.base_model import Base
+from loracle.training.trial import TrialPlan
 
 # Names and places, what follows from `dtype`, and what no training uses.
 _NO_SETTINGS = frozenset(
@@ -46,6 +52,35 @@ def scoring_contents(settings: ScoringConfig) -> dict[str, str]:
     if settings.code is not None and "pass_at_1" in settings.all_metrics:
         found["tests of programs"] = file_hash(settings.code.tests)
     return found | task_contents(settings)
+
+
+def provenance(plan: TrialPlan, config: RunConfig, data: Mapping[str, Any]) -> dict[str, Any]:
+    """How a training comes about, for its folder: versions, settings, model, data, machine."""
+    packages = ("torch", "transformers", "peft", "numpy")
+    return {
+        "versions": {
+            "loracle": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+        },
+        "seed": plan.seed,
+        "config": plan.config,
+        "model": {"name": plan.base.name, "fingerprint": plan.base.fingerprint},
+        "max_positions": plan.base.texts.max_positions,
+        "data": dict(data),
+        "n_examples": plan.train.n_examples,
+        **({"n_blocks": len(plan.train)} if plan.train.parts is not None else {}),
+        "scored_on": {"split": plan.split, "n_examples": len(plan.questions)},
+        "language": {"model": config.language.model, "prompt": config.language.prompt},
+        "device": str(plan.base.device),
+        "dtype": str(plan.base.dtype).removeprefix("torch."),
+        "quantization": config.quantization,
+        "attention": getattr(plan.base.model.config, "_attn_implementation", None),
+        "threads": torch.get_num_threads(),
+        "processes": plan.group.size,
+        "training": plan.training.model_dump(mode="json"),
+        "scoring": config.scoring.model_dump(mode="json"),
+    }
 
 
 def _rows(rows: tuple[Example, ...]) -> str:

@@ -6,18 +6,14 @@ resumed search sees what an undisturbed one would have seen.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from loracle import __version__
 from loracle.config.knobs import check_knobs, without_adapter
 from loracle.config.metrics import Item, Needs, metric_of
 from loracle.config.metrics.guard import GuardConfig, guards_of_rows
@@ -26,13 +22,13 @@ from loracle.config.settings import RunConfig, build_space
 from loracle.config.training.plan import plan_training
 from loracle.errors import ModelError
 from loracle.records.notices import Notice, gathered
-from loracle.records.objective import Pace, Progress, Report
+from loracle.records.objective import Asked, Pace, Progress, Report
 from loracle.records.sizes import Overlap, Sizes
 from loracle.records.space import Config, with_alpha
 from loracle.records.standard_settings import STANDARD
 from loracle.records.trial import Outcome
 from loracle.records.trial_files import stored_outcomes
-from loracle.training.contents import scoring_contents, training_contents
+from loracle.training.contents import provenance, scoring_contents, training_contents
 from loracle.training.dataset.blocks import rows_of
 from loracle.training.dataset.notices import require_enough
 from loracle.training.dataset.shapes import Example
@@ -47,6 +43,7 @@ from loracle.training.memory.plan import MemoryModel, Observation, observed
 from loracle.training.model.base_model import Base, load_base
 from loracle.training.model.dropout import about_own_dropout
 from loracle.training.pace import Sample, measure_pace
+from loracle.training.packed.trials import Member, run_together, width_told
 from loracle.training.parallel.group import ALONE, Group
 from loracle.training.parallel.peers import Peers
 from loracle.training.schedule import example_order
@@ -117,7 +114,6 @@ class TrainingObjective:
             base,
             config,
             self._train.tokens,
-            dropout=_largest_dropout(config),
             writes="writing" in needs,
             chooses="choices" in needs,
         )
@@ -150,14 +146,16 @@ class TrainingObjective:
     def report(self) -> Report:
         """Hashes of data and model, what the user must see, counts, and the memory of this machine."""
         idle = tuple(self.about_guards())  # before the first trial; workers that come later find the items
+        together, width = self._together()
         contents = training_contents(self.splits, self.base) | scoring_contents(self.config.scoring)
         return Report(
             contents=contents | {f"rows of guard {guard.name}": guard.content for guard in self.guards},
-            notices=gathered(self.notices, idle),
+            notices=gathered(self.notices, idle, width),
             sizes=self.sizes,
             memory=self.memory.as_json(),
             pace=self.pace(),
             parameters=self.base.model.num_parameters(),
+            together=together,
         )
 
     def about_guards(self, *, keep: bool = True) -> Iterator[Notice]:
@@ -203,6 +201,23 @@ class TrainingObjective:
             LoracleError: a config that no training understands, or a damaged base model.
         """
         return self._trial(config, seed, folder, "validation", self._proxy(fraction), progress)
+
+    def run_together(self, asked: Sequence[Asked], together: Sequence[Config]) -> list[Outcome]:
+        """Trains those that are `asked` for in one forward pass over the model with the rest of `together`,
+        as far as they can be; else as `run`, which trains the same but for rounding.
+
+        Writes and raises as `run`.
+        """
+        members: list[Member] = []
+        for config in together:
+            one = next((one for one in asked if one.config == config), None)
+            given = one or asked[0]  # whose folder is not touched
+            plan = self._plan(config, given.seed, given.folder, "validation", self._proxy(), given.progress)
+            members.append(Member(plan, self._provenance(plan), wanted=one is not None))
+        found = run_together(members)
+        self._observed += observed(found)
+        order = [config for config in together if any(one.config == config for one in asked)]
+        return [found[order.index(one.config)] for one in asked]
 
     def final(
         self,
@@ -262,6 +277,18 @@ class TrainingObjective:
         """What batches are made of: the examples or, with `data.packing`, blocks of them."""
         return rows_of(examples, self.config.data, self.base.texts.longest(self.config.data))
 
+    def _together(self) -> tuple[int | None, tuple[Notice, ...]]:
+        """How many configs to train at once, if that is to be measured; and what is to say of it."""
+        wanted, search = self.config.execution.trials_together, self.config.search
+        if wanted == 1:
+            return None, ()
+        begun = bool(stored_outcomes(self.config.output / "trials"))
+        config = with_alpha(self.config.standard or STANDARD)
+        plan = self._plan(config, search.seed, Path(), "validation", self._proxy(), None)
+        space = build_space(self.config.space)
+        ranks = space["rank"].values if "rank" in space.names else ()
+        return width_told(wanted, plan, search.trials, begun=begun, ranks=ranks)
+
     def _trial(
         self,
         config: Config,
@@ -272,13 +299,29 @@ class TrainingObjective:
         progress: Progress | None,
         adapter: Path | None = None,
     ) -> Outcome:
+        """Runs one training."""
+        plan = self._plan(config, seed, folder, split, chosen, progress, adapter)
+        outcome = run_trial(plan, self._provenance(plan))
+        self._observed += observed([outcome])
+        return outcome
+
+    def _plan(
+        self,
+        config: Config,
+        seed: int,
+        folder: Path,
+        split: Literal["validation", "test"],
+        chosen: npt.NDArray[np.int64],
+        progress: Progress | None,
+        adapter: Path | None = None,
+    ) -> TrialPlan:
         check_knobs(list(config))
         questions = self.questions[split]
         train = self._rows(self._train.select(chosen))
         memory = self.memory.on(train).learn(self._observed)
         scoring_batch = self._scoring_batch(memory, questions, config)
         micro_batch = min(memory.micro_batch(config), len(train))
-        plan = TrialPlan(
+        return TrialPlan(
             base=self.base,
             training=self._kinds.settings(config),
             scoring=self.config.scoring.model_copy(update={"batch_size": scoring_batch}),
@@ -303,9 +346,6 @@ class TrainingObjective:
             full_tokens=self._full_tokens,
             n_split=self.sizes.validation if split == "validation" else self.sizes.test,
         )
-        outcome = run_trial(plan, self._provenance(plan))
-        self._observed += observed([outcome])
-        return outcome
 
     @cached_property
     def _full_tokens(self) -> int:
@@ -386,47 +426,15 @@ class TrainingObjective:
             rows=(self._whole, self._part),
         )
 
+    def _provenance(self, plan: TrialPlan) -> dict[str, Any]:
+        return provenance(plan, self.config, {"fingerprint": self.data_fingerprint, "dropped": self.dropped})
+
     def _prepare(self, examples: Sequence[Example], encoded: Encoded) -> Questions:
         longest = self.base.texts.longest(self.config.data)
         return prepare(examples, encoded, self.base, self.config.scoring, longest)
-
-    def _provenance(self, plan: TrialPlan) -> dict[str, Any]:
-        packages = ("torch", "transformers", "peft", "numpy")
-        return {
-            "versions": {
-                "loracle": __version__,
-                "python": platform.python_version(),
-                **{name: version(name) for name in packages},
-            },
-            "seed": plan.seed,
-            "config": plan.config,
-            "model": {"name": self.base.name, "fingerprint": self.base.fingerprint},
-            "max_positions": self.base.texts.max_positions,
-            "data": {"fingerprint": self.data_fingerprint, "dropped": self.dropped},
-            "n_examples": plan.train.n_examples,
-            **({"n_blocks": len(plan.train)} if plan.train.parts is not None else {}),
-            "scored_on": {"split": plan.split, "n_examples": len(plan.questions)},
-            "language": {"model": self.config.language.model, "prompt": self.config.language.prompt},
-            "device": str(self.base.device),
-            "dtype": str(self.base.dtype).removeprefix("torch."),
-            "quantization": self.config.quantization,
-            "attention": getattr(self.base.model.config, "_attn_implementation", None),
-            "threads": torch.get_num_threads(),
-            "processes": plan.group.size,
-            "training": plan.training.model_dump(mode="json"),
-            "scoring": self.config.scoring.model_dump(mode="json"),
-        }
 
 
 def _overlap(splits: Splits, *used: Encoded) -> Overlap:
     """Of the examples of the splits that are used."""
     parts = zip(splits.parts.values(), used, strict=True)
     return overlap(*([part[i] for i in own.positions] for part, own in parts))
-
-
-def _largest_dropout(config: RunConfig) -> float:
-    """Of all that a trial or the standard may have."""
-    space = build_space(config.space)
-    standard = config.standard or {}
-    knob = space["dropout"].values if "dropout" in space.names else ()
-    return max([float(standard.get("dropout", 0.0)), *map(float, knob)])

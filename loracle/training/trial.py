@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -122,35 +123,51 @@ def run_trial(plan: TrialPlan, provenance: Mapping[str, Any]) -> Outcome:
         if micro_batch > 1:
             so_far = Outcome(None, dict(metrics), time.perf_counter() - began, result)
             write_attempt(plan.folder, len(tried), plan.config, so_far)
-    seconds = time.perf_counter() - began
-    parts = dict(result.seconds) if isinstance(result, _Result) else {}
-    parts["other"] = seconds - sum(parts.values())
-    if isinstance(result, _Result):
-        measured = metrics | dict(result.metrics)
-        outcome = Outcome(
-            result.value,
-            measured,
-            seconds,
-            seconds_by_part=parts,
-            guards=result.guards,
-            curve=curve.curve(),
-        )
-        for table, records in result.items.items():
-            text = "".join(json_text(item, None) for item in records)
-            write_atomically(items_file(plan.folder, table), text)
-    else:
-        if _is_out_of_memory(result):
-            result = replace(result, message=f"{result.message}; {_sizes_tried(plan, tried)}")
-        found = curve.curve()
-        metrics |= _spent(plan, found.tokens[-1] if found and found.tokens else 0)
-        outcome = Outcome(None, metrics, seconds, result, parts, curve=found)
-    if plan.base.device.type == "cpu":
-        release(plan.base.device)  # so that what a worker keeps is what leaks
+    if _is_out_of_memory(result):
+        result = replace(result, message=f"{result.message}; {_sizes_tried(plan, tried)}")
+    outcome = outcome_of(plan, result, curve, time.perf_counter() - began, metrics)
+    release_after(plan)
     return outcome
 
 
+def outcome_of(
+    plan: TrialPlan,
+    result: Result | Failure,
+    curve: CurveRecorder,
+    seconds: float,
+    metrics: Mapping[str, float],
+) -> Outcome:
+    """What a training gave, in so many seconds; `metrics` are more to be kept. Writes results of items."""
+    found = curve.curve()
+    if isinstance(result, Failure):
+        spent = _spent(plan, found.tokens[-1] if found and found.tokens else 0)
+        return Outcome(None, {**metrics, **spent}, seconds, result, {"other": seconds}, curve=found)
+    parts = dict(result.seconds)
+    parts["other"] = seconds - sum(parts.values())
+    for table, records in result.items.items():
+        text = "".join(json_text(item, None) for item in records)
+        write_atomically(items_file(plan.folder, table), text)
+    return Outcome(
+        result.value,
+        {**metrics, **result.metrics},
+        seconds,
+        seconds_by_part=parts,
+        guards=result.guards,
+        curve=found,
+    )
+
+
+def release_after(plan: TrialPlan) -> None:
+    """Gives memory back, so that what a worker keeps is what leaks."""
+    if plan.base.device.type == "cpu":
+        release(plan.base.device)
+
+
 @dataclass(frozen=True)
-class _Result:
+class Result:
+    """What a training that succeeded gave: its value, all that was measured, results of items by table, and
+    seconds by part."""
+
     value: float
     metrics: Mapping[str, float]
     items: Mapping[str, Sequence[Mapping[str, Any]]]
@@ -158,12 +175,17 @@ class _Result:
     guards: Mapping[str, GuardReading]
 
 
-def _attempt(plan: TrialPlan, curve: CurveRecorder) -> _Result | Failure:
-    """Trains and scores with this micro-batch. What goes wrong is a failure, which the search learns from;
-    for what the next trial would meet as well, no config is to blame: it is raised.
+def _attempt(plan: TrialPlan, curve: CurveRecorder) -> Result | Failure:
+    """Trains and scores with this micro-batch."""
+    return attempted(plan, lambda: _train_and_score(plan, curve))
+
+
+def attempted(plan: TrialPlan, give: Callable[[], Result]) -> Result | Failure:
+    """What `give` gives. What goes wrong is a failure, which the search learns from; for what the next trial
+    would meet as well, no config is to blame: it is raised.
     """
     try:
-        return _train_and_score(plan, curve)
+        return give()
     except LoracleError:
         raise
     except TrainingFailed as error:
@@ -174,27 +196,45 @@ def _attempt(plan: TrialPlan, curve: CurveRecorder) -> _Result | Failure:
         return out_of_memory(error) or crash(error)
 
 
-def _train_and_score(plan: TrialPlan, curve: CurveRecorder) -> _Result:
+class TrialLog(AbstractContextManager["TrialLog"]):
+    """Takes what is told of a training while it goes on: into its `log.txt`, its learning curve, and on to
+    who waits for it.
+
+    Attributes:
+        readings: how often the validation loss was read.
+    """
+
+    def __init__(self, plan: TrialPlan, curve: CurveRecorder) -> None:
+        self._progress, self._curve = plan.progress, curve
+        self.readings = 0
+        self._file = (plan.folder / "log.txt").open("w", encoding="utf-8", buffering=1)
+        self.say(f"# {json.dumps(plan.config)} seed={plan.seed} n_examples={plan.train.n_examples}\n" + HEAD)
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def say(self, text: str) -> None:
+        """Writes text with its line end."""
+        self._file.write(text)
+
+    def step(self, step: Step) -> None:
+        """A step was made."""
+        point = Point(step.number, step.loss, step.learning_rate, step.gradient_norm, step.tokens)
+        self.say(point.row)
+        self._curve.add(point)
+        if self._progress is not None:
+            self._progress(step.number, step.total, step.loss)
+
+    def validated(self, step: int, loss: float) -> None:
+        """The validation loss after a step was read."""
+        self.readings += 1
+        self.say(validation_row(step, loss))
+        self._curve.validated(step, loss)
+
+
+def _train_and_score(plan: TrialPlan, curve: CurveRecorder) -> Result:
     settings = plan.training.model_copy(update={"micro_batch": plan.micro_batch})
-    with (plan.folder / "log.txt").open("w", encoding="utf-8", buffering=1) as log:
-        log.write(f"# {json.dumps(plan.config)} seed={plan.seed} n_examples={plan.train.n_examples}\n")
-        log.write(HEAD)
-
-        def record(step: Step) -> None:
-            point = Point(step.number, step.loss, step.learning_rate, step.gradient_norm, step.tokens)
-            log.write(point.row)
-            curve.add(point)
-            if plan.progress is not None:
-                plan.progress(step.number, step.total, step.loss)
-
-        readings = 0
-
-        def measured(step: int, loss: float) -> None:
-            nonlocal readings
-            readings += 1
-            log.write(validation_row(step, loss))
-            curve.validated(step, loss)
-
+    with TrialLog(plan, curve) as log:
         saved = None if plan.adapter is None else SavedAdapter(plan.base, plan.train.tokens, plan.adapter)
         with train_adapter(
             plan.base,
@@ -202,23 +242,32 @@ def _train_and_score(plan: TrialPlan, curve: CurveRecorder) -> _Result:
             without_adapter(plan.config),
             settings,
             seed=plan.seed,
-            progress=record,
+            progress=log.step,
             share=plan.share,
             watched=plan.watched,
-            measured=measured,
+            measured=log.validated,
             group=plan.group,
         ) as trained:
-            began = time.perf_counter()
-            scored = _score(plan, plan.questions, plan.scoring)
-            watched = [_watched(plan, watch) for watch in plan.guards]
-            scoring_seconds = time.perf_counter() - began
-            log.write(f"# {plan.split}: " + json.dumps(dict(scored.metrics)) + "\n")
-            _require_finite(scored, plan.split)
+            result = score_trained(plan, trained, log)
             if saved is not None:
                 saved.write(trained.model, trained.start, plan.base.tokenizer)
         if saved is not None:
             saved.finish()
-    seconds = {"training": trained.seconds, "scoring": scoring_seconds}
+    return result
+
+
+def score_trained(plan: TrialPlan, trained: Trained, log: TrialLog) -> Result:
+    """Scores a trained model, and asks it what must not be lost.
+
+    Raises:
+        TrainingFailed: it gives no numbers, or memory ran out.
+    """
+    began = time.perf_counter()
+    scored = _score(plan, plan.questions, plan.scoring)
+    watched = [_watched(plan, watch) for watch in plan.guards]
+    seconds = {"training": trained.seconds, "scoring": time.perf_counter() - began}
+    log.say(f"# {plan.split}: " + json.dumps(dict(scored.metrics)) + "\n")
+    _require_finite(scored, plan.split)
     items = {"": scored.items, **scored.documents}
     items |= {watch.guard.table: found.items for watch, found in zip(plan.guards, watched, strict=True)}
     guards = {
@@ -227,13 +276,13 @@ def _train_and_score(plan: TrialPlan, curve: CurveRecorder) -> _Result:
     }
     read = sum(one.read_tokens for one in (scored, *watched))
     if plan.watched is not None:
-        read += readings * int(plan.watched.encoded.lengths.sum())
+        read += log.readings * int(plan.watched.encoded.lengths.sum())
     generated = sum(one.generated_tokens for one in (scored, *watched))
     left_out = max(0.0, plan.n_split / len(plan.questions.encoded) - 1)
     more = round(left_out * (scored.read_tokens + scored.generated_tokens))
     spent = _spent(plan, trained.tokens, read, generated, read + generated + more)
     metrics = {**_metrics(plan, trained, scored), **spent}
-    return _Result(scored.value, metrics, items, seconds, guards)
+    return Result(scored.value, metrics, items, seconds, guards)
 
 
 def _watched(plan: TrialPlan, watch: Watch) -> Score:
@@ -310,7 +359,7 @@ def _require_finite(scored: Score, split: str) -> None:
 # -- where memory runs out ----------------------------------------------------------------------------
 
 
-def _is_out_of_memory(result: _Result | Failure) -> TypeGuard[Failure]:
+def _is_out_of_memory(result: Result | Failure) -> TypeGuard[Failure]:
     return isinstance(result, Failure) and result.kind is FailureKind.OUT_OF_MEMORY
 
 

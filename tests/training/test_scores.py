@@ -223,7 +223,7 @@ def test_a_finite_score_of_any_size_is_kept_exactly(tmp_path: Path, score: float
     outcome = Outcome(score, {"result": -score, **names}, 1.5)
     write_outcome(tmp_path / "0000", {"rank": 1}, outcome)
     assert read_outcome(tmp_path / "0000", {"rank": 1}) == outcome
-    message = Finished(outcome, 1)
+    message = Finished((outcome,), 1)
     assert message_of(line_of(message)) == message
     with open_study(tmp_path, SPACE) as study:
         study.finish(study.start(0), outcome)

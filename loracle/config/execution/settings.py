@@ -19,6 +19,8 @@ class ExecutionConfig(Section):
     gpus_per_trial: Annotated[int, Field(ge=0, le=MANY)] | None = None
     # That train one trial together, of the built-in trainer. None: one for each of its GPUs.
     processes_per_trial: Annotated[int, Field(ge=1, le=MANY)] | None = None
+    # Whose adapters are trained in one forward pass; auto: as many as are measured to pay when a run begins.
+    trials_together: Literal["auto"] | Annotated[int, Field(ge=1, le=8)] = 1
     executor: Literal["local", "ray"] = "local"
     time_limit: Annotated[float, Field(gt=0)] | None = None  # seconds a trial
     stall_limit: Annotated[float, Field(gt=0)] = 900.0  # seconds without a sign of life

@@ -25,7 +25,7 @@ from loracle.run.identity import (
 )
 from loracle.run.storage.journal import STUDY_NAME
 from loracle.run.storage.storage import NoRunError, Storage, open_storage, open_to_read, storage_name
-from loracle.run.storage.study import ROOM_KEY, Study
+from loracle.run.storage.study import ROOM_KEY, WIDTH_KEY, Study
 
 _SPACE_KEY = "loracle:space"
 _SETTINGS_KEY = "loracle:settings"
@@ -137,6 +137,8 @@ def _hold_identity(found: Study, name: str, identity: Identity, *, binding: bool
     if opened.shared:
         found.room_key = f"{ROOM_KEY}:{identity.machine}"
     _held(opened, study, found.room_key, identity.room, change=not found.records())
+    if identity.together is not None:
+        _held(opened, study, WIDTH_KEY, identity.together, change=not found.records())
 
 
 def _held(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -31,6 +31,7 @@ from loracle.records.trial import (
     FAILURE_KEY,
     INDEX_KEY,
     TAKEN_BACK,
+    TOGETHER_KEY,
     Failure,
     FailureKind,
     History,
@@ -43,6 +44,7 @@ from loracle.run.storage.storage import Storage
 
 _OUTCOME_KEY = "loracle:outcome"
 ROOM_KEY = "loracle:room"  # followed by a machine's name, where several share a storage
+WIDTH_KEY = "loracle:trials together"
 _VOID_KEY = "loracle:void"  # followed by a trial's number
 _BEATS_KEY = "loracle:beats"
 _LEFT = "the process ended during the trial"
@@ -91,6 +93,12 @@ class Study:
         found = self.storage.ask(lambda: self.optuna.user_attrs).get(self.room_key)
         return None if found is None else float(found)
 
+    @property
+    def together(self) -> int | None:
+        """How many configs share a forward pass, where that was measured when the run began."""
+        found = self.storage.ask(lambda: self.optuna.user_attrs).get(WIDTH_KEY)
+        return None if found is None else int(found)
+
     def history(self) -> History:
         """All trials, in the order they were started.
 
@@ -116,15 +124,15 @@ class Study:
             key = f"{_VOID_KEY}:{number}"
             self.storage.ask(lambda key=key: self.optuna.set_user_attr(key, True))  # type: ignore[misc]
 
-    def start(self, index: int) -> int:
-        """Records that `index` is being trained; returns the trial's number."""
+    def start(self, index: int, together: Sequence[int] = ()) -> int:
+        """Records that `index` is being trained, and with which others; returns the trial's number."""
         config = self._space.config(index)
         trial = create_trial(
             state=TrialState.RUNNING,
             params={knob.name: config[knob.name] for knob in self._space},
             distributions={knob.name: _distribution(knob) for knob in self._space},
             user_attrs={"alpha": config["alpha"]} if "alpha" in config else {},
-            system_attrs={INDEX_KEY: index},
+            system_attrs={INDEX_KEY: index} | ({TOGETHER_KEY: list(together)} if together else {}),
         )
         storage, study_id = self.storage.optuna, self.optuna._study_id
         # Should the answer be lost, this makes another; the first is taken over, for it shows no life.
@@ -139,16 +147,16 @@ class Study:
                 self._pulse.start()
         return number
 
-    def claim(self, index: int, budget: int | None = None) -> int | None:
+    def claim(self, index: int, budget: int | None = None, together: Sequence[int] = ()) -> int | None:
         """`start`, unless another process has this config, or the last of `budget` trials: then None.
 
         Of several processes that take the same at the same time, the lowest trial number keeps it.
         """
         if not self.shared:
-            return self.start(index)
+            return self.start(index, together)
         if taken(self.history().trials, index, budget):  # most races end here, and leave no trace
             return None
-        number = self.start(index)
+        number = self.start(index, together)
         if taken(self.history().trials[:number], index, budget):
             self.finish(number, _interrupted("another process took this config"))
             return None
@@ -248,14 +256,18 @@ class Study:
         config = self._space.config(index)
         if frozen.params != {knob.name: config[knob.name] for knob in self._space}:
             raise ValueError("index and params are those of two configs")
+        together = tuple(frozen.system_attrs.get(TOGETHER_KEY, ()))
+        if not all(type(other) is int and 0 <= other < self._space.size for other in together):
+            raise ValueError("not indices of the space")
         if not frozen.state.is_finished():
-            return Trial(frozen.number, index)
+            return Trial(frozen.number, index, together=together)
         attributes = frozen.user_attrs
         if frozen.state == TrialState.FAIL and attributes.get(FAILURE_KEY) == FailureKind.INTERRUPTED:
             written = (attributes.get(_OUTCOME_KEY) or {}).get("failure") or {}
             if written.get("kind") != FailureKind.INTERRUPTED:  # it was taken over
-                return Trial(frozen.number, index, _interrupted(_LEFT))
-        return Trial(frozen.number, index, _from_journal(frozen.value, attributes[_OUTCOME_KEY]))
+                return Trial(frozen.number, index, _interrupted(_LEFT), together)
+        outcome = _from_journal(frozen.value, attributes[_OUTCOME_KEY])
+        return Trial(frozen.number, index, outcome, together)
 
 
 def taken(trials: tuple[Trial, ...], index: int, budget: int | None) -> bool:

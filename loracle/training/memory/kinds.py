@@ -98,15 +98,14 @@ def named(config: RunConfig, knobs: tuple[str, ...]) -> list[Names]:
     return list(found)
 
 
-def try_kinds(
-    base: Base, config: RunConfig, tokens: Tokens, *, dropout: float, writes: bool, chooses: bool
-) -> Kinds:
+def try_kinds(base: Base, config: RunConfig, tokens: Tokens, *, writes: bool, chooses: bool) -> Kinds:
     """Tries each kind of adapter that a run may train; the arguments are those of `probe`.
 
     Raises:
         ConfigError, ModelError: of the first that cannot be trained, with its names; see `probe`.
     """
     found: dict[Names, Probed] = {}
+    dropout = _largest_dropout(config)
     for own in named(config, ADAPTER):
         with _named_in_errors(own):
             settings = resolved_targets(base, settings_with(config.training, dict(own)))
@@ -121,6 +120,14 @@ def try_kinds(
             )
         base = found[own].base
     return Kinds(found)
+
+
+def _largest_dropout(config: RunConfig) -> float:
+    """Of all that a trial or the standard may have."""
+    space = build_space(config.space)
+    standard = config.standard or {}
+    knob = space["dropout"].values if "dropout" in space.names else ()
+    return max([float(standard.get("dropout", 0.0)), *map(float, knob)])
 
 
 def check_kinds(base: Base, config: RunConfig) -> None:

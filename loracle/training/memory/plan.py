@@ -11,7 +11,7 @@ for `propose(allowed=...)`; `describe(model, space, standard, history)` says it 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
@@ -129,6 +129,20 @@ class MemoryModel:
         tried = halvings(largest)
         grows = self._growth_of(config, np.array(tried))
         return next((m for m, growth in zip(tried, grows, strict=True) if self._fits(growth)), 1)
+
+    def micro_batch_of_all(self, configs: Sequence[Mapping[str, Value]]) -> int | None:
+        """The largest micro-batch of each of several that train together; None: they do not fit together.
+
+        Together they take what each of them takes, at most; and all together are cut into parts of a size
+        that is fast.
+        """
+        smallest = min(int(config["batch_size"]) for config in configs)
+        largest = self.wanted(smallest)
+        if self.largest is None:
+            largest = min(largest, max(1, fast_micro_batch(self.device, self.sizes) // len(configs)))
+        tried = halvings(largest)
+        grows = np.sum([self._growth_of(config, np.array(tried)) for config in configs], axis=0)
+        return next((m for m, growth in zip(tried, grows, strict=True) if self._fits(growth)), None)
 
     def peak(self, config: Mapping[str, Value]) -> float:
         """Bytes at the peak of a config's training with the micro-batch chosen for it."""

@@ -116,7 +116,7 @@ def lent(base: Base, result: PackedResult) -> Iterator[Trained]:
     with ExitStack() as stack:
         stack.enter_context(forked_random(base.device))
         stack.enter_context(restored(base))
-        model = attach(base, result.plan)
+        model = attach(base, result.plan).eval()
         with torch.no_grad():
             for layer in layers_of(model):
                 for part, values in zip(("lora_A", "lora_B"), result.state[layer.name], strict=True):

@@ -46,10 +46,15 @@ def measured_width(
     config: Mapping[str, Value],
     settings: TrainingConfig,
     widths: Sequence[int] = WIDTHS,
+    micro_batches: Mapping[int, int] | None = None,
+    ranks: Sequence[Value] = (),
 ) -> Width:
     """The width, of `widths` in ascending order, that trains most configs like this one in the same time.
 
-    Wider ones are not measured where one pays less than the one before. Memory that runs out counts as this.
+    Each is measured with its own of `micro_batches`, 1 among them; None: all with that of the settings.
+    `ranks` are those that the configs have in turn, as the adapters of small ones are filled up to the
+    largest among them; none: all as this one. Wider ones are not measured where one pays less than the one
+    before. Memory that runs out counts as this.
 
     Raises:
         ConfigError: see `plan_training`.
@@ -61,12 +66,20 @@ def measured_width(
         return Width(1, reason=reason)
     some = encoded.select(np.resize(np.arange(len(encoded)), plan.batch_size * (_STEPS + 1)))
     short = settings.model_copy(update={"epochs": 1.0, "max_steps": None, "divergence_factor": 1e9})
-    alone = _seconds(base, some, config, short, 1)
+
+    def sized(width: int) -> TrainingConfig:
+        own = {} if micro_batches is None else {"micro_batch": micro_batches[width]}
+        return short.model_copy(update=own)
+
+    kinds = [{**config, "rank": rank} for rank in ranks] or [dict(config)]
+    alone = [_seconds(base, some, [kind], sized(1)) for kind in kinds]
     gains: dict[int, float] = {}
     reason = None
     for width in widths:
         try:
-            gains[width] = width * alone / _seconds(base, some, config, short, width)
+            several = [kinds[i % len(kinds)] for i in range(width)]
+            apart = sum(alone[i % len(kinds)] for i in range(width))
+            gains[width] = apart / _seconds(base, some, several, sized(width))
         except (NotPacked, TrainingFailed) as error:
             reason = str(error)
             break
@@ -77,7 +90,7 @@ def measured_width(
 
 
 def _seconds(
-    base: Base, encoded: Encoded, config: Mapping[str, Value], settings: TrainingConfig, width: int
+    base: Base, encoded: Encoded, configs: Sequence[Mapping[str, Value]], settings: TrainingConfig
 ) -> float:
     """Of the steps behind the first one, in the fastest of some rounds: other work only slows."""
     one_thread = base.device.type == "cpu" and torch.get_num_threads() == 1
@@ -90,13 +103,13 @@ def _seconds(
             ends.append(clock())
 
         def of_all(i: int, step: Step, ends: list[float] = ends) -> None:
-            if i == width - 1:  # the last one, with which a step of all is done
+            if i == len(configs) - 1:  # the last one, with which a step of all is done
                 ends.append(clock())
 
-        if width > 1:
-            train_packed(base, encoded, [config] * width, settings, seed=0, progress=of_all)
+        if len(configs) > 1:
+            train_packed(base, encoded, configs, settings, seed=0, progress=of_all)
         else:
-            with train_adapter(base, encoded, config, settings, seed=0, progress=of_one):
+            with train_adapter(base, encoded, configs[0], settings, seed=0, progress=of_one):
                 pass
         found.append(ends[-1] - ends[0])
     return min(found)
