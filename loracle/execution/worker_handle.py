@@ -32,7 +32,7 @@ from loracle.records.codec import to_plain
 from loracle.records.trial import Failure, FailureKind
 
 _LOG_BYTES = 1_000_000  # of what a worker prints
-_MESSAGE_BYTES = 16_000_000  # eight trials, each with a thousand metrics with long names, take a fifth of it
+_MESSAGE_BYTES = 4_000_000  # of up to eight trials; a thousand metrics with long names take a tenth of it
 _TAIL_BYTES = 2000  # of it that a failure shows
 _PATIENCE = 15.0  # seconds for a guard to follow its worker; it needs milliseconds
 _SECONDS_TO_PRINT = 0.3

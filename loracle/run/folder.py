@@ -115,6 +115,9 @@ def hold(folder: Path) -> Iterator[None]:
         ) from None
 
 
+_LAST = list(RunConfig.model_fields)[-1]  # section of a config that was written as a whole
+
+
 def require_recorded(config: RunConfig) -> None:
     """Holds the config of a run that is continued against the recorded one, once a trial counts; its trials
     have to be where they were from the first one on.
@@ -127,8 +130,11 @@ def require_recorded(config: RunConfig) -> None:
     if not path.exists() or not binds(config.output, config.execution.storage):
         return
     try:
-        before = parse_config(path.read_text(encoding="utf-8"), str(path))
+        text = path.read_text(encoding="utf-8")
+        before = parse_config(text, str(path))
     except (ConfigError, UnicodeDecodeError):
+        return
+    if f"\n{_LAST}:" not in text:  # cut short, where what is left can be read
         return
     require_same_settings(without_secrets(config), before)
 

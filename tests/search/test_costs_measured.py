@@ -33,6 +33,10 @@ def test_the_table_is_made_of_the_results(found: dict[str, Any], page: str) -> N
         )
         for own in methods.values()
     }
+    beside = json.loads((BENCHMARKS / "results" / "priorband.json").read_text(encoding="utf-8"))
+    (own,) = (row for row in beside["summary"] if row["method"] == "priorband")
+    worst = max(row["cost"] for row in beside["rows"])
+    measured.add((f"{own['cost']:.2f}", f"{worst:.2f}", f"{own['regret']:.3f}"))
     for name, *numbers in rows:
         assert (*numbers[:2], numbers[3]) in measured, name
     known = {f"{own['regret']:.3f}" for own in methods.values()}

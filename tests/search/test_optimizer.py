@@ -291,7 +291,7 @@ def test_presets_by_name() -> None:
     assert get_preset("default") is PRESETS["default"]
     assert get_preset("default", language=False) is PRESETS["default"]
     with pytest.raises(
-        ConfigError, match="unknown preset 'papr'; there are default, numeric, language, paper"
+        ConfigError, match="unknown preset 'papr'; there are default, thorough, numeric, language, paper"
     ):
         get_preset("papr")
     with pytest.raises(ConfigError, match="'paper' reads prompts; name a language model, or use 'default'"):
@@ -403,7 +403,7 @@ def test_what_is_no_score_is_refused_in_one_line_and_nothing_is_stored(value: ob
 
 def test_an_optimizer_takes_presets_by_name_and_refuses_what_it_cannot_use() -> None:
     assert Optimizer(SPACE, "numeric").ask(3) == Optimizer(SPACE, NUMERIC).ask(3)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="unknown preset 'nmeric'; there are default, numeric"):
+    with pytest.raises(ConfigError, match="unknown preset 'nmeric'; there are default, thorough, numeric"):
         Optimizer(SPACE, "nmeric")  # type: ignore[arg-type]
     with pytest.raises(SpaceError, match=r"searches a space, such as default_space\(\); got 'default'"):
         Optimizer("default")  # type: ignore[arg-type]
