@@ -200,7 +200,7 @@ class TrainingObjective:
         Raises:
             LoracleError: a config that no training understands, or a damaged base model.
         """
-        return self._trial(config, seed, folder, "validation", self._proxy(fraction), progress)
+        return self._run(self._plan(config, seed, folder, "validation", self._proxy(fraction), progress))
 
     def run_together(self, asked: Sequence[Asked], together: Sequence[Config]) -> list[Outcome]:
         """Trains those that are `asked` for in one forward pass over the model with the rest of `together`,
@@ -215,9 +215,9 @@ class TrainingObjective:
             plan = self._plan(config, given.seed, given.folder, "validation", self._proxy(), given.progress)
             members.append(Member(plan, self._provenance(plan), wanted=one is not None))
         found = run_together(members)
-        self._observed += observed(found)
-        order = [config for config in together if any(one.config == config for one in asked)]
-        return [found[order.index(one.config)] for one in asked]
+        outcomes = [found[together.index(one.config)] for one in asked]
+        self._observed += observed(outcomes)
+        return outcomes
 
     def final(
         self,
@@ -233,7 +233,7 @@ class TrainingObjective:
         The metrics hold `test_value` with its 95 % interval, `low` and `high`. Writes and raises as `run`.
         """
         chosen = np.arange(self.n_train, dtype=np.int64)
-        return self._trial(config, seed, folder, "test", chosen, progress, adapter)
+        return self._run(self._plan(config, seed, folder, "test", chosen, progress, adapter))
 
     def size_at(self, fraction: float) -> int:
         """Training examples in exactly this fraction."""
@@ -289,18 +289,7 @@ class TrainingObjective:
         ranks = space["rank"].values if "rank" in space.names else ()
         return width_told(wanted, plan, search.trials, begun=begun, ranks=ranks)
 
-    def _trial(
-        self,
-        config: Config,
-        seed: int,
-        folder: Path,
-        split: Literal["validation", "test"],
-        chosen: npt.NDArray[np.int64],
-        progress: Progress | None,
-        adapter: Path | None = None,
-    ) -> Outcome:
-        """Runs one training."""
-        plan = self._plan(config, seed, folder, split, chosen, progress, adapter)
+    def _run(self, plan: TrialPlan) -> Outcome:
         outcome = run_trial(plan, self._provenance(plan))
         self._observed += observed([outcome])
         return outcome

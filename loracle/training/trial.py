@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from loracle.training.parallel.group import ALONE, Group
 from loracle.training.scoring import Questions, Score, score
 from loracle.training.validation_loss import Watched
 
+Given = TypeVar("Given")
 _WHILE_SCORING = "while scoring one example at a time"
 
 
@@ -180,7 +181,7 @@ def _attempt(plan: TrialPlan, curve: CurveRecorder) -> Result | Failure:
     return attempted(plan, lambda: _train_and_score(plan, curve))
 
 
-def attempted(plan: TrialPlan, give: Callable[[], Result]) -> Result | Failure:
+def attempted(plan: TrialPlan, give: Callable[[], Given]) -> Given | Failure:
     """What `give` gives. What goes wrong is a failure, which the search learns from; for what the next trial
     would meet as well, no config is to blame: it is raised.
     """

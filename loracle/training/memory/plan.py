@@ -125,10 +125,7 @@ class MemoryModel:
 
     def micro_batch(self, config: Mapping[str, Value]) -> int:
         """The largest micro-batch that fits, or 1: `largest`, the batch, or a power of two below."""
-        largest = self.wanted(int(config["batch_size"]))
-        tried = halvings(largest)
-        grows = self._growth_of(config, np.array(tried))
-        return next((m for m, growth in zip(tried, grows, strict=True) if self._fits(growth)), 1)
+        return self.micro_batch_of_all([config]) or 1
 
     def micro_batch_of_all(self, configs: Sequence[Mapping[str, Value]]) -> int | None:
         """The largest micro-batch of each of several that train together; None: they do not fit together.

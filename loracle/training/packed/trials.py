@@ -16,10 +16,8 @@ import numpy as np
 
 from loracle.config.knobs import without_adapter
 from loracle.config.training.plan import plan_training
-from loracle.errors import LoracleError
 from loracle.records.codec import json_text
 from loracle.records.curves.recorder import CurveRecorder
-from loracle.records.failures import DISK_ERRORS, crash, no_room
 from loracle.records.notices import Notice
 from loracle.records.space import Value
 from loracle.records.trial import Outcome
@@ -63,8 +61,9 @@ class Member:
     wanted: bool = True
 
 
-def run_together(members: Sequence[Member]) -> list[Outcome]:
-    """Runs the trials of a group, all on the same examples with the same seed; outcomes of those wanted.
+def run_together(members: Sequence[Member]) -> dict[int, Outcome]:
+    """Runs the trials of a group, all on the same examples with the same seed; outcomes of those wanted, by
+    their place among the members.
 
     Raises:
         LoracleError: as `run_trial`.
@@ -84,7 +83,7 @@ def run_together(members: Sequence[Member]) -> list[Outcome]:
         for i in wanted:
             plan = members[i].plan
             outcomes[i] = run_trial(plan, {**members[i].provenance, "together": 1, "alone": reason})
-    return [outcomes[i] for i in sorted(outcomes)]
+    return outcomes
 
 
 # -- what can be trained together -----------------------------------------------------------------------
@@ -184,23 +183,20 @@ def _train(plans: Mapping[int, TrialPlan], logs: Mapping[int, TrialLog]) -> dict
         if log := logs.get(places[place]):
             log.step(step)
 
-    try:
+    def train() -> list[PackedResult] | str:
         configs = [without_adapter(plan.config) for plan in plans.values()]
-        results = train_packed(
-            first.base, first.train, configs, settings, seed=first.seed, progress=told, share=first.share
-        )
-    except LoracleError:
-        raise
-    except (NotPacked, TrainingFailed) as error:
-        reason = str(error)
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            raise no_room(first.folder, error.errno) from None
-        reason = crash(error).message
-    else:
-        return dict(zip(places, results, strict=True))
-    release(first.base.device)  # here, where the error no longer holds tensors
-    return f"together they failed: {printable(reason)}"
+        try:
+            return train_packed(
+                first.base, first.train, configs, settings, seed=first.seed, progress=told, share=first.share
+            )
+        except NotPacked as error:
+            return str(error)
+
+    found = attempted(first, train)
+    if isinstance(found, list):
+        return dict(zip(places, found, strict=True))
+    release(first.base.device)  # here, where no error holds tensors
+    return f"together they failed: {printable(found if isinstance(found, str) else found.message)}"
 
 
 def _scored(plan: TrialPlan, result: PackedResult, log: TrialLog) -> Result:
