@@ -79,7 +79,7 @@ def settings_texts(run: Path, rows: Sequence[Example]) -> dict[str, dict[str, st
     """The winner's settings in every dialect that has a text of them: by dialect, then by file name.
 
     Dialects that cannot hold this winner are left out, and without rows those that look at them. Nothing is
-    written, no model or tokenizer is loaded.
+    written or fetched, no model is loaded.
 
     Args:
         run: a finished run folder.

@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -15,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from loracle.config.training.optimizers import ADAMW, OPTIMIZERS
 from loracle.errors import ModelError, StudyError
-from loracle.export.torchtune_parts.decoders import Decoder, decoder_of, targets_of
+from loracle.export.torchtune_parts.decoders import Decoder, decoder_of, require_family, targets_of
 from loracle.export.winner.files import ROWS, header, write_rows, write_texts, yaml_text
 from loracle.export.winner.reading import Winner
 from loracle.export.winner.rows import batched_rows, training_rows
 
 if TYPE_CHECKING:
+    from loracle.training.dataset.shapes import Example
     from loracle.training.dataset.tokens import Encoded
 
 LOADS_MODELS = True
+NEEDS_ROWS = False
 
 _PARTS = "loracle_parts"
 _BASE = "base"  # folder that a model of the hub is downloaded into
@@ -45,14 +48,30 @@ def write(winner: Winner, folder: Path) -> list[str]:
     Raises:
         LoracleError: torchtune builds no such model or adapter.
     """
-    _require_expressible(winner)
-    from transformers import AutoConfig
+    texts, notes = _texts(winner, local=False)
+    encoded = batched_rows(winner, training_rows(winner, as_tokens=True))
+    write_rows(folder, _rows(encoded))
+    write_texts(folder, texts)
+    return notes
 
-    told = {"trust_remote_code": winner.config.trust_remote_code}
-    config = AutoConfig.from_pretrained(winner.model, **told)
+
+def settings(winner: Winner, _rows: Sequence[Example]) -> tuple[dict[str, str], list[str]]:
+    """The files without the rows, and what they cannot say; raises as `write`. No row matters.
+
+    Nothing is fetched: where the base model's `config.json` is not on this machine, there are none.
+    """
+    try:
+        return _texts(winner, local=True)
+    except (OSError, ValueError) as problem:  # of transformers: a config or tokenizer that cannot be read
+        raise ModelError(f"{winner.model}: {problem}") from None
+
+
+def _texts(winner: Winner, *, local: bool) -> tuple[dict[str, str], list[str]]:
+    """Files of settings by name, and what they cannot say; `local`: of what is on this machine."""
+    _require_expressible(winner)
+    config = _config(winner, local=local)
     decoder = decoder_of(winner.model, config, winner.max_length)
     targets = targets_of(winner.lora["target_modules"], config, decoder)
-    encoded = batched_rows(winner, training_rows(winner, as_tokens=True))
     notes = list(_notes(winner))
     head = header(winner, f"For `{_command(winner)}`, from this folder.", notes)
     content = {
@@ -61,13 +80,44 @@ def write(winner: Winner, folder: Path) -> list[str]:
         **_training(winner),
         **_surroundings(winner),
     }
-    write_rows(folder, _rows(encoded))
     shipped = Path(__file__).with_name("torchtune_parts") / "shipped.py"
-    write_texts(
-        folder,
-        {"config.yaml": yaml_text(head, content), f"{_PARTS}.py": shipped.read_text(encoding="utf-8")},
-    )
-    return notes
+    parts = shipped.read_text(encoding="utf-8")
+    return {"config.yaml": yaml_text(head, content), f"{_PARTS}.py": parts}, notes
+
+
+def _config(winner: Winner, *, local: bool) -> Any:
+    """Of transformers, of the base model.
+
+    Raises:
+        StudyError: it is of a type that torchtune does not build, or `local` and not here.
+    """
+    if local:
+        # Types that torchtune does not build are refused before transformers is loaded.
+        require_family(winner.model, _recorded_type(winner.model))
+    from transformers import AutoConfig
+
+    told = {"trust_remote_code": winner.config.trust_remote_code and not local}
+    return AutoConfig.from_pretrained(winner.model, local_files_only=local, **told)
+
+
+def _recorded_type(model: str) -> str:
+    """`model_type` of a base model that is on this machine. Raises ModelError: it is not."""
+    path = _files(model) / "config.json"
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["model_type"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError(f"{model}: there is no config.json of it on this machine") from None
+
+
+def _files(model: str) -> Path:
+    """Folder of a base model's files on this machine; one of the hub may have none."""
+    source = Path(model)
+    if not source.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(model, "config.json")
+        source = Path(found).parent if isinstance(found, str) else source
+    return source
 
 
 def _require_expressible(winner: Winner) -> None:
@@ -142,13 +192,8 @@ def _weights(winner: Winner) -> tuple[str, list[str]]:
     Raises:
         ModelError: no file of weights in safetensors is known.
     """
-    folder, source = winner.model, Path(winner.model)
-    if not source.is_dir():
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(winner.model, "config.json")
-        folder, source = _BASE, Path(found).parent if isinstance(found, str) else source
-    files = sorted(path.name for path in source.glob("model*.safetensors"))
+    folder = winner.model if Path(winner.model).is_dir() else _BASE
+    files = sorted(path.name for path in _files(winner.model).glob("model*.safetensors"))
     if not files:
         raise ModelError(
             f"{winner.model}: a config of torchtune names the files of the weights (model*.safetensors), and "

@@ -33,7 +33,11 @@ def test_a_run_leaves_its_page_and_report_makes_it_again(
     assert content["finished"]
     assert len(content["trials"]) == 4
     assert content["comparison_data"]["standing"] in ("better", "worse", "no_difference", "same")
-    assert {recipe["dialect"] for recipe in content["recipes"]} >= {"peft", "axolotl", "trl"}
+    assert {recipe["dialect"] for recipe in content["recipes"]} >= {"peft", "axolotl", "trl", "torchtune"}
+    shown = {one["file"]: one["text"] for one in content["recipes"] if one["dialect"] == "torchtune"}
+    loracle("export", output, tmp_path / "torchtune", "--to", "torchtune")
+    written = {path.name: path.read_text() for path in (tmp_path / "torchtune").iterdir()}
+    assert shown == {name: text for name, text in written.items() if name != "train.jsonl"}
 
     # A run that is not over, or whose verdict is not kept, has a page of its trials.
     (output / "verdict.json").unlink()

@@ -53,19 +53,23 @@ def decoder_of(model: str, config: Any, longest: int) -> Decoder:
     Raises:
         StudyError: torchtune does not build such a model.
     """
-    family = _FAMILIES.get(config.model_type)
-    if family is None:
-        raise StudyError(
-            f"torchtune builds no model of the type {config.model_type} ({model}); it builds "
-            f"{', '.join(_FAMILIES)}; export --to trl"
-        )
+    require_family(model, config.model_type)
     try:
-        return family(config, longest)
+        return _FAMILIES[config.model_type](config, longest)
     except _Refused as problem:
         raise StudyError(
             f"torchtune cannot build {model}: its builder for {config.model_type} takes {problem}; "
             "export --to trl"
         ) from None
+
+
+def require_family(model: str, model_type: str) -> None:
+    """Raises StudyError: torchtune builds no model of this type."""
+    if model_type not in _FAMILIES:
+        raise StudyError(
+            f"torchtune builds no model of the type {model_type} ({model}); it builds "
+            f"{', '.join(_FAMILIES)}; export --to trl"
+        )
 
 
 def targets_of(targets: str | Sequence[str], config: Any, decoder: Decoder) -> dict[str, Any]:
