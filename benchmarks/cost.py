@@ -20,7 +20,10 @@ Peers: random and TPE with 10 or 3 random trials, as `thorough`; and Optuna's pr
 a score after each of 27 epochs, so that its rungs are at those shares; between them scores are interpolated
 over the logarithm of the share, and not charged for. Added to what is there by
 
-    LORACLE_SYNE_TUNE=.../bin/python python benchmarks/cost.py run --seeds 20 --pasha
+    LORACLE_SYNE_TUNE=.../bin/python python benchmarks/cost.py run --seeds 20 --part pasha
+
+`promotion`, another part: a few trials on few data, then the best of them by the belief once more on more data,
+from the start; the best one there is recommended.
 """
 
 from __future__ import annotations
@@ -59,6 +62,14 @@ ALL = 0  # items: all of them
 EPOCHS = (1, 3, 9, 27)  # of PASHA, at the recorded shares
 REFERENCE, CHEAP = "thorough", "30 items, 5 trials"  # what `search.budget: 0.5` alone comes to
 REDRAWN = 2000  # bootstrap samples
+PROMOTIONS = (  # share and items of the first trials, how many; share and items of the best, how many
+    ((0.1, 30), 5, (0.3, 30), 2),
+    ((0.1, 30), 3, (0.3, 30), 2),
+    ((0.03, 30), 5, (0.3, 30), 2),
+    ((0.03, 30), 10, (0.3, 30), 2),
+    ((0.1, 30), 5, (1.0, ALL), 2),
+    ((0.1, 30), 10, (1.0, ALL), 3),
+)
 
 
 @dataclass(frozen=True)
@@ -207,6 +218,25 @@ def ours(task: Recorded, landscape: Landscape, seed: int) -> Iterator[dict[str, 
                 yield row(f"{name}, budget {budget:g}", landscape, best, cost, examples, n)
 
 
+def promotion(task: Recorded, landscape: Landscape, seed: int) -> Iterator[dict[str, Any]]:
+    """The default preset on few data, and the best of its trials once more on more data."""
+    start = Start(landscape, table_space(landscape), FACTORY, seed)
+    for low, first, high, kept in PROMOTIONS:
+        method = LoracleMethod(start, ensemble(start, decades=-float(np.log10(low[0]))))
+        *_, (_, cost, examples) = follow(task, landscape, method, low, first)
+        best = method.ranked()[:kept]
+        scores = [float(task.values[high][task.landscape.place(index)]) for index in best]
+        name = f"{low[0]:.0%}, {low[1]} items, {first} trials, then {high[0]:.0%} for the best {kept}"
+        yield row(
+            name,
+            landscape,
+            best[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))],
+            cost + len(best) * task.costs[high],
+            examples + len(best) * task.examples[high[0]],
+            first + len(best),
+        )
+
+
 def peers(task: Recorded, landscape: Landscape, seed: int) -> Iterator[dict[str, Any]]:
     """Random search and TPE on the proxy, then Optuna's pruners on all fractions."""
     start = Start(landscape, table_space(landscape), FACTORY, seed)
@@ -331,16 +361,25 @@ def _training(task: Recorded) -> float:
     return (task.costs[1.0, ALL] - task.costs[PROXY, ALL]) / (1.0 - PROXY)
 
 
-def _work(job: tuple[str, int, bool]) -> list[dict[str, Any]]:
+PARTS: dict[str, tuple[Any, ...]] = {
+    "searches": (ours, peers),
+    "pasha": (pasha,),
+    "promotion": (promotion,),
+}
+
+
+def _part(method: str) -> str:
+    return "pasha" if method == "pasha" else "promotion" if ", then " in method else "searches"
+
+
+def _work(job: tuple[str, int, str]) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    name, seed, pasha_alone = job
+    name, seed, part = job
     task = recorded()[name]
     landscape = visible(task, seed)
-    makers = (pasha,) if pasha_alone else (ours, peers)
-    return [
-        {"task": name, "seed": seed, **found} for maker in makers for found in maker(task, landscape, seed)
-    ]
+    found = (row for maker in PARTS[part] for row in maker(task, landscape, seed))
+    return [{"task": name, "seed": seed, **one} for one in found]
 
 
 # -- tables -----------------------------------------------------------------------------------------
@@ -348,10 +387,10 @@ def _work(job: tuple[str, int, bool]) -> list[dict[str, Any]]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs what is missing."""
-    known = [found for found in _log() if (found["method"] == "pasha") == arguments.pasha]
+    known = [found for found in _log() if _part(found["method"]) == arguments.part]
     done = {(found["task"], found["seed"]) for found in known}
     pairs = [(task, seed) for seed in range(arguments.seeds) for task in recorded()]
-    jobs = [(*pair, arguments.pasha) for pair in pairs if pair not in done]
+    jobs = [(*pair, arguments.part) for pair in pairs if pair not in done]
     print(f"{len(jobs)} tasks and seeds to do", flush=True)
     if not LOG.exists():  # in a new clone what is stored is not in it
         LOG.write_text("".join(json.dumps(found) + "\n" for found in _log()))
@@ -508,7 +547,7 @@ def main(given: Sequence[str] | None = None) -> None:
     runner = commands.add_parser("run")
     runner.add_argument("--seeds", type=int, default=20)
     runner.add_argument("--jobs", type=int, default=1)
-    runner.add_argument("--pasha", action="store_true", help="this peer alone, beside what is there")
+    runner.add_argument("--part", choices=PARTS, default="searches", help="to add to what is there")
     runner.set_defaults(action=run)
     commands.add_parser("show").set_defaults(action=show)
     arguments = parser.parse_args(given)

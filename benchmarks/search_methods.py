@@ -95,11 +95,15 @@ class LoracleMethod:
         self.history = History((*self.history.trials, trial))
 
     def recommend(self) -> int:
+        return self.ranked()[0]
+
+    def ranked(self) -> list[int]:
+        """Configs that were tried, the one to use first; the last one where all failed."""
         if not self.history.succeeded:
-            return self.history.trials[-1].index
+            return [self.history.trials[-1].index]
         return ranking(
             self.start.space, self.history, self.preset, features=self.features, seed=self.start.seed
-        )[0]
+        )
 
 
 class ReplicatingMethod(LoracleMethod):
