@@ -62,7 +62,7 @@ ALL = 0  # items: all of them
 EPOCHS = (1, 3, 9, 27)  # of PASHA, at the recorded shares
 REFERENCE, CHEAP = "thorough", "30 items, 5 trials"  # what `search.budget: 0.5` alone comes to
 REDRAWN = 2000  # bootstrap samples
-PROMOTIONS = (  # share and items of the first trials, how many; share and items of the best, how many
+PROMOTIONS = (
     ((0.1, 30), 5, (0.3, 30), 2),
     ((0.1, 30), 3, (0.3, 30), 2),
     ((0.03, 30), 5, (0.3, 30), 2),

@@ -3,6 +3,7 @@ never disturbed. What is proposed depends on the study's record alone."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from optuna.storages.journal._storage import JournalOperation
 from processes import PATIENCE
 
 from loracle.config.loading import load_config
@@ -122,6 +124,13 @@ def kill_after(config: RunConfig, records: int) -> None:
             time.sleep(0.001)
 
 
+def records_that_begin(config: RunConfig) -> int:
+    """Records of the journal before the first of a trial."""
+    records = (config.output / "journal.log").read_text(encoding="utf-8").splitlines()
+    kinds = [json.loads(record)["op_code"] for record in records]
+    return kinds.index(JournalOperation.CREATE_TRIAL)
+
+
 def train_with_a_shortage(base: Any, train: Any, config: dict[str, Any], *args: Any, **more: Any) -> Any:
     """There is no memory for this rank with dropout, whatever is free."""
     if config["rank"] >= 4 and config["dropout"] > 0:
@@ -157,8 +166,8 @@ def test_kill_9_early_and_other_free_memory_change_nothing_where_memory_binds(
     assert memory_binds(config)
     killed = config.model_copy(update={"output": tmp_path / "killed"})
     chance = random.Random(seed)
-    # The first is killed in its first trial: four records begin a run, and three are made by a trial.
-    kill_after(killed, 5)
+    # The first is killed in its first trial: before it a run keeps nothing, of its memory neither.
+    kill_after(killed, records_that_begin(config) + 1)
     for room in chance.sample([14e9, 2 * little, 0.7 * little], k=2):
         free(room)
         kill_after(killed, chance.randint(2, 6))
