@@ -22,8 +22,8 @@ over the logarithm of the share, and not charged for. Added to what is there by
 
     LORACLE_SYNE_TUNE=.../bin/python python benchmarks/cost.py run --seeds 20 --part pasha
 
-`promotion`, another part: a few trials on few data, then the best of them by the belief once more on more data,
-from the start; the best one there is recommended.
+`promotion`, another part: a few trials on few data, then the best of them by the belief once more on more
+data, from the start; the best one there is recommended (`search.finalists` where these are all data).
 """
 
 from __future__ import annotations

@@ -173,7 +173,10 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_final_training::test_best_is_complete_and_reads_as_the_hub_reads_it",
         "test_recipe::test_the_installed_libraries_read_it_back",
     ),
-    "| `final/` |": ("test_final_training::test_an_adapter_of_a_final_training_that_is_gone_is_made_again",),
+    "| `final/` |": (
+        "test_final_training::test_an_adapter_of_a_final_training_that_is_gone_is_made_again",
+        "test_finalists::test_the_best_on_all_data_is_the_winner_and_is_trained_once",
+    ),
     "| `report.html` |": (
         "test_report_command::test_a_run_leaves_its_page_and_report_makes_it_again",
         "test_finding::test_a_finished_run_shows_everything",

@@ -149,6 +149,11 @@ def comparison_json(comparison: Comparison, metric: str) -> dict[str, Any]:
         content["by_objective"] = [to_plain(o) | {"told": o.told} for o in comparison.by_objective(metric)]
     again = comparison.replication
     content["replication"] = None if again is None else to_plain(again)
+    content["finalists"] = [
+        _side_json(one.config, one.outcome, metric)
+        | {"place": one.place, "validation_value": one.value, "chosen": one.chosen}
+        for one in comparison.finalists
+    ]
     return content | {"metric": metric, "standing": comparison.standing, "best": comparison.best}
 
 

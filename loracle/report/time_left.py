@@ -252,6 +252,9 @@ def forecast(
     ends = finals(has_final + (config.standard is not None), sizes, fraction, spare)
     if sizes is not None and not config.objectives:
         ends = replace(ends, again=2 * config.search.further_seeds)
+        if (more := config.search.finalists - 1) > 0:  # each is scored on validation as well
+            scoring = (sizes.test + sizes.validation) / sizes.scored
+            ends = replace(ends, count=ends.count + more, scoring=scoring)
     each = known = None
     if sizes is not None:
         lengths = Lengths.of(space, first)

@@ -37,6 +37,7 @@ _MAY_CHANGE = (
     "search.worth",
     "search.budget",
     "search.replicates",
+    "search.finalists",
     "language.batch_size",
     "language.memory_gb",
     "training.micro_batch",

@@ -68,6 +68,10 @@ def _unused(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
     if config.objectives and config.search.replicates not in ("auto", 0):
         text = "search.replicates is not used: of several objectives nothing is trained with further seeds"
         yield Notice("search", "unused_setting", text)
+    if config.search.finalists > 1 and (config.objectives or config.objective is not None):
+        why = "of several objectives" if config.objectives else "of a trainer of your own"
+        text = f"search.finalists is not used: {why} the recommended settings alone are trained at the end"
+        yield Notice("search", "unused_setting", text)
     if config.objective is not None:  # of the rest its own check says so
         if config.search.replicates not in ("auto", 0):
             text = "search.replicates is not used: a trainer of your own is not trained with further seeds"

@@ -42,6 +42,7 @@ from loracle.report.time_left import Forecast, forecast
 from loracle.report.verdict import Comparison, guarded_search, headline, not_measured, result_notices
 from loracle.report.verdict.stored import Finished, write_finished
 from loracle.report.wording import nothing_succeeded, show_config
+from loracle.run.finals.finalists import choose_finalist
 from loracle.run.finals.replication import replicate
 from loracle.run.finals.training import compare, compare_trial, contenders
 from loracle.run.folder import as_begun, hold, own_folder, record_config, require_recorded
@@ -327,9 +328,13 @@ def _compare(config: RunConfig, run: Prepared, history: History, listen: Listene
     space, ranked = run.search.space, run.search.ranking(history)
     if run.final is not None:
         ranked, again = replicate(config, space, history, ranked, run.executor, listen, run.sizes)
+        what, sizes, executor = run.final, run.sizes, run.executor
+        ranked, ends = choose_finalist(
+            config, space, history, ranked, executor, listen, what=what, sizes=sizes
+        )
         configs = contenders(space, history, ranked)
-        found = compare(config, configs, run.executor, listen, what=run.final, sizes=run.sizes)
-        return replace(found, replication=again)
+        found = compare(config, configs, executor, listen, what=what, sizes=sizes)
+        return replace(found, replication=again, finalists=ends)
     best = run.search.leader(history)
     assert best is not None
     among = len({trial.index for trial in history.succeeded})

@@ -109,6 +109,7 @@ class TrainingObjective:
             "validation": self._prepare(splits.validation, validation),
             "test": self._prepare(splits.test, encoded["test"]),
         }
+        self._chosen_by = self._all_validation(encoded["validation"])
         self._observed: list[Observation] = []
         self._kinds = try_kinds(
             base,
@@ -230,7 +231,8 @@ class TrainingObjective:
     ) -> Outcome:
         """Trains on all training data, scores on the test split, and saves adapter and tokenizer.
 
-        The metrics hold `test_value` with its 95 % interval, `low` and `high`. Writes and raises as `run`.
+        The metrics hold `test_value` with its 95 % interval, `low` and `high`, and where the best of several
+        final trainings is to be chosen, `validation_value`. Writes and raises as `run`.
         """
         chosen = np.arange(self.n_train, dtype=np.int64)
         return self._run(self._plan(config, seed, folder, "test", chosen, progress, adapter))
@@ -320,6 +322,7 @@ class TrainingObjective:
             split=split,
             train=train,
             questions=questions,
+            chosen_by=self._chosen_by if split == "test" else None,
             memory=memory,
             micro_batch=micro_batch,
             share=len(chosen) / self.n_train,
@@ -417,6 +420,14 @@ class TrainingObjective:
 
     def _provenance(self, plan: TrialPlan) -> dict[str, Any]:
         return provenance(plan, self.config, {"fingerprint": self.data_fingerprint, "dropped": self.dropped})
+
+    def _all_validation(self, encoded: Encoded) -> Questions | None:
+        """What tells which of several final trainings is best; None where there is one."""
+        if self.config.search.finalists < 2 or self.config.objectives:
+            return None
+        if len(encoded) == self.sizes.scored:
+            return self.questions["validation"]
+        return self._prepare(self.splits.validation, encoded)
 
     def _prepare(self, examples: Sequence[Example], encoded: Encoded) -> Questions:
         longest = self.base.texts.longest(self.config.data)

@@ -64,6 +64,7 @@ class TrialPlan:
         split: `validation` or `test`, where `questions` come from.
         train: examples to train on, or blocks of them.
         share: what these are of all training data.
+        chosen_by: validation examples that are scored beside, where one of several final trainings is chosen.
         watched: what early stopping goes by or, without it, is read for the learning curve; None: nothing.
         memory: what trainings of this run take.
         micro_batch: the largest that fits, in sequences of each process.
@@ -87,6 +88,7 @@ class TrialPlan:
     memory: MemoryModel
     micro_batch: int
     share: float = 1.0
+    chosen_by: Questions | None = None
     watched: Watched | None = None
     progress: Progress | None = None
     adapter: Path | None = None
@@ -266,6 +268,7 @@ def score_trained(plan: TrialPlan, trained: Trained, log: TrialLog) -> Result:
     began = time.perf_counter()
     scored = _score(plan, plan.questions, plan.scoring)
     watched = [_watched(plan, watch) for watch in plan.guards]
+    beside = [] if plan.chosen_by is None else [_score(plan, plan.chosen_by, plan.scoring)]
     seconds = {"training": trained.seconds, "scoring": time.perf_counter() - began}
     log.say(f"# {plan.split}: " + json.dumps(dict(scored.metrics)) + "\n")
     _require_finite(scored, plan.split)
@@ -275,14 +278,21 @@ def score_trained(plan: TrialPlan, trained: Trained, log: TrialLog) -> Result:
         watch.guard.name: watch.guard.reading(watch.base_items, found.items)
         for watch, found in zip(plan.guards, watched, strict=True)
     }
+    for one in beside:
+        _require_finite(one, "validation")
     read = sum(one.read_tokens for one in (scored, *watched))
     if plan.watched is not None:
         read += log.readings * int(plan.watched.encoded.lengths.sum())
     generated = sum(one.generated_tokens for one in (scored, *watched))
     left_out = max(0.0, plan.n_split / len(plan.questions.encoded) - 1)
     more = round(left_out * (scored.read_tokens + scored.generated_tokens))
-    spent = _spent(plan, trained.tokens, read, generated, read + generated + more)
+    full = read + generated + more
+    read += sum(one.read_tokens for one in beside)
+    generated += sum(one.generated_tokens for one in beside)
+    spent = _spent(plan, trained.tokens, read, generated, full)
     metrics = {**_metrics(plan, trained, scored), **spent}
+    if beside:
+        metrics["validation_value"] = beside[0].value
     return Result(scored.value, metrics, items, seconds, guards)
 
 

@@ -183,7 +183,7 @@ def check_outcomes(history: History, run: Path) -> None:
         again = KINDS.get(plan[0]) in (FailureKind.CRASHED, FailureKind.LOST)
         folder = run / "trials" / f"{trial.number:04d}"
         assert len((folder / "ran").read_text().splitlines()) == (2 if again else 1), trial
-        # Memory that ran out is told to the next plan, which then begins with what the last attempt ended with.
+        # Memory that ran out is told to the next plan, which begins with what the last attempt ended with.
         smaller = plan == ["memory"] and "memory" not in struck
         assert (folder / "attempt-1.json").exists() == (again or smaller), trial
         assert plan != ["memory"] or trial.outcome.metrics["micro_batch"] == 1, trial

@@ -46,6 +46,8 @@ class SearchConfig(Section):
     # is said: `limits.py`.
     budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     replicates: Literal["auto"] | Annotated[int, Field(ge=0, le=8)] = "auto"  # seeds of the best two
+    # How many of the best are trained on all data; the one that is best there on validation is the winner.
+    finalists: Annotated[int, Field(ge=1, le=8)] = 1
     past: list[PastConfig] = Field(default_factory=list)  # runs that are over, whose best are told
 
     @field_validator("worth", mode="before")

@@ -149,7 +149,9 @@ def _finals(comparison: Comparison | None, trials: Sequence[Outcome]) -> list[Ou
     if comparison is None:
         return []
     found: list[Outcome] = []
-    for outcome in (*(o for _, o in comparison.sides.values()), *(o.outcome for o in comparison.passed_over)):
+    others = [one.outcome for one in comparison.passed_over]
+    others += [one.outcome for one in comparison.finalists]
+    for outcome in (*(o for _, o in comparison.sides.values()), *others):
         if outcome not in trials and outcome not in found:
             found.append(outcome)
     return found

@@ -147,6 +147,25 @@ class Replication:
 
 
 @dataclass(frozen=True)
+class Finalist:
+    """One of the best configs of a search, trained on all data.
+
+    Attributes:
+        config: settings.
+        place: in the search, from 1.
+        outcome: of its final training.
+        value: on all validation items, larger is better; None where it failed.
+        chosen: whether it is the winner.
+    """
+
+    config: Config
+    place: int
+    outcome: Outcome
+    value: float | None = None
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Winner and standard settings, both trained on all training data and scored once on test data.
 
@@ -164,6 +183,8 @@ class Comparison:
             in the final trainings stands in their outcomes.
         passed_over: what was trained on all data before the winner, and is not recommended.
         replication: of the best two of the search; None where their trials told them apart.
+        finalists: the best of the search where several were trained on all data (`search.finalists`), in the
+            order of the search.
         among: configs of which the winner is the best on these very items, for which the interval of the
             difference is widened (Bonferroni): where a trainer of the user's own has no final run. Else 1.
         unpaired: why there is no such interval, in words; empty where there is, or nothing is compared.
@@ -184,6 +205,7 @@ class Comparison:
     passed_over: tuple[PassedOver, ...] = ()
     others: tuple[Difference, ...] = ()
     replication: Replication | None = None
+    finalists: tuple[Finalist, ...] = ()
     among: int = 1
     unpaired: str = ""
 

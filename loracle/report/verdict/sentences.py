@@ -13,7 +13,7 @@ from loracle.records.notices import Notice
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import History
 from loracle.report.objectives import scores_of
-from loracle.report.verdict.comparison import EXIT_CODES, Comparison, Difference
+from loracle.report.verdict.comparison import EXIT_CODES, Comparison, Difference, Finalist
 from loracle.report.verdict.guards import guard_lines, in_short, why_standard
 from loracle.report.wording import (
     show_amounts,
@@ -107,6 +107,7 @@ def verdict_lines(comparison: Comparison, metric: str, history: History | None =
         _how_sure(comparison),
         seen_before(comparison),
         replicated(comparison, metric),
+        of_finalists(comparison, metric),
         *guard_lines(comparison, metric),
         best_line(comparison, metric),
     ]
@@ -267,6 +268,32 @@ def replicated(comparison: Comparison, metric: str) -> str:
         f"noise; so both were trained with {seeds} seeds in all, with a mean of {means[0]} and {means[1]}, "
         f"and {stays}."
     )
+
+
+def of_finalists(comparison: Comparison, metric: str) -> str:
+    """How the best of the search did on all data, where several were trained; empty where one was."""
+    found = comparison.finalists
+    if not found:
+        return ""
+    shown = [_final_score(one, metric) for one in found]
+    chosen = next(one for one in found if one.chosen)
+    if chosen.value is None:
+        end = "none of them can be chosen"
+    elif chosen.place == 1:
+        end = "the first of the search stays"
+    else:
+        end = f"the one in place {chosen.place} is the winner"
+    return (
+        f"The best {len(found)} of the search were trained on all data and scored on all validation items "
+        f"({', '.join(shown)}, in the order of the search): {end}."
+    )
+
+
+def _final_score(one: Finalist, metric: str) -> str:
+    if one.value is None:
+        return f"failed: {one.outcome.failure.kind}" if one.outcome.failure else "not scored"
+    lost = f" with {' and '.join(one.outcome.broken)} lost" if one.outcome.broken else ""
+    return show_score(one.value, metric) + lost
 
 
 def _why_not_told(comparison: Comparison) -> str:

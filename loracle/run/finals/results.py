@@ -2,7 +2,8 @@
 
 A training is whole when its outcome, its per-item results and its adapter can be read and are what was
 written: `checksums.json` beside the outcome says so. What led and is not recommended is kept beside: in
-`failed-1`, ... where it failed, in `broken-1`, ... where it broke a guard.
+`failed-1`, ... where it failed, in `broken-1`, ... where it broke a guard. What was trained to be chosen from
+(`search.finalists`) is in `candidate-` and the number of its trial.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from loracle.text.files import write_atomically
 
 _WEIGHTS, _SETTINGS, _ITEMS = "adapter_model.safetensors", "adapter_config.json", "items.jsonl"
 _CHECKSUMS = "checksums.json"
+CANDIDATE = "candidate-"
 
 
 def stored_result(config: RunConfig, name: str, knobs: Config) -> Outcome | None:
@@ -34,8 +36,10 @@ def stored_result(config: RunConfig, name: str, knobs: Config) -> Outcome | None
     if found is None:
         return None
     place, outcome = found
-    if outcome.failure is not None or place != name or config.objective is not None:
+    passed_over = place != name and not place.startswith(CANDIDATE)
+    if outcome.failure is not None or passed_over or config.objective is not None:
         return outcome  # of what was passed over, nothing else is used
+    name = place
     try:
         _read_all(config, name)
         noted = json.loads((final_folder(config.output, name) / _CHECKSUMS).read_text(encoding="utf-8"))
@@ -87,11 +91,39 @@ def bring_back(config: RunConfig, knobs: Config) -> None:
     os.replace(final_folder(config.output, found[0]), target)
 
 
+def is_candidate(config: RunConfig, knobs: Config) -> bool:
+    """Whether the final training of `knobs` lies among those to choose from."""
+    found = _place_of(config, "winner", knobs)
+    return found is not None and found[0].startswith(CANDIDATE)
+
+
+def back_to_candidates(config: RunConfig, knobs: Config, trial: int) -> None:
+    """Makes room in `final/winner`, where it holds the training of `knobs`, for another one."""
+    source = final_folder(config.output, "winner")
+    if read_outcome(source, knobs) is not None:
+        target = final_folder(config.output, f"{CANDIDATE}{trial:04d}")
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(source, target)
+
+
+def stand_for_standard(config: RunConfig, knobs: Config) -> None:
+    """Has a training to choose from stand for that of the standard settings `knobs`, which it is, too."""
+    found, target = _place_of(config, "winner", knobs), final_folder(config.output, "standard")
+    if found is None or not found[0].startswith(CANDIDATE) or _place_of(config, "standard", knobs):
+        return
+    partial = target.with_name("standard.partial")
+    for place in (partial, target):
+        shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(final_folder(config.output, found[0]), partial)
+    os.replace(partial, target)
+
+
 def _place_of(config: RunConfig, name: str, knobs: Config) -> tuple[str, Outcome] | None:
     """Where the final training of `knobs` is, as a name for `final_folder`, and what it gave."""
     places = [final_folder(config.output, name)]
     if name == "winner":  # what was passed over is beside it
-        places += [*sorted(places[0].parent.glob("failed-*")), *sorted(places[0].parent.glob("broken-*"))]
+        for kind in (CANDIDATE, "failed-", "broken-"):
+            places += sorted(places[0].parent.glob(f"{kind}*"))
     for place in places:
         outcome = read_outcome(place, knobs)
         if outcome is not None:

@@ -21,7 +21,7 @@ from loracle.report.objectives import scores_of
 from loracle.report.verdict import RUNNERS_UP, Comparison, Difference, PassedOver
 from loracle.run.finals.jobs import comes_again, run_jobs
 from loracle.run.finals.own_items import paired_on_own_items
-from loracle.run.finals.results import bring_back, keep_result, set_aside, stored_result
+from loracle.run.finals.results import bring_back, is_candidate, keep_result, set_aside, stored_result
 from loracle.training.intervals import count_differing, paired_difference
 
 _NUMBERS = {"winner": -1, "standard": -2}  # final trainings are no trials
@@ -77,8 +77,7 @@ def compare(
     waiting = deque(ranked)
     while waiting and len(tried) <= RUNNERS_UP:
         leader = waiting.popleft()
-        if tried:
-            set_aside(config, tried[-1].config)
+        _make_room(config, tried, leader.config)
         wanted = {"winner": leader.config}
         if standard is not None and other is None and not train_alike(config, leader.config, standard, sizes):
             wanted["standard"] = standard
@@ -104,6 +103,14 @@ def compare(
     if same or comparison.standing == "not_compared":
         return comparison
     return _paired(config, comparison)
+
+
+def _make_room(config: RunConfig, tried: Sequence[PassedOver], leader: Config) -> None:
+    """Has `final/winner` free for a leader, or hold what was trained of it to be chosen from."""
+    if tried:
+        set_aside(config, tried[-1].config)
+    if is_candidate(config, leader):
+        bring_back(config, leader)
 
 
 def _least_lost(tried: Sequence[PassedOver]) -> PassedOver:
