@@ -50,7 +50,16 @@ from landscape_data import OWN, Floats, Landscape, by_config, read_rows, real_la
 from other_process import OtherProcess
 from scipy.stats import spearmanr
 from search import about, regret
-from search_methods import FACTORY, LoracleMethod, Method, Start, ensemble, methods, table_space
+from search_methods import (
+    FACTORY,
+    LoracleMethod,
+    Method,
+    Start,
+    ensemble,
+    methods,
+    prior_tasks,
+    table_space,
+)
 
 from loracle.search.prior import describe, load_prior
 
@@ -60,7 +69,8 @@ VISIBLE = 0.7  # share of the candidates that a seed sees
 PROXY, TRIALS, BUDGETS = 0.1, 30, (0.5, 1.0, 2.0)
 ALL = 0  # items: all of them
 EPOCHS = (1, 3, 9, 27)  # of PASHA, at the recorded shares
-REFERENCE, CHEAP = "thorough", "30 items, 5 trials"  # what `search.budget: 0.5` alone comes to
+REFERENCE = "thorough"
+SHORT = {"summary": "30 items, budget 1", "half": "30 items, 5 trials"}  # near the default, and half of it
 REDRAWN = 2000  # bootstrap samples
 PROMOTIONS = (
     ((0.1, 30), 5, (0.3, 30), 2),
@@ -521,10 +531,14 @@ def show(_: argparse.Namespace) -> None:
         "difference_high",
         "samples_saved",
     )
-    summary = {"method": CHEAP, "against": REFERENCE} | {name: table[CHEAP][name] for name in names}
+    short = {
+        part: {"method": method, "against": REFERENCE}
+        | {name: table[method][name] for name in (*names, "by_task_difference")}
+        for part, method in SHORT.items()
+    }
     content = {
-        "about": about("optuna", "scipy"),
-        "summary": summary,
+        "about": about("optuna", "scipy") | {"prior_tasks": prior_tasks()},
+        **short,
         "methods": table,
         "correlations": known,
         "pretrained": pretrained(),

@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,14 +24,14 @@ import torch
 from landscape_data import Landscape
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from other_process import OtherProcess
-from pretrain import make, sweep_of
+from pretrain import load_tasks, make, sweep_of
 
 from loracle.language.features import Features
 from loracle.records.space import SearchSpace
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.search.acquisition import log_expected_improvement
 from loracle.search.presets import GOOD_PRACTICE, PRESETS, Preset, with_parameters
-from loracle.search.prior import SHIPPED
+from loracle.search.prior import SHIPPED, load_prior
 from loracle.search.propose import propose, ranking, seed_indices
 
 SAME_SEEDS, FACTORY = "same seeds", "factory"
@@ -366,12 +368,26 @@ def unseen_prior(start: Start) -> Path:
     if not start.landscape.may_train:
         return SHIPPED
     left_out = sweep_of(start.landscape.family)
-    path = PRIORS / f"v2-without-{left_out}.safetensors"
+    path = PRIORS / f"v2-{prior_tasks()}-without-{left_out}.safetensors"
     if not path.exists():
         partial = path.with_suffix(f".{os.getpid()}")
         make(partial, [left_out])
         partial.replace(path)
     return path
+
+
+@cache
+def prior_tasks() -> int:
+    """Tasks that a prior made here can learn from. Without the tables of real models they are few, and such
+    a prior is another than the one that ships: searches with it come out differently."""
+    n = len(load_tasks())
+    if n < (shipped := len(load_prior(SHIPPED).provenance["tasks"])):
+        print(
+            f"priors made here learn from {n} of the {shipped} tasks of the one that ships: "
+            "the tables of real models are not at hand (LORACLE_LANDSCAPES)",
+            file=sys.stderr,
+        )
+    return n
 
 
 def ensemble(start: Start, name: str = "default", **changes: Any) -> Preset:

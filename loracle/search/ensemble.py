@@ -33,7 +33,7 @@ from loracle.search.prior import SHIPPED, Prior, load_prior
 # Variance of what a score on a tenth of the data deviates by from that on all, for outputs of variance 1
 # (`benchmarks/cost.py`). It is as smooth as scores are and grows with the logarithm of the data, as a Wiener
 # process does.
-_DEVIATION = 5.0
+_DEVIATION = 7.0
 # How much of the weight a member has that believes the user, before the first trial, and by how much a doubt
 # of 1 (a config e times less likely) lowers its mean, for outputs of variance 1.
 _BELIEVED, _DOUBT = 0.5, 0.3

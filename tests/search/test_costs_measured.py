@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from places import BENCHMARKS, ROOT
 
+from loracle.search.prior import SHIPPED, load_prior
+
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
@@ -52,17 +54,36 @@ def test_a_part_that_is_not_taken_for_all_is_better_and_costs_nothing_where_it_c
         methods[name]["regret"]
         for name in ("all data, taken for ten times as much, 10 trials", "all data, 10 trials")
     )
-    assert doubted - trusted < 0.03
+    gained = methods["taken for all data"]["regret"] - methods["thorough"]["regret"]
+    assert doubted - trusted < 0.1 * gained
     for own in found["pretrained"].values():
         assert sum(own["deviation"][2:]) < sum(own["a part for all"][2:])
 
 
-def test_half_a_training_is_no_worse_than_thirty_trials_on_the_proxy(found: dict[str, Any]) -> None:
+def test_one_training_buys_what_thirty_trials_do_and_on_no_task_less(found: dict[str, Any]) -> None:
     summary = found["summary"]
-    assert summary["median_cost"] <= 0.5
     assert summary["worst_cost"] <= 1.0
     assert summary["regret_difference"] <= 0.005
-    assert summary["samples_saved"] >= 0.7
+    assert all(low <= 0 for _, low, _ in summary["by_task_difference"].values())
+    assert summary["samples_saved"] >= 2 / 3
+
+
+def test_half_a_training_does_not_quite_and_the_page_says_so(found: dict[str, Any], page: str) -> None:
+    half = found["half"]
+    assert half["median_cost"] <= 0.5
+    assert half["samples_saved"] >= 0.7
+    assert f"{half['regret_difference']:.3f} worse ({half['difference_low']:.3f} to " in page
+
+
+def test_a_second_look_on_all_data_is_better_than_thirty_trials(found: dict[str, Any]) -> None:
+    best = found["methods"]["10%, 30 items, 10 trials, then 100% for the best 3"]
+    assert best["difference_high"] < 0
+    assert best["median_cost"] < found["methods"]["thorough"]["median_cost"]
+    assert all(low <= 0 for _, low, _ in best["by_task_difference"].values())
+
+
+def test_priors_had_learnt_from_the_tables_of_real_models(found: dict[str, Any]) -> None:
+    assert found["about"]["prior_tasks"] == len(load_prior(SHIPPED).provenance["tasks"])
 
 
 def test_costs_are_those_of_recorded_tokens(found: dict[str, Any]) -> None:
