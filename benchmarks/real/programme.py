@@ -64,6 +64,7 @@ PRESETS = ("default", "numeric")
 PEERS = ("random", "tpe-3")
 LIVE = ("hyphens",)  # tasks with live peers; elsewhere they are replayed on the landscape
 SEEDS = (0,)
+BUDGET_SEEDS = (0, 1, 2)
 BUDGET = 1.0  # full trainings
 N_CONFIGS, FULL_EVERY = 60, 3
 LANDSCAPES = ("hyphens", "sections")
@@ -118,7 +119,7 @@ class Part:
 def parts(names: Sequence[str]) -> list[Part]:
     """Everything, what is told first coming first."""
     found = [Part(task, "base", "model") for task in names]
-    found += [Part(task, "budget", "default", seed) for seed in SEEDS for task in names]
+    found += [Part(task, "budget", "default", seed) for seed in BUDGET_SEEDS for task in names]
     found += [Part(task, "search", "default", SEEDS[0]) for task in names]
     found += [
         Part(task, "peer", peer, seed) for seed in SEEDS for task in names if task in LIVE for peer in PEERS
@@ -345,10 +346,13 @@ def main() -> None:
     parser.add_argument("command", choices=("run", "status", "pack", "replay", "report", "budgets", "again"))
     parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated")
     parser.add_argument("--kinds", default="base,budget,search,peer,proxy,full", help="comma-separated")
+    parser.add_argument("--names", help="presets, peers or numbers of configs; comma-separated")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--minutes", type=float, help="begin nothing after so many")
     given = parser.parse_args()
     chosen = [part for part in parts(given.tasks.split(",")) if part.kind in given.kinds.split(",")]
+    if given.names:
+        chosen = [part for part in chosen if part.name in given.names.split(",")]
     try:
         if given.command == "run":
             run(chosen, given.jobs, given.minutes)

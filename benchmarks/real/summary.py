@@ -20,6 +20,7 @@ from typing import Any
 from landscape import packed, ranks, replay_table
 from programme import (
     BUDGET,
+    BUDGET_SEEDS,
     CHECKPOINTS,
     N_TRIALS,
     PEERS,
@@ -60,7 +61,7 @@ def budget_rows() -> Iterator[Row]:
     """One row for each search with a budget; `trials` are as many as fitted in."""
     for task in TASKS.values():
         base = Part(task.name, "base", "model").read()
-        for seed in SEEDS:
+        for seed in BUDGET_SEEDS:
             folder = run_folder(task.name, "budget", seed)
             found = _found(folder, N_TRIALS)
             if found is None:
@@ -74,12 +75,20 @@ def budget_rows() -> Iterator[Row]:
 
 def store_beside(part: str) -> None:
     """Puts later searches beside what is stored: those with a budget (`budgets`), or with 10 and 30 trials
-    (`again`)."""
+    (`again`). Rows of the same task, preset, trials and seed are replaced, others stay."""
     content = json.loads(RESULTS.read_text(encoding="utf-8"))
     rows = list(budget_rows() if part == "budgets" else task_rows())
     base = {row["task"]: row["base"] for row in content["tasks"]}
-    rows = [row | {"base": base[row["task"]]} for row in rows]
-    content[part] = {**about("optuna"), "rows": rows}
+    now = about("optuna")
+    rows = [row | {"base": base[row["task"]], "date": now["date"]} for row in rows]
+
+    def key(row: Row) -> tuple[Any, ...]:
+        return row["task"], row["preset"], row["seed"], None if part == "budgets" else row["trials"]
+
+    new = {key(row) for row in rows}
+    before = content.get(part, {"rows": []})["rows"]
+    rows = sorted([*(row for row in before if key(row) not in new), *rows], key=lambda row: str(key(row)))
+    content[part] = {**now, "rows": rows}
     write_atomically(RESULTS, json.dumps(content, indent=1) + "\n")
     columns = ("task", "trials", "seed", "standard", "winner", "relative_gain")
     print_table(rows, (*columns, "difference_low", "difference_high", "cost", "seconds", "failed"))
