@@ -67,7 +67,8 @@ class Chats:
         """The rendered chat, cut before and after each assistant turn.
 
         Some templates render an early turn differently once later turns follow (they drop its thoughts):
-        such a turn is read but not learnt, as is one of weight 0.
+        such a turn is read but not learnt, as is one of weight 0. So is one that a chat begins with, where no
+        generation prompt stands before its text.
 
         Raises:
             DataError: the template refuses the chat, leaves out something that it says, or renders the last
@@ -81,16 +82,17 @@ class Chats:
             if turn.role != "assistant" or not turn.learnt:
                 continue
             last = number == len(example.messages) - 1
-            before = chat.render(number, generation=True) if number else ""
+            before = chat.render(number, generation=True) if number else chat.before_first()
             after = whole if last else chat.render(number + 1)
-            if whole.startswith(before) and whole.startswith(after) and done <= len(before) < len(after):
+            is_kept = before is not None and whole.startswith(before) and whole.startswith(after)
+            if before is not None and is_kept and done <= len(before) < len(after):
                 pieces += [(whole[done : len(before)], False), (whole[len(before) : len(after)], True)]
                 done = len(after)
             elif last:
+                end = shown((before or "")[-20:])
                 raise DataError(
                     f"{example.source}: the chat template does not render the last turn after its own "
-                    f"generation prompt, which ends with {shown(before[-20:])}, so training and generation "
-                    "would differ"
+                    f"generation prompt, which ends with {end}, so training and generation would differ"
                 )
             else:
                 rewritten += 1
@@ -168,6 +170,15 @@ class _Chat:
     def whole(self) -> str:
         """All turns as text."""
         return self.render()
+
+    def before_first(self) -> str | None:
+        """What stands before the text of a turn of the assistant that the chat begins with, up to the end of
+        the generation prompt, which templates do not give for no turns at all; None: it is not there."""
+        begun, asked = self.render(1), ""
+        with contextlib.suppress(Exception):  # a template is a program of its own, and raises anything
+            asked = self.render(1, generation=True)
+        opening = asked[len(begun) :] if asked.startswith(begun) else ""
+        return begun[: begun.index(opening) + len(opening)] if opening and opening in begun else None
 
     def left_out(self, known_roles: Collection[str]) -> str | None:
         """The first thing that is said and not rendered, in words; None: everything is.

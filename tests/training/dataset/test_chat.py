@@ -26,6 +26,23 @@ def test_every_assistant_turn_counts(tokenizer: Any) -> None:
     assert prompt.tolist() == seen
 
 
+def test_of_a_turn_that_a_chat_begins_with_its_text_alone_is_learnt() -> None:
+    """And neither what stands before it nor a system's turn that the template puts there by itself."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "<user>be kind\n" + str(tokenizer.chat_template)
+    turns = [("assistant", "bc"), ("user", "d"), ("assistant", "e")]
+    example = Example("a:1", messages=tuple(Message(*turn) for turn in turns))
+    encoded = encode([example], tokenizer, 60)
+    assert whole_text(encoded, tokenizer) == "<user>be kind\n<assistant>bc<eos>\n<user>d\n<assistant>e<eos>"
+    assert counted_text(encoded, tokenizer) == "bc<eos>e<eos>"
+    tokenizer.chat_template = str(tokenizer.chat_template).replace(
+        "generation_prompt", "generation_prompt and messages[1:]"
+    )
+    encoded = encode([example], tokenizer, 60)
+    assert counted_text(encoded, tokenizer) == "e<eos>"
+    assert encoded.remarks.turns == encoded.remarks.rows == 1
+
+
 def test_a_turn_that_the_template_rewrites_is_not_learnt() -> None:
     forgetful = make_tokenizer()
     forgetful.chat_template = (

@@ -85,6 +85,8 @@ def test_chats_are_read_from_parquet_and_csv(tmp_path: Path) -> None:
         ("a.json", '[{"text": "x"}, {"text": ""}]', r"a.json: row 2: text is empty"),
         ("a.csv", "prompt,completion\na,b\na\n", r"a.csv:3: a row needs 2 columns; this one has 1"),
         ("a.csv", "prompt,completion\na,b,c\n", r"a.csv:2: a row needs 2 columns; this one has 3"),
+        ("a.csv", ",prompt,completion\n0,a\n", r"a.csv:2: a row needs 3 columns; this one has 2"),
+        ("a.csv", ",prompt,completion\n0,a,b,c\n", r"a.csv:2: a row needs 3 columns; this one has 4"),
         ("a.csv", 'prompt,completion\n"a"b,c\n', r"a.csv:2: not valid CSV"),
         (
             "a.csv",
@@ -111,6 +113,14 @@ def test_bad_files_are_refused_by_file_and_line(tmp_path: Path, name: str, text:
     with pytest.raises(DataError, match=message) as caught:
         read_examples(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+def test_columns_without_a_name_are_left_aside_and_told(tmp_path: Path) -> None:
+    """Those of a data frame's index, and those behind separators at the end of a line."""
+    (tmp_path / "a.csv").write_text(";prompt;completion;\n0;a;b;\n1;c;d;\n")
+    examples = read_examples(tmp_path / "a.csv")
+    assert [(e.prompt, e.completion) for e in examples] == [("a", "b"), ("c", "d")]
+    assert examples[0].unread == ("column 1",)
 
 
 def test_missing_file_folder_and_encoding(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from loracle.training.dataset.files.encoding import open_text
 from loracle.training.dataset.files.tables import refuse_twice
 
 _SEPARATORS = ",;\t|"
+_BEYOND = "\0"  # the key of values beyond the last column; no name of a column can be it
 _ROWS_TRIED = 100  # of which each has to have as many columns as the first, where a separator is looked for
 
 csv.field_size_limit(2**31 - 1)  # a long text is not an error
@@ -56,17 +57,19 @@ def _is_lines(file: IO[str]) -> bool:
 def read_csv(path: Path, encoding: str, separator: str) -> Iterator[tuple[str, Any]]:
     """Rows of a file of columns that a character separates, and where each stands. Raises DataError."""
     with open_text(path, encoding, newline="") as file:
-        reader = csv.DictReader(file, restkey="", strict=True, delimiter=separator)
+        reader = csv.DictReader(file, restkey=_BEYOND, strict=True, delimiter=separator)
         line = 1
         try:
-            names = list(reader.fieldnames or ())
+            # The index of a data frame has a column without a name, and so has what ends in separators.
+            given = enumerate(reader.fieldnames or (), start=1)
+            reader.fieldnames = names = [name or f"column {number}" for number, name in given]
             refuse_twice(names, path)
             line = reader.line_num + 1  # where the next row begins; it may have several lines
             while (row := next(reader, None)) is not None:
                 source = f"{path}:{line}"
-                if "" in row or None in row.values():
-                    n = sum(value is not None for value in row.values()) - ("" in row)
-                    n += len(row.get("", ()))
+                beyond = row.pop(_BEYOND, ())
+                if beyond or None in row.values():
+                    n = sum(value is not None for value in row.values()) + len(beyond)
                     raise DataError(f"{source}: a row needs {len(names)} columns; this one has {n}")
                 yield source, row
                 line = reader.line_num + 1

@@ -45,6 +45,7 @@ CHATS: dict[str, list[dict[str, Any]]] = {
     "one turn": [ASK, SAY],
     "system": [SYSTEM, ASK, SAY],
     "several turns": [SYSTEM, ASK, SAY, MORE, {"role": "assistant", "content": "42, say"}],
+    "begun by the assistant": [SAY, MORE, {"role": "assistant", "content": "42"}],
     "tool call": [ASK, CALL],
     "tool call and answer": [SYSTEM, ASK, CALL, RESULT, SAY],
 }
