@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+_MOST_DECIMALS = 6  # of money
+
 
 def show_duration(seconds: float) -> str:
     """`45 s`, `12 min`, `3.5 h`."""
@@ -21,7 +25,9 @@ def show_seconds(seconds: float) -> str:
 
 
 def show_money(amount: float) -> str:
-    """An amount in whatever currency the user counts in."""
+    """An amount in whatever currency the user counts in; less than a hundredth is not rounded to nothing."""
+    if 0 < amount < 0.01:
+        return f"{amount:.{min(math.ceil(-math.log10(amount)), _MOST_DECIMALS)}f}"
     return f"{amount:.2f}" if amount < 100 else f"{amount:,.0f}"
 
 

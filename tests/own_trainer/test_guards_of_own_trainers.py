@@ -66,7 +66,9 @@ def test_a_commands_guard_constrains_the_search(
     assert "the winner keeps general: cost 2.01 against 2 of the base model, worse by 0.01" in said
     assert "where 0.1 may be lost (one number, so no interval)" in said
     assert "scored 1 in its trial, where the winner scored 0.6, and lost general: learning_rate 0.01" in said
-    assert headline(comparison, "value").endswith("; general is kept.")
+    assert headline(comparison, "value").endswith(
+        "; general is kept, against the base model worse by 0.01, where 0.1 may be lost."
+    )
     assert "(loses general)" in (result.folder / "report.md").read_text()
     assert "loses a guard" in (result.folder / "report.html").read_text()
     config = load_config(tmp_path / "config.yaml")

@@ -12,7 +12,9 @@ def test_times_read_as_people_say_them() -> None:
     assert show_seconds(7.04) == "7.0"
 
 
-@pytest.mark.parametrize(("amount", "text"), [(0.07, "0.07"), (12.5, "12.50"), (1234.5, "1,234")])
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0.0, "0.00"), (0.002, "0.002"), (0.07, "0.07"), (12.5, "12.50"), (1234.5, "1,234")]
+)
 def test_money_has_cents_where_they_count(amount: float, text: str) -> None:
     assert show_money(amount) == text
 

@@ -14,7 +14,7 @@ from loracle.config.metrics import metric_of
 from loracle.config.settings import RunConfig
 from loracle.errors import StudyError
 from loracle.records.space import SearchSpace
-from loracle.records.trial import History, Trial
+from loracle.records.trial import GuardReading, History, Trial
 from loracle.report.explanation.records import (
     Conclusion,
     Evidence,
@@ -195,6 +195,8 @@ class Reasons:
             safe = comparison.standing in ("better", "worse")
             ends = (comparison.difference, comparison.low, comparison.high)
             found.append(Conclusion("standard", safe, *ends, name="standard"))
+        if comparison is not None:
+            found += [_kept(*guard) for guard in comparison.winner_outcome.guards.items()]
         if len({trial.index for trial in history.succeeded}) < 2:
             return found
         beliefs = self._beliefs(history)
@@ -247,6 +249,12 @@ class Reasons:
 
     def _read(self, value: float) -> float:
         return metric_of(self.config.metric).read(value)
+
+
+def _kept(name: str, reading: GuardReading) -> Conclusion:
+    """Whether the winner, trained on all data, keeps what must not be lost, and whether the items tell it."""
+    safe = reading.items > 0 and (not reading.kept or reading.low + reading.allowed >= 0)
+    return Conclusion("guard", safe, reading.change, reading.low, reading.high, name=name, reading=reading)
 
 
 def _difference(

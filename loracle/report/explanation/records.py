@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from loracle.records.space import Config, Value
+from loracle.records.trial import GuardReading
 from loracle.report.findings.records import Chosen
 
 Source = Literal["named", "chance", "belief"]
@@ -91,7 +92,8 @@ class Proposal:
         known: trials that had said something before it.
         again: whether the search, asked again with the trials before this one, chooses the same; None where
             it cannot be asked, as its belief reads prompts.
-        expected, prior, beliefs: None where there was nothing to go by.
+        expected, prior, beliefs: None where there was nothing to go by; `expected` also where fewer than
+            three different scores did not say what a difference is worth.
         nearest: None for the first.
         score: what came of it; None: it failed, or is not over.
         failure: its kind.
@@ -117,17 +119,20 @@ class Conclusion:
     """Something that one would like to say, and whether the numbers carry it.
 
     Attributes:
-        about: `standard` (winner against it, on test items), `runner_up` (the leading config against the next
-            one, as believed), or `knob` (what a knob's value changes around the leading config).
-        safe: whether the interval excludes no difference.
+        about: `standard` (winner against it, on test items), `guard` (the winner against the base model, in
+            what must not be lost: safe where the interval tells whether it is kept), `runner_up` (the leading
+            config against the next one, as believed), or `knob` (what a knob's value changes around the
+            leading config).
+        safe: whether the interval excludes no difference; of a guard, one number has none and is not safe.
         difference, low, high: of the value, larger is better.
-        name: of the knob, or what the leading config is compared with.
+        name: of the knob or the guard, or what the leading config is compared with.
         best: the value of the knob that is believed best.
         broken: guards that what the leading config is compared with lost in its trials.
         keeps: of a knob's best value: probability that every guard is kept with it; None without guards.
+        reading: of a guard, what the winner's final training did to it.
     """
 
-    about: Literal["standard", "runner_up", "knob"]
+    about: Literal["standard", "guard", "runner_up", "knob"]
     safe: bool
     difference: float
     low: float
@@ -136,6 +141,7 @@ class Conclusion:
     best: Value | None = None
     broken: tuple[str, ...] = ()
     keeps: float | None = None
+    reading: GuardReading | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from loracle.config.metrics import metric_of
 from loracle.report.explanation.records import Conclusion, Expected, Explanation, Next, Proposal
 from loracle.report.findings.chosen import chosen_line
+from loracle.report.verdict.guards import loss_text
 from loracle.report.wording import (
     NUMBERS_STAND_IN,
     show_amount,
@@ -16,6 +17,8 @@ from loracle.report.wording import (
     show_value,
 )
 from loracle.text.quantities import show_duration, show_money, show_share
+
+_TOO_FEW = "fewer than three different ones were known"
 
 
 def sentences(explanation: Explanation) -> Iterator[str]:
@@ -52,6 +55,8 @@ def proposal_lines(proposal: Proposal, metric: str) -> Iterator[str]:
         )
     if proposal.expected is not None:
         yield _expected(proposal.expected, metric)
+    elif proposal.source == "belief":
+        yield f"What it was expected to gain cannot be told in scores: {_TOO_FEW}."
     if proposal.nearest is not None:
         near = proposal.nearest
         what = "diverged" if near.score is None else f"scored {show_reading(near.score, metric)}"
@@ -109,6 +114,11 @@ def conclusion_line(conclusion: Conclusion, metric: str) -> str:
     match conclusion.about:
         case "standard":
             return f"{safe}: on test items, the winner is {by} than the standard settings."
+        case "guard":
+            assert conclusion.reading is not None
+            verb = "keeps" if conclusion.reading.kept else "loses"
+            against = loss_text(conclusion.reading)
+            return f"{safe}: the winner {verb} {conclusion.name}, against the base model {against}."
         case "runner_up":
             lost = f", which lost {' and '.join(conclusion.broken)}" if conclusion.broken else ""
             name = conclusion.name
@@ -137,4 +147,6 @@ def next_line(following: Next | None, metric: str) -> str:
         gain, chance = following.expected.gain, following.expected.chance
         text += f"; expected gain {show_amount(gain, metric)}, a chance of {show_share(chance)} to be better"
         text += _to_keep(following.expected.keeps)
+    else:
+        text += f"; what to expect of it cannot be told in scores: {_TOO_FEW}"
     return f"{text}."

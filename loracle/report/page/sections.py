@@ -74,7 +74,7 @@ def sections(found: Findings) -> list[Part]:
 
 
 def _verdict(found: Findings) -> Part:
-    word, look = _STANDINGS[found.standing]
+    word, look = _badge(found)
     head, *rest = found.verdict
     said = [f'<p class="lead">{code_in(head)}</p>', *(f"<p>{code_in(line)}</p>" for line in rest)]
     badge = f'<p class="badge {look}">{text(word)}</p>'
@@ -87,6 +87,18 @@ def _verdict(found: Findings) -> Part:
     how = f"{ended}There are {found.candidates:,} configs to choose from."
     return section(
         "verdict", "Verdict", "Verdict", badge, *said, numbers, compared, notices, paragraph(text(how))
+    )
+
+
+def _badge(found: Findings) -> tuple[str, str]:
+    """The word for the eye, and its look: never a good one where the winner loses what must not be lost."""
+    word, look = _STANDINGS[found.standing]
+    guards = found.comparison_data["winner"]["guards"] if found.comparison_data else {}
+    if all(reading["kept"] for reading in guards.values()):
+        return word, look
+    return (
+        f"{word}, but loses what must not be lost" if look == "good" else "loses what must not be lost",
+        "bad",
     )
 
 

@@ -102,11 +102,11 @@ def _passed_over(comparison: Comparison, metric: str) -> Iterator[str]:
 
 def in_short(comparison: Comparison) -> str:
     """The same as the end of a sentence; empty where nothing was watched."""
-    readings = comparison.winner_outcome.guards
-    broken = comparison.winner_outcome.broken
-    if broken:
-        return f"; {_and(broken)} {'is' if len(broken) == 1 else 'are'} lost: {_loss(readings[broken[0]])}"
-    return f"; {_and(tuple(readings))} {'is' if len(readings) == 1 else 'are'} kept" if readings else ""
+    told = [
+        f"{name} is {'kept' if reading.kept else 'lost'}, against the base model {loss_text(reading)}"
+        for name, reading in sorted(comparison.winner_outcome.guards.items(), key=lambda one: one[1].kept)
+    ]
+    return "".join(f"; {one}" for one in told)
 
 
 def reading_text(reading: GuardReading) -> str:
@@ -121,10 +121,11 @@ def _fate(name: str, reading: GuardReading) -> str:
     verb = "keeps" if reading.kept else "loses"
     items = f" on {reading.items:,} items" if reading.items else " (one number, so no interval)"
     against = f"{metric.title} {shown[0]} against {shown[1]} of the base model"
-    return f"{verb} {name}: {against}, {_loss(reading)}{items}"
+    return f"{verb} {name}: {against}, {loss_text(reading)}{items}"
 
 
-def _loss(reading: GuardReading) -> str:
+def loss_text(reading: GuardReading) -> str:
+    """The change against the base model, with its interval where there is one, and what may be lost."""
     allowed = show_amount(reading.allowed, reading.metric)
     if not reading.items:  # one number of a trainer of the user's own
         how = "better" if reading.change >= 0 else "worse"

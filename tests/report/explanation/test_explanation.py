@@ -194,6 +194,51 @@ def test_conclusions_and_the_next_experiment_say_what_guards_are_lost_or_kept() 
     assert f"and one of {show_share(following.expected.keeps)} to keep" in next_line(following, "loss")
 
 
+def test_what_the_winner_does_to_a_guard_is_a_conclusion_and_is_safe_where_the_items_tell_it(
+    history: History,
+) -> None:
+    def reading(change: float, half: float, items: int = 50) -> GuardReading:
+        return GuardReading(
+            "exact_match", 0.9, 0.9 + change, change, change - half, change + half, 0.1, items
+        )
+
+    guards = {
+        "lost": reading(-0.3, 0.05),
+        "kept": reading(-0.02, 0.05),
+        "open": reading(-0.08, 0.05),
+        "one number": reading(-0.3, 0.0, 0),
+    }
+    winner, standard = Outcome(-1.0, guards=guards), Outcome(-1.2)
+    config = SPACE.config(history.trials[0].index)
+    comparison = Comparison(config, {**config, "rank": 1}, winner, standard, 0.2, 0.1, 0.3, 50, 50)
+    found = [one for one in REASONS.explain(history, (), comparison).conclusions if one.about == "guard"]
+    assert {one.name: one.safe for one in found} == {
+        "lost": True,
+        "kept": True,
+        "open": False,
+        "one number": False,
+    }
+    said = {one.name: conclusion_line(one, "loss") for one in found}
+    assert said["lost"] == (
+        "Safe: the winner loses lost, against the base model worse by 30 points (95 % interval 25 to 35), "
+        "where 10 points may be lost."
+    )
+    assert said["open"].startswith(
+        "Not safe: the winner keeps open, against the base model worse by 8 points"
+    )
+
+
+def test_where_scores_are_too_few_to_say_what_a_difference_is_worth_that_is_said() -> None:
+    history = History(
+        tuple(replace(t, outcome=replace(t.outcome, value=-1.0)) for t in searched(5).trials if t.outcome)
+    )
+    found = REASONS.explain(history, (3,))
+    assert found.proposals[0].expected is None
+    why = "cannot be told in scores: fewer than three different ones were known"
+    assert why in " ".join(proposal_lines(found.proposals[0], "loss"))
+    assert why in next_line(found.next, "loss")
+
+
 def test_each_sentence_has_the_numbers_of_its_record(explained: Explanation) -> None:
     base = explained.proposals[5]
     made = replace(

@@ -88,6 +88,21 @@ def test_the_page_marks_them_and_says_what_the_marks_are(found: tuple[Made, Hist
     assert not re.search(r"Open marks|likely keeps the guards|grey ones", plain)
 
 
+def test_a_winner_that_loses_a_guard_is_never_shown_as_good(tmp_path: Path) -> None:
+    run = made(tmp_path, n=4)
+    assert run.comparison is not None
+    for lost, badge in (
+        (-0.1, '<p class="badge good">better than the standard settings</p>'),
+        (-0.9, '<p class="badge bad">better than the standard settings, but loses what must not be lost</p>'),
+    ):
+        text = GuardReading("loss", -1.0, -1.0 + lost, lost, lost - 0.1, lost + 0.1, 0.2, 50)
+        winner = replace(run.comparison.winner_outcome, guards={"text": text})
+        comparison = replace(run.comparison, winner_outcome=winner)
+        html = page(replace(run, comparison=comparison).find(whole=False))
+        assert badge in html
+        assert (comparison.exit_code == 4) == ("badge bad" in html)
+
+
 def test_what_is_believed_best_and_what_is_as_good_likely_keeps_the_guards(
     found: tuple[Made, History, Findings],
 ) -> None:
