@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loracle.config.metrics import metric_of
+from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.report.explanation.records import Conclusion, Expected, Explanation, Next, Proposal
 from loracle.report.findings.chosen import chosen_line
 from loracle.report.verdict.guards import loss_text
@@ -113,7 +113,8 @@ def conclusion_line(conclusion: Conclusion, metric: str) -> str:
     safe = "Safe" if conclusion.safe else "Not safe"
     match conclusion.about:
         case "standard":
-            return f"{safe}: on test items, the winner is {by} than the standard settings."
+            items = "the same items" if metric in OWN_METRICS else "test items"
+            return f"{safe}: on {items}, the winner is {by} than the standard settings."
         case "guard":
             assert conclusion.reading is not None
             verb = "keeps" if conclusion.reading.kept else "loses"

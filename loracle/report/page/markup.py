@@ -84,7 +84,7 @@ def table(rows: Sequence[Sequence[str]], label: str, *, first_is_head: bool = Tr
     for first, *cells in rest:
         inside = "".join(f"<td>{own(cell, 400)}</td>" for cell in cells)
         body.append(f'<tr><th scope="row">{own(first, 400)}</th>{inside}</tr>')
-    return scrolling(f"<table>{''.join(lines)}<tbody>{''.join(body)}</tbody></table>", label)
+    return scrolling(f"<table>{''.join(lines)}<tbody>{''.join(body)}</tbody></table>", f"{label}: table")
 
 
 def scrolling(content: str, label: str) -> str:

@@ -189,7 +189,10 @@ def _progress(found: Findings) -> Part:
 
 def _curves(found: Findings) -> Part:
     label = "Training loss by step, a line for each trial."
-    note = paragraph("Each point is the mean over a stretch of steps; marks are of validation rows.")
+    marks = any(curve.validation_losses for curve in found.curves)
+    note = paragraph(
+        f"Each point is the mean over a stretch of steps{'; marks are of validation rows' * marks}."
+    )
     why = found.left_out.get("curves")
     return section("curves", "Curves", "Learning curves", chart("curves-chart", label), note, why=why)
 
@@ -287,13 +290,14 @@ def _near_equals(found: Findings) -> Part:
     if not found.near_equals:
         return section("cheaper", "Cheaper", title, why=found.left_out.get("near_equals"))
     unit = metric_of(found.metric).unit
+    steps = any(one.steps is not None for one in found.near_equals)
     heads = [
         *shown_knobs(found.near_equals[0].config),
-        "steps",
+        *["steps"] * steps,
         f"believed difference{unit and f', {unit}'}",
         "trial",
     ]
-    rows = [["", *heads], *(_near_row(found, i, one) for i, one in enumerate(found.near_equals))]
+    rows = [["", *heads], *(_near_row(found, i, one, steps) for i, one in enumerate(found.near_equals))]
     note = paragraph(
         "A smaller rank or fewer steps than the leading config, and a believed difference of less than the "
         f"noise of one score{'; what likely loses a guard is left out' if found.watched else ''}.",
@@ -302,12 +306,12 @@ def _near_equals(found: Findings) -> Part:
     return section("cheaper", "Cheaper", title, note, table(rows, title))
 
 
-def _near_row(found: Findings, place: int, one: NearEqual) -> list[str]:
+def _near_row(found: Findings, place: int, one: NearEqual, steps: bool) -> list[str]:
     ends = f"{wording.gain(found, one.low)} to {wording.gain(found, one.high)}"
     return [
         str(place + 1),
         *(show_value(value) for value in shown_knobs(one.config).values()),
-        "" if one.steps is None else f"{one.steps:,}",
+        *["" if one.steps is None else f"{one.steps:,}"] * steps,
         f"{wording.gain(found, one.difference)} ({ends})",
         "not tried" if one.trial is None else str(one.trial),
     ]

@@ -43,7 +43,7 @@ def trials_table(found: Findings) -> Part:
         '<output id="trials-count" aria-live="polite"></output></div>'
     )
     whole = f'<table id="trials-table"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
-    return section("trials", "Trials", "All trials", fields, scrolling(whole, "All trials"))
+    return section("trials", "Trials", "All trials", fields, scrolling(whole, "All trials: table"))
 
 
 def axis_fields(found: Findings) -> str:

@@ -267,6 +267,7 @@ def test_each_sentence_has_the_numbers_of_its_record(explained: Explanation) -> 
         "Safe: on test items, the winner is better by 5 points (95 % interval 2 to 8) than the standard "
         "settings."
     )
+    assert conclusion_line(share, "value").startswith("Safe: on the same items, the winner is better by 0.05")
     knob = Conclusion("knob", False, 0.3, -0.1, 0.5, "rank", 32.0)
     assert conclusion_line(knob, "loss") == (
         "Not safe: with all else as in the leading config, rank 32 is better by 0.3 nats a token "

@@ -171,6 +171,20 @@ def test_it_says_whose_belief_it_shows(tmp_path: Path, preset: str) -> None:
     assert places == 3
 
 
+def test_the_page_of_a_trainer_of_ones_own_speaks_of_no_validation_rows(tmp_path: Path) -> None:
+    own = {
+        "objective": {
+            "command": "train {learning_rate} {rank} {alpha} {dropout} {batch_size}",
+            "direction": "maximize",
+        }
+    }
+    whole = page(made(tmp_path / "own", n=20, finished=False, **own).find())
+    assert "leads with" in whole
+    assert "in validation" not in whole
+    assert "validation rows" not in whole
+    assert " in validation; the best of many" in page(made(tmp_path / "rows", n=20, finished=False).find())
+
+
 def test_costs_read_as_in_the_terminal(tmp_path: Path) -> None:
     price = {"cost_per_hour": 3.0, "watts": 300}
     read = Reader(page(made(tmp_path, n=4, execution=price).find(whole=False)))
