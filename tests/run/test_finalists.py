@@ -59,6 +59,8 @@ def test_the_best_on_all_data_is_the_winner_and_is_trained_once(run_config: Writ
     assert expected.finals == 4
     # It is told wherever the verdict is.
     said = verdict(result.comparison, "loss", result.history)
+    end = ("first of the search stays", "second of them is the winner", "third of them is the winner")
+    assert f"in the order of the search): the {end[by_validation(result).place - 1]}." in said
     assert "The best 3 of the search were trained on all data and scored on all validation items (" in said
     for name in ("report.md", "report.html"):
         assert "The best 3 of the search were trained on all data" in (result.folder / name).read_text()

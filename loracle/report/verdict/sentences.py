@@ -270,6 +270,9 @@ def replicated(comparison: Comparison, metric: str) -> str:
     )
 
 
+_ORDINALS = "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth"
+
+
 def of_finalists(comparison: Comparison, metric: str) -> str:
     """How the best of the search did on all data, where several were trained; empty where one was."""
     found = comparison.finalists
@@ -282,7 +285,7 @@ def of_finalists(comparison: Comparison, metric: str) -> str:
     elif chosen.place == 1:
         end = "the first of the search stays"
     else:
-        end = f"the one in place {chosen.place} is the winner"
+        end = f"the {_ORDINALS[found.index(chosen)]} of them is the winner"
     return (
         f"The best {len(found)} of the search were trained on all data and scored on all validation items "
         f"({', '.join(shown)}, in the order of the search): {end}."
