@@ -82,7 +82,10 @@ class Sizes:
             text += f", packed into {self.trial_rows:,} of {self.rows:,} blocks"
         text += f"; it was scored on {self.scored:,} of {self.validation:,} validation examples"
         if self.trial_cost is not None:
-            return f"{text}, which cost {self.trial_cost:g} full trainings in tokens (data.trial_cost)"
+            about = f"about {self.expected:.3g}" if self.expected else f"{self.trial_cost:g}"
+            return (
+                f"{text}, which cost {about} full trainings in tokens (data.trial_cost {self.trial_cost:g})"
+            )
         if self.scored < self.validation:
             text += " (data.validation_limit)"
         return text

@@ -17,6 +17,7 @@ from loracle.report.folders import final_folder
 from loracle.report.objectives import PARETO, front_rows
 from loracle.report.tables import comparison_rows, history_table
 from loracle.report.verdict import Comparison, trained_once, verdict
+from loracle.report.wording import counted_trials
 from loracle.search.presets import PRESETS
 from loracle.text import escape
 from loracle.text.files import write_atomically
@@ -109,7 +110,8 @@ def _how(
 ) -> list[str]:
     seconds = sum(trial.outcome.seconds for trial in history.finished if trial.outcome)
     lines = [
-        f"- {len(history.finished)} trials, {show_duration(seconds)} of training and scoring; {stopped}.",
+        f"- {counted_trials(len(history.finished))}, {show_duration(seconds)} of training and scoring; "
+        f"{stopped}.",
         f"- {len(space.candidates):,} candidates, preset `{config.search.preset}`, "
         f"seed {config.search.seed}.",
     ]

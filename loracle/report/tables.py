@@ -14,6 +14,7 @@ from loracle.records.trial import GuardReading, History, Outcome, Trial
 from loracle.report.objectives import scores_of
 from loracle.report.verdict import Comparison
 from loracle.report.verdict.guards import reading_text
+from loracle.report.verdict.sentences import why_not_told
 from loracle.report.wording import (
     knob_titles,
     show_beside,
@@ -140,6 +141,8 @@ def comparison_json(comparison: Comparison, metric: str) -> dict[str, Any]:
         "items": comparison.items,
         "among": comparison.among,
         "why_none": comparison.unpaired or None,
+        "differing": comparison.differing,
+        "why_not_told": why_not_told(comparison.by_objective(metric)[0]) or None,
         "items_trained_on": comparison.overlap.rows + comparison.overlap.prompts,
         "items_needed": comparison.items_needed if comparison.standing == "no_difference" else None,
     }

@@ -18,7 +18,7 @@ from loracle.records.objective import Pace
 from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace
 from loracle.records.trial import Outcome, Trial
-from loracle.report.findings.search_cost import affordable, search_cost
+from loracle.report.findings.search_cost import affordable, search_cost, show_trainings
 from loracle.report.verdict import RUNNERS_UP
 from loracle.report.wording import show_value
 from loracle.text.quantities import show_duration, show_money, show_span
@@ -208,6 +208,11 @@ class Forecast:
         """What a trial is expected to cost, in full trainings, before there was any; None: not known."""
         return None if self._trainings is None else self._trainings.likely
 
+    def each_after(self, done: Sequence[Trial]) -> float | None:
+        """The same when so many are done, as these say it."""
+        one = self._cost_of_one(done)
+        return None if one is None else one.likely
+
     def _affordable(self, done: Sequence[Trial], budget: int, each: float | None) -> int:
         """How many of so many trials there will be where one costs so many full trainings."""
         if self._most is None or not each:
@@ -310,7 +315,7 @@ def in_words(expected: Expected) -> str:
         ends = [show_money(end * e.cost_per_hour / 3600) for end in (e.whole.low, e.whole.high)]
         cost = f", at {show_value(e.cost_per_hour)} an hour {' to '.join(dict.fromkeys(ends))}"
     if e.trainings is not None:
-        cost += f"; the search costs about {e.trainings:.2g} full trainings in tokens"
+        cost += f"; the search costs about {show_trainings(e.trainings, 2)} in tokens"
         if e.trainings_span and e.trainings_span.high > _NARROW * e.trainings_span.low:
             cost += f" ({e.trainings_span.low:.2g} to {e.trainings_span.high:.2g})"
     return f"{', '.join(parts)}: {show_span(e.whole.low, e.whole.high)} in all{cost}"

@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from loracle.config.metrics import OWN_METRICS, metric_of
-from loracle.config.search.limits import leaves_it_open
+from loracle.config.search.limits import is_default, least_trials, leaves_it_open
 from loracle.config.settings import RunConfig
 from loracle.records.space import Config, Value
-from loracle.records.trial import ITEMS, TAKEN_BACK, History, Outcome
-from loracle.report.findings.search_cost import show_trainings
+from loracle.records.trial import ITEMS, TAKEN_BACK, Failure, FailureKind, History, Outcome
+from loracle.report.findings.search_cost import affordable, exceeded, show_trainings
 
 NUMBERS_STAND_IN = (  # where the belief of a preset that reads is asked for
     "The search reads prompts with a language model; the belief on numbers alone stands in for it."
 )
+_TIME_LIMITS = ("execution.time_limit", "objective.time_limit")
 _LARGE = 1e6  # from here on, powers of ten
 _ENDS = ("low", "high")  # of an interval, as results name them
 
@@ -126,9 +127,17 @@ def _number(amount: float, metric: str, sign: str = "") -> str:
     return f"{metric_of(metric).scale * amount:{sign}z.3g}"
 
 
-def search_ends(config: RunConfig) -> str:
-    """When a search ends, and which setting says so, without a full stop."""
+def search_ends(config: RunConfig, each: float | None = None) -> str:
+    """When a search ends, and which setting says so, without a full stop.
+
+    `each`: what a trial is expected to cost, in full trainings; None: not known. Where the budget is not even
+    enough for the trials that there are at least, the search ends with those, and that is said.
+    """
     search = config.search
+    least = min(least_trials(search), search.trials)
+    if search.budget is not None and each and affordable(search.budget, each, 0) < least:
+        what = exceeded(least * each, search.budget, is_default(search), least, about=True)
+        return f"ends after {counted_trials(least)}, which {'costs' if least == 1 else 'cost'} {what}"
 
     def source(name: str) -> str:
         default = "the default"
@@ -136,12 +145,17 @@ def search_ends(config: RunConfig) -> str:
             default = "the default when this run began"
         return f"search.{name}" if name in search.model_fields_set else f"search.{name}, {default}"
 
-    trials = "1 trial" if search.trials == 1 else f"{search.trials} trials"
+    trials = counted_trials(search.trials)
     ends = f"ends after {trials} ({source('trials')})"
     if search.budget is not None:
         cost = show_trainings(search.budget)
         ends = f"ends before it costs more than {cost} ({source('budget')}), after {trials} at most"
     return ends if search.worth == "never" else f"{ends}, or where one more is not worth it (search.worth)"
+
+
+def counted_trials(n: int) -> str:
+    """`1 trial`, `5 trials`."""
+    return f"{n} trial{'' if n == 1 else 's'}"
 
 
 def nothing_succeeded(history: History) -> str:
@@ -165,9 +179,33 @@ def nothing_succeeded(history: History) -> str:
     how = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     return (
         f"No trial has succeeded, so there is nothing to recommend: {how}, the last one with: "
-        f"{counted[-1].message}. The same loracle tune goes on with more search.trials; for another space, "
-        "or a trainer or data that are mended, give another output"
+        f"{counted[-1].message}. {_what_helps(counted)}"
     )
+
+
+def _what_helps(failures: Sequence[Failure]) -> str:
+    """What to do against the causes of failures, the most frequent first, without a full stop."""
+    last = {failure.kind: failure.message for failure in failures}
+    limit = next(
+        (name for name in _TIME_LIMITS if name in last.get(FailureKind.TIMEOUT, "")), _TIME_LIMITS[0]
+    )
+    causes = {
+        FailureKind.TIMEOUT: f"Give a larger {limit}: with it and more search.trials the same loracle tune "
+        "goes on, and with another output it tries these configs again",
+        FailureKind.OUT_OF_MEMORY: "For less memory lower data.max_length, set "
+        "training.gradient_checkpointing, choose a smaller model or have fewer execution.workers, and give "
+        "another output",
+        FailureKind.DIVERGED: "Against divergence give the space lower learning rates, or mend the trainer "
+        "or its data, and give another output; with more search.trials the same loracle tune goes on",
+    }
+    kinds = [kind for kind, _ in Counter(failure.kind for failure in failures).most_common()]
+    helps = [causes[kind] for kind in kinds if kind in causes]
+    if any(kind not in causes for kind in kinds):
+        helps.append(
+            "Mend what crashes (the folders under trials/ say more) or leave it out of the space, and give "
+            "another output"
+        )
+    return ". ".join(helps)
 
 
 def round_up(number: float) -> int:

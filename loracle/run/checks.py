@@ -223,7 +223,7 @@ def _expected(config: RunConfig, space: SearchSpace, estimates: Forecast) -> Ite
     budget = min(config.search.trials, len(space.candidates))
     expected = estimates.expected(done, budget, max(1, config.execution.workers))
     if expected.trials or (expected.finals and not (config.output / FINISHED).exists()):
-        yield Check("search", "ok", search_ends(config))
+        yield Check("search", "ok", search_ends(config, estimates.each_after(done)))
         yield Check("time", "ok", in_words(expected), expected=expected)
 
 

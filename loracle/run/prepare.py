@@ -129,7 +129,7 @@ def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Searc
         objectives=config.objectives,
         worth=config.search.worth,
         budget=_budget(config, report.sizes),
-        ends_when=search_ends(config),
+        ends_when=search_ends(config, None if report.sizes is None else report.sizes.expected),
     )
 
 
@@ -139,9 +139,8 @@ def prepare_search(config: RunConfig, report: Report, listen: Listener) -> Searc
 def _budget(config: RunConfig, sizes: Sizes | None) -> Budget | None:
     if config.search.budget is None:
         return None
-    source = "search.budget, the default" if is_default(config.search) else "search.budget"
     each = None if sizes is None else sizes.expected
-    return Budget(config.search.budget, least_trials(config.search), source, each)
+    return Budget(config.search.budget, least_trials(config.search), is_default(config.search), each)
 
 
 def _final_training(report: Report) -> str | None:

@@ -123,7 +123,8 @@ def _few_trials(config: RunConfig, space: SearchSpace, sizes: Sizes | None) -> I
     there = min(most, max(enough, least_trials(search)))
     what = f"{show_trainings(search.budget)} (search.budget{', the default' if default else ''})"
     if enough < min(_FEWEST, most):
-        text = f"a trial costs about {show_trainings(sizes.expected)}, so {what} is enough for {enough}"
+        text = f"a trial costs about {show_trainings(sizes.expected)}, "
+        text += f"so {what} is enough for {enough}" if enough else f"more than {what}"
         if there > enough:
             cost = show_trainings(there * sizes.expected)
             text += f"; {'1 is' if there == 1 else f'{there} are'} made all the same, for about {cost}"
@@ -161,8 +162,8 @@ def _never_tried(space: SearchSpace) -> Iterator[Notice]:
 def _few_steps(config: RunConfig, space: SearchSpace, sizes: Sizes | None) -> Iterator[Notice]:
     """Batches that take few steps in a trial: at equal epochs small batches take many more, and look better
     for it than they are where the final training has steps enough for all."""
-    if sizes is None or "batch_size" not in space.names:
-        return
+    if sizes is None or "batch_size" not in space.names or sizes.proxy == sizes.train:
+        return  # where a trial sees all data, it takes the steps of the final training
     values = space.values(space.candidates)
     epochs = values.get("epochs", [config.training.epochs] * len(values["batch_size"]))
     share = sizes.proxy / sizes.train
@@ -236,9 +237,11 @@ def _merged(space: SearchSpace, sizes: Sizes | None) -> Iterator[Notice]:
     if larger:
         which, n = ", ".join(map(show_value, larger)), len(values)
         unit = "examples" if sizes is None or sizes.blocks is None else "blocks"
+        whole = sizes is not None and sizes.proxy == sizes.train
+        larger_trials = "" if whole else f"{_for_larger_trials(sizes)}, or "
         text = (
             f"{len(larger)} of {n} values of batch_size ({which}) are more than the {limit:,} {unit} of "
-            f"a trial, where they train like a batch of all; {_for_larger_trials(sizes)}, or leave them out"
+            f"a trial, where they train like a batch of all; {larger_trials}leave them out"
         )
         yield Notice("search", "batches_merged", text, len(larger))
 

@@ -16,8 +16,8 @@ import numpy as np
 from loracle.records.space import SearchSpace
 from loracle.records.trial import History, Trial
 from loracle.report.findings.score_scale import ScoreScale
-from loracle.report.findings.search_cost import affordable, search_cost, show_trainings
-from loracle.report.wording import show_value
+from loracle.report.findings.search_cost import affordable, exceeded, search_cost, show_trainings
+from loracle.report.wording import counted_trials, show_value
 from loracle.search.observations import Mask, row_of
 from loracle.search.presets import Preset
 from loracle.search.propose import Beliefs, ranking
@@ -70,13 +70,13 @@ class Budget:
     Attributes:
         trainings: in full trainings.
         least: trials that there are whatever they cost.
-        source: the setting that it comes from.
+        default: whether nobody named it.
         each: what a trial is expected to cost; None: not known before one has ended.
     """
 
     trainings: float
     least: int = 1
-    source: str = "search.budget"
+    default: bool = False
     each: float | None = None
 
     def enough_for(self, counted: Sequence[Trial]) -> int | None:
@@ -98,11 +98,16 @@ class Budget:
             return None
         if cost.trainings * (1 + coming / len(counted)) <= self.trainings:
             return None
-        return (
-            f"stopped after {len(counted)} of at most {most} trials: they cost "
-            f"{show_trainings(cost.trainings)}, and one more would cost more than is left of "
-            f"{self.trainings:g} ({self.source})"
-        )
+        they = "it costs" if len(counted) == 1 else "they cost"
+        said = f"stopped after {len(counted)} of at most {counted_trials(most)}: {they} "
+        if cost.trainings > self.trainings and len(counted) <= self.least:
+            return said + exceeded(cost.trainings, self.trainings, self.default, self.least)
+        said += show_trainings(cost.trainings)
+        source = f"{self.trainings:g} (search.budget{', the default' if self.default else ''})"
+        if cost.trainings > self.trainings:
+            more = cost.trainings - self.trainings
+            return f"{said}, {more:.3g} more than the limit of {source}: the last cost more than those before"
+        return f"{said}, and one more would cost more than is left of {source}"
 
 
 def outlook(

@@ -41,7 +41,7 @@ from loracle.report.page.live import LivePage
 from loracle.report.time_left import Forecast, forecast
 from loracle.report.verdict import Comparison, guarded_search, headline, not_measured, result_notices
 from loracle.report.verdict.stored import Finished, write_finished
-from loracle.report.wording import nothing_succeeded, show_config
+from loracle.report.wording import nothing_succeeded, search_ends, show_config
 from loracle.run.finals.finalists import choose_finalist
 from loracle.run.finals.replication import replicate
 from loracle.run.finals.training import compare, compare_trial, contenders
@@ -205,7 +205,10 @@ def _search(
     """The whole search; returns why it stopped."""
     trials, wanted = config.search.trials, config.execution.trials_together
     together = study.together or 1 if wanted == "auto" else run.identity.together or wanted
-    return run_search(run.search, study, run.executor, config.output, trials, listen, estimates, together)
+    search, before = run.search, study.history().counted
+    if estimates is not None:
+        search = replace(search, ends_when=search_ends(config, estimates.each_after(before)))
+    return run_search(search, study, run.executor, config.output, trials, listen, estimates, together)
 
 
 def _estimates(config: RunConfig, run: Prepared) -> Forecast:

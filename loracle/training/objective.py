@@ -7,6 +7,7 @@ resumed search sees what an undisturbed one would have seen.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -86,7 +87,7 @@ class TrainingObjective:
         n_validation = len(validation)
         guards = self.guards = load_guards(config, base.texts, splits.train)
         tokens = expected_tokens(config, self._train, validation, splits.validation, guards, len(self._whole))
-        self._size = size = trial_size(config.data, tokens)
+        size = trial_size(config.data, tokens)
         self.n_proxy = size.trained
         if size.scored < n_validation:
             some = proxy_positions(n_validation, size.scored / n_validation, 1, config.search.seed)
@@ -94,6 +95,7 @@ class TrainingObjective:
             require_enough("validation", size.scored, f"data.validation_limit is {size.scored}")
         rows = (len(self._whole), len(self._part))
         cost, costs = trial_cost(config, tokens, size, rows)
+        self._size = replace(size, expected=cost.likely)
         sizes = (self.n_train, self.n_proxy, n_validation, len(validation), len(encoded["test"]))
         self.sizes = Sizes(
             *sizes,

@@ -9,6 +9,7 @@ import pytest
 from loracle.records.sizes import Overlap
 from loracle.records.space import Knob, SearchSpace, default_space
 from loracle.records.trial import Failure, FailureKind, GuardReading, History, Outcome, Trial
+from loracle.report.tables import comparison_json
 from loracle.report.verdict import (
     Comparison,
     Difference,
@@ -116,6 +117,13 @@ def test_a_few_items_prove_nothing_however_narrow_their_interval(differing: int)
     )
     assert found.items_needed is not None
     assert found.items_needed >= 6
+    short = headline(found, "exact_match")
+    plural = "s" * (differing > 1)
+    assert short.startswith("No difference beyond noise: ")
+    assert f"but they differ on only {differing} item{plural}, which is too few to tell a difference" in short
+    stated = comparison_json(found, "exact_match")["difference"]
+    assert stated["differing"] == differing
+    assert stated["why_not_told"] == f"they differ on only {differing} item{plural}, which is too few"
 
 
 def test_a_tiny_difference_asks_for_more_data_than_can_be_named() -> None:

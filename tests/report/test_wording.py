@@ -100,6 +100,16 @@ def test_where_nothing_succeeded_it_says_how_and_what_helps() -> None:
     nan, crash = (FailureKind.DIVERGED, "the result is nan"), (FailureKind.CRASHED, "ValueError: rank")
     said = nothing_succeeded(failed(nan, crash, nan))
     assert "nothing to recommend: 2 diverged, 1 crashed, the last one with: the result is nan." in said
+    assert said.index("lower learning rates") < said.index("Mend what crashes")
+    late = (FailureKind.TIMEOUT, "took longer than execution.time_limit, 0.3 s")
+    said = nothing_succeeded(failed(late, late))
+    assert "Give a larger execution.time_limit: with it and more search.trials the same loracle tune" in said
+    assert "Mend what" not in said
+    assert "larger objective.time_limit" in nothing_succeeded(
+        failed((FailureKind.TIMEOUT, "took longer than objective.time_limit, 3 s"))
+    )
+    said = nothing_succeeded(failed((FailureKind.OUT_OF_MEMORY, "out of memory"), late, late))
+    assert said.index("execution.time_limit: ") < said.index("lower data.max_length")
     taken_back = (FailureKind.INTERRUPTED, f"{TAKEN_BACK}: ValueError: rank")
     said = nothing_succeeded(failed(taken_back, taken_back))
     assert "(ValueError: rank). Once it is mended, the same loracle tune runs them again" in said

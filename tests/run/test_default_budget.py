@@ -183,8 +183,8 @@ def test_machines_that_share_a_database_have_one_limit(
     elsewhere = plain.model_copy(update={"output": tmp_path / "other" / plain.output.name})
     (stopped, history), told = run(elsewhere, work)  # not refused: it has the trials of the run
     assert begun[0] == "all 2 trials are done"
-    assert begins_with(told) == BUDGET
-    assert stopped.endswith("(search.budget, the default)")
+    assert begins_with(told).startswith("ends after 3 trials, which cost about 1.07 full trainings, ")
+    assert "(search.budget, the default)" in stopped
     assert len(history.counted) == 3  # whatever they cost: see below
 
 
@@ -217,12 +217,47 @@ def test_trials_that_are_dear_are_told_and_by_default_there_are_three(
     (text,) = texts(config, "few_trials")
     assert said in text
     assert text.endswith("or for smaller trials data.proxy, data.proxy_minimum and data.validation_limit")
+    (ends,) = texts(config, "search")
     result, told = run(config)
     assert len(indices(result)) == there
+    yields = ", 2 more than the limit of 1 (search.budget, the default): there are 3 in any case, as fewer "
+    if there == 3:  # so all that is said of the limit is that it is exceeded, by how much, and why
+        assert ends.startswith("ends after 3 trials, which cost about 3 full trainings, ")
+        assert begins_with(told).startswith("ends after 3 trials, which cost about 3 full trainings, ")
+        for said_of_it in (ends, begins_with(told), result.stopped):
+            assert f"{yields}compare nothing" in said_of_it
+            assert "ends before" not in said_of_it
+            assert "is left of" not in said_of_it
+        assert result.stopped.startswith("stopped after 3 of at most 30 trials: they cost 3 full trainings, ")
+        assert result.stopped in (result.folder / "report.md").read_text(encoding="utf-8")
+    else:
+        assert ends == begins_with(told)
+        assert ends.startswith("ends before it costs more than ")
     assert [event.budget for event in told if isinstance(event, Expected)] == [there]
     assert result.stopped.startswith(f"stopped after {there} of at most ")
     again, told = run(config)
     assert (indices(again), again.stopped) == (indices(result), result.stopped)
+
+
+def test_a_budget_that_is_not_enough_for_one_trial_says_so_throughout(
+    config_of: Callable[..., Path], loracle: Loracle
+) -> None:
+    path = config_of({"budget": 0.01}, {"proxy": 0.1}, space=FEW)
+    config = load_config(path)
+    (text,) = texts(config, "few_trials")
+    assert ", more than 0.01 full trainings (search.budget); 1 is made all the same, for about " in text
+    (ends,) = texts(config, "search")
+    limit = "more than the limit of 0.01 (search.budget): there is 1 in any case"
+    assert ends.startswith("ends after 1 trial, which costs about 0.")
+    assert ends.endswith(limit)
+    _, out, errors = loracle("tune", path, "--json")
+    assert f"searching: {ends}\n" in errors
+    stopped = json.loads(out)["stopped"]
+    assert stopped.startswith("stopped after 1 of at most 30 trials: it costs 0.")
+    assert stopped.endswith(limit)
+    report = (config.output / "report.md").read_text(encoding="utf-8")
+    assert "- 1 trial, " in report
+    assert stopped in report
 
 
 def test_sizes_that_a_user_names_stay_and_the_budget_ends_the_search(config_of: Callable[..., Path]) -> None:
@@ -233,7 +268,7 @@ def test_sizes_that_a_user_names_stay_and_the_budget_ends_the_search(config_of: 
         result, told = run(config.model_copy(update={"output": config.output / next(iter(data))}))
         assert cost(told) <= 1
         assert 3 <= len(indices(result)) < 30
-        assert result.stopped.endswith("(search.budget, the default)")
+        assert "(search.budget, the default)" in result.stopped
 
 
 def test_several_objectives_and_guards_keep_to_it_too(config_of: Callable[..., Path]) -> None:
@@ -243,7 +278,7 @@ def test_several_objectives_and_guards_keep_to_it_too(config_of: Callable[..., P
         result, told = run(config.model_copy(update={"output": config.output / next(iter(more))}))
         assert begins_with(told) == BUDGET
         assert len(indices(result)) == 3 or cost(told) <= 1
-        assert result.stopped.endswith("(search.budget, the default)")
+        assert "(search.budget, the default)" in result.stopped
 
 
 def test_named_configs_that_a_budget_leaves_out_are_told(config_of: Callable[..., Path]) -> None:

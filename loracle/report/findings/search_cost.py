@@ -61,6 +61,24 @@ def affordable(budget: float, each: float, least: int = 1) -> int:
     return max(least, math.floor(budget / each + 1e-9))
 
 
-def show_trainings(trainings: float) -> str:
+def show_trainings(trainings: float, digits: int = 3) -> str:
     """A cost in words, without a full stop."""
-    return f"{trainings:.3g} full training{'' if f'{trainings:.3g}' == '1' else 's'}"
+    shown = f"{trainings:.{digits}g}"
+    return f"{shown} full training{'' if shown == '1' else 's'}"
+
+
+def exceeded(cost: float, budget: float, default: bool, least: int, *, about: bool = False) -> str:
+    """A cost of the `least` trials that there are in any case, which is more than the budget, and why.
+
+    Args:
+        cost, budget: in full trainings.
+        default: whether nobody named the budget.
+        least: how many trials there are whatever they cost.
+        about: whether the cost is expected, and not seen.
+    """
+    source = f"search.budget{', the default' if default else ''}"
+    why = (
+        "there is 1 in any case" if least == 1 else f"there are {least} in any case, as fewer compare nothing"
+    )
+    amount, more = f"{'about ' if about else ''}{show_trainings(cost)}", f"{max(cost - budget, 0):.3g}"
+    return f"{amount}, {more} more than the limit of {budget:g} ({source}): {why}"

@@ -13,7 +13,13 @@ from loracle.records.notices import Notice
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import History
 from loracle.report.objectives import scores_of
-from loracle.report.verdict.comparison import EXIT_CODES, Comparison, Difference, Finalist
+from loracle.report.verdict.comparison import (
+    EXIT_CODES,
+    MIN_DIFFERING,
+    Comparison,
+    Difference,
+    Finalist,
+)
 from loracle.report.verdict.guards import guard_lines, in_short, why_standard
 from loracle.report.wording import (
     show_amounts,
@@ -56,8 +62,11 @@ def headline(comparison: Comparison, metric: str, history: History | None = None
         text = _result(comparison, metric).removesuffix(".").removesuffix(_NOTHING_COMPARED)
         return f"{_word(comparison)}: {text[:1].lower()}{text[1:]}{end}"
     against = f"{_phrase(winner.value, metric)} against {show_score(standard.value, metric)}"
-    by = _by_how_much(comparison.by_objective(metric)[0])
-    others = "".join(f"; {_against(other)}{_by_how_much(other)}" for other in comparison.others)
+    first, *_ = comparison.by_objective(metric)
+    by = f"{_by_how_much(first)}{_too_few(first)}"
+    others = "".join(
+        f"; {_against(other)}{_by_how_much(other)}{_too_few(other)}" for other in comparison.others
+    )
     return f"{_word(comparison)}: {against} of the standard settings{by}{others}{end}"
 
 
@@ -88,6 +97,19 @@ def _by_how_much(found: Difference) -> str:
     plural = "" if found.items == 1 else "s"
     test = "" if found.metric in OWN_METRICS else "test "
     return f", {by} on the same {found.items:,} {test}item{plural}"
+
+
+def _too_few(found: Difference) -> str:
+    """That no difference is told for want of items, where the interval excludes zero: ends a sentence."""
+    why = why_not_told(found)
+    return f", but {why} to tell a difference (at least {MIN_DIFFERING})" if "too few" in why else ""
+
+
+def why_not_told(found: Difference) -> str:
+    """Why a difference with an interval is not told; empty where it is, or there is none."""
+    if found.low is None or found.high is None or found.told != "no_difference":
+        return ""
+    return _not_told(found)
 
 
 def _against(other: Difference) -> str:

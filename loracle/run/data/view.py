@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -26,7 +26,7 @@ from loracle.training.dataset.splits import Splits, load_splits, proxy_positions
 from loracle.training.dataset.tokenizer import Reading, load_reading
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.dataset.told import about_data
-from loracle.training.dataset.trial_size import TrialSize, expected_tokens, trial_size
+from loracle.training.dataset.trial_size import TrialSize, expected_tokens, trial_cost, trial_size
 from loracle.training.guard import Guard, load_guards
 from loracle.training.memory.kinds import check_optimizers
 from loracle.training.scoring import check_splits, needs_of, prepare
@@ -225,7 +225,9 @@ def _trial_size(
     tokens = expected_tokens(config, train, validation, splits.validation, guards, len(rows))
     size = trial_size(config.data, tokens)
     chosen = proxy_positions(len(train), size.trained / len(train), 1, config.search.seed)
-    return size, (rows, rows_of(train.select(chosen), config.data, limit))
+    batched = (rows, rows_of(train.select(chosen), config.data, limit))
+    cost, _ = trial_cost(config, tokens, size, (len(rows), len(batched[1])))
+    return replace(size, expected=cost.likely), batched
 
 
 def _notices(

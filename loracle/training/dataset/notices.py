@@ -286,13 +286,13 @@ def about_limit(scored: int, n: int) -> Iterator[Notice]:
         )
 
 
-def about_trials(trained: int, n_train: int, scored: int, n: int, cost: float) -> Iterator[Notice]:
-    """Rows that a trial has for what it may cost, in full trainings."""
+def about_trials(trained: int, n_train: int, scored: int, n: int, price: str) -> Iterator[Notice]:
+    """Rows that a trial has for what it may cost; `price`: what it costs, in words."""
     yield Notice(
         "data",
         "trial_limited",
         f"a trial trains on {trained:,} of {n_train:,} rows and is scored on {scored:,} of {n:,} validation "
-        f"rows, which cost about {cost:g} full trainings (data.trial_cost)",
+        f"rows, which cost about {price}",
         n_train - trained,
     )
 

@@ -56,6 +56,6 @@ def about_data(
     if size.cost is None:
         yield from about_limit(size.scored, used["validation"])
     else:
-        yield from about_trials(size.trained, used["train"], size.scored, used["validation"], size.cost)
+        yield from about_trials(size.trained, used["train"], size.scored, used["validation"], size.price)
     if rows is not None and rows[0].parts is not None:
         yield about_blocks(*rows, max_length)

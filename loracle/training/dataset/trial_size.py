@@ -170,11 +170,24 @@ class TrialSize:
     Attributes:
         trained, scored: training examples, and validation examples that score it.
         cost: the setting by which these are fewer than they else would be; None: they are not.
+        expected: what such a trial is expected to cost, in full trainings: more than the setting where as few
+            as it allows would say too little; None: that was not asked.
     """
 
     trained: int
     scored: int
     cost: float | None = None
+    expected: float | None = None
+
+    @property
+    def price(self) -> str:
+        """What it costs, and why, in words: more than the setting where no trial has fewer examples."""
+        assert self.cost is not None
+        likely = self.cost if self.expected is None else self.expected
+        few = self.trained <= LEAST_TRAINED or self.scored <= LEAST_SCORED
+        why = f" {self.cost:g}; fewer rows would say too little" if few and likely > self.cost else ""
+        shown = f"{likely:.3g}"
+        return f"{shown} full training{'' if shown == '1' else 's'} (data.trial_cost{why})"
 
 
 def trial_size(data: DataConfig, expected: ExpectedTokens) -> TrialSize:
@@ -184,4 +197,5 @@ def trial_size(data: DataConfig, expected: ExpectedTokens) -> TrialSize:
     scored = min(n_validation, data.validation_limit or n_validation)
     if data.trial_cost is None or expected.cost(trained, scored) <= data.trial_cost:
         return TrialSize(trained, scored)
-    return TrialSize(*expected.affordable(data.trial_cost, trained, scored), data.trial_cost)
+    fewer = expected.affordable(data.trial_cost, trained, scored)
+    return TrialSize(*fewer, None if fewer == (trained, scored) else float(data.trial_cost))

@@ -307,6 +307,21 @@ def test_clean_data_of_some_size_are_told_nothing(objective: Callable[..., Train
     assert found.keys() == {"trial_limited", "few_validation_rows"}
 
 
+def test_what_a_small_trial_costs_is_told_as_it_is(objective: Callable[..., TrainingObjective]) -> None:
+    fractions = {"validation_fraction": 0.25, "test_fraction": 0.25}
+    few = objective(copy_rows(60), data=fractions, search={})  # of 30 it cannot have fewer than 16
+    cost = few.sizes.expected
+    assert cost is not None
+    assert cost > 0.4
+    text = by_name(few.notices)["trial_limited"].text
+    assert f"which cost about {cost:.3g} full trainings (data.trial_cost 0.2; fewer rows would say" in text
+    assert f"which cost about {cost:.3g} full trainings in tokens" in few.sizes.trials(0.1)
+    # Where it has all of them, nothing is limited, and nothing makes it larger.
+    all_of_them = objective(copy_rows(30), data=fractions, search={})
+    assert (all_of_them.n_proxy, all_of_them.sizes.trial_cost) == (all_of_them.n_train, None)
+    assert "trial_limited" not in by_name(all_of_them.notices)
+
+
 # -- small splits -----------------------------------------------------------------------------------
 
 
