@@ -56,6 +56,18 @@ def write_attempt(folder: Path, attempt: int, config: Config, outcome: Outcome) 
     _write(folder / f"attempt-{attempt}.json", config, outcome)
 
 
+def why_trained_alone(folder: Path) -> str:
+    """Why a trial that was to train together with others trained alone: what its provenance says or, where
+    all of them were given up, what the first attempt says; empty where nothing can be read of it."""
+    for name, keys in (("provenance.json", ("alone",)), ("attempt-1.json", ("failure", "message"))):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads((folder / name).read_text(encoding="utf-8"))
+            for key in keys:
+                found = found[key]
+            return f"the group {found}" if name.startswith("attempt") else str(found)
+    return ""
+
+
 def is_reserved(path: str) -> bool:
     """Whether Loracle itself writes this file, or one below it, into a trial's folder."""
     return _RESERVED.match(path) is not None

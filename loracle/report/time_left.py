@@ -322,7 +322,8 @@ def in_words(expected: Expected) -> str:
 
 
 def _of_about(one: Span | None) -> str:
-    return "" if one is None else f" of about {show_duration(one.likely)}"
+    shown = "" if one is None else show_duration(one.likely)
+    return f" of {'' if shown.startswith('under') else 'about '}{shown}" if shown else ""
 
 
 def _plural(n: int, name: str) -> str:

@@ -81,6 +81,7 @@ def examine(config: RunConfig) -> Iterator[Check]:
         yield from _noticed(read_past(config, space).notices, "search")
         yield _prompts(config, objective, space)
         yield from _memory(config, objective, space)
+        yield from _noticed(objective.about_together(), "search")
         yield from _time(config, objective, space)
     except LoracleError as error:
         yield Check("input", "bad", str(error))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +17,9 @@ from loracle.records.notices import Notice
 from loracle.records.sizes import Sizes
 from loracle.records.space import SearchSpace, Value, number, same_value, with_alpha
 from loracle.records.trial import History
+from loracle.records.trial_files import why_trained_alone
 from loracle.report.findings.search_cost import affordable, show_trainings
+from loracle.report.folders import trial_folder
 from loracle.report.wording import show_config, show_value
 from loracle.search.observations import suspects
 from loracle.search.presets import get_preset
@@ -255,16 +259,18 @@ def crash_notices(space: SearchSpace, history: History) -> dict[str, Notice]:
     }
 
 
-def alone_notices(history: History) -> Iterator[Notice]:
-    """Trials that were to train together, and trained alone."""
-    outcomes = [trial.outcome for trial in history.counted if trial.together and trial.outcome]
-    alone = sum("together" not in outcome.metrics for outcome in outcomes)
+def alone_notices(history: History, folder: Path) -> Iterator[Notice]:
+    """Trials that were to train together, and trained alone; why, as far as the run's folder says."""
+    trials = [trial for trial in history.counted if trial.together and trial.outcome]
+    alone = [trial for trial in trials if trial.outcome and "together" not in trial.outcome.metrics]
     if alone:
-        text = (
-            f"{alone} of {len(outcomes)} trials that were to train together trained alone, which takes "
-            "longer: provenance.json in their folders says why"
-        )
-        yield Notice("search", "trained_alone", text, alone)
+        many = "1 trial" if len(trials) == 1 else f"{len(alone)} of {len(trials)} trials"
+        was = "was" if len(trials) == 1 else "were"
+        counts = Counter(why_trained_alone(trial_folder(folder, trial.number)) for trial in alone)
+        told = [f"{n} as {printable(why)}" for why, n in counts.most_common() if why]
+        why = f": {', '.join(told)}" if told else ""
+        text = f"{many} that {was} to train together trained alone, which takes longer{why}"
+        yield Notice("search", "trained_alone", text, len(alone))
 
 
 def about_memory(space: SearchSpace, memory: MemoryModel | None) -> Iterator[Notice]:

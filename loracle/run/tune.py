@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,7 +112,9 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
         late = () if config.objective else not_measured(config.scoring.all_metrics, comparison)
         items = config.objective is None and config.execution.executor == "local"
         gone = () if study.shared else missing_files(config.output, history, items=items)
-        notices = gathered(run.notices, found, late, front, _news(space, history).values(), gone)
+        notices = gathered(
+            run.notices, found, late, front, _news(space, history, config.output).values(), gone
+        )
         _keep(notices, config.output)
         best = write_best(config, comparison, run.sizes)
         write_report(
@@ -241,7 +243,7 @@ def run_search(
     search = search.priced(estimates.each)
     trials = Starter(search, study, executor, folder, budget, together, listen)
     running = trials.running
-    told: set[str] = set()  # what has been told once
+    told: dict[str, Notice] = {}  # as they were told once
     before = study.history().counted
     most = search.most_trials(budget)  # the budget that can be spent
     if len(before) < most and not study.shared:  # what others do is not known
@@ -251,6 +253,7 @@ def run_search(
     try:
         while True:
             if stopped := trials.fill():
+                _tell_last(_news(search.space, study.history(), folder), told, listen)
                 return stopped
             if not running:  # other processes train the rest; one of them may die
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
@@ -269,7 +272,7 @@ def run_search(
                     spent = None if cost is None else cost.trainings
                     shown = search.likely_trials(budget, ended)
                     listen(TrialFinished(trial, done.job.config, best, len(ended), shown, left, spent))
-                    _tell_news(search.space, history, told, listen)
+                    _tell_news(_news(search.space, history, folder), told, listen)
                 _refuse_hopeless(search.space, recent, study)
     except BaseException as error:
         if not isinstance(error, StudyError | OSError):  # then nothing more can be written
@@ -282,17 +285,25 @@ def run_search(
 # -- helpers ----------------------------------------------------------------------------------------
 
 
-def _news(space: SearchSpace, history: History) -> dict[str, Notice]:
+def _news(space: SearchSpace, history: History, folder: Path) -> dict[str, Notice]:
     """What trials have shown that a user must see; counts may grow, the names stay."""
-    told = [*curve_notices(history), *alone_notices(history)]
+    told = [*curve_notices(history), *alone_notices(history, folder)]
     return {notice.name: notice for notice in told} | crash_notices(space, history)
 
 
-def _tell_news(space: SearchSpace, history: History, told: set[str], listen: Listener) -> None:
-    for name, notice in _news(space, history).items():
+def _tell_news(found: Mapping[str, Notice], told: dict[str, Notice], listen: Listener) -> None:
+    """Tells what was not told before."""
+    for name, notice in found.items():
         if name not in told:
             listen(Noticed(notice))
-            told.add(name)
+            told[name] = notice
+
+
+def _tell_last(found: Mapping[str, Notice], told: dict[str, Notice], listen: Listener) -> None:
+    """Tells once more, when all trials are done, whose counts have grown since they were told."""
+    for name, notice in told.items():
+        if name in found and found[name].text != notice.text:
+            listen(Noticed(found[name]))
 
 
 def _refuse_hopeless(space: SearchSpace, ended: Sequence[Trial], study: Study) -> None:

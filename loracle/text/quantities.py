@@ -8,12 +8,16 @@ _MOST_DECIMALS = 6  # of money
 
 
 def show_duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.5 h`."""
+    """`45 s`, `12 min`, `3.5 h`; what rounds to nothing is `under a second`."""
     return show_span(seconds, seconds)
 
 
 def show_span(low: float, high: float) -> str:
-    """`20 to 45 s`, `12 to 18 min`, `3.5 to 5.0 h`; `12 min` where both ends are the same."""
+    """`20 to 45 s`, `12 to 18 min`, `3.5 to 5.0 h`; `12 min` where both ends are the same; `up to 3 s`."""
+    if 0 < high < 0.5:
+        return "under a second"
+    if low < 0.5 <= high < 90:
+        return f"up to {high:.0f} s"
     unit, seconds, digits = ("s", 1, 0) if high < 90 else ("min", 60, 0) if high < 5400 else ("h", 3600, 1)
     ends = [f"{end / seconds:.{digits}f}" for end in (low, high)]
     return f"{' to '.join(dict.fromkeys(ends))} {unit}"

@@ -44,7 +44,7 @@ from loracle.training.memory.plan import MemoryModel, Observation, observed
 from loracle.training.model.base_model import Base, load_base
 from loracle.training.model.dropout import about_own_dropout
 from loracle.training.pace import Sample, measure_pace
-from loracle.training.packed.trials import Member, run_together, width_told
+from loracle.training.packed.trials import Member, about_apart, run_together, width_told
 from loracle.training.parallel.group import ALONE, Group
 from loracle.training.parallel.peers import Peers
 from loracle.training.schedule import example_order
@@ -290,8 +290,14 @@ class TrainingObjective:
         config = with_alpha(self.config.standard or STANDARD)
         plan = self._plan(config, search.seed, Path(), "validation", self._proxy(), None)
         space = build_space(self.config.space)
-        ranks = space["rank"].values if "rank" in space.names else ()
-        return width_told(wanted, plan, search.trials, begun=begun, ranks=ranks)
+        knobs = {knob.name: knob.values for knob in space}
+        return width_told(wanted, plan, search.trials, begun=begun, knobs=knobs)
+
+    def about_together(self) -> tuple[Notice, ...]:
+        """What is to say of trials that train together, where that needs no measurement."""
+        if self.config.execution.trials_together == "auto":
+            return tuple(about_apart({knob.name: knob.values for knob in build_space(self.config.space)}))
+        return self._together()[1]
 
     def _run(self, plan: TrialPlan) -> Outcome:
         outcome = run_trial(plan, self._provenance(plan))

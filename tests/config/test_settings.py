@@ -38,6 +38,10 @@ MINIMAL = "model: some/model\ndata: {train: train.jsonl}\n"
         ("training: {schedule: cosin}", ":3: training.schedule: input should be 'cosine', 'linear', "),
         ("training: {schedule: polynomial, schedule_arguments: {powr: 2}}", "no argument 'powr' here; it"),
         ("training: {early_stopping: 0}", ":3: training.early_stopping.patience: input should be greater"),
+        (
+            "training: {early_stopping: true}",
+            ":3: training.early_stopping: is a number of measurements (the patience), or its settings; leave",
+        ),
         ("training: {lora_plus_ratio: 0.5}", ":3: training.lora_plus_ratio: input should be greater"),
         ("training: {epochs: many}", ":3: training.epochs: input should be a valid number"),
         (

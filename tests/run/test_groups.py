@@ -15,9 +15,12 @@ from killed_runs import killed
 from loracle.config.loading import load_config
 from loracle.errors import ConfigError, StudyError
 from loracle.records.events import Event, Noticed, Step, TrialStarted
-from loracle.records.trial import History, Trial
+from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.records.trial_files import write_attempt
+from loracle.run.checks import examine
 from loracle.run.folder import open_run
 from loracle.run.search import Search, run_preset, search_space
+from loracle.run.search_notices import alone_notices
 from loracle.run.storage.opening import begun_with, open_study, read_history
 from loracle.run.storage.study import Study
 from loracle.run.tune import tune
@@ -237,8 +240,65 @@ def test_trials_that_trained_alone_after_all_are_counted(
     monkeypatch.setattr(MemoryModel, "micro_batch_of_all", lambda self, configs: None)  # little memory
     result = tune(load_config(run_of_seven(search={"trials": 4, "seed": 3})))
     (notice,) = [notice for notice in result.notices if notice.name == "trained_alone"]
-    assert notice.text.startswith("3 of 3 trials that were to train together trained alone")
+    assert notice.text == (
+        "3 of 3 trials that were to train together trained alone, which takes longer: 3 as they do not fit "
+        "into memory together"
+    )
     assert (notice.about, notice.count) == ("search", 3)
+
+
+def test_what_trains_apart_in_a_group_is_told_before_and_counted_to_the_end(run_of_seven: WriteRun) -> None:
+    space = {
+        "base": "empty",
+        "knobs": {
+            "rank": [2, 4],
+            "alpha_ratio": 2,
+            "dropout": 0,
+            "batch_size": 4,
+            "learning_rate": [1e-3, 1e-2],
+            "variant": ["lora", "rslora", "dora"],
+        },
+    }
+    config = load_config(run_of_seven(search={"trials": 7, "seed": 3}, space=space))
+    noted = [check.notice for check in examine(config) if check.notice]
+    events: list[Event] = []
+    result = tune(config, events.append)
+    begins = next(place for place, event in enumerate(events) if isinstance(event, TrialStarted))
+    before = [event.notice for event in events[:begins] if isinstance(event, Noticed)]
+    for said in (noted, before):
+        texts = {notice.name: notice.text for notice in said}
+        assert texts["trials_together"] == (
+            "up to 3 trials train together, in one forward pass (execution.trials_together)"
+        )
+        assert texts["trials_apart"] == (
+            "execution.trials_together: only trials with the same variant train together; trials with "
+            "variant dora train alone, which takes longer"
+        )
+    (last,) = [notice for notice in result.notices if notice.name == "trained_alone"]
+    told = [event.notice for event in events if isinstance(event, Noticed) and event.notice.name == last.name]
+    assert told[-1] == last  # so whoever follows has the count of the end
+    reasons = ("no other of its group has its settings", "variant dora; only lora and rslora train together")
+    assert any(reason in last.text for reason in reasons)
+    grouped = [trial.outcome.metrics for trial in trials(result.folder) if trial.together and trial.outcome]
+    assert last.count == sum("together" not in metrics for metrics in grouped)
+    assert last.text.startswith(f"{last.count} of {len(grouped)} trials that were to train together ")
+
+
+def test_of_a_group_that_was_given_up_the_reason_is_told(tmp_path: Path) -> None:
+    late = Failure(FailureKind.TIMEOUT, "took longer than execution.time_limit, 9 s for each of the 2")
+    found = []
+    for number in range(2):
+        write_attempt(tmp_path / "trials" / f"{number:04d}", 1, {}, Outcome(None, failure=late))
+        found.append(Trial(number, number, Outcome(0.5), together=(0, 1)))
+    (one,) = alone_notices(History(tuple(found[:1])), tmp_path)
+    assert one.text.startswith(
+        "1 trial that was to train together trained alone, which takes longer: 1 as the"
+    )
+    (both,) = alone_notices(History(tuple(found)), tmp_path)
+    assert both.text == (
+        "2 of 2 trials that were to train together trained alone, which takes longer: 2 as the group took "
+        "longer than execution.time_limit, 9 s for each of the 2"
+    )
 
 
 @pytest.mark.parametrize(

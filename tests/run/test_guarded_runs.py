@@ -257,8 +257,12 @@ def test_bad_guards_are_refused_in_one_line(run_config: Callable[..., Path], tmp
     assert "each guard has a name" in refused({"data": "g.jsonl"})
     assert "a guard's name has letters" in refused({"a.b": {"data": "g.jsonl"}})
     assert "gone.jsonl does not exist" in refused({"a": {"data": "gone.jsonl"}})
-    assert "guard.a: scoring.metric: exact_match needs rows with an answer" in refused(
+    assert "guard.a.metric: exact_match needs rows with an answer" in refused(
         {"a": {"data": "g.jsonl", "metric": "exact_match"}}
+    )
+    (tmp_path / "answers.jsonl").write_text('{"prompt": "ab", "completion": "cdefgh"}\n' * 8)
+    assert "guard.a.max_new_tokens: " in refused(
+        {"a": {"data": "answers.jsonl", "metric": "exact_match", "max_new_tokens": 2}}
     )
     names = "{rank} {alpha_ratio} {dropout} {batch_size} {learning_rate}"
     own = {"command": f"true {names}", "direction": "maximize"}

@@ -9,6 +9,9 @@ def test_times_read_as_people_say_them() -> None:
     assert [show_duration(x) for x in (5.0, 120.0, 7200.0)] == ["5 s", "2 min", "2.0 h"]
     assert show_span(20.0, 45.0) == "20 to 45 s"
     assert show_span(600.0, 610.0) == "10 min"
+    assert [show_duration(x) for x in (0.3, 0.6, 1.0)] == ["under a second", "1 s", "1 s"]
+    assert (show_span(0.1, 0.4), show_span(0.1, 3.0)) == ("under a second", "up to 3 s")
+    assert show_span(0.1, 200.0) == "0 to 3 min"
     assert show_seconds(7.04) == "7.0"
 
 

@@ -63,7 +63,11 @@ class TrainingConfig(Section):
     @field_validator("early_stopping", mode="before")
     @classmethod
     def _patience_alone(cls, value: Any) -> Any:
-        return {"patience": value} if isinstance(value, int) and not isinstance(value, bool) else value
+        if isinstance(value, bool):
+            raise ValueError(
+                "is a number of measurements (the patience), or its settings; leave it out for none"
+            )
+        return {"patience": value} if isinstance(value, int) else value
 
     @field_validator("lora_plus_ratio")
     @classmethod

@@ -159,7 +159,7 @@ def _load(
         check_scoring(examples, settings)
         encoded = texts.encoded("guard", examples, config.data)
     except (ConfigError, DataError) as error:
-        raise type(error)(f"guard.{name}: {error}") from None
+        raise type(error)(_in_guard(name, error)) from None
     if len(encoded) < _FEWEST:
         raise DataError(
             f"guard.{name}: {len(encoded)} rows; half of them are for trials and half for the final "
@@ -176,8 +176,16 @@ def _load(
         try:
             questions[split] = prepare(examples, some, texts, settings, longest)
         except (ConfigError, DataError) as error:
-            raise type(error)(f"guard.{name}: {error}") from None
+            raise type(error)(_in_guard(name, error)) from None
     content = text_hash(json.dumps([example.content for example in examples], default=str))
     told = tuple(about_guard_rows(name, examples, train))
     place = config.output / "guard"
     return Guard(name, settings, questions, content, encoded.dropped, place, examples, told)
+
+
+def _in_guard(name: str, error: Exception) -> str:
+    """What is wrong, with the names of the guard's own settings in place of those of `scoring`."""
+    said = str(error)
+    if said.startswith("scoring."):
+        return f"guard.{name}.{said.removeprefix('scoring.')}"
+    return f"guard.{name}: {said}"

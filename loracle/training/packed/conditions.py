@@ -12,7 +12,7 @@ from loracle.training.model.base_model import Base
 from loracle.training.model.output.loss import in_blocks
 from loracle.training.model.positions import length_breaks
 
-_VARIANTS = ("lora", "rslora")
+VARIANTS = ("lora", "rslora")
 
 
 def why_alone(base: Base, plan: Plan) -> str | None:
@@ -22,8 +22,8 @@ def why_alone(base: Base, plan: Plan) -> str | None:
     pass alone: see `NotPacked`.
     """
     settings = plan.settings
-    if settings.variant not in _VARIANTS:
-        return f"variant {settings.variant}; only {' and '.join(_VARIANTS)} train together"
+    if settings.variant not in VARIANTS:
+        return f"variant {settings.variant}; only {' and '.join(VARIANTS)} train together"
     if settings.optimizer != ADAMW:
         return f"optimizer {settings.optimizer}; only {ADAMW} trains several configs"
     if settings.lora_plus_ratio != 1:

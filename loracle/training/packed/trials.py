@@ -10,11 +10,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 
-from loracle.config.knobs import without_adapter
+from loracle.config.knobs import ADAPTER, without_adapter
+from loracle.config.training.optimizers import ADAMW
 from loracle.config.training.plan import plan_training
 from loracle.records.codec import json_text
 from loracle.records.curves.recorder import CurveRecorder
@@ -27,7 +29,7 @@ from loracle.training.dataset.tokens import Encoded
 from loracle.training.loop import Step, TrainingFailed
 from loracle.training.memory.measurement import release
 from loracle.training.model.base_model import Base
-from loracle.training.packed.conditions import why_alone
+from loracle.training.packed.conditions import VARIANTS, why_alone
 from loracle.training.packed.linear import NotPacked
 from loracle.training.packed.loop import PackedResult, lent, train_packed
 from loracle.training.packed.width import WIDTHS, Width, measured_width
@@ -106,13 +108,13 @@ def _packs(plans: Sequence[TrialPlan]) -> Iterator[_Pack]:
         first = plans[left[0]]
         alike = [i for i in left if plans[i].training == first.training]
         left = [i for i in left if i not in alike]
-        reason = why_not_together(first.base, first.train, first)
-        if reason is None and len(alike) == 1:
-            reason = "no other of its group has its settings"
-        if reason is not None:
-            yield _Pack(tuple(alike), alone=reason)
-        else:
-            yield from _fitting(plans, alike)
+        reasons = {i: why_not_together(first.base, first.train, plans[i]) for i in alike}
+        able = [i for i, reason in reasons.items() if reason is None]
+        yield from (_Pack((i,), alone=reason) for i, reason in reasons.items() if reason is not None)
+        if len(able) == 1:
+            yield _Pack((able[0],), alone="no other of its group has its settings")
+        elif able:
+            yield from _fitting(plans, able)
 
 
 def _fitting(plans: Sequence[TrialPlan], alike: Sequence[int]) -> Iterator[_Pack]:
@@ -250,7 +252,7 @@ def width_told(
     most: int,
     *,
     begun: bool,
-    ranks: Sequence[Value] = (),
+    knobs: Mapping[str, Sequence[Value]] = MappingProxyType({}),
 ) -> tuple[int | None, tuple[Notice, ...]]:
     """How many trials like this one to train at once, where that is found out here: 1 if they cannot be, and
     as many as pay if that is to be measured. And what is to say of it.
@@ -260,20 +262,41 @@ def width_told(
         plan: of the standard settings.
         most: trials of the run.
         begun: whether it was begun before, and so knows its width.
-        ranks: of the space, from the least to the largest; none: all have that of the plan.
+        knobs: values of the space by their knobs, from the least to the largest; none: as the plan has them.
     """
+    apart = tuple(about_apart(knobs))
     if wanted == "auto":
         if begun:
             return None, ()
-        width = width_that_pays(plan, most, ranks)
-        return width.configs, (_about(width),)
+        width = width_that_pays(plan, most, knobs.get("rank", ()))
+        return width.configs, (_about(width), *(apart if width.configs > 1 else ()))
     if wanted == 1:
         return None, ()
     reason = why_never_together(plan)
     if reason is None:
-        return None, ()
+        text = f"up to {wanted} trials train together, in one forward pass (execution.trials_together)"
+        return None, (Notice("search", "trials_together", text, wanted), *apart)
     text = f"execution.trials_together: {wanted}: trials train one at a time: {printable(reason)}"
     return 1, (Notice("search", "trials_alone", text),)
+
+
+def about_apart(knobs: Mapping[str, Sequence[Value]]) -> Iterator[Notice]:
+    """Which trials of a group do not train together, as the values of the space say, by their knobs."""
+    taken = {"variant": VARIANTS, "optimizer": (ADAMW,), "lora_plus_ratio": (1,)}
+    alone = [
+        f"{name} {value}"
+        for name, fine in taken.items()
+        for value in knobs.get(name, ())
+        if value not in fine
+    ]
+    like = [
+        name for name in ADAPTER if sum(f"{name} {value}" not in alone for value in knobs.get(name, ())) > 1
+    ]
+    said = [f"only trials with the same {' and '.join(like)} train together"] if like else []
+    said += [f"trials with {' or '.join(alone)} train alone"] if alone else []
+    if said:
+        text = f"execution.trials_together: {printable('; '.join(said))}, which takes longer"
+        yield Notice("search", "trials_apart", text)
 
 
 def _about(width: Width) -> Notice:
