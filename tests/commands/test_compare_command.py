@@ -112,6 +112,8 @@ def test_guards_are_shown_with_what_was_given_up() -> None:
         "none",
         "text 1.2100 (base 1.2000): kept; own 3 (base 2): lost; given up: 0.9000",
     ]
+    verdict = titles.index("verdict")
+    assert [cells[verdict] for cells in rows] == ["better", "better, loses own"]
     content = as_json(RunsCompared((row, watched), ()))
     assert content["runs"][1]["guards"]["own"]["kept"] is False
     assert content["runs"][1]["given_up"]["number"] == 4

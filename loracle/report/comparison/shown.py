@@ -26,7 +26,8 @@ def table(found: RunsCompared) -> list[list[str]]:
     for row in found.runs:
         standard = "" if row.standard is None else show_score(row.standard, row.metric)
         named = [row.run, row.model, row.data, row.variant, row.preset, metric_of(row.metric).title]
-        verdict = row.standing.replace("_", " ")
+        lost = [name for name, reading in row.guards.items() if not reading.kept]
+        verdict = row.standing.replace("_", " ") + (f", loses {' and '.join(lost)}" if lost else "")
         cells = [*named, _winner(row), standard, verdict, str(row.trials), show_duration(row.seconds)]
         rows.append([*cells, *([_guards(row)] if watched else [])])
     return rows
