@@ -90,6 +90,18 @@ def test_no_gain_is_claimed_where_the_interval_holds_zero() -> None:
     assert "as far as these data tell, the standard settings are as good" in text
 
 
+@pytest.mark.parametrize(("kept", "end"), [(True, "but they lose"), (False, "and both lose")])
+def test_standard_settings_that_lose_a_guard_are_not_called_as_good_without_it(kept: bool, end: str) -> None:
+    lost = GuardReading("loss", -1.0, -2.0, -1.0, -1.1, -0.9, 0.1, 50)
+    fine = replace(lost, value=-1.0, change=0.0, low=-0.05, high=0.05)
+    winner = Outcome(0.5, guards={"text": fine if kept else lost})
+    standard = Outcome(0.49, guards={"text": lost})
+    found = Comparison({"rank": 8}, {"rank": 16}, winner, standard, 0.01, -0.02, 0.04, 100, 20)
+    assert found.best == "winner"
+    text = verdict(found, "exact_match")
+    assert f"the standard settings are as good, {end} what must not be lost." in text
+
+
 def test_a_worse_winner_is_called_worse_and_is_not_what_best_holds() -> None:
     found = compared(-1.0616, -1.0, -0.08, -0.04)
     text = said(found, "loss")

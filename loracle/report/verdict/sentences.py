@@ -212,7 +212,11 @@ def best_line(comparison: Comparison, metric: str) -> str:
     if comparison.standing == "trade_off":
         return f"{place} holds the winner, which is the compromise that the search found."
     if comparison.standing == "no_difference":
-        return f"{place} holds the winner; as far as these data tell, the standard settings are as good."
+        told = f"{place} holds the winner; as far as these data tell, the standard settings are as good"
+        if comparison.standard_outcome is None or not comparison.standard_outcome.broken:
+            return f"{told}."
+        both = comparison.winner_outcome.broken
+        return f"{told}, {'and both' if both else 'but they'} lose what must not be lost."
     return ""
 
 
