@@ -17,6 +17,7 @@ from transformers import (
     BitsAndBytesConfig,
     GenerationConfig,
 )
+from transformers.utils import is_flash_attn_2_available
 
 from loracle.config.device import pick_device, pick_dtype
 from loracle.config.settings import RunConfig
@@ -97,6 +98,7 @@ def load_base(config: RunConfig) -> Base:
     """
     device = pick_device(config.device)
     check_quantization(config, device)
+    check_attention(config, device)
     dtype = pick_dtype(config.dtype, device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -119,6 +121,11 @@ def load_base(config: RunConfig) -> Base:
         raise
     except Exception as error:  # of any kind: files, settings and code of other people
         refuse_no_memory(error, f"model: {name!r} does not fit into memory on {device}")
+        if config.attention is not None and repr(config.attention)[1:-1] in str(error):
+            raise ConfigError(
+                f"attention: {config.attention} cannot be had for {name!r}; leave it out, or set sdpa or "
+                f"eager. {one_line(error)}"
+            ) from None
         raise ModelError(
             f"model: {name!r} cannot be loaded; give a folder, or the id of a model on the "
             f"hub.{place.silence} {one_line(error)}"
@@ -138,6 +145,23 @@ def check_quantization(config: RunConfig, device: torch.device) -> None:
         raise ConfigError(
             f"quantization: {config.quantization} needs the package bitsandbytes, which is not installed; "
             "pip install bitsandbytes, or leave quantization out"
+        )
+
+
+def check_attention(config: RunConfig, device: torch.device) -> None:
+    """Raises ConfigError where an attention of GPUs alone is to run elsewhere, or its package is missing."""
+    name = config.attention
+    if name is None or "flash" not in name:
+        return
+    if device.type in ("cpu", "mps"):
+        raise ConfigError(
+            f"attention: {name} needs a GPU of CUDA's kind, and trials run on {device} here; leave attention "
+            "out, or set sdpa or eager"
+        )
+    if name == "flash_attention_2" and not is_flash_attn_2_available():
+        raise ConfigError(
+            f"attention: {name} needs the package flash-attn, which is not installed; install it, "
+            "or leave attention out"
         )
 
 

@@ -13,7 +13,7 @@ from conftest import copy_rows, save_tiny_model
 
 from loracle.config.loading import parse_config
 from loracle.config.settings import RunConfig, TrainingConfig
-from loracle.errors import ConfigError, ModelError
+from loracle.errors import ConfigError
 from loracle.report.recipe import recipe
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import encode
@@ -102,10 +102,18 @@ def test_starts_made_of_weights_are_refused_with_quantised_ones(variant: str) ->
 def test_attention_is_what_transformers_takes(tiny_model: Path) -> None:
     own = load(tiny_model, attention="eager")
     assert own.model.config._attn_implementation == "eager"
-    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+    with pytest.raises(ConfigError, match="attention: no_such_attention cannot be had for") as caught:
         load(tiny_model, attention="no_such_attention")
-    assert "no_such_attention" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("name", ["flash_attention_2", "flash_attention_3", "kernels-community/flash-attn2"])
+def test_attention_of_gpus_is_refused_without_one(
+    run_config: Callable[..., Path], said: Said, name: str
+) -> None:
+    path = run_config(attention=name, execution={"workers": 1})
+    assert f"attention: {name} needs a GPU of CUDA's kind, and trials" in said("tune", path, refused=True)
 
 
 def test_the_recipe_says_how_the_base_was_loaded() -> None:
