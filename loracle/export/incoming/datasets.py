@@ -15,6 +15,19 @@ from loracle.text.escape import printable
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
 _FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".gz", ".zst")
 _CONFIG = ("name", "dataset_config", "dataset_config_name", "subset")
+# What is read of a dataset, or said of its rows elsewhere.
+_READ = {
+    "path",
+    "dataset_name",
+    "dataset_path",
+    "data_files",
+    "split",
+    "revision",
+    "type",
+    "ds_type",
+    *_CONFIG,
+}
+_ROWS = ("columns", "formatting", "tags")  # by which LLaMA-Factory reads rows
 
 
 def listed(settings: Mapping[str, Any]) -> list[Any]:
@@ -25,8 +38,18 @@ def listed(settings: Mapping[str, Any]) -> list[Any]:
 def items_of(given: Any) -> list[Any]:
     """Datasets one after the other: of a list, of one mapping, or of names between commas."""
     if isinstance(given, dict):
-        return [given]
-    return given if isinstance(given, list) else str(given).split(",") if given else []
+        given = [given]
+    if not isinstance(given, list):
+        return str(given).split(",") if given else []
+    return [one for item in given for one in _one_a_file(item)]
+
+
+def _one_a_file(item: Any) -> list[Any]:
+    """A dataset of several files as one each; of the hub, it stays what it is."""
+    files = item.get("data_files") if isinstance(item, dict) else None
+    if not isinstance(files, list) or "/" in str(item.get("path") or ""):
+        return [item]
+    return [{**item, "data_files": file} for file in files]
 
 
 def files_of(items: Sequence[Any], source: Source, output: Path) -> list[str] | None:
@@ -52,14 +75,21 @@ def train_source(item: Any, source: Source, output: Path, note: Callable[[str], 
     """
     item = _registered(item, source)
     place = place_of(item)
+    about = dict(item) if isinstance(item, dict) else {}
+    if unread := [str(key) for key, value in about.items() if key not in _READ and value]:
+        note(
+            f"data: {printable(place, 60)}: {printable(', '.join(unread), 120)} of it: not read here; "
+            "loracle data shows what rows become, and data.columns, data.shape and data.loss_on change it"
+        )
     if (found := _file(place, source, output)) is not None:
+        if "[" in str(split := about.get("split")):
+            note(f"data: {printable(place, 60)}: split {split}: the whole file is read here")
         return found
     name = _hub_id(item, place, source)
     if name is None:
         hint = "" if "/" in place or place.endswith(_FILES) else f" (of the hub: {{hub: {place}}})"
         note(f"data.train: {place}: is no file here; put the file there or name yours{hint} (docs/data.md)")
         return place
-    about = dict(item) if isinstance(item, dict) else {}
     settings = source.settings
     config = next((about[key] for key in _CONFIG if about.get(key)), settings.get("dataset_config"))
     split = about.get("split") or settings.get("dataset_train_split")
@@ -80,10 +110,14 @@ def _registered(item: Any, source: Source) -> Any:
             about = json.loads((place / "dataset_info.json").read_text(encoding="utf-8"))[item.strip()]
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if isinstance(about, dict) and about.get("hf_hub_url"):
-            return {"path": about["hf_hub_url"], "name": about.get("subset"), "split": about.get("split")}
-        if isinstance(about, dict) and about.get("file_name"):
-            return str((place / str(about["file_name"])).resolve())
+        if not isinstance(about, dict):
+            continue
+        rows = {key: about[key] for key in _ROWS if about.get(key)}
+        if about.get("hf_hub_url"):
+            own = {"path": about["hf_hub_url"], "name": about.get("subset"), "split": about.get("split")}
+            return own | rows
+        if about.get("file_name"):
+            return {"path": str((place / str(about["file_name"])).resolve()), **rows}
     return item
 
 

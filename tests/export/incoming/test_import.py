@@ -363,6 +363,26 @@ def test_names_of_llama_factory_are_looked_up_where_it_keeps_them(imported: Impo
     assert imported(text)[0].data.train == tmp_path / "data" / "mine.json"
 
 
+def test_what_is_said_of_rows_elsewhere_is_told_and_no_file_is_lost(
+    imported: Imported, tmp_path: Path
+) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).touch()
+    own = "path: json, data_files: [a.jsonl, b.jsonl], split: 'train[:9]', roles_to_train: [assistant]"
+    config, said = imported(AXOLOTL.replace("path: teknium/GPT4-LLM-Cleaned", own))
+    assert list(config.data.train) == [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for name in ("a.jsonl", "b.jsonl"):
+        assert f"data: {name}: roles_to_train of it: not read here" in said
+        assert f"data: {name}: split train[:9]: the whole file is read here" in said
+    (tmp_path / "ours.yaml").unlink()
+    (tmp_path / "dataset_info.json").write_text(
+        '{"mine": {"file_name": "a.jsonl", "formatting": "sharegpt", "columns": {"messages": "turns"}}}'
+    )
+    config, said = imported(LLAMA_FACTORY.replace("identity,alpaca_en_demo", "mine"))
+    assert config.data.train == tmp_path / "a.jsonl"
+    assert "columns, formatting of it: not read here" in said
+
+
 def test_splits_as_trl_and_oumi_name_them(imported: Imported, tmp_path: Path) -> None:
     trl = TRL.replace(
         "datasets: [{path: json, data_files: train.jsonl}]",
