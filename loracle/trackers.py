@@ -50,17 +50,7 @@ def tracker(
     Raises:
         ConfigError: no such tracker, or it is not installed.
     """
-    if name not in TRACKERS:
-        raise ConfigError(
-            f"there is no tracker {name!r}{suggest(name, list(TRACKERS))}; {', '.join(TRACKERS)}"
-        )
-    package, open_run = TRACKERS[name]
-    try:
-        import_module(package)
-    except ImportError as error:
-        raise ConfigError(
-            f"{name} is not installed: pip install {package.partition('.')[0]} ({error})"
-        ) from None
+    open_run = opener(name)
     runs: dict[int, Run] = {}
 
     def listen(event: Event) -> None:
@@ -79,6 +69,22 @@ def tracker(
     finally:
         for run in runs.values():
             run.close("interrupted")
+
+
+def opener(name: str) -> Opener:
+    """What begins a run of a tracker. Raises ConfigError: no such tracker, or it is not installed."""
+    if name not in TRACKERS:
+        raise ConfigError(
+            f"there is no tracker {name!r}{suggest(name, list(TRACKERS))}; {', '.join(TRACKERS)}"
+        )
+    package, open_run = TRACKERS[name]
+    try:
+        import_module(package)
+    except ImportError as error:
+        raise ConfigError(
+            f"{name} is not installed: pip install {package.partition('.')[0]} ({error})"
+        ) from None
+    return open_run
 
 
 @contextmanager

@@ -87,6 +87,18 @@ def test_a_tracker_that_is_not_there_is_refused_in_one_line() -> None:
         pass
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_doctor_says_whether_trackers_are_there(
+    run_config: Callable[..., Path], loracle: Loracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(trackers.TRACKERS, "wandb", ("no_such_package", trackers.TRACKERS["wandb"][1]))  # type: ignore[index]
+    code, out, _ = loracle("doctor", run_config(report_to=["tensorboard", "wandb"]))
+    assert code == 2
+    assert "bad   trackers  report_to: wandb is not installed: pip install no_such_package" in out
+    code, out, _ = loracle("doctor", run_config(report_to="tensorboard"))
+    assert (code, "ok    trackers  tensorboard" in out) == (0, True)
+
+
 def test_a_config_names_the_trackers_that_there_are() -> None:
     assert set(get_args(TrackerName)) == set(trackers.TRACKERS)
     given = [RunConfig(model="m", data=NO_DATA, report_to=to).report_to for to in ("none", "wandb")]  # type: ignore[arg-type]

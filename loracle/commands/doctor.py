@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
+
 import typer
 
 from loracle.commands.terminal.options import AsJson, ConfigFile
+
+if TYPE_CHECKING:
+    from loracle.run.checks import Check
 
 _STYLES = {"ok": "green", "note": "yellow", "bad": "red"}
 
@@ -22,7 +29,7 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
 
     settings = load_config(config)
     checks = []
-    for check in examine(settings):
+    for check in chain(examine(settings), _trackers(settings.report_to)):
         checks.append(check)
         if not as_json:
             state = (f"{check.state:<4}  ", _STYLES[check.state])
@@ -34,3 +41,19 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> None:
         say_json({"checks": found, "time": expected[0] if expected else None, "notices": notices})
     if any(check.state == "bad" for check in checks):
         raise typer.Exit(2)
+
+
+def _trackers(names: Sequence[str]) -> Iterator[Check]:
+    """Whether the trackers of the config are there: without one `tune` begins no search."""
+    from loracle.errors import ConfigError
+    from loracle.run.checks import Check
+    from loracle.trackers import opener
+
+    try:
+        for name in names:
+            opener(name)
+    except ConfigError as error:
+        yield Check("trackers", "bad", f"report_to: {error}")
+        return
+    if names:
+        yield Check("trackers", "ok", ", ".join(names))

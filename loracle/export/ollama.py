@@ -21,9 +21,9 @@ def write(winner: Winner, folder: Path) -> list[str]:
         LoracleError: see there; or a token that no Modelfile can hold.
     """
     form = training_rows(winner)[0].form
-    _, ending = ends_of_rows(winner)
-    if '"' in ending or "\n" in ending:
-        raise StudyError(f"a Modelfile cannot hold the end-of-sequence token {ending!r}; export --to gguf")
+    stops = _stops(winner) if form == "messages" else [ends_of_rows(winner)[1]]
+    if odd := [stop for stop in stops if '"' in stop or "\n" in stop]:
+        raise StudyError(f"a Modelfile cannot hold the stop token {odd[0]!r}; export --to gguf")
     notes = gguf.write(winner, folder)
     made = (folder / gguf.FILE).exists()
     lines = [f"FROM ./{gguf.FILE if made else 'model'}"]
@@ -34,11 +34,19 @@ def write(winner: Winner, folder: Path) -> list[str]:
         )
     else:
         lines.append('TEMPLATE """{{ .Prompt }}"""')
-    lines += [f"PARAMETER stop {json.dumps(ending, ensure_ascii=False)}", "PARAMETER temperature 0"]
-    lines += [f"PARAMETER num_ctx {winner.context}"]
+    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
+    lines += ["PARAMETER temperature 0", f"PARAMETER num_ctx {winner.context}"]
     notes.append("temperature 0: as scores were measured; num_ctx: what the run trained and wrote at most")
     if not made:
         notes.append("FROM ./model: Ollama converts the model families that it knows; others need model.gguf")
     head = header(winner, "For `ollama create tuned -f Modelfile`, from this folder.", notes)
     (folder / "Modelfile").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
     return notes
+
+
+def _stops(winner: Winner) -> list[str]:
+    """Tokens that end an answer, as texts: what ends a turn of a chat need not be the tokenizer's own."""
+    from loracle.training.dataset.tokenizer import load_reading
+
+    reading = load_reading(winner.config)
+    return [str(text) for text in reading.tokenizer.convert_ids_to_tokens(sorted(reading.stop_ids))]

@@ -44,6 +44,7 @@ class Sizes:
             of it is expected to cost; empty: of runs begun before.
         blocks: rows of several examples that all training examples make, and those of a trial
             (data.packing); None: each example is a row.
+        chats: whether training rows were given as whole chats, and not as prompts and completions.
     """
 
     train: int
@@ -58,6 +59,7 @@ class Sizes:
     expected_ends: tuple[float, float] | None = None
     costs: tuple[tuple[float, ...], ...] = ()
     blocks: tuple[int, int] | None = None
+    chats: bool = False
 
     @property
     def rows(self) -> int:

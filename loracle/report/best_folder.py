@@ -41,7 +41,9 @@ def write_best(config: RunConfig, comparison: Comparison, sizes: Sizes | None) -
     weights = saved.get("target_parameters") or []
     modules = saved.get("target_modules") or []
     n_blocks = None if sizes.blocks is None else sizes.rows
-    content = recipe(config, chosen, sizes.train, outcome.metrics, weights, modules, n_blocks)
+    content = recipe(
+        config, chosen, sizes.train, outcome.metrics, weights, modules, n_blocks, chats=sizes.chats
+    )
     write_atomically(partial / "recipe.yaml", recipe_text(content))
     write_atomically(partial / "README.md", model_card(config, comparison, sizes, content))
     move_files(partial, folder)

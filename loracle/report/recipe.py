@@ -25,6 +25,7 @@ _HEAD = """\
 # Settings of this adapter. `lora` are arguments of peft.LoraConfig, `training` of
 # transformers.TrainingArguments; trl.SFTConfig takes `training` and `sft` together.
 """
+_COUNTED_IN = "mean over the tokens that count of the whole effective batch: "
 _COUNTED = {
     None: "those of completions and assistant turns, end-of-sequence included; in rows of text, all",
     "completion": "those of completions, in chats the last turn or those given as the completion, "
@@ -42,6 +43,7 @@ def recipe(
     weights: Sequence[str] = (),
     modules: Sequence[str] = (),
     n_blocks: int | None = None,
+    chats: bool = False,
 ) -> dict[str, Any]:
     """What was trained, by the names of the libraries that would train it again.
 
@@ -57,12 +59,12 @@ def recipe(
         weights: those of the targets that are weights and no modules, as the saved adapter says.
         modules: the others, as it says them: targets that are a pattern or a group are none that PEFT knows.
         n_blocks: blocks that the examples are packed into; None: each is a row.
+        chats: whether rows are whole chats, whose prompts TRL takes for no prompts.
     """
     plan = plan_training(chosen, config.training, n_blocks or n_train)
     training = plan.settings
     largest = int((metrics or {}).get("micro_batch", 0)) or training.largest_micro_batch
     micro = next(size for size in range(min(plan.batch_size, largest), 0, -1) if plan.batch_size % size == 0)
-    loss_on = config.data.loss_on
     return {
         "loracle": __version__,
         "base_model": config.model,
@@ -81,7 +83,7 @@ def recipe(
             **({_checkpointing_name(): True} if training.gradient_checkpointing else {}),
             "seed": config.search.seed,
         },
-        "sft": _sft(config),
+        "sft": _sft(config, chats),
         "trained": {
             "examples": n_train,
             **({} if n_blocks is None else {"blocks": n_blocks}),
@@ -89,7 +91,7 @@ def recipe(
             **({} if plan.settings.epochs is None else {"epochs": float(plan.settings.epochs)}),
             "steps": plan.steps,
             "warmup_steps": plan.warmup_steps,
-            "loss": f"mean over the tokens that count of the whole effective batch: {_COUNTED[loss_on]}",
+            "loss": _COUNTED_IN + _COUNTED[config.data.loss_on],
             **_beyond(plan, metrics or {}),
         },
     }
@@ -112,10 +114,12 @@ def _loading(config: RunConfig) -> dict[str, Any]:
     return {"model": told} if told else {}
 
 
-def _sft(config: RunConfig) -> dict[str, Any]:
+def _sft(config: RunConfig, chats: bool) -> dict[str, Any]:
     packed = {"packing": True, "packing_strategy": "bfd"} if config.data.packing else {}
-    whole = config.data.loss_on == "all"
-    return {"max_length": config.data.max_length, "completion_only_loss": not whole, **packed}
+    counted = {"completion_only_loss": config.data.loss_on != "all"}
+    if chats and config.data.loss_on in (None, "assistant"):  # else TRL would count every token of a chat
+        counted = {"assistant_only_loss": True}
+    return {"max_length": config.data.max_length, **counted, **packed}
 
 
 def _length(plan: Plan) -> dict[str, Any]:

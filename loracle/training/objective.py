@@ -106,6 +106,7 @@ class TrainingObjective:
             expected_ends=(cost.low, cost.high),
             costs=costs,
             blocks=rows if config.data.packing else None,
+            chats=splits.train[0].is_whole_chat,
         )
         self.questions = {
             "validation": self._prepare(splits.validation, validation),

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import copy_rows
+from finished_runs import finish
 from other_trainers import ask
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from loracle.errors import ModelError, StudyError
 from loracle.export import export
@@ -154,6 +156,27 @@ def test_ollama_reads_the_modelfile(run: Path, tmp_path: Path, monkeypatch: pyte
         "convert_hf_to_gguf.py model --outfile model.gguf --outtype f32" in note for note in made.notes
     )
     assert ask("owist_modelfile_lint", OLLAMA, tmp_path / "out") == []
+
+
+def test_ollama_stops_where_turns_end(tiny_model: Path, tmp_path: Path) -> None:
+    """Also where that is another token than ends texts. The recipe says what counts in chats."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (model / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}<assistant>{{ m['content'] }}<user>"
+        "{% else %}{{ m['content'] }}\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    ends = AutoTokenizer.from_pretrained(model).convert_tokens_to_ids(["<eos>", "<user>"])
+    GenerationConfig(eos_token_id=ends).save_pretrained(model)
+    turns = [[("user", row["prompt"]), ("assistant", row["completion"])] for row in copy_rows(60)]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in some]} for some in turns]
+    run = finish(tmp_path, model, rows)
+    export(run, tmp_path / "out", "ollama")
+    lines = (tmp_path / "out" / "Modelfile").read_text().splitlines()
+    stops = {line for line in lines if line.startswith("PARAMETER stop")}
+    assert stops == {'PARAMETER stop "<eos>"', 'PARAMETER stop "<user>"'}
+    assert yaml.safe_load((run / "best" / "recipe.yaml").read_text())["sft"]["assistant_only_loss"] is True
 
 
 @pytest.mark.parametrize("works", [True, False])

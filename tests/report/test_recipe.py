@@ -138,3 +138,13 @@ def test_states_what_the_loss_counts() -> None:
     assert content["sft"]["completion_only_loss"] is False
     assert content["trained"]["loss"].endswith("all, prompts included")
     assert recipe(CONFIG, WINNER, 1000)["sft"]["completion_only_loss"] is True
+
+
+def test_of_whole_chats_the_assistants_turns_count() -> None:
+    """Where TRL is told of completions, every token of a chat counts: its rows of messages have none."""
+    found = recipe(CONFIG, WINNER, 1000, chats=True)["sft"]
+    assert "completion_only_loss" not in found
+    assert found["assistant_only_loss"] is True
+    for loss_on, said in (("all", False), ("completion", True)):
+        config = CONFIG.model_copy(update={"data": CONFIG.data.model_copy(update={"loss_on": loss_on})})
+        assert recipe(config, WINNER, 1000, chats=True)["sft"]["completion_only_loss"] is said

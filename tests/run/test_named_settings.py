@@ -22,6 +22,7 @@ NAMES: dict[str, list[str]] = {
     "variant": ["lora", "dora", "pissa"],
     "targets": ["all-linear", "attention", "q_proj,v_proj"],
 }
+TOGETHER = {"constraints": ["optimizer != 'lora_fa' or variant != 'dora'"]}
 FEW: dict[str, Any] = {
     "rank": [4],
     "alpha_ratio": [2],
@@ -34,7 +35,7 @@ FEW: dict[str, Any] = {
 def named_run(run_config: Callable[..., Path], names: dict[str, Any] = NAMES, **changes: Any) -> Path:
     path = run_config(**changes)
     content = yaml.safe_load(path.read_text())
-    content["space"] = {"base": "empty", **FEW, **names}
+    content["space"] = {"base": "empty", **FEW, **names, **(TOGETHER if names is NAMES else {})}
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
 
@@ -157,6 +158,7 @@ def test_a_schedule_that_falls_over_steps_is_searched_beside_the_usual_space(
             {"training": {"lora_plus_ratio": 4}},
             "exclude it by a constraint",
         ),
+        ({"optimizer": ["adamw", "lora_fa"], "variant": ["lora", "dora"]}, {}, "exclude it by a constraint"),
         (
             {"variant": ["lora", "pissa"]},
             {"quantization": "4bit"},

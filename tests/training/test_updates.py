@@ -108,6 +108,8 @@ def test_lora_fa_leaves_a_as_it_began(base: Base, encoded: Encoded) -> None:
     assert all("lora_B" in name for name in trainable)
     with pytest.raises(ValueError, match="leaves A as it is"):
         TrainingConfig(optimizer="lora_fa", lora_plus_ratio=4)
+    with pytest.raises(ValueError, match="variant dora trains magnitudes beside them"):
+        TrainingConfig(optimizer="lora_fa", variant="dora")
 
 
 def test_a_package_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,15 @@ class TrainingConfig(Section):
             raise ValueError("needs epochs or max_steps")
         return self
 
+    @model_validator(mode="after")
+    def _pairs_of_two(self) -> TrainingConfig:
+        if OPTIMIZERS[self.optimizer].freezes_a and VARIANTS[self.variant].peft.get("use_dora"):
+            raise ValueError(
+                f"optimizer {self.optimizer} takes what is trained as pairs of A and B, and variant "
+                f"{self.variant} trains magnitudes beside them; choose another optimizer or variant"
+            )
+        return self
+
     @field_validator("early_stopping", mode="before")
     @classmethod
     def _patience_alone(cls, value: Any) -> Any:

@@ -81,6 +81,11 @@ class Example:
         return "text" if self.text is not None else "prompt and completion"
 
     @property
+    def is_whole_chat(self) -> bool:
+        """Whether it was given as a chat, and not as a prompt and a completion."""
+        return self.shape in ("messages", "sharegpt")
+
+    @property
     def reference(self) -> str | None:
         """What the model shall write after the prompt; None for free text, and where only the chat template
         can tell: for a last turn that calls tools, thinks, or has several parts."""
