@@ -229,8 +229,10 @@ def _train_all(
         listen(TrialStarted(done, trials, config, number))
         outcome = train(number, names.params(index))
         history = study.history()
-        ended, best = len(history.counted), chooser.leader(history)
-        listen(TrialFinished(Trial(number, index, outcome), config, best, ended, trials, None))
+        ended = len(history.counted)
+        best, use = chooser.best(history), chooser.leader(history)
+        trial = Trial(number, index, outcome)
+        listen(TrialFinished(trial, config, best, ended, trials, None, recommended=use))
         for suspect in suspects(names.space, history):
             values = names.shown(suspect.trials[0].index, suspect.values)
             if values not in told:

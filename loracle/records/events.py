@@ -127,11 +127,14 @@ class TrialFinished:
     Attributes:
         trial: with its outcome.
         config: that it trained.
-        best: the best success so far.
+        best: the success with the best score so far, which never gets worse; of those that keep what must
+            not be lost, if any does. Of several objectives: the trial that is recommended.
         done: trials that count towards the budget.
         budget: how many there will be.
         left: estimate for the rest of the run, final trainings included; None: not known.
         trainings: what all trials so far have cost, in full trainings; None: not known.
+        recommended: whose config would be used if the search ended now, by what all trials tell: the best
+            score may be luck. None: nothing has succeeded, or an earlier version told of it.
     """
 
     trial: Trial
@@ -141,6 +144,7 @@ class TrialFinished:
     budget: int
     left: Span | None
     trainings: float | None = None
+    recommended: Trial | None = None
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,14 @@ class Search:
         value = {trial.number: value_of(trial) for trial in weighed(history, self.objectives).succeeded}
         return max((t for t in history.succeeded if t.index == first), key=lambda t: value[t.number])
 
+    def best(self, history: History) -> Trial | None:
+        """The trial with the best score so far, as `TrialFinished` has it."""
+        succeeded = history.succeeded
+        keeping = [trial for trial in succeeded if trial.outcome and not trial.outcome.broken]
+        if len(self.objectives) > 1 or not keeping:
+            return self.leader(history)
+        return max(keeping, key=value_of)
+
     def _drawn(self, history: History) -> History:
         """Several objectives as one, by weights for the next proposal. Interrupted trials change no weight,
         so that a run that was killed goes on as if it had not been."""

@@ -267,11 +267,12 @@ def run_search(
                     history = study.history()
                     ended = history.counted
                     left = estimates.expected(ended, most, executor.capacity).whole
-                    best = search.leader(history)
+                    best, use = search.best(history), search.leader(history)
                     cost = search_cost(one.outcome for one in history.finished if one.outcome)
                     spent = None if cost is None else cost.trainings
                     shown = search.likely_trials(budget, ended)
-                    listen(TrialFinished(trial, done.job.config, best, len(ended), shown, left, spent))
+                    finished = (trial, done.job.config, best, len(ended), shown, left, spent, use)
+                    listen(TrialFinished(*finished))
                     _tell_news(_news(search.space, history, folder), told, listen)
                 _refuse_hopeless(search.space, recent, study)
     except BaseException as error:

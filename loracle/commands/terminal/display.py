@@ -19,7 +19,7 @@ from rich.text import Text
 
 from loracle.commands.terminal.console import console as plain_console
 from loracle.commands.terminal.console import say, say_notices
-from loracle.commands.terminal.summary import Summary
+from loracle.commands.terminal.summary import Summary, differs
 from loracle.config.metrics import show_loss
 from loracle.config.settings import RunConfig
 from loracle.records.events import (
@@ -177,7 +177,7 @@ class Display:
     def _finished(self, event: TrialFinished) -> None:
         outcome = event.trial.outcome
         assert outcome is not None
-        is_best = event.best is not None and event.best.index == event.trial.index
+        is_best = event.best is not None and event.best.number == event.trial.number
         style = "red" if outcome.failure else "green" if is_best else ""
         head = f"{event.done:>4}/{event.budget}  "
         score = f"{self._score(event.trial):>13}"
@@ -185,6 +185,9 @@ class Display:
         if event.trainings is not None and not self._console.is_terminal:  # there it stands below the bars
             rest += f"  cost {event.trainings:.3g}"
         lost = f"  loses {' and '.join(outcome.broken)}" if outcome.broken else ""
+        if differs(event.best, event.recommended):
+            assert event.recommended is not None
+            rest += f"  recommended: trial {event.recommended.number}"
         config = f"  {show_config(event.config)}"
         width = len(head) + len(score) + len(rest) + len(lost) + len(config)
         line = Text.assemble(head, (score, style), rest, (lost, "red"))

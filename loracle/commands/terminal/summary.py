@@ -37,6 +37,7 @@ class Summary:
     columns: int
     objectives: Sequence[str] = ()
     _best: Trial | None = None
+    _recommended: Trial | None = None
     _configs: dict[int, Config] = field(default_factory=dict)  # by index
     _seconds: float = 0.0
     _left: Span | None = None
@@ -59,12 +60,13 @@ class Summary:
                 self._believed.clear()
             case TrialStarted(number=number, believed=believed) if believed is not None:
                 self._believed[number] = believed
-            case TrialFinished(trial=trial, config=config, best=best, done=done, left=left, trainings=spent):
+            case TrialFinished(trial=trial, config=config, done=done, left=left, trainings=spent):
                 assert trial.outcome is not None
                 self._trainings = spent
                 self._configs[trial.index] = config
                 self._believed.pop(trial.number, None)
-                self._best, self._done, self._left = best, done, left
+                self._done, self._left = done, left
+                self._best, self._recommended = event.best, event.recommended
                 self._seconds += trial.outcome.seconds
                 if failure := trial.outcome.failure:
                     self._failures += 1
@@ -75,18 +77,11 @@ class Summary:
         return Group(*(self._line(label, text, style) for label, text, style in self._content()))
 
     def _content(self) -> Iterator[tuple[str, str, str]]:
-        if self._best is not None and self._best.outcome is not None and self._best.outcome.value is not None:
-            config = self._configs.get(self._best.index)
-            shown = show_scores(self._best.outcome, self.metric, self.objectives)
-            shown += f", trial {self._best.number}"
-            if self._best.outcome.broken:  # of those that all lose it, the one that loses the least
-                shown += f", loses {' and '.join(self._best.outcome.broken)}"
-            settings = show_config(config) if config else ""
-            if _LABEL + len(f"{shown}: {settings}") <= self.columns:
-                yield "best", f"{shown}: {settings}" if settings else shown, "green"
-            else:
-                yield "best", shown, "green"
-                yield "", settings, "green"
+        if self._best is not None:
+            yield from self._of_trial("best", self._best, "green")
+        if differs(self._best, self._recommended):
+            assert self._recommended is not None
+            yield from self._of_trial("use", self._recommended, "", ", recommended by all trials")
         for number, believed in self._believed.items():
             shown = show_with_interval(believed.value, self.metric, (believed.low, believed.high))
             yield "expect", f"{shown} of trial {number}", ""
@@ -106,6 +101,25 @@ class Summary:
         if self._failures:
             yield "failed", f"{self._failures} of {self._done}; {self._last_failure}", "red"
 
+    def _of_trial(
+        self, label: str, trial: Trial, style: str, why: str = ""
+    ) -> Iterator[tuple[str, str, str]]:
+        """Score and config of a trial."""
+        if trial.outcome is None or trial.outcome.value is None:
+            return
+        config = self._configs.get(trial.index)
+        shown = show_scores(trial.outcome, self.metric, self.objectives)
+        shown += f", trial {trial.number}"
+        if trial.outcome.broken:  # of those that all lose it, the one that loses the least
+            shown += f", loses {' and '.join(trial.outcome.broken)}"
+        shown += why
+        settings = show_config(config) if config else ""
+        if _LABEL + len(f"{shown}: {settings}") <= self.columns:
+            yield label, f"{shown}: {settings}" if settings else shown, style
+        else:
+            yield label, shown, style
+            yield "", settings, style
+
     def _price(self, seconds: float, *, about: bool = False) -> str:
         if self._cost_per_hour is None:
             return ""
@@ -115,3 +129,8 @@ class Summary:
         line = Text(no_wrap=True, overflow="ellipsis")
         line.append(f"{label:<{_LABEL}}", "dim")
         return line.append(escape.printable(text), style)
+
+
+def differs(best: Trial | None, recommended: Trial | None) -> bool:
+    """Whether another config is recommended than that of the best score."""
+    return best is not None and recommended is not None and best.index != recommended.index

@@ -69,6 +69,23 @@ def test_a_trial_that_loses_a_guard_says_so_beside_its_score() -> None:
     assert re.search(r"2/30 +80.0 % +best 50.0 % +3.0 s  loses text", said[1])
 
 
+def test_the_recommended_trial_is_told_where_it_is_not_that_of_the_best_score() -> None:
+    out = io.StringIO()
+    lucky, sound = Trial(0, 1, Outcome(0.9, seconds=3.0)), Trial(1, 2, Outcome(0.8, seconds=3.0))
+    with Display(
+        "exact_match", Console(file=out, force_terminal=True, width=120, color_system=None)
+    ) as display:
+        display.show(TrialFinished(lucky, CONFIG, lucky, 1, 30, None, recommended=lucky))
+        assert [line.split()[0] for line in bars_of(display, 120)].count("use") == 0
+        display.show(TrialFinished(sound, CONFIG, lucky, 2, 30, None, recommended=sound))
+        best, use = (line for line in bars_of(display, 120) if line.startswith(("best", "use")))
+    assert "90.0 %, trial 0: rank 8" in best
+    assert "80.0 %, trial 1, recommended by all trials: rank 8" in use
+    said = [line for line in out.getvalue().splitlines() if "/30" in line]
+    assert "recommended" not in said[0]
+    assert re.search(r"2/30 +80.0 % +best 90.0 % +3.0 s  recommended: trial 1", said[1])
+
+
 def test_how_long_a_run_takes_is_said_before_its_first_trial() -> None:
     out = io.StringIO()
     with Display("loss", Console(file=out, force_terminal=True, width=80, color_system=None)) as display:
