@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loracle.errors import StudyError
+from loracle.errors import LoracleError, StudyError
 from loracle.export.winner.files import ROWS, header, template_text, write_rows, write_texts, yaml_text
 from loracle.export.winner.reading import Winner, require_whole_alpha
 from loracle.export.winner.rows import (
@@ -21,6 +21,7 @@ from loracle.export.winner.rows import (
     respelt_rows,
     training_rows,
 )
+from loracle.text.escape import printable
 
 if TYPE_CHECKING:
     from loracle.training.dataset.shapes import Example
@@ -74,6 +75,7 @@ def settings(winner: Winner, rows: Sequence[Example]) -> tuple[dict[str, str], l
             f"LLaMA-Factory begins with LoRA or PiSSA, not with {lora['init_lora_weights']}; export --to trl"
         )
     require_plain_turns(rows, "LLaMA-Factory")
+    _require_alternation(rows)
     if template_text(winner, rows):
         raise StudyError(
             f"LLaMA-Factory reads the chat template of the model's own folder alone, and the run's was "
@@ -135,6 +137,19 @@ def _about_packing(winner: Winner, form: str) -> Iterator[str]:
         )
     elif winner.split.micro > 1 and winner.attention == "flash_attention_2":
         yield "packing: with FlashAttention neat_packing takes one row at a time; give --micro-batch 1"
+
+
+def _require_alternation(rows: Sequence[Example]) -> None:
+    """Raises LoracleError where LLaMA-Factory would pass over a chat with a warning: its turns are not those
+    of a user and the assistant by turns, behind a system's (llamafactory/data/converter.py)."""
+    for row in rows:
+        roles = [turn.role for turn in row.messages]
+        spoken = roles[1:] if roles[:1] == ["system"] else roles
+        if spoken != ["user", "assistant"] * (len(spoken) // 2):
+            raise LoracleError(
+                f"{row.source}: LLaMA-Factory leaves out chats where user and assistant do not take turns, "
+                f"as here: {', '.join(map(printable, roles[:6]))}; export --to trl, or to torchtune"
+            )
 
 
 def _described(form: str) -> dict[str, Any]:

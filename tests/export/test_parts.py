@@ -188,3 +188,22 @@ def test_what_no_text_says_is_refused(run_with: Any, content: str, dialect: str,
     with pytest.raises(LoracleError, match="export --to trl, or to torchtune"):
         export(run_with(content), tmp_path / "out", dialect)
     assert not (tmp_path / "out").exists()
+
+
+def test_chats_that_do_not_take_turns_are_not_lost(tmp_path: Path, tiny_model: Path) -> None:
+    """LLaMA-Factory leaves them out with a warning; torchtune is given our tokens of them."""
+
+    def chat(asked: str, said: str) -> dict[str, Any]:
+        turns = [("assistant", "abc"), ("user", asked), ("assistant", said)]
+        return {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+    run = finish(tmp_path, tiny_model, [chat(row["prompt"], row["completion"]) for row in copy_rows(60)])
+    with pytest.raises(
+        LoracleError, match=r"jsonl:\d+: LLaMA-Factory .*: assistant, user, assistant; export"
+    ):
+        export(run, tmp_path / "llamafactory", "llamafactory")
+    assert not (tmp_path / "llamafactory").exists()
+    export(run, tmp_path / "torchtune", "torchtune")
+    assert sorted(map(str, rows_of(tmp_path / "torchtune"))) == sorted(
+        map(str, our_rows(run, tmp_path / "ours"))
+    )
