@@ -200,7 +200,7 @@ def test_what_a_search_may_cost_has_a_range_until_trials_say_it() -> None:
     assert (free.budget_ends, free.trainings_span) == ((20, 20), Span(2.0, 4.0, 8.0))
     told = in_words(replace(before, whole=Span(60, 60, 60)))
     assert told.startswith("5 trials (2 to 10, by what they cost): ")
-    assert told.endswith("; the search costs about 1 full trainings in tokens (0.8 to 1)")
+    assert told.endswith("; the search costs about 1 full training in tokens (0.8 to 1)")
     took = Tokens(trained=80, read=20, generated=0, full=800, full_scoring=200).metrics
     after = forecast.expected([Trial(0, 0, Outcome(0.5, took, 1.0))], 20, 1)
     assert after.budget_ends == (10, 10)
