@@ -269,15 +269,6 @@ def forecast(
     return Forecast(ends, known, config.execution.cost_per_hour, each, most, least)
 
 
-def priced(sizes: Sizes | None, space: SearchSpace, first: Callable[[], Sequence[int]]) -> Sizes | None:
-    """The same sizes where a trial is expected to cost what those do that the search would try `first`.
-
-    They stay as they are where nobody knows what a trial costs.
-    """
-    each = None if sizes is None else _cost(sizes, Lengths.of(space, first))
-    return sizes if sizes is None or each is None else replace(sizes, expected=each.likely)
-
-
 def _cost(sizes: Sizes, lengths: Lengths) -> Span | None:
     """Of a trial, in full trainings, before there was any; None: of runs begun before."""
     if sizes.expected is None:

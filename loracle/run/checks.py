@@ -24,7 +24,7 @@ from loracle.records.objective import Report
 from loracle.records.space import SearchSpace, with_alpha
 from loracle.records.trial import Trial
 from loracle.records.trial_files import stored_outcomes
-from loracle.report.time_left import Forecast, forecast, in_words, priced
+from loracle.report.time_left import Forecast, forecast, in_words
 from loracle.report.verdict.stored import FILE as FINISHED
 from loracle.report.wording import search_ends
 from loracle.run.folder import as_begun, require_own, require_recorded
@@ -199,15 +199,7 @@ def _memory(config: RunConfig, objective: TrainingObjective, space: SearchSpace)
         peaks += "; the standard config does not fit, so it cannot be compared with"
     fits = model.limit is None or model.peak(standard) <= model.limit
     yield Check("memory", "ok" if fits else "note", peaks)
-    sizes = priced(objective.sizes, space, _search_of(config, objective, space).first)
-    yield from _noticed(search_notices(config, space, model, sizes), "search")
-
-
-def _search_of(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -> Search:
-    """What chooses configs, without what reads prompts."""
-    part, parameters = Report(sizes=objective.sizes).part, objective.base.model.num_parameters()
-    preset = run_preset(config, prior_contents(run_preset(config), {}, parameters, part))
-    return Search(space, preset, None, config.search.seed, memory=objective.memory)
+    yield from _noticed(search_notices(config, space, model, objective.sizes), "search")
 
 
 def _time(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -> Iterator[Check]:
@@ -218,7 +210,10 @@ def _time(config: RunConfig, objective: TrainingObjective, space: SearchSpace) -
         pace = objective.pace()
     finally:
         torch.set_num_threads(threads)
-    sizes, first = objective.sizes, _search_of(config, objective, space).first
+    part, parameters = Report(sizes=objective.sizes).part, objective.base.model.num_parameters()
+    preset = run_preset(config, prior_contents(run_preset(config), {}, parameters, part))
+    search = Search(space, preset, None, config.search.seed, memory=objective.memory)
+    sizes, first = objective.sizes, search.first
     estimates = forecast(config, space, has_final=True, sizes=sizes, pace=pace, first=first)
     yield from _expected(config, space, estimates)
 

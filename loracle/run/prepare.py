@@ -16,7 +16,6 @@ from loracle.records.events import Listener, PhaseStarted
 from loracle.records.notices import Notice, gathered
 from loracle.records.objective import Pace, Report
 from loracle.records.sizes import Sizes
-from loracle.report.time_left import priced
 from loracle.report.wording import search_ends
 from loracle.run.identity import Identity, common_settings
 from loracle.run.past.candidates import read_past
@@ -91,10 +90,8 @@ def _prepare(config: RunConfig, executor: Executor, listen: Listener) -> Prepare
     local = config.execution.executor == "local"
     memory = MemoryModel.from_json(report.memory) if report.memory and local else None
     search = prepare_search(config, report, listen)
-    search = replace(search, memory=memory)
-    sizes = priced(report.sizes, search.space, search.first)
-    told = search_notices(config, search.space, memory, sizes)
-    search = replace(search, notices=(*search.notices, *told))
+    told = search_notices(config, search.space, memory, report.sizes)
+    search = replace(search, memory=memory, notices=(*search.notices, *told))
     identity = Identity(
         {**report.contents, **search.contents},
         common_settings(config),

@@ -17,8 +17,7 @@ from loracle.records.objective import Pace
 from loracle.records.sizes import Sizes
 from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import Failure, FailureKind, Outcome, Tokens, Trial
-from loracle.report.time_left import Finals, Forecast, Guess, finals, forecast, guess, in_words, priced
-from loracle.run.search_notices import search_notices
+from loracle.report.time_left import Finals, Forecast, Guess, finals, forecast, guess, in_words
 from loracle.run.tune import tune
 
 SIZES = Sizes(train=2000, proxy=200, validation=100, scored=100, test=200)
@@ -90,22 +89,6 @@ def test_what_a_trial_costs_is_that_of_the_configs_that_are_likely_first() -> No
     assert (told["small"].budget, told["small"].budget_ends) == (33, (2, 40))
     before = forecast(config, space, has_final=True, sizes=replace(sizes, costs=()), first=lambda: (0,))
     assert before.expected([], 40, 1).budget == 6  # of a run that was begun before costs were kept by length
-
-
-def test_a_warning_of_few_trials_goes_by_the_configs_that_are_likely_first() -> None:
-    space = SearchSpace([Knob("batch_size", (2, 8, 64), scale="log2")], [])
-    sizes = replace(SIZES, expected=0.6, expected_ends=(0.1, 1.5), costs=((2, 0.1), (8, 0.2), (64, 1.5)))
-    config = parse_config("model: m\ndata: {train: t.jsonl}\nsearch: {budget: 1.0, trials: 3}\n")
-
-    def warned(*first: int) -> list[str]:
-        told = search_notices(config, space, None, priced(sizes, space, lambda: first))
-        return [notice.text for notice in told if notice.name == "few_trials"]
-
-    assert warned(0, 0, 1) == []
-    (text,) = warned(2, 2, 1)
-    assert text.startswith("a trial costs about 1.07 full trainings")
-    assert len(warned()) == 1
-    assert priced(None, space, lambda: (0,)) is None
 
 
 SPACE = SearchSpace([Knob("batch_size", (4, 16)), Knob("epochs", (1.0, 2.0))], [])
