@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -58,8 +59,11 @@ def write(winner: Winner, folder: Path) -> list[str]:
 def settings(winner: Winner, _rows: Sequence[Example]) -> tuple[dict[str, str], list[str]]:
     """The files without the rows, and what they cannot say; raises as `write`. No row matters.
 
-    Nothing is fetched: where the base model's `config.json` is not on this machine, there are none.
+    Nothing is fetched: where the base model's `config.json` is not on this machine, there are none. Nor is
+    torch loaded for them, which transformers needs to read it: the process of a search stays without.
     """
+    if "torch" not in sys.modules:
+        raise ModelError(f"{winner.model}: reading its config loads torch; loracle report does")
     try:
         return _texts(winner, local=True)
     except (OSError, ValueError) as problem:  # of transformers: a config or tokenizer that cannot be read

@@ -18,6 +18,8 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write the report of a run, finished or not, as one HTML page."""
+    import torch  # noqa: F401  # for settings of torchtune, which are of the base model's config
+
     from loracle.commands.terminal.console import console, say, say_json
     from loracle.errors import StudyError
     from loracle.loaded_run import load_run

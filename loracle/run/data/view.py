@@ -14,7 +14,7 @@ import numpy as np
 from loracle.config.data.sources import described
 from loracle.config.metrics import metric_of
 from loracle.config.settings import NO_DATA, RunConfig
-from loracle.errors import ConfigError, LoracleError, StudyError
+from loracle.errors import ConfigError, LoracleError, SpaceError, StudyError
 from loracle.records.notices import Notice, gathered
 from loracle.records.notices import as_json as notices_as_json
 from loracle.run.folder import as_begun
@@ -226,7 +226,10 @@ def _trial_size(
     size = trial_size(config.data, tokens)
     chosen = proxy_positions(len(train), size.trained / len(train), 1, config.search.seed)
     batched = (rows, rows_of(train.select(chosen), config.data, limit))
-    cost, _ = trial_cost(config, tokens, size, (len(rows), len(batched[1])))
+    try:
+        cost, _ = trial_cost(config, tokens, size, (len(rows), len(batched[1])))
+    except SpaceError:  # no candidate can be trained, which is told elsewhere
+        return size, batched
     return replace(size, expected=cost.likely), batched
 
 
