@@ -90,16 +90,27 @@ class Reasons:
             tuple(conclusions),
             self._next(history),
             self.own,
-            self._chosen(history),
+            self._chosen(history, comparison),
         )
 
-    def _chosen(self, history: History) -> Chosen | None:
+    def _chosen(self, history: History, comparison: Comparison | None) -> Chosen | None:
         if not history.succeeded:
             return None
-        seed = self.config.search.seed
-        leader = ranking(self.space, history, self._asked, seed=seed)[0]
+        leader, seed = self._order(history, comparison)[0], self.config.search.seed
         found = understand(self.space, history, self._asked, seed, self.config.metric, leader)
         return None if found is None else found.chosen
+
+    def _order(self, history: History, comparison: Comparison | None) -> list[int]:
+        """Indices of the configs that succeeded, the leading one first.
+
+        After the end that is the winner, which further seeds, finalists or guards may have put before what
+        the search ranks highest.
+        """
+        order = list(ranking(self.space, history, self._asked, seed=self.config.search.seed))
+        if comparison is not None:
+            winner = self.space.nearest({name: comparison.winner[name] for name in self.space.names})
+            order.sort(key=lambda index: index != winner)  # stable
+        return order
 
     # -- one trial ------------------------------------------------------------------------------------
 
@@ -203,7 +214,7 @@ class Reasons:
         if not isinstance(beliefs.surrogate, Ensemble):
             return found
         scale = ScoreScale.of(beliefs.y, beliefs.observations.values, self.config.metric)
-        order = ranking(self.space, history, self._asked, seed=self.config.search.seed)
+        order = self._order(history, comparison)
         best_of = {t.index: t.number for t in sorted(history.succeeded, key=value_of)}
         rows, name = [row_of(self.space, i) for i in order[:2]], f"trial {best_of[order[1]]}"
         rival = _difference(beliefs.surrogate, scale, rows, "runner_up", name)

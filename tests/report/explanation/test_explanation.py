@@ -136,6 +136,19 @@ def test_the_verdict_is_a_conclusion_and_is_safe_where_it_is_told(history: Histo
         assert (one.safe, one.difference, one.low, one.high) == (safe, 0.4, comparison.low, 0.5)
 
 
+def test_what_won_in_the_end_leads_whatever_the_search_ranked_first(
+    explained: Explanation, history: History
+) -> None:
+    assert explained.chosen is not None
+    other = next(trial for trial in history.trials if trial.number != explained.chosen.trial)
+    winner = SPACE.config(other.index)
+    found = REASONS.explain(history, (), Comparison(winner, winner, Outcome(-1.0), Outcome(-1.0)))
+    assert found.chosen is not None
+    assert (found.chosen.trial, found.chosen.score) == (other.number, loss(other.index))
+    (runner_up,) = (one for one in found.conclusions if one.about == "runner_up")
+    assert runner_up.name == f"trial {explained.chosen.trial}"
+
+
 def test_odd_runs_have_explanations() -> None:
     nothing = REASONS.explain(History())
     assert nothing.conclusions == ()
