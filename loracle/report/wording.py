@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.config.search.limits import is_default, least_trials, leaves_it_open
 from loracle.config.settings import RunConfig
-from loracle.records.space import Config, Value
+from loracle.records.space import NUMERIC, Config, Value
 from loracle.records.trial import ITEMS, TAKEN_BACK, Failure, FailureKind, History, Outcome
+from loracle.report.findings.records import PriorKnobs
 from loracle.report.findings.search_cost import affordable, exceeded, show_trainings
 
 NUMBERS_STAND_IN = (  # where the belief of a preset that reads is asked for
@@ -151,6 +152,25 @@ def search_ends(config: RunConfig, each: float | None = None) -> str:
         cost = show_trainings(search.budget)
         ends = f"ends before it costs more than {cost} ({source('budget')}), after {trials} at most"
     return ends if search.worth == "never" else f"{ends}, or where one more is not worth it (search.worth)"
+
+
+def prior_knobs_line(knobs: PriorKnobs | None) -> str:
+    """What the prior does not know; empty where that is nothing, or there is no prior."""
+    if knobs is None or not knobs.unknown:
+        return ""
+    unknown = in_words(knobs.unknown)
+    if not knobs.silent:
+        return f"The prior knows nothing of {unknown}: what it says is of {in_words(knobs.known)} alone."
+    return (
+        f"The prior knows nothing of what is searched here ({unknown}) and expects the same of every config: "
+        f"it was fitted to tasks with other knobs ({in_words(NUMERIC)})."
+    )
+
+
+def in_words(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def counted_trials(n: int) -> str:

@@ -15,12 +15,13 @@ from loracle.config.settings import RunConfig
 from loracle.config.training.plan import steps_of
 from loracle.records.notices import Notice
 from loracle.records.sizes import Sizes
-from loracle.records.space import SearchSpace, Value, number, same_value, with_alpha
+from loracle.records.space import NUMERIC, SearchSpace, Value, number, same_value, with_alpha
 from loracle.records.trial import History
 from loracle.records.trial_files import why_trained_alone
+from loracle.report.findings.beliefs import prior_knobs
 from loracle.report.findings.search_cost import affordable, show_trainings
 from loracle.report.folders import trial_folder
-from loracle.report.wording import show_config, show_value
+from loracle.report.wording import in_words, show_config, show_value
 from loracle.search.observations import suspects
 from loracle.search.presets import get_preset
 from loracle.search.propose import seed_indices
@@ -48,6 +49,7 @@ def search_notices(
     return (
         *_unused(config, space),
         *_beliefs(config, space),
+        *_prior(config, space),
         *_fewer_candidates(config, space),
         *_few_trials(config, space, sizes),
         *_never_tried(space),
@@ -107,6 +109,18 @@ def _beliefs(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
     """Beliefs that make no difference between candidates, or little."""
     for text in config.beliefs.said.remarks(space):
         yield Notice("search", "belief_of_no_use", text)
+
+
+def _prior(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:
+    """A prior that knows no knob: who calls a learning rate so has a search that knows more."""
+    knobs = prior_knobs(space)
+    if get_preset(config.search.preset).informed and knobs.silent:
+        source = "trials and your beliefs" if config.beliefs.said else "trials alone"
+        text = (
+            f"what is known of LoRA says nothing of {printable(in_words(knobs.unknown))}, so the search "
+            f"learns from {source}; a knob that is one of {in_words(NUMERIC)} may have that name"
+        )
+        yield Notice("search", "unknown_to_prior", text, len(knobs.unknown))
 
 
 def _fewer_candidates(config: RunConfig, space: SearchSpace) -> Iterator[Notice]:

@@ -85,6 +85,11 @@ def describe(space: SearchSpace) -> npt.NDArray[np.float64]:
     return np.column_stack([*map(_within_reason, known), *others])
 
 
+def knows(space: SearchSpace) -> tuple[str, ...]:
+    """Names of the knobs with several values that a prior says something of."""
+    return tuple(knob.name for knob in space.knobs if knob.name in NUMERIC and len(knob.values) > 1)
+
+
 def _within_reason(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Numbers in their order, those beyond 8 units by their logarithm: a dropout of 1e300 would leave no
     digits for any other difference."""

@@ -125,6 +125,19 @@ def test_settings_that_have_an_effect_are_not(
     assert "unused_setting" not in [notice.name for notice in told]
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_knobs_of_which_the_prior_knows_none_are_told(known: bool, tmp_path: Path) -> None:
+    name = "learning_rate" if known else "lr"
+    text = f"objective: {{command: 'train {{{name}}} {{width}}', direction: maximize}}\noutput: run\n"
+    text += f"space: {{base: empty, knobs: {{{name}: [1e-4, 1e-3], width: [1, 2]}}}}\nstandard: null\n"
+    (tmp_path / "own.yaml").write_text(text)
+    config = load_config(tmp_path / "own.yaml")
+    told = [n for n in search_notices(config, search_space(config, 24), None) if n.name == "unknown_to_prior"]
+    assert bool(told) is not known
+    if told:
+        assert "says nothing of lr and width, so the search learns from trials alone" in told[0].text
+
+
 def test_fewer_candidates_than_trials_are_told_and_counted(run_config: Callable[..., Path]) -> None:
     few = {"rank": [2, 4], "alpha_ratio": 1, "dropout": 0, "batch_size": 4, "learning_rate": [1e-4, 1e-3]}
     content = yaml.safe_load(run_config(search={"trials": 6}).read_text())

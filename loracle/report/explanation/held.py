@@ -15,8 +15,9 @@ _LESS, _MORE = 0.25, 1.25  # of the weight before the first trial
 def held_lines(held: HeldLikely) -> Iterator[str]:
     """A sentence each; `held.said` has the user's own words."""
     yield f"You held likely: {held.said}."
+    who = "that" if held.alone else "that and the prior"
     if held.favourite is not None:
-        yield f"Before the first trial, that and the prior spoke most for {show_config(held.favourite)}."
+        yield f"Before the first trial, {who} spoke most for {show_config(held.favourite)}."
     if held.agreement is not None:
         yield (
             f"It {agrees(held.agreement)} with what was seen: rank correlation {held.agreement:z.2f} over "

@@ -25,8 +25,8 @@ from loracle.report.explanation.records import (
     Proposal,
     UsersWord,
 )
-from loracle.report.findings.beliefs import understand
-from loracle.report.findings.records import Chosen
+from loracle.report.findings.beliefs import prior_knobs, understand
+from loracle.report.findings.records import Chosen, PriorKnobs
 from loracle.report.findings.score_scale import WIDE, ScoreScale, of_training
 from loracle.report.findings.trials import price
 from loracle.report.verdict import Comparison
@@ -66,6 +66,10 @@ class Reasons:
             self.preset if self.own else replace(get_preset("default"), seed_configs=self.preset.seed_configs)
         )
 
+    @property
+    def _prior_knobs(self) -> PriorKnobs | None:
+        return prior_knobs(self.space) if self._asked.informed else None
+
     def explain(
         self, history: History, numbers: tuple[int, ...] = (), comparison: Comparison | None = None
     ) -> Explanation:
@@ -91,6 +95,7 @@ class Reasons:
             self._next(history),
             self.own,
             self._chosen(history, comparison),
+            self._prior_knobs,
         )
 
     def _chosen(self, history: History, comparison: Comparison | None) -> Chosen | None:
@@ -181,8 +186,8 @@ class Reasons:
         return Evidence(near.number, None if value is None else self._read(value), differs)
 
     def _prior(self, beliefs: Beliefs, index: int) -> PriorWord | None:
-        settings = self._asked.informed
-        if settings is None:
+        settings, knobs = self._asked.informed, self._prior_knobs
+        if settings is None or knobs is None or knobs.silent:
             return None
         mean = prior_alone(settings, describe(self.space)).belief().mean
         share = float((mean > mean[row_of(self.space, index)]).mean())

@@ -7,7 +7,7 @@ from typing import Literal
 
 from loracle.records.space import Config, Value
 from loracle.records.trial import GuardReading
-from loracle.report.findings.records import Chosen
+from loracle.report.findings.records import Chosen, PriorKnobs
 
 Source = Literal["named", "chance", "belief"]
 
@@ -92,7 +92,8 @@ class Proposal:
         known: trials that had said something before it.
         again: whether the search, asked again with the trials before this one, chooses the same; None where
             it cannot be asked, as its belief reads prompts.
-        expected, prior, beliefs: None where there was nothing to go by; `expected` also where fewer than
+        expected, prior, beliefs: None where there was nothing to go by (a prior may know none of the knobs);
+            `expected` also where fewer than
             three different scores did not say what a difference is worth.
         nearest: None for the first.
         score: what came of it; None: it failed, or is not over.
@@ -172,6 +173,7 @@ class Explanation:
         next: None where every candidate was tried.
         own: whether the belief is the one that the search used; else that on numbers stands in.
         chosen: the leading config's score, and what is believed of it; None where nothing was to choose from.
+        prior_knobs: which knobs the prior knows; None where the search has none.
     """
 
     metric: str
@@ -180,3 +182,4 @@ class Explanation:
     next: Next | None
     own: bool
     chosen: Chosen | None = None
+    prior_knobs: PriorKnobs | None = None

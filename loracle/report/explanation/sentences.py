@@ -10,6 +10,7 @@ from loracle.report.findings.chosen import chosen_line
 from loracle.report.verdict.guards import loss_text
 from loracle.report.wording import (
     NUMBERS_STAND_IN,
+    prior_knobs_line,
     show_amount,
     show_config,
     show_difference,
@@ -28,6 +29,8 @@ def sentences(explanation: Explanation) -> Iterator[str]:
         yield from proposal_lines(proposal, metric)
     if not explanation.own:
         yield NUMBERS_STAND_IN
+    if said := prior_knobs_line(explanation.prior_knobs):
+        yield said
     if explanation.chosen is not None:
         yield chosen_line(explanation.chosen, metric)
     if not explanation.conclusions:

@@ -25,6 +25,7 @@ from loracle.report.findings.records import (
     Importance,
     NearEqual,
     PriorCheck,
+    PriorKnobs,
     Slice,
     SlicePoint,
 )
@@ -33,7 +34,7 @@ from loracle.search.ensemble import Ensemble, fit_ensemble, prior_alone
 from loracle.search.feasibility import Feasibility
 from loracle.search.observations import observed, row_of, rows_along, rows_of, tells, value_of
 from loracle.search.presets import EnsembleSettings, Preset, get_preset
-from loracle.search.prior import describe
+from loracle.search.prior import describe, knows
 from loracle.search.propose import Beliefs
 
 Floats = npt.NDArray[np.float64]
@@ -147,10 +148,15 @@ class Understanding:
 
     # -- prior ----------------------------------------------------------------------------------------
 
+    @property
+    def prior_knobs(self) -> PriorKnobs | None:
+        """Which knobs the prior knows; None where there is none."""
+        return prior_knobs(self.space) if self.settings.informed > 0 else None
+
     @cached_property
     def prior(self) -> PriorCheck | None:
-        """None where there is none."""
-        if self.settings.informed <= 0:
+        """None where there is none, or it says the same of all candidates."""
+        if self.prior_knobs is None or self.prior_knobs.silent:
             return None
         looked = self._looked_at
         before = prior_alone(self.settings, describe(self.space))
@@ -161,7 +167,7 @@ class Understanding:
         ranks = np.searchsorted(ordered, expected) / len(ordered)
         values = [trial.outcome.value if trial.outcome else None for trial in kept]
         scores = [None if value is None else float(self._read(value)) for value in values]
-        now = self.ensemble.belief(at=looked).mean
+        now, favourite = self.ensemble.belief(at=looked).mean, self._config(int(looked[np.argmax(mean)]))
         return PriorCheck(
             tuple(
                 Expectation(trial.number, float(rank), score)
@@ -170,7 +176,7 @@ class Understanding:
             _spearman(expected, _values(kept)),
             self.ensemble.informed,
             self.settings.informed,
-            self._config(int(looked[np.argmax(mean)])),
+            {name: value for name, value in favourite.items() if name not in self.prior_knobs.unknown},
             self._config(self._best(looked, now)),
         )
 
@@ -194,6 +200,7 @@ class Understanding:
             len(rows),
             self.ensemble.believing,
             before.believing,
+            self.prior_knobs is None or self.prior_knobs.silent,
         )
 
     @cached_property
@@ -271,6 +278,13 @@ class Understanding:
         some = np.random.default_rng(0).choice(everything, _LOOKED_AT, replace=False)
         rows, known = rows_of(self.space, [trial.index for trial in self.history.succeeded])
         return np.unique(np.concatenate([some, rows[known]]))
+
+
+def prior_knobs(space: SearchSpace) -> PriorKnobs:
+    """Which of the knobs with several values a prior knows."""
+    known = knows(space)
+    varied = (knob.name for knob in space.knobs if len(knob.values) > 1)
+    return PriorKnobs(known, tuple(name for name in varied if name not in known))
 
 
 def understand(

@@ -19,7 +19,7 @@ from loracle.records.notices import Notice
 from loracle.records.space import Config, SearchSpace
 from loracle.records.trial import History
 from loracle.report.findings import trials as of_trials
-from loracle.report.findings.beliefs import Understanding, understand
+from loracle.report.findings.beliefs import Understanding, prior_knobs, understand
 from loracle.report.findings.cliff import cliff
 from loracle.report.findings.curves import CurveReader
 from loracle.report.findings.examples import examples
@@ -30,7 +30,7 @@ from loracle.report.folders import final_folder
 from loracle.report.objectives import show_scores, weighed
 from loracle.report.tables import comparison_json, comparison_rows
 from loracle.report.verdict import Comparison, verdict_lines
-from loracle.report.wording import nothing_succeeded, show_config
+from loracle.report.wording import nothing_succeeded, prior_knobs_line, show_config
 from loracle.search.presets import Preset
 from loracle.search.propose import recommend
 
@@ -89,6 +89,7 @@ class Subject:
             proxy=of_trials.proxy_pairs(space, history, comparison, metric),
             cost=of_trials.cost(config, history, comparison),
             provenance=_provenance(config),
+            prior_knobs=prior_knobs(space) if self.preset.informed else None,
         )
         found = self._with_belief(found, history, leader, whole=whole)
         if comparison is not None:
@@ -285,7 +286,8 @@ def _left_out(found: Findings, comparison: Comparison | None, *, whole: bool) ->
         said["importance"] = nothing if not succeeded else flat if whole else later
     if found.prior is None:
         none = f"The preset {_preset_name(found)} searches without a prior that was fitted to other tasks."
-        said["prior"] = nothing if not succeeded else none
+        silent = found.prior_knobs is not None and found.prior_knobs.silent
+        said["prior"] = prior_knobs_line(found.prior_knobs) if silent else none if succeeded else nothing
     if not found.near_equals:
         why = "No cheaper config is believed to be as good within noise."
         said["near_equals"] = nothing if not succeeded else why if whole else later

@@ -165,6 +165,19 @@ class Expectation:
 
 
 @dataclass(frozen=True)
+class PriorKnobs:
+    """Which of the knobs that have several values the prior says something of, by name."""
+
+    known: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+    @property
+    def silent(self) -> bool:
+        """Whether it says the same of all candidates."""
+        return bool(self.unknown) and not self.known
+
+
+@dataclass(frozen=True)
 class PriorCheck:
     """What the prior said against what was seen.
 
@@ -172,7 +185,7 @@ class PriorCheck:
         agreement: Spearman's correlation over the trials; None where it has no meaning.
         weight: probability, after the trials, that the task is like those the prior was fitted to.
         weight_before: the same before the first trial.
-        favourite: the config that the prior alone would have chosen.
+        favourite: the config that the prior alone would have chosen, without the knobs that it does not know.
         favourite_now: the candidate that is believed to be best now, tried or not, of those that likely keep
             every guard.
     """
@@ -199,6 +212,7 @@ class HeldLikely:
         trials: how many these are.
         weight: probability, after the trials, that what the user holds likely explains the scores.
         weight_before: the same before the first trial.
+        alone: whether it spoke alone before the first trial: no prior is there that knows any of the knobs.
     """
 
     said: str
@@ -208,6 +222,7 @@ class HeldLikely:
     trials: int
     weight: float
     weight_before: float
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -371,6 +386,7 @@ class Findings:
         chosen: the leading config's score and what is believed of it; None before there are two configs.
         own_belief: whether what is believed here is what the search believes; else numbers alone stand in.
         pareto: of several objectives; None where there is one.
+        prior_knobs: which knobs the prior knows; None where the search has none.
         left_out: by part: why it cannot be said.
         provenance: what the run is made of, as it was recorded.
     """
@@ -403,6 +419,7 @@ class Findings:
     slices: tuple[Slice, ...] = ()
     importance: Importance | None = None
     prior: PriorCheck | None = None
+    prior_knobs: PriorKnobs | None = None
     held: HeldLikely | None = None
     near_equals: tuple[NearEqual, ...] = ()
     cliff: Cliff | None = None

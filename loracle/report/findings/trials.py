@@ -84,7 +84,7 @@ def progress(rows: Sequence[TrialRow], standard: TrialRow | None, metric: str) -
 
 
 def cost(config: RunConfig, history: History, comparison: Comparison | None) -> Cost | None:
-    """Of all trainings, interrupted ones included; None before the first has ended."""
+    """Of all trainings that were measured (interrupted ones are not); None before the first has ended."""
     trials = [trial.outcome for trial in history.finished if trial.outcome]
     finals = _finals(comparison, trials)
     if not trials and not finals:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html as _html
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from loracle.text import escape
 
 _LONGEST = 4_000  # characters of one text on the page
+_SMALL_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?e-\d+(?!\w)")
 
 
 def text(content: object, limit: int = _LONGEST) -> str:
@@ -82,9 +84,14 @@ def table(rows: Sequence[Sequence[str]], label: str, *, first_is_head: bool = Tr
     lines = [f"<thead><tr>{top}</tr></thead>"] if head else []
     body = []
     for first, *cells in rest:
-        inside = "".join(f"<td>{own(cell, 400)}</td>" for cell in cells)
+        inside = "".join(f"<td>{_unbroken(own(cell, 400))}</td>" for cell in cells)
         body.append(f'<tr><th scope="row">{own(first, 400)}</th>{inside}</tr>')
     return scrolling(f"<table>{''.join(lines)}<tbody>{''.join(body)}</tbody></table>", f"{label}: table")
+
+
+def _unbroken(content: str) -> str:
+    """The same HTML, with numbers such as `1e-3` in one piece: a browser breaks them after the hyphen."""
+    return _SMALL_NUMBER.sub(r'<span class="number">\g<0></span>', content)
 
 
 def scrolling(content: str, label: str) -> str:

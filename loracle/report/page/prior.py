@@ -5,7 +5,7 @@ from __future__ import annotations
 from loracle.report.explanation.held import TITLE, held_lines
 from loracle.report.findings.records import Findings
 from loracle.report.page.markup import Part, chart, paragraph, section, table, text
-from loracle.report.wording import agrees, show_value, shown_knobs
+from loracle.report.wording import agrees, prior_knobs_line, show_value, shown_knobs
 from loracle.text.quantities import show_share
 
 
@@ -15,7 +15,7 @@ def prior_part(found: Findings) -> Part:
     if found.prior is None:
         return section("prior", "Prior", "What the prior said", why=why)
     prior = found.prior
-    said = []
+    said = [text(prior_knobs_line(found.prior_knobs))]
     if prior.agreement is not None:
         seen = f"rank correlation {prior.agreement:z.2f} over {len(prior.expected)} trials"
         said.append(
@@ -27,8 +27,8 @@ def prior_part(found: Findings) -> Part:
     )
     before, now = shown_knobs(prior.favourite), shown_knobs(prior.favourite_now)
     rows = [
-        ["", *before],
-        ["the prior's own choice", *map(show_value, before.values())],
+        ["", *now],
+        ["the prior's own choice", *(show_value(before[x]) if x in before else "any" for x in now)],
         [
             "believed best now" + (", of what likely keeps the guards" if found.watched else ""),
             *map(show_value, now.values()),

@@ -417,8 +417,17 @@ def _cost(found: Findings) -> Part:
         rows.append(["money (execution.cost_per_hour)", show_money(cost.money)])
     if cost.kilowatt_hours is not None:
         rows.append(["energy (execution.watts)", f"{cost.kilowatt_hours:.3g} kWh"])
-    note = paragraph(found.left_out.get("search_cost", ""))
+    note = paragraph(found.left_out.get("search_cost", ""), _interrupted(found))
     return section("cost", "Cost", "What it cost", table(rows, "Cost", first_is_head=False), note)
+
+
+def _interrupted(found: Findings) -> str:
+    """What the cost lacks."""
+    n = sum(row.state == "interrupted" for row in found.trials)
+    if not n:
+        return ""
+    some, they = ("1 interrupted trial is", "it") if n == 1 else (f"{n} interrupted trials are", "they")
+    return f"{some} not in it: nobody measured what {they} took before the interruption."
 
 
 def _provenance(found: Findings) -> Part:

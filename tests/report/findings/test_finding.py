@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,13 @@ from reported_runs import CLIFF, KNOBS, history_of, made, outcome, write_logs
 from loracle.config.settings import build_space
 from loracle.records.codec import finite, to_plain
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.report.explanation.held import held_lines
+from loracle.report.explanation.reasons import Reasons
+from loracle.report.explanation.sentences import sentences as explain_sentences
 from loracle.report.findings.curves import read_curve
+from loracle.report.findings.finding import Subject
+from loracle.report.page.page import page
+from loracle.run.search import run_preset
 
 
 def crashed(kind: FailureKind, text: str = "it broke") -> Outcome:
@@ -129,6 +136,8 @@ def test_a_run_that_was_interrupted_and_one_that_goes_on(tmp_path: Path) -> None
     assert [row.state for row in found.trials[-2:]] == ["interrupted", "running"]
     assert "6 of 30 trials are done" in found.verdict[0]
     assert f"Trial {found.leader} leads" in found.verdict[0]
+    assert "1 interrupted trial is not in it" in page(found)
+    assert "interrupted trial" not in page(run.find())
 
 
 def test_a_search_that_is_over_is_not_said_to_go_on(tmp_path: Path) -> None:
@@ -173,6 +182,51 @@ def test_a_preset_that_reads_prompts_is_shown_with_the_belief_on_numbers(tmp_pat
     assert found.slices
     assert found.prior is None
     assert "without a prior" in found.left_out["prior"]
+
+
+def test_a_prior_that_knows_none_of_the_knobs_is_said_to_and_not_drawn(tmp_path: Path) -> None:
+    knobs = {
+        "lr": {"values": [1e-4, 1e-3, 1e-2], "scale": "log10"},
+        "width": {"values": [1, 2, 4]},
+        "style": {"values": ["plain", "odd"]},
+    }
+    own = {"objective": {"command": "train {lr} {width} {style}", "direction": "maximize"}, "standard": None}
+    space = {"base": "empty", "knobs": knobs}
+    there = build_space(made(tmp_path, History(), finished=False, space=space, **own).subject.config.space)
+    trials = history_of(there, 8, score=lambda config: config["width"] / 4)
+    beliefs = {"beliefs": {"lr": "around 1e-3", "width": "probably 2", "style": "probably odd"}}
+    config = made(tmp_path, trials, finished=False, space=space, **own, **beliefs).subject.config
+    preset = run_preset(config)
+    found = Subject(config, there, preset).find(trials)
+    assert found.prior is None
+    assert found.prior_knobs is not None
+    assert found.prior_knobs.unknown == ("lr", "width", "style")
+    said = found.left_out["prior"]
+    assert said.startswith("The prior knows nothing of what is searched here (lr, width and style)")
+    assert "Score of each trial against what the prior expected" not in page(found)
+    assert said in page(found)
+    assert found.held is not None
+    lines = list(held_lines(found.held))
+    assert "Before the first trial, that spoke most for lr 1e-3, width 2, style odd." in lines
+    explained = Reasons(config, there, preset).explain(trials, (7,))
+    assert explained.proposals[0].prior is None
+    assert said in list(explain_sentences(explained))
+
+
+def test_a_prior_that_knows_some_of_the_knobs_says_which_it_does_not(tmp_path: Path) -> None:
+    space = {"base": "empty", "knobs": {"style": {"values": ["plain", "odd"]}, **KNOBS}}
+    found = made(tmp_path, n=12, space=space).find()
+    assert found.prior is not None
+    assert "style" not in found.prior.favourite
+    assert "style" in found.prior.favourite_now
+    shown = page(found)
+    assert "The prior knows nothing of style: what it says is of rank, alpha_ratio, dropout, " in shown
+    (row,) = re.findall(r"the prior&#x27;s own choice</bdi></th>(.*?)</tr>", shown)
+    assert re.findall(r"<bdi>(.*?)</bdi>", row)[0] == "any"
+    whole = made(tmp_path / "usual", n=12).find()
+    assert whole.prior_knobs is not None
+    assert whole.prior_knobs.unknown == ()
+    assert "The prior knows nothing of" not in page(whole)
 
 
 # -- curves ------------------------------------------------------------------------------------------

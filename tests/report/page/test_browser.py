@@ -17,6 +17,7 @@ from places import ROOT
 from processes import PATIENCE
 from reported_runs import history_of, made
 
+from loracle.config.settings import build_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.report.page.page import write_page
 
@@ -114,6 +115,27 @@ def test_it_opens_without_fault_asks_for_nothing_and_fits(
     grave = [one for one in found.response["violations"] if one["impact"] in ("serious", "critical")]
     told = [(one["id"], one["nodes"][0]["html"][:200], one["nodes"][0]["failureSummary"]) for one in grave]
     assert told == []
+
+
+def test_numbers_in_tables_stay_in_one_piece_on_a_telephone(browser: Any, tmp_path: Path) -> None:
+    """Short columns of a trainer of one's own get little room, and `1e-3` was broken after its hyphen."""
+    knobs = {"lr": {"values": [1e-5, 1e-4, 1e-3, 1e-2]}, "width": {"values": [1, 2, 4, 8]}}
+    own: dict[str, Any] = {"objective": {"command": "train {lr} {width} {style}", "direction": "maximize"}}
+    own |= {"standard": None}
+    space = {"base": "empty", "knobs": {**knobs, "style": {"values": ["usual", "other"]}}}
+    there = build_space(made(tmp_path, History(), finished=False, space=space, **own).subject.config.space)
+    history = history_of(there, 12, score=lambda config: round(config["width"] / 9, 3))
+    run = made(tmp_path, history, space=space, **own)
+    write_page(run.find(), tmp_path / "report.html")
+    seen = opened(browser, tmp_path / "report.html", 390, "light")
+    lines = (
+        "[...document.querySelectorAll('td')].filter((one) => /^[\\d.]+e-\\d+$/.test(one.innerText))"
+        ".map((one) => { const text = document.createRange(); text.selectNodeContents(one);"
+        " return new Set([...text.getClientRects()].map((box) => box.top)).size; })"
+    )
+    counts = seen.page.evaluate(lines)
+    assert len(counts) > 6
+    assert set(counts) == {1}
 
 
 def test_trials_are_sorted_and_filtered(browser: Any, report: Path) -> None:
