@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 import yaml
 from conftest import Loracle, copy_rows
 from rich.console import Console
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import AutoTokenizer, GPT2Tokenizer
 
 from loracle.commands.data import show_view
 from loracle.config.loading import load_config
@@ -81,6 +84,25 @@ def test_the_tokenizer_alone_says_what_the_model_says(tiny_model: Path, run_conf
     reading, base = load_reading(config), load_base(config)
     assert reading.stop_ids == base.stop_ids
     assert reading.max_positions == base.max_positions
+
+
+def test_a_tokenizer_keeps_no_second_vocabulary(tiny_model: Path, tmp_path: Path, run_config: Write) -> None:
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    text = "Which LoRA rank, and which learning rate?"
+    words = {"<eos>": 0} | {letter: n for n, letter in enumerate(ByteLevel.alphabet(), 1)} | {"ra": 257}
+    made = GPT2Tokenizer(vocab=words, merges=[("r", "a")], eos_token="<eos>", unk_token="<eos>")
+    made.save_pretrained(base)
+    whole = AutoTokenizer.from_pretrained(base)
+    tokenizer = load_reading(load_config(run_config(model=str(base)))).tokenizer
+    assert type(tokenizer) is type(whole) is GPT2Tokenizer
+    held = [name for name, one in vars(tokenizer).items() if isinstance(one, dict | list) and len(one) > 200]
+    assert held == []
+    assert tokenizer(text)["input_ids"] == whole(text)["input_ids"]
+    assert 257 in tokenizer(text)["input_ids"]
+    for name, one in {"ours": tokenizer, "whole": whole}.items():
+        one.save_pretrained(tmp_path / name)
+    for file in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "ours" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_a_run_that_would_not_begin_is_shown_all_the_same(loracle: Loracle, run_config: Write) -> None:
