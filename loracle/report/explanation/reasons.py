@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,12 +15,13 @@ from loracle.config.metrics import metric_of
 from loracle.config.settings import RunConfig
 from loracle.errors import StudyError
 from loracle.records.space import SearchSpace
-from loracle.records.trial import GuardReading, History, Trial
+from loracle.records.trial import GuardReading, History, Outcome, Trial
 from loracle.report.explanation.records import (
     Conclusion,
     Evidence,
     Expected,
     Explanation,
+    LostInFinals,
     Next,
     PriorWord,
     Proposal,
@@ -28,7 +30,7 @@ from loracle.report.explanation.records import (
 from loracle.report.findings.beliefs import prior_knobs, understand
 from loracle.report.findings.records import Chosen, PriorKnobs
 from loracle.report.findings.score_scale import WIDE, ScoreScale, of_training
-from loracle.report.findings.trials import price
+from loracle.report.findings.trials import final_outcomes, price
 from loracle.report.verdict import Comparison
 from loracle.search.acquisition import expected_improvement
 from loracle.search.belief import Belief
@@ -92,7 +94,7 @@ class Reasons:
             self.config.metric,
             tuple(self._proposal(history, trials[number]) for number in numbers),
             tuple(conclusions),
-            self._next(history),
+            self._next(history, comparison),
             self.own,
             self._chosen(history, comparison),
             self._prior_knobs,
@@ -247,16 +249,17 @@ class Reasons:
             found.append(replace(one, best=values[ends[0]], keeps=keeps))
         return sorted(found, key=lambda one: -one.difference)
 
-    def _next(self, history: History) -> Next | None:
+    def _next(self, history: History, comparison: Comparison | None) -> Next | None:
         done = History(tuple(trial for trial in history.trials if not trial.interrupted))
         chosen = propose(self.space, done, self._asked, seed=self.config.search.seed, strict=False)
         if not chosen:
             return None
-        took = [trial.outcome.seconds for trial in history.succeeded if trial.outcome]
-        seconds = float(np.median(took)) if took else None
+        outcomes = [trial.outcome for trial in history.succeeded if trial.outcome]
+        seconds = float(np.median([outcome.seconds for outcome in outcomes])) if outcomes else None
         cost = None if seconds is None else price(self.config, seconds)
         expected = self._expected(self._beliefs(history), chosen[0])
-        return Next(self.space.config(chosen[0]), expected, seconds, cost)
+        config, finals = self.space.config(chosen[0]), final_outcomes(comparison, outcomes)
+        return Next(config, expected, seconds, cost, _rows(outcomes), _lost(finals))
 
     # -- helpers --------------------------------------------------------------------------------------
 
@@ -271,6 +274,19 @@ def _kept(name: str, reading: GuardReading) -> Conclusion:
     """Whether the winner, trained on all data, keeps what must not be lost, and whether the items tell it."""
     safe = reading.items > 0 and (not reading.kept or reading.low + reading.allowed >= 0)
     return Conclusion("guard", safe, reading.change, reading.low, reading.high, name=name, reading=reading)
+
+
+def _lost(finals: list[Outcome]) -> LostInFinals | None:
+    """What final trainings lost that must not be lost; None where that is nothing."""
+    scored = [outcome for outcome in finals if outcome.guards]
+    counts = Counter(name for outcome in scored for name in outcome.broken)
+    return LostInFinals(len(scored), dict(counts), _rows(scored)) if counts else None
+
+
+def _rows(outcomes: list[Outcome]) -> int | None:
+    """How many rows trainings were on, the median of them; None where they do not say."""
+    known = [outcome.metrics["n_examples"] for outcome in outcomes if "n_examples" in outcome.metrics]
+    return int(np.median(known)) if known else None
 
 
 def _difference(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,7 @@ class Expected:
         best: what the best config known then was believed to score.
         gain: expected improvement over that, of the score, never below 0.
         chance: probability of any improvement.
-        keeps: probability that every guard is kept; None without guards.
+        keeps: probability that its trial keeps every guard; None without guards.
         or_worse: whether the worse end is the worst score so far, below which nothing says how bad it gets.
     """
 
@@ -129,7 +130,7 @@ class Conclusion:
         name: of the knob or the guard, or what the leading config is compared with.
         best: the value of the knob that is believed best.
         broken: guards that what the leading config is compared with lost in its trials.
-        keeps: of a knob's best value: probability that every guard is kept with it; None without guards.
+        keeps: of a knob's best value: probability that a trial of it keeps every guard; None without guards.
         reading: of a guard, what the winner's final training did to it.
     """
 
@@ -146,6 +147,21 @@ class Conclusion:
 
 
 @dataclass(frozen=True)
+class LostInFinals:
+    """What must not be lost, in final trainings: trials, by which the search goes, may see too little data.
+
+    Attributes:
+        trainings: final trainings that were scored on it.
+        lost: by name of a guard, how many of them lost it; only those that some lost.
+        rows: that they were trained on; None where nobody said.
+    """
+
+    trainings: int
+    lost: Mapping[str, int]
+    rows: int | None
+
+
+@dataclass(frozen=True)
 class Next:
     """The experiment that promises most.
 
@@ -154,12 +170,17 @@ class Next:
         expected: of it.
         seconds: a trial of this run takes, the median; None: none has succeeded.
         cost: at the price of an hour that the config names; None without one.
+        rows: that a trial trains on, the median; None where nobody said.
+        lost: in final trainings; None where these lost nothing that must not be lost: `expected.keeps` is of
+            a trial.
     """
 
     config: Config
     expected: Expected | None
     seconds: float | None
     cost: float | None
+    rows: int | None = None
+    lost: LostInFinals | None = None
 
 
 @dataclass(frozen=True)

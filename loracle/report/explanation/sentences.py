@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loracle.config.metrics import OWN_METRICS, metric_of
-from loracle.report.explanation.records import Conclusion, Expected, Explanation, Next, Proposal
+from loracle.report.explanation.records import (
+    Conclusion,
+    Expected,
+    Explanation,
+    LostInFinals,
+    Next,
+    Proposal,
+)
 from loracle.report.findings.chosen import chosen_line
 from loracle.report.verdict.guards import loss_text
 from loracle.report.wording import (
@@ -131,7 +138,8 @@ def conclusion_line(conclusion: Conclusion, metric: str) -> str:
             assert conclusion.best is not None
             value, keeps = show_value(conclusion.best), ""
             if conclusion.keeps is not None:
-                keeps = f", with a chance of {show_share(conclusion.keeps)} to keep what must not be lost"
+                chance = show_share(conclusion.keeps)
+                keeps = f", with a chance of {chance} to keep what must not be lost in a trial"
             return (
                 f"{safe}: with all else as in the leading config, {conclusion.name} {value} is {by} than its "
                 f"worst value{keeps}."
@@ -144,13 +152,31 @@ def next_line(following: Next | None, metric: str) -> str:
         return "Every candidate was tried, so there is no next experiment."
     text = f"The next best experiment is {show_config(following.config)}"
     if following.seconds is not None:
-        text += f"; a trial takes about {show_duration(following.seconds)}"
+        took = show_duration(following.seconds)
+        text += f"; a trial takes {took if took.startswith('under') else f'about {took}'}"
     if following.cost is not None:
         text += f" and costs {show_money(following.cost)}"
     if following.expected is not None:
         gain, chance = following.expected.gain, following.expected.chance
         text += f"; expected gain {show_amount(gain, metric)}, a chance of {show_share(chance)} to be better"
-        text += _to_keep(following.expected.keeps)
+        if following.expected.keeps is not None:
+            text += _to_keep(following.expected.keeps) + _in_a_trial(following)
     else:
         text += f"; what to expect of it cannot be told in scores: {_TOO_FEW}"
-    return f"{text}."
+    return f"{text}.{_in_finals(following.lost)}"
+
+
+def _in_a_trial(following: Next) -> str:
+    """Of what training a chance to keep guards is, where others were on more rows."""
+    rows = following.rows
+    return " in a trial" if rows is None else f" in a trial, on {rows:,} row{'' if rows == 1 else 's'}"
+
+
+def _in_finals(lost: LostInFinals | None) -> str:
+    """What final trainings did to the guards, a sentence; empty where they lost nothing."""
+    if lost is None:
+        return ""
+    n, on = lost.trainings, "all data" if lost.rows is None else f"all {lost.rows:,} rows"
+    which = " and ".join(f"{'' if n == 1 else f'{count} '}lost {name}" for name, count in lost.lost.items())
+    some = "the final training" if n == 1 else f"of {n} final trainings"
+    return f" It promises little of a training on all data: {some}, on {on}, {which}."

@@ -86,7 +86,7 @@ def progress(rows: Sequence[TrialRow], standard: TrialRow | None, metric: str) -
 def cost(config: RunConfig, history: History, comparison: Comparison | None) -> Cost | None:
     """Of all trainings that were measured (interrupted ones are not); None before the first has ended."""
     trials = [trial.outcome for trial in history.finished if trial.outcome]
-    finals = _finals(comparison, trials)
+    finals = final_outcomes(comparison, trials)
     if not trials and not finals:
         return None
     everything = [*trials, *finals]
@@ -111,6 +111,19 @@ def cost(config: RunConfig, history: History, comparison: Comparison | None) -> 
         None if watts is None else watts * hours / 1000,
         search_cost(trials),
     )
+
+
+def final_outcomes(comparison: Comparison | None, trials: Sequence[Outcome]) -> list[Outcome]:
+    """Outcomes of the final trainings, each once; a trial that stands for one was counted as a trial."""
+    if comparison is None:
+        return []
+    found: list[Outcome] = []
+    others = [one.outcome for one in comparison.passed_over]
+    others += [one.outcome for one in comparison.finalists]
+    for outcome in (*(o for _, o in comparison.sides.values()), *others):
+        if outcome not in trials and outcome not in found:
+            found.append(outcome)
+    return found
 
 
 def price(config: RunConfig, seconds: float) -> float | None:
@@ -142,19 +155,6 @@ def proxy_pairs(
 
 
 # -- helpers ----------------------------------------------------------------------------------------
-
-
-def _finals(comparison: Comparison | None, trials: Sequence[Outcome]) -> list[Outcome]:
-    """Outcomes of the final trainings, each once; a trial that stands for one was counted as a trial."""
-    if comparison is None:
-        return []
-    found: list[Outcome] = []
-    others = [one.outcome for one in comparison.passed_over]
-    others += [one.outcome for one in comparison.finalists]
-    for outcome in (*(o for _, o in comparison.sides.values()), *others):
-        if outcome not in trials and outcome not in found:
-            found.append(outcome)
-    return found
 
 
 def _knows(space: SearchSpace, config: RunConfig) -> bool:

@@ -18,7 +18,15 @@ from loracle.errors import StudyError
 from loracle.records.space import default_space
 from loracle.records.trial import Failure, FailureKind, GuardReading, History, Outcome, Trial
 from loracle.report.explanation.reasons import Reasons
-from loracle.report.explanation.records import Conclusion, Evidence, Expected, Explanation, Next, PriorWord
+from loracle.report.explanation.records import (
+    Conclusion,
+    Evidence,
+    Expected,
+    Explanation,
+    LostInFinals,
+    Next,
+    PriorWord,
+)
 from loracle.report.explanation.sentences import conclusion_line, next_line, proposal_lines, sentences
 from loracle.report.verdict import Comparison
 from loracle.search.presets import get_preset
@@ -198,13 +206,17 @@ def test_conclusions_and_the_next_experiment_say_what_guards_are_lost_or_kept() 
     assert conclusion_line(rival, "loss").endswith(f"than that of trial {best.number}, which lost a.")
     knobs = [one for one in found.conclusions if one.about == "knob"]
     assert all(one.keeps is not None and 0 <= one.keeps <= 1 for one in knobs)
-    assert all("to keep what must not be lost" in conclusion_line(one, "loss") for one in knobs)
+    assert all(
+        conclusion_line(one, "loss").endswith("to keep what must not be lost in a trial.") for one in knobs
+    )
     everything = History(tuple(watched(trial) for trial in history.trials if trial.outcome))
     following = REASONS.explain(everything).next
     assert following is not None
     assert following.expected is not None
     assert following.expected.keeps is not None
     assert f"and one of {show_share(following.expected.keeps)} to keep" in next_line(following, "loss")
+    assert following.rows is None
+    assert next_line(following, "loss").endswith("to keep what must not be lost in a trial.")
 
 
 def test_what_the_winner_does_to_a_guard_is_a_conclusion_and_is_safe_where_the_items_tell_it(
@@ -239,6 +251,40 @@ def test_what_the_winner_does_to_a_guard_is_a_conclusion_and_is_safe_where_the_i
     assert said["open"].startswith(
         "Not safe: the winner keeps open, against the base model worse by 8 points"
     )
+
+
+def test_the_next_experiment_says_that_final_trainings_lost_what_trials_keep() -> None:
+    """A chance to keep the guards is of a trial, on few rows: what trainings on all of them lose is said."""
+
+    def outcome(value: float, rows: int, change: float) -> Outcome:
+        guards = {"general": GuardReading("loss", -2.0, -2.0 + change, change, change, change, 0.2, 50)}
+        return Outcome(value, {"n_examples": float(rows)}, seconds=10.0, guards=guards)
+
+    trials = tuple(
+        replace(trial, outcome=outcome(trial.outcome.value or 0.0, 600, 0.0))
+        for trial in searched(5).trials
+        if trial.outcome
+    )
+    history, config = History(trials), SPACE.config(trials[2].index)
+    lost, kept = outcome(-1.0, 6000, -0.5), outcome(-1.1, 6000, -0.1)
+    told = (-0.1, 0.0, 0.2, 50, 50)
+    both = Comparison(config, {**config, "rank": 1}, lost, kept, *told)
+    following = REASONS.explain(history, (), both).next
+    assert following is not None
+    assert following.expected is not None
+    assert following.expected.keeps is not None
+    assert (following.rows, following.lost) == (600, LostInFinals(2, {"general": 1}, 6000))
+    said = next_line(following, "loss")
+    assert said.endswith(
+        "to keep what must not be lost in a trial, on 600 rows. It promises little of a training on all "
+        "data: of 2 final trainings, on all 6,000 rows, 1 lost general."
+    )
+    neither = Comparison(config, {**config, "rank": 1}, kept, kept, *told)
+    for comparison in (neither, None):
+        following = REASONS.explain(history, (), comparison).next
+        assert following is not None
+        assert following.lost is None
+        assert next_line(following, "loss").endswith("must not be lost in a trial, on 600 rows.")
 
 
 def test_where_scores_are_too_few_to_say_what_a_difference_is_worth_that_is_said() -> None:
