@@ -8,7 +8,6 @@ One that loads the model or its tokenizer has `LOADS_MODELS = True`.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pkgutil
 import shutil
@@ -75,11 +74,11 @@ def export(
     return Exported(tuple(files), tuple(notes))
 
 
-def settings_texts(run: Path, rows: Sequence[Example]) -> dict[str, dict[str, str]]:
+def settings_texts(run: Path, rows: Sequence[Example]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """The winner's settings in every dialect that has a text of them: by dialect, then by file name.
 
-    Dialects that cannot hold this winner are left out, and without rows those that look at them. Nothing is
-    written or fetched, no model is loaded.
+    And by dialect, why there are none: it cannot hold this winner, or looks at the rows, and none are given.
+    Nothing is written or fetched, no model is loaded.
 
     Args:
         run: a finished run folder.
@@ -89,13 +88,19 @@ def settings_texts(run: Path, rows: Sequence[Example]) -> dict[str, dict[str, st
         LoracleError: the run has left no adapter, or its recipe cannot be read.
     """
     require_winner(run)
-    winner, found = Winner(run), {}
+    winner, found, without = Winner(run), {}, {}
     for dialect in dialects():
         module = import_module(f"{__name__}.{dialect}")
-        if hasattr(module, "settings") and (rows or not getattr(module, "NEEDS_ROWS", True)):
-            with contextlib.suppress(LoracleError):
-                found[dialect] = dict(module.settings(winner, rows)[0])
-    return found
+        if not hasattr(module, "settings"):
+            continue
+        if not rows and getattr(module, "NEEDS_ROWS", True):
+            without[dialect] = "its settings depend on the rows, which are not read here"
+            continue
+        try:
+            found[dialect] = dict(module.settings(winner, rows)[0])
+        except LoracleError as error:
+            without[dialect] = str(error)
+    return found, without
 
 
 def _written(

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from loracle.config.training.optimizers import ADAMW, OPTIMIZERS
@@ -59,11 +60,12 @@ def write(winner: Winner, folder: Path) -> list[str]:
 def settings(winner: Winner, _rows: Sequence[Example]) -> tuple[dict[str, str], list[str]]:
     """The files without the rows, and what they cannot say; raises as `write`. No row matters.
 
-    Nothing is fetched: where the base model's `config.json` is not on this machine, there are none. Nor is
-    torch loaded for them, which transformers needs to read it: the process of a search stays without.
+    Nothing is fetched: where the base model's files are not on this machine, there are none. Nor is torch
+    loaded, which transformers needs to read its config: the process of a search stays without, and goes by
+    what the final training recorded. Runs that were begun before it did leave that to `loracle report`.
     """
-    if "torch" not in sys.modules:
-        raise ModelError(f"{winner.model}: reading its config loads torch; loracle report does")
+    if not winner.base_model and "torch" not in sys.modules:
+        raise ModelError(f"{winner.model}: its config was not recorded; loracle report reads it")
     try:
         return _texts(winner, local=True)
     except (OSError, ValueError) as problem:  # of transformers: a config or tokenizer that cannot be read
@@ -80,7 +82,7 @@ def _texts(winner: Winner, *, local: bool) -> tuple[dict[str, str], list[str]]:
     head = header(winner, f"For `{_command(winner)}`, from this folder.", notes)
     content = {
         **_model(winner, decoder, targets),
-        **_data(winner),
+        **_data(winner, local=local),
         **_training(winner),
         **_surroundings(winner),
     }
@@ -97,15 +99,20 @@ def _config(winner: Winner, *, local: bool) -> Any:
     """
     if local:
         # Types that torchtune does not build are refused before transformers is loaded.
-        require_family(winner.model, _recorded_type(winner.model))
+        require_family(winner.model, _recorded_type(winner))
+        if winner.base_model:
+            return SimpleNamespace(**winner.base_model["settings"])
     from transformers import AutoConfig
 
     told = {"trust_remote_code": winner.config.trust_remote_code and not local}
     return AutoConfig.from_pretrained(winner.model, local_files_only=local, **told)
 
 
-def _recorded_type(model: str) -> str:
-    """`model_type` of a base model that is on this machine. Raises ModelError: it is not."""
+def _recorded_type(winner: Winner) -> str:
+    """`model_type` of the base model: as recorded, or as its files say. Raises ModelError: none are here."""
+    if winner.base_model:
+        return str(winner.base_model["settings"]["model_type"])
+    model = winner.model
     path = _files(model) / "config.json"
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["model_type"])
@@ -206,12 +213,12 @@ def _weights(winner: Winner) -> tuple[str, list[str]]:
     return folder, files
 
 
-def _data(winner: Winner) -> dict[str, Any]:
+def _data(winner: Winner, *, local: bool) -> dict[str, Any]:
     trained, split = winner.trained, winner.split
     return {
         "tokenizer": {
             "_component_": f"{_PARTS}.Padding",
-            "pad_id": _padding(winner),
+            "pad_id": _padding(winner, local=local),
             "max_seq_len": winner.max_length,
         },
         "dataset": {
@@ -230,7 +237,9 @@ def _data(winner: Winner) -> dict[str, Any]:
     }
 
 
-def _padding(winner: Winner) -> int:
+def _padding(winner: Winner, *, local: bool) -> int:
+    if local and winner.base_model:
+        return int(winner.base_model["pad_id"])
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(winner.adapter)

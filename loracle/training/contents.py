@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from loracle import __version__
 from loracle.config.metrics import metric_of
@@ -24,6 +24,7 @@ from loracle.config.user_function import source_of
 from loracle.records.contents import MODEL_SETTINGS, PRECISION, file_hash, text_hash
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import Splits
+from loracle.training.dataset.tokenizer import Place
 from loracle.training.judging.harness import task_contents
 from loracle.training.model.base_model import Base
 from loracle.training.trial import TrialPlan
@@ -78,9 +79,23 @@ def provenance(plan: TrialPlan, config: RunConfig, data: Mapping[str, Any]) -> d
         "attention": getattr(plan.base.model.config, "_attn_implementation", None),
         "threads": torch.get_num_threads(),
         "processes": plan.group.size,
+        **({} if plan.adapter is None else {"base_model": _base_model(plan.base, config)}),
         "training": plan.training.model_dump(mode="json"),
         "scoring": config.scoring.model_dump(mode="json"),
     }
+
+
+def _base_model(base: Base, config: RunConfig) -> dict[str, Any]:
+    """What export formats ask of a base model, so that nothing loads torch for it later: its settings as
+    transformers completes them, and the token that fills batches up. Empty where they cannot be written."""
+    try:
+        settings = AutoConfig.from_pretrained(base.name, **Place.of(config).options)
+        completed = json.loads(settings.to_json_string(use_diff=False))
+    except Exception:  # of any kind: settings may be other people's code, which no format has words for
+        return {}
+    tokenizer = base.tokenizer
+    filler = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return {"settings": completed, "pad_id": int(filler)}
 
 
 def _rows(rows: tuple[Example, ...]) -> str:

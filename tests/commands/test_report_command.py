@@ -39,6 +39,20 @@ def test_a_run_leaves_its_page_and_report_makes_it_again(
     written = {path.name: path.read_text() for path in (tmp_path / "torchtune").iterdir()}
     assert shown == {name: text for name, text in written.items() if name != "train.jsonl"}
 
+    # Data that are no longer those of the run: formats that look at them are named, with what has them.
+    assert content["without_recipe"] == {}
+    rows = load_config(path).data.train
+    assert isinstance(rows, Path)
+    kept = rows.read_text(encoding="utf-8")
+    rows.write_text(kept.replace("a", "b"), encoding="utf-8")
+    content = json.loads(loracle("report", output, "--json")[1])
+    assert {recipe["dialect"] for recipe in content["recipes"]} == {"peft", "torchtune", "vllm"}
+    assert set(content["without_recipe"]) == {"axolotl", "llamafactory", "trl", "unsloth"}
+    loracle("report", output, "--to", tmp_path / "elsewhere.html")
+    page = (tmp_path / "elsewhere.html").read_text(encoding="utf-8")
+    assert "<strong>axolotl.</strong> its settings depend on the rows, which are not read here" in page
+    rows.write_text(kept, encoding="utf-8")
+
     # A run that is not over, or whose verdict is not kept, has a page of its trials.
     (output / "verdict.json").unlink()
     shutil.rmtree(output / "final")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ RECIPE = """
 import glob, json, re, runpy, sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from omegaconf import OmegaConf
 from torchtune import config
 config.validate(OmegaConf.load("config.yaml"))
@@ -247,3 +249,11 @@ def test_several_devices_share_the_batch(run: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
     assert all(len(row["tokens"]) == len(row["labels"]) for row in rows)
     assert content["dataset"]["count"] == len(steps_of(run)) * 8
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, MistralConfig, Qwen2Config, GemmaConfig])
+def test_recorded_settings_of_a_base_model_build_what_its_config_builds(kind: Any) -> None:
+    """What a final training records, as JSON, is enough where no torch is loaded."""
+    config = kind()
+    recorded = SimpleNamespace(**json.loads(config.to_json_string(use_diff=False)))
+    assert decoder_of("m", recorded, 64) == decoder_of("m", config, 64)

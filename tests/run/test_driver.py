@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,12 +42,38 @@ def loaded_by(*arguments: str | Path) -> list[str]:
     return found
 
 
-def test_a_whole_run_loads_no_torch_into_its_driver(run_config: Callable[..., Path]) -> None:
+def test_a_whole_run_loads_no_torch_into_its_driver(run_config: Callable[..., Path], tmp_path: Path) -> None:
     path = run_config(execution={"workers": 1}, search={"trials": 2})
     assert loaded_by("tune", path) == []
     config = load_config(path)
     assert (config.output / "best" / "adapter_model.safetensors").exists()
     assert (config.output / "report.md").exists()
+    page = (config.output / "report.html").read_text(encoding="utf-8")
+    formats = re.findall(r"<summary>(\w+) <code>", page)
+    assert set(formats) == {"peft", "axolotl", "llamafactory", "torchtune", "trl", "unsloth", "vllm"}
+    assert loaded_by("report", config.output, "--to", tmp_path / "again.html") == []
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
+
+
+def test_a_run_that_recorded_no_base_model_has_its_torchtune_settings_from_report(
+    run_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As earlier versions left it: `loracle report` reads the model's config itself, which takes torch."""
+    path = run_config(execution={"workers": 1}, search={"trials": 1})
+    loaded_by("tune", path)
+    output = load_config(path).output
+    page = (output / "report.html").read_text(encoding="utf-8")
+    for recorded in output.glob("final/*/provenance.json"):
+        content = json.loads(recorded.read_text(encoding="utf-8"))
+        del content["base_model"]
+        recorded.write_text(json.dumps(content), encoding="utf-8")
+    assert "torch" in loaded_by("report", output, "--to", tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
+    (output / "report.html").unlink()
+    assert loaded_by("tune", path) == []
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "<strong>torchtune.</strong>" in page
+    assert "its config was not recorded; loracle report reads it" in page
 
 
 @pytest.mark.slow  # the next test reads in a worker, too

@@ -18,15 +18,16 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write the report of a run, finished or not, as one HTML page."""
-    import torch  # noqa: F401  # for settings of torchtune, which are of the base model's config
-
     from loracle.commands.terminal.console import console, say, say_json
     from loracle.errors import StudyError
+    from loracle.export.winner.reading import Winner
     from loracle.loaded_run import load_run
     from loracle.records.codec import to_plain
     from loracle.report.page.page import FILE, write_page
 
     loaded = load_run(run)
+    if loaded.finished and loaded.config.objective is None and not Winner(loaded.config.output).base_model:
+        import torch  # noqa: F401  # settings of torchtune are of the base model's, which were not recorded
     found = loaded.findings
     if as_json:
         say_json(to_plain(found))

@@ -154,6 +154,15 @@ class Winner:
         return {}
 
     @property
+    def base_model(self) -> Mapping[str, Any]:
+        """`settings` of the base model as transformers completed them, and `pad_id` of its tokenizer, as the
+        final training recorded them; empty in runs of earlier versions."""
+        recorded = self.provenance.get("base_model")
+        if not isinstance(recorded, dict) or not isinstance(recorded.get("settings"), dict):
+            return {}
+        return recorded if "pad_id" in recorded else {}
+
+    @property
     def dtype(self) -> str:
         """Of the base model in training: `bfloat16`, `float32`, ...; `auto` where nobody knows."""
         return str(self.provenance.get("dtype", self.config.dtype))

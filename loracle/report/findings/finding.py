@@ -96,7 +96,8 @@ class Subject:
             data = DataAgain(config)
             trial = None if found.ran_again else winner
             pairs = None if comparison.same else examples(config.output, metric, data.test_texts(), trial)
-            found = replace(found, recipes=data.recipes(), examples=pairs)
+            recipes, without = data.recipes()
+            found = replace(found, recipes=recipes, without_recipe=without, examples=pairs)
         return replace(found, left_out=_left_out(found, comparison, whole=whole))
 
     def _head(

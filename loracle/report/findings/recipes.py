@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loracle.config.data.sources import HubDataset
@@ -25,19 +25,22 @@ class DataAgain:
         self._config = config
         self._there = self._readable()
 
-    def recipes(self) -> tuple[Recipe, ...]:
-        """Settings of the winner, PEFT's first; for a trainer of the user's own its `best.yaml`."""
+    def recipes(self) -> tuple[tuple[Recipe, ...], Mapping[str, str]]:
+        """Settings of the winner, PEFT's first; for a trainer of the user's own its `best.yaml`.
+
+        And by export format, why it has none here.
+        """
         output = self._config.output
         if self._config.objective is not None:
-            return _file("your trainer", output / "best.yaml")
+            return _file("your trainer", output / "best.yaml"), {}
         found = list(_file("peft", output / "best" / "recipe.yaml"))
         rows = self._winner.splits.train if self._there and self._config.data.loss_on != "all" else ()
         try:
-            texts = settings_texts(output, rows)
+            texts, without = settings_texts(output, rows)
         except (LoracleError, OSError, ValueError):  # no adapter yet: then there is no recipe either
-            return tuple(found)
+            return tuple(found), {}
         found += [Recipe(name, file, text) for name, files in texts.items() for file, text in files.items()]
-        return tuple(found)
+        return tuple(found), without
 
     def test_texts(self) -> Sequence[Texts]:
         """Prompt and reference of each test item, in order; empty where they cannot be known."""

@@ -387,6 +387,7 @@ class Findings:
         own_belief: whether what is believed here is what the search believes; else numbers alone stand in.
         pareto: of several objectives; None where there is one.
         prior_knobs: which knobs the prior knows; None where the search has none.
+        without_recipe: by export format that has a text of settings: why there is none here.
         left_out: by part: why it cannot be said.
         provenance: what the run is made of, as it was recorded.
     """
@@ -426,6 +427,7 @@ class Findings:
     proxy: tuple[ProxyPair, ...] = ()
     examples: Examples | None = None
     recipes: tuple[Recipe, ...] = ()
+    without_recipe: Mapping[str, str] = field(default_factory=dict)
     cost: Cost | None = None
     ran_again: bool = True
     left_out: Mapping[str, str] = field(default_factory=dict)

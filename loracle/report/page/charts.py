@@ -9,9 +9,9 @@ from loracle.config.metrics import show_loss
 from loracle.records.space import Value
 from loracle.report.findings.records import Curve, Findings, Share, TrialRow
 from loracle.report.page import wording
+from loracle.report.page.belief.slices import slice_chart
 from loracle.report.page.pareto import pareto_charts
 from loracle.report.page.scores import axis_title, floor_of, heights_of, hover, hovers
-from loracle.report.page.slices import slice_chart
 from loracle.report.page.traces import (
     BLUE,
     GREY,

@@ -7,9 +7,11 @@ from typing import Any
 
 from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.report.findings.chosen import chosen_line
-from loracle.report.findings.records import Example, Findings, NearEqual, Share
+from loracle.report.findings.records import Example, Findings, NearEqual
 from loracle.report.findings.search_cost import show_trainings
 from loracle.report.page import wording
+from loracle.report.page.belief.parts import importance_part, ratio, slices_part, stands_in
+from loracle.report.page.belief.prior import held_parts, prior_part
 from loracle.report.page.markup import (
     Part,
     block,
@@ -23,16 +25,14 @@ from loracle.report.page.markup import (
     text,
 )
 from loracle.report.page.pareto import pareto_part
-from loracle.report.page.prior import held_parts, prior_part
 from loracle.report.page.trials_table import axis_fields, trials_table
 from loracle.report.wording import (
-    NUMBERS_STAND_IN,
     show_difference,
     show_score,
     show_value,
     shown_knobs,
 )
-from loracle.text.quantities import show_bytes, show_duration, show_money, show_share
+from loracle.text.quantities import show_bytes, show_duration, show_money
 
 # `standing`: a word for the eye, and the look of it.
 _STANDINGS = {
@@ -44,7 +44,6 @@ _STANDINGS = {
     "not_compared": ("nothing was compared", "even"),
     None: ("not finished", "even"),
 }
-_RATIO = "<code>alpha_ratio</code> is alpha&nbsp;/&nbsp;rank."
 
 
 def sections(found: Findings) -> list[Part]:
@@ -57,8 +56,8 @@ def sections(found: Findings) -> list[Part]:
         _curves(found),
         trials_table(found),
         _parallel(found),
-        _slices(found),
-        _importance(found),
+        slices_part(found),
+        importance_part(found),
         prior_part(found),
         *held_parts(found),
         _near_equals(found),
@@ -163,7 +162,16 @@ def _recipe(found: Findings) -> Part:
                 "Settings alone; `loracle export RUN --to FORMAT FOLDER` writes them with adapter and rows."
             )
         )
+    parts.append(_without_recipe(found))
     return section("recipe", "Recipe", "The recipe", note, *parts, why=found.left_out.get("recipes"))
+
+
+def _without_recipe(found: Findings) -> str:
+    """Formats that have a text of settings and none here, and why."""
+    if not found.without_recipe:
+        return ""
+    lines = [f"<strong>{text(name)}.</strong> {text(why)}." for name, why in found.without_recipe.items()]
+    return f"<h3>Formats that are not here</h3>{items(lines)}"
 
 
 # -- the search -----------------------------------------------------------------------------------------
@@ -212,74 +220,8 @@ def _parallel(found: Findings) -> Part:
         'table of all trials; click on the axis to let go. <output id="brush-count" aria-live="polite">'
         '</output> <button type="button" id="brush-reset" hidden>Show all</button></p>'
     )
-    inside = (chart("parallel-chart", label, "tall"), paragraph(said, _ratio(found)), how, axis_fields(found))
+    inside = (chart("parallel-chart", label, "tall"), paragraph(said, ratio(found)), how, axis_fields(found))
     return section("parallel", "Settings", "All settings at once", *inside, why=why)
-
-
-def _slices(found: Findings) -> Part:
-    places = [
-        chart(f"slice-{i}", f"Believed {found.title} over {one.knob}, with the trials.", "small")
-        for i, one in enumerate(found.slices)
-    ]
-    note = paragraph(
-        "Blue is what the search believes where one setting changes and the others stay as in the leading "
-        "config (dotted), with an interval of 95 %. Points are trials, whatever their other settings were; "
-        "crosses failed.",
-        _ratio(found),
-        _stands_in(found),
-    )
-    grid = f'<div class="grid">{"".join(places)}</div>'
-    return section("slices", "Belief", "What is believed", note, grid, why=found.left_out.get("slices"))
-
-
-def _ratio(found: Findings) -> str:
-    """What is meant by the one setting that tables show otherwise."""
-    return _RATIO if "alpha_ratio" in found.knobs else ""
-
-
-def _stands_in(found: Findings) -> str:
-    """Whose belief it is, where it is not the search's own."""
-    return "" if found.own_belief else text(NUMBERS_STAND_IN)
-
-
-def _importance(found: Findings) -> Part:
-    why = found.left_out.get("importance")
-    if found.importance is None:
-        return section("importance", "Importance", "Which settings matter", why=why)
-    first = found.importance.knobs[0]
-    said = [_explains(found, first)]
-    if len(found.importance.knobs) == 1:
-        why = f"Only {first.knobs[0]} has more than one value, so all that differs is its doing."
-        return section("importance", "Importance", "Which settings matter", why=why)
-    pair = found.importance.interaction
-    if pair is not None:
-        names = " and ".join(own(name) for name in pair.knobs)
-        said.append(
-            f"The strongest interaction is that of {names}: together they explain "
-            f"{_interval(pair)} beyond what each does alone."
-        )
-    open_ = [share for share in found.importance.knobs if share.high - share.low > 0.3]
-    if open_:
-        said.append("Wide intervals mean that the trials leave it open.")
-    note = paragraph(
-        f"Functional analysis of variance of the belief over {found.importance.configs:,} configs, in "
-        f"{found.importance.draws} functions drawn from it; scores below the median count by their rank. "
-        "Bars: by itself, 95 % of the draws; marks: with all interactions. Hutter et al., ICML 2014.",
-        _stands_in(found),
-    )
-    label = "Share of the variance of the believed score that each setting explains."
-    body = chart("importance-chart", label)
-    return section("importance", "Importance", "Which settings matter", paragraph(*said), body, note)
-
-
-def _explains(found: Findings, share: Share) -> str:
-    total = "" if share.total is None else f", {show_share(share.total)} with its interactions"
-    return f"{own(share.knobs[0])} explains most by itself: {_interval(share)} of the variance{total}."
-
-
-def _interval(share: Share) -> str:
-    ends = f"{show_share(share.low)} to {show_share(share.high)}"
-    return text(f"{show_share(share.share)} ({ends})")
 
 
 # -- what follows ---------------------------------------------------------------------------------------
@@ -301,7 +243,7 @@ def _near_equals(found: Findings) -> Part:
     note = paragraph(
         "A smaller rank or fewer steps than the leading config, and a believed difference of less than the "
         f"noise of one score{'; what likely loses a guard is left out' if found.watched else ''}.",
-        _stands_in(found),
+        stands_in(found),
     )
     return section("cheaper", "Cheaper", title, note, table(rows, title))
 
