@@ -24,13 +24,28 @@ def pick_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        if device.type == "cuda" and device.index is None:  # which of them matters where there are several
-            return torch.empty(1, device=device).device
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device: {name!r} cannot be used here ({reason}); set device: auto") from None
+    except RuntimeError:
+        raise ConfigError(f"device: {name!r} is none that PyTorch knows; {_there()}") from None
+    try:
+        device = torch.empty(1, device=device).device  # which cuda matters where there are several
+        torch.zeros(1, device=device).item()  # of some, such as meta, nothing can be read
+    except Exception as error:  # of a kind that depends on the device
+        raise ConfigError(f"device: {name!r} cannot be used here{_why(error)}; {_there()}") from None
     return device
+
+
+def _why(error: Exception) -> str:
+    """torch's reason in brackets, unless it speaks of its own operators alone."""
+    reason = str(error).split("\n")[0].split(". ")[0].rstrip(".")
+    return "" if not reason or "Could not run 'aten::" in reason else f" ({reason})"
+
+
+def _there() -> str:
+    """What this PyTorch can use of this machine, in words, and what to do."""
+    import torch
+
+    kinds = [kind for kind in ("cuda", "mps", "xpu") if getattr(torch, kind).is_available()]
+    return f"there is {' and '.join(['cpu', *kinds])} for PyTorch {torch.__version__}; set device: auto"
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -25,6 +25,11 @@ _HEAD = """\
 # Settings of this adapter. `lora` are arguments of peft.LoraConfig, `training` of
 # transformers.TrainingArguments; trl.SFTConfig takes `training` and `sft` together.
 """
+_HEAD_OF_ROWS = """\
+# `rows` is what each row has to be for TRL, where `messages` are its turns: of a chat that is given whole TRL
+# cannot count the last turn alone. `loracle export --to trl` writes such rows.
+"""
+_LAST_TURN_ALONE = {"prompt": "messages[:-1]", "completion": "messages[-1:]"}  # in Python's words
 _COUNTED_IN = "mean over the tokens that count of the whole effective batch: "
 _COUNTED = {
     None: "those of completions and assistant turns, end-of-sequence included; in rows of text, all",
@@ -83,7 +88,7 @@ def recipe(
             **({_checkpointing_name(): True} if training.gradient_checkpointing else {}),
             "seed": config.search.seed,
         },
-        "sft": _sft(config, chats),
+        **_for_trl(config, chats),
         "trained": {
             "examples": n_train,
             **({} if n_blocks is None else {"blocks": n_blocks}),
@@ -114,12 +119,18 @@ def _loading(config: RunConfig) -> dict[str, Any]:
     return {"model": told} if told else {}
 
 
-def _sft(config: RunConfig, chats: bool) -> dict[str, Any]:
+def _for_trl(config: RunConfig, chats: bool) -> dict[str, Any]:
+    """Row length, what counts in the loss as TRL counts it, packing, and what rows TRL needs for that."""
     packed = {"packing": True, "packing_strategy": "bfd"} if config.data.packing else {}
     counted = {"completion_only_loss": config.data.loss_on != "all"}
     if chats and config.data.loss_on in (None, "assistant"):  # else TRL would count every token of a chat
         counted = {"assistant_only_loss": True}
-    return {"max_length": config.data.max_length, **counted, **packed}
+    elif config.data.loss_on == "assistant" and not config.data.as_chat:  # turns of the prompt count, too
+        counted = {"completion_only_loss": False, "assistant_only_loss": True}
+    found: dict[str, Any] = {"sft": {"max_length": config.data.max_length, **counted, **packed}}
+    if config.data.loss_on == "completion" if chats else config.data.as_chat:
+        found["rows"] = dict(_LAST_TURN_ALONE)
+    return found
 
 
 def _length(plan: Plan) -> dict[str, Any]:
@@ -195,7 +206,8 @@ def _lora(plan: Plan, weights: Sequence[str], saved: Sequence[str]) -> dict[str,
 
 def recipe_text(content: Mapping[str, Any]) -> str:
     """A recipe as YAML, with lines that say what it is."""
-    return _HEAD + yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
+    head = _HEAD + _HEAD_OF_ROWS * ("rows" in content)
+    return head + yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True)
 
 
 def own_recipe_text(config: RunConfig, chosen: Config, name: str = "winner") -> str:

@@ -13,11 +13,21 @@ def test_auto_takes_the_fastest_device_there_is() -> None:
     assert pick_device("cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["nonsense", "cuda:99"])
-def test_unknown_devices_are_refused_in_one_line(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"device: '{name}' cannot be used here .*; set device: auto") as e:
+ELSEWHERE = ["cuda:99", "xpu:99", "hpu", "vulkan", "meta"] + ["mps"] * (not torch.backends.mps.is_available())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [*((name, "cannot be used here") for name in ELSEWHERE), ("npus", "is none that PyTorch knows")],
+)
+def test_devices_that_are_not_there_are_refused_in_one_line(name: str, said: str) -> None:
+    """With what there is, and without torch's list of its backends."""
+    with pytest.raises(
+        ConfigError, match=rf"device: '{name}' {said}.*; there is cpu.*; set device: auto$"
+    ) as e:
         pick_device(name)
     assert "\n" not in str(e.value)
+    assert len(str(e.value)) < 220
 
 
 def test_dtypes() -> None:

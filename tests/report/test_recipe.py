@@ -145,6 +145,14 @@ def test_of_whole_chats_the_assistants_turns_count() -> None:
     found = recipe(CONFIG, WINNER, 1000, chats=True)["sft"]
     assert "completion_only_loss" not in found
     assert found["assistant_only_loss"] is True
-    for loss_on, said in (("all", False), ("completion", True)):
-        config = CONFIG.model_copy(update={"data": CONFIG.data.model_copy(update={"loss_on": loss_on})})
-        assert recipe(config, WINNER, 1000, chats=True)["sft"]["completion_only_loss"] is said
+    every = CONFIG.model_copy(update={"data": CONFIG.data.model_copy(update={"loss_on": "all"})})
+    assert recipe(every, WINNER, 1000, chats=True)["sft"]["completion_only_loss"] is False
+
+
+def test_how_rows_have_to_be_for_trl_is_said_where_it_matters() -> None:
+    assert "`rows`" not in recipe_text(recipe(CONFIG, WINNER, 1000, chats=True))
+    last = CONFIG.model_copy(update={"data": CONFIG.data.model_copy(update={"loss_on": "completion"})})
+    assert "`rows`" not in recipe_text(recipe(last, WINNER, 1000))
+    text = recipe_text(recipe(last, WINNER, 1000, chats=True))
+    assert "# `rows` is what each row has to be for TRL" in text
+    assert yaml.safe_load(text)["rows"] == {"prompt": "messages[:-1]", "completion": "messages[-1:]"}

@@ -117,7 +117,7 @@ _ELSEWHERE = {
     *MICRO_BATCH,
     *ACCUMULATION,
     *meanings.WHOLE_ROWS,
-    meanings.TURNS,
+    *(meanings.TURNS, meanings.ROWS),
     *("datasets", "dataset", "dataset_name", "eval_dataset", "validation_datasets", "test_datasets"),
     *("val_set_size", "val_size", "warmup_steps", "template", "chat_template", "data_files"),
     *("dataset_config", "dataset_train_split"),
@@ -152,6 +152,14 @@ def _loss(reading: _Reading, source: Source) -> None:
     whole = [key for key, value in meanings.WHOLE_ROWS.items() if given.get(key) is value]
     if whole and turns is not True:
         reading.put("data.loss_on", "all")
+    elif whole and source.kind is KINDS["trl"]:
+        reading.put("data.loss_on", "assistant")
+    elif isinstance(given.get(meanings.ROWS), dict):
+        reading.put("data.loss_on", "completion")
+        reading.notes.append(
+            f"{meanings.ROWS}: the last turn counts alone (data.loss_on: completion); where rows are pairs "
+            "of texts, add data.as_chat: true"
+        )
     elif turns is not True and source.kind is KINDS["trl"] and given.get("completion_only_loss") is None:
         reading.notes.append(
             f"{meanings.TURNS}: {'not in the file' if turns is None else turns}; of chats every turn counts "

@@ -93,6 +93,7 @@ WHOLE_ROWS: dict[str, bool] = {
     "completion_only_loss": False,
 }
 TURNS = "assistant_only_loss"  # of TRL: chats count their assistant's turns alone, as here
+ROWS = "rows"  # of our recipe: chats whose last turn is a completion
 
 # What is so here anyway, and what another value means.
 ANYWAY: dict[str, tuple[Any, str]] = {

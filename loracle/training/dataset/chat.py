@@ -123,7 +123,7 @@ class Chats:
         """
         beside = {k: v for k, v in example.for_template.items() if k != "chat_template_kwargs"}
         beside |= example.for_template.get("chat_template_kwargs", {})
-        refused = left_out = None
+        refused = left_out = misspelt = None
         for turns in _spellings([turn.as_turn for turn in example.messages]):
             chat = _Chat(turns, beside, self.tokenizer)
             try:
@@ -136,16 +136,28 @@ class Chats:
                 given = any(turn.parts for turn in example.messages)
                 self.remarks.joined += given and not any(_is_parts(turn) for turn in turns)
                 return chat
-            left_out = left_out or missing
+            if missing.by_spelling:
+                misspelt = misspelt or missing
+            else:
+                left_out = left_out or missing
+        left_out = left_out or misspelt  # what another spelling mends is no reason
         if left_out is None:
             raise DataError(f"{example.source}: the chat template refuses these messages: {refused}")
         raise DataError(
-            f"{example.source}: the chat template does not render {left_out}; remove it, or choose a model "
-            "whose template does"
+            f"{example.source}: the chat template does not render {left_out.what}; remove it, or choose a "
+            "model whose template does"
         )
 
 
 # -- rendering --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """What is said and not rendered, in words; or rendered otherwise, by its spelling alone."""
+
+    what: str
+    by_spelling: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,8 +192,8 @@ class _Chat:
         opening = asked[len(begun) :] if asked.startswith(begun) else ""
         return begun[: begun.index(opening) + len(opening)] if opening and opening in begun else None
 
-    def left_out(self, known_roles: Collection[str]) -> str | None:
-        """The first thing that is said and not rendered, in words; None: everything is.
+    def left_out(self, known_roles: Collection[str]) -> _Missing | None:
+        """The first thing that is said and not rendered; None: everything is.
 
         Fields are looked at one by one, texts of roles that are not known yet, and otherwise what does not
         stand in the rendering as often as it is said.
@@ -190,29 +202,32 @@ class _Chat:
         for name in self.beside:
             rest = {key: value for key, value in self.beside.items() if key != name}
             if name in ("tools", "documents") and _Chat(self.turns, rest, self.tokenizer).whole == whole:
-                return f"the row's {name}"
+                return _Missing(f"the row's {name}")
         everything = "\n".join(str(leaf) for _, leaf in leaves([self.turns, self.beside]))
         if any(map(_is_parts, self.turns)) and any(whole.count(m) > everything.count(m) for m in _PRINTED):
-            return "content that has parts"
+            return _Missing("content that has parts")
         new = {str(turn["role"]) for turn in self.turns} - set(known_roles)
         for number, turn in enumerate(self.turns):
             for name in turn:
                 if name in TURN_CONTENT and self._is_passed_over(number, name):
-                    return f"{name} of turn {number + 1} ({named(turn['role'])}): {shown(turn[name])}"
+                    return _Missing(f"{name} of {_turn(number, turn)}: {shown(turn[name])}")
             for path, leaf in _said(turn):
-                if path[-1] == "arguments" and leaf not in whole and _times(leaf, whole):
-                    return f"the arguments of a tool call in turn {number + 1} as they are, but quoted twice"
+                if path[-1] == "arguments" and (twice := _twice(leaf, whole)):
+                    what = f"the arguments of a tool call in turn {number + 1} as they are, but {twice} twice"
+                    return _Missing(what, by_spelling=True)
                 is_new = turn["role"] in new and path[0] == "content"
                 if not is_new and _times(leaf, whole) >= everything.count(str(leaf).strip()):
                     continue
                 if not self._is_read(number, path, leaf):
                     place = "".join(f"[{p}]" if isinstance(p, int) else f".{named(p)}" for p in path)
-                    return f"{place[1:]} of turn {number + 1} ({named(turn['role'])}): {shown(leaf)}"
+                    one = ", for it takes one call a turn" * (path[0] == "tool_calls" and path[1:2] > (0,))
+                    return _Missing(f"{place[1:]} of {_turn(number, turn)}: {shown(leaf)}{one}")
                 if is_new:
                     new.discard(turn["role"])
         if "None" in whole and any(turn["content"] is None for turn in self.turns):
             said = json.dumps([self.turns, self.beside], default=str)
-            return "content that is null" if whole.count("None") > said.count("None") else None
+            if whole.count("None") > said.count("None"):
+                return _Missing("content that is null")
         return None
 
     def passed_over(self) -> Iterator[str]:
@@ -311,6 +326,20 @@ def _said(turn: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
             for path, leaf in leaves(value, (name,)):
                 if not (_NOT_SAID & set(path)) and not isinstance(leaf, bool):
                     yield path, leaf
+
+
+def _turn(number: int, turn: dict[str, Any]) -> str:
+    return f"turn {number + 1} ({named(turn['role'])})"
+
+
+def _twice(arguments: Any, text: str) -> str | None:
+    """What the arguments of a call, as a JSON text, have twice in a rendering: templates that want an object
+    quote such a text once more, or put it into braces. None: nothing."""
+    if not isinstance(arguments, str):
+        return None
+    if arguments not in text and _times(arguments, text):
+        return "quoted"
+    return "in braces" if arguments.strip()[:1] == "{" and f"{{{arguments.strip()}}}" in text else None
 
 
 def _times(leaf: Any, text: str) -> int:

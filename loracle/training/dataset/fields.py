@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeGuard
 
 from loracle.errors import DataError
@@ -30,7 +30,7 @@ _ANSWERS = {
     *("answer", "answers", "response", "responses", "reply", "solution", "summary", "ground_truth"),
     *("output", "outputs", "output_text", "expected", "expected_output", "reference", "references"),
     *("label", "labels", "label_text", "label_name", "target", "targets", "target_text"),
-    *("chosen", "rejected", "preferred_output", "non_preferred_output"),
+    *("chosen", "rejected", "preferred_output", "non_preferred_output", "kto_tag"),
 }
 _QUESTIONS = {
     *("instruction", "instructions", "input", "inputs", "input_text", "question", "questions", "query"),
@@ -58,7 +58,7 @@ def left_aside(
     """
     unread = [name for name, value in row.items() if name not in read and not is_nothing(value)]
     for name in unread:
-        key = _key(name)
+        key = key_of(name)
         if key in _MEDIA or key in FOR_TEMPLATE:
             raise DataError(
                 f"{source}: field {named(name)} is not read with {_and(read)}; "
@@ -80,7 +80,7 @@ def left_aside(
 
 def meant(name: Any) -> str | None:
     """The field of a form that a name spells, whatever spaces, quotes, marks and capitals it has besides."""
-    key = _key(name)
+    key = key_of(name)
     return key if key in _LEARNT else None
 
 
@@ -89,7 +89,7 @@ def instead(row: Mapping[str, Any]) -> str:
     said = [f"{shown(str(name))} to {field}" for name in row if (field := meant(name)) and field not in row]
     if said:
         return f"; rename {', '.join(said)} (exactly so, without spaces around it)"
-    pair = [named(name) for name, value in row.items() if _of_a_pair(_key(name)) and not is_nothing(value)]
+    pair = [named(name) for name, value in row.items() if _of_a_pair(key_of(name)) and not is_nothing(value)]
     if pair:
         return (
             f"; {' and '.join(pair)} are an answer that was preferred and one that was not: pairs are not "
@@ -99,7 +99,7 @@ def instead(row: Mapping[str, Any]) -> str:
     return ""
 
 
-def _key(name: Any) -> str:
+def key_of(name: Any) -> str:
     """A name in the spelling that names are compared in."""
     return str(name).strip("\ufeff \t\r\n\"'").lower().replace("-", "_").replace(" ", "_")
 
@@ -112,19 +112,17 @@ def _of_a_pair(key: str) -> bool:
     return not _PAIR.isdisjoint(words) and rest in known
 
 
-def preference(row: Mapping[str, Any]) -> str | None:
-    """What is said of a row that holds a preferred answer and another; None: it does not."""
-    pair = {word for name in row for word in _key(name).split("_")}
-    if not pair.issuperset(_PAIR):
-        return None
-    return "holds preference data (as for DPO)"
+def is_pair(names: Collection[str]) -> bool:
+    """Whether two of the names are of an answer that was preferred and one that was not."""
+    words = {word for name in names if _of_a_pair(key_of(name)) for word in key_of(name).split("_")}
+    return words >= _PAIR
 
 
 def _judged(value: Any, read: tuple[str, ...]) -> str:
     """More about a completion that is said to be good or bad."""
-    if not isinstance(value, bool) or "completion" not in read:
+    if not isinstance(value, bool) or _is_free(read) or "label" in read:
         return ""
-    return "; completions that are judged by true and false are preference data (KTO), which is not learnt"
+    return "; answers that are judged by true and false are preference data (KTO), which is not learnt"
 
 
 def _unread_content(name: Any, is_answer: bool, read: tuple[str, ...]) -> str:
@@ -134,7 +132,7 @@ def _unread_content(name: Any, is_answer: bool, read: tuple[str, ...]) -> str:
             "model reads prompt and what it shall write completion (data.columns), or remove the field"
         )
     part = "an answer" if is_answer else "a part of the question"
-    chat = " (data.as_chat: true has turns for it)" if _key(name) in ("system", "history") else ""
+    chat = " (data.as_chat: true has turns for it)" if key_of(name) in ("system", "history") else ""
     return (
         f"field {named(name)} holds {part} that stands in none of {_and(read)}, so it would not be learnt; "
         f"put it there{chat}, or remove or rename the field"

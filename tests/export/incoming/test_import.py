@@ -203,6 +203,19 @@ def test_our_own_recipe_comes_back(imported: Imported) -> None:
     found, _ = imported(recipe_text(recipe(config, knobs, 1000)))
     assert found.standard == knobs
     assert (found.model, found.training.schedule, found.training.optimizer) == ("org/base", "cosine", "adamw")
+    assert found.data.loss_on is None
+
+
+@pytest.mark.parametrize(("loss_on", "chats"), [("completion", True), ("assistant", False), ("all", True)])
+def test_what_a_recipe_has_counted_comes_back(loss_on: str, chats: bool, imported: Imported) -> None:
+    from loracle.report.recipe import recipe, recipe_text
+
+    data = {"train": "train.jsonl", "loss_on": loss_on}
+    config = RunConfig.model_validate({"model": "org/base", "data": data})
+    knobs = {"rank": 8, "alpha": 16, "dropout": 0.05, "batch_size": 20, "learning_rate": 1e-4}
+    found, notes = imported(recipe_text(recipe(config, knobs, 1000, chats=chats)))
+    assert found.data.loss_on == loss_on
+    assert "rows: {" not in notes
 
 
 @pytest.mark.parametrize(
@@ -247,8 +260,8 @@ def test_both_factors_of_a_batch_that_is_tried_are_multiplied(imported: Imported
         (LLAMA_FACTORY + "train_on_prompt: true\n", "all"),
         (TRL, None),
         (TRL.replace("only_loss: true", "only_loss: false"), "all"),
-        # Of chats, assistants' turns alone.
-        (TRL.replace("only_loss: true", "only_loss: false\nassistant_only_loss: true"), None),
+        # Of chats, the assistant's turns alone, those of a prompt included.
+        (TRL.replace("only_loss: true", "only_loss: false\nassistant_only_loss: true"), "assistant"),
     ],
 )
 def test_what_the_loss_counts_is_kept(text: str, expected: str | None, imported: Imported) -> None:

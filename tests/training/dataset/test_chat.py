@@ -128,6 +128,28 @@ def test_arguments_are_not_quoted_twice() -> None:
     assert learnt(row, only_objects) == '<call>weather {"city": "Paris"}</call><|im_end|>'
 
 
+def test_arguments_are_not_put_into_braces_twice() -> None:
+    """Gemma 4 writes arguments in braces of its own, and a text among them as it is."""
+    pairs = "{% for k, v in call.function.arguments.items() %}{{ k }}:{{ v }}{% endfor %}"
+    braces = FULL.replace("{{ call.function.arguments | tojson }}", pairs)
+    braces = braces.replace("{% if call.function.arg", "{{ '{' }}{% if call.function.arg")
+    braces = braces.replace("{% endif %}</call>", "{% endif %}{{ '}' }}</call>")
+    for arguments in ('{"city":"Paris"}', {"city": "Paris"}):
+        row = {"messages": [ASK, calling(arguments, "")]}
+        assert learnt(row, with_template(braces)) == "<call>weather {city:Paris}</call><|im_end|>"
+
+
+@pytest.mark.parametrize("arguments", [{"city": "Paris"}, '{"city": "Paris"}'])
+def test_that_a_template_takes_one_call_a_turn_is_said(arguments: Any) -> None:
+    """As GPT-OSS' does; that it wants objects for arguments is no reason."""
+    first = FULL.replace("call in m.tool_calls or []", "call in (m.tool_calls or [])[:1]")
+    one = with_template(first.replace("call.function.arguments is string", "false"))
+    turn = calling(arguments, "")
+    turn["tool_calls"].append({"type": "function", "function": {"name": "time", "arguments": arguments}})
+    with pytest.raises(DataError, match=r"tool_calls\[1\].*: 'time', for it takes one call a turn"):
+        learnt({"messages": [ASK, turn]}, one)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

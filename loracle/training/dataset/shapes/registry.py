@@ -22,10 +22,10 @@ from loracle.training.dataset.fields import (
     leaves,
     named,
     parse_json,
-    preference,
     shown,
 )
 from loracle.training.dataset.shapes.example import Example
+from loracle.training.dataset.shapes.preferences import compares, preference
 
 Reader = Callable[[Mapping[str, Any], tuple[str, ...], str], Example]
 
@@ -94,22 +94,25 @@ def shape_of(row: Any, source: str) -> str:
     if LABELLED in found and [name for name in found if name in _FIRST] == ["text"]:
         return LABELLED
     found = [name for name in found if name in _FIRST] or found
-    if not found and not preference(row):  # the reader of a shape that is there in part says what is missing
+    pair = preference(row) if not found or compares(row) else None
+    if not found and pair is None:  # the reader of a shape that is there in part says what is missing
         whole = [name for name, own in SHAPES.items() if row.keys() >= set(own.fields)]
         found = [name for name in whole if there.intersection(SHAPES[name].fields)]
         found = found or [name for name in _FIRST if there.intersection(SHAPES[name].fields)]
-    if len(found) == 1:
+    if len(found) == 1 and pair is None:
         return found[0]
     fields = ", ".join(map(named, list(row)[:20])) or "none"
-    if found:
+    hint = ""
+    if pair is not None:
+        problem, hint = pair
+    elif found:
         problem = (
             f"has fields of two forms ({found[0]}; {found[1]}); choose one with data.shape, or remove fields"
         )
-    elif pair := preference(row):
-        problem = pair
     else:
         problem = f"has no form; give {', or '.join(SHAPES)}, or say with data.columns which column is what"
-    raise DataError(f"{source}: a row {problem}. Its fields: {fields}{instead(row) if not found else ''}")
+        hint = instead(row)
+    raise DataError(f"{source}: a row {problem}. Its fields: {fields}{hint}")
 
 
 def read_fields() -> set[str]:

@@ -16,6 +16,8 @@ from small_tokenizers import byte_level
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from loracle.config.data.settings import DataConfig
+from loracle.config.settings import RunConfig
+from loracle.report.recipe import recipe
 from loracle.training.dataset.shapes import as_example
 from loracle.training.dataset.tokens import encode
 
@@ -160,6 +162,43 @@ def test_chats_given_as_prompt_and_completion(name: str, model: Any, tmp_path: P
     same(ours(row, tokenizer), expected, tokenizer)
     whole = {"messages": chat, "tools": row["tools"]}
     same(ours(whole, tokenizer, loss_on="completion"), expected, tokenizer)
+
+
+LAST = slice(-1, None)
+WINNER = {"rank": 8, "alpha": 16, "batch_size": 4, "learning_rate": 1e-4}
+IN_SHAPES: dict[str, tuple[Any, dict[str, Any]]] = {  # of rows by their turns, and settings of data
+    "whole": (lambda turns: {"messages": turns}, {}),
+    "whole, their last turn": (lambda turns: {"messages": turns}, {"loss_on": "completion"}),
+    "whole, all": (lambda turns: {"messages": turns}, {"loss_on": "all"}),
+    "in two lists": (lambda turns: {"prompt": turns[:-1], "completion": turns[LAST]}, {}),
+    "in two lists, turns of both": (
+        lambda turns: {"prompt": turns[:-1], "completion": turns[LAST]},
+        {"loss_on": "assistant"},
+    ),
+    "in two lists, all": (
+        lambda turns: {"prompt": turns[:-1], "completion": turns[LAST]},
+        {"loss_on": "all"},
+    ),
+    "two texts": (lambda _: {"prompt": ASK["content"], "completion": SAY["content"]}, {"as_chat": True}),
+}
+
+
+@pytest.mark.parametrize("name", ["one turn", "several turns", "tool call and answer"])
+@pytest.mark.parametrize("given", IN_SHAPES)
+def test_trl_learns_by_a_runs_recipe_what_the_run_learnt(
+    name: str, given: str, model: Any, tmp_path: Path
+) -> None:
+    """Where TRL cannot count the turns of rows as they are, the recipe says what rows it needs."""
+    tokenizer, (made, settings) = tokenizer_with(), IN_SHAPES[given]
+    beside = {"tools": TOOLS} if "tool" in name and given != "two texts" else {}
+    row = {**made(CHATS[name]), **beside}
+    config = RunConfig.model_validate({"model": "org/base", "data": {"train": "rows.jsonl", **settings}})
+    said = recipe(config, WINNER, 9, chats="messages" in row)
+    turns = [ASK, SAY] if given == "two texts" else CHATS[name]
+    rows = {key: eval(value, {"messages": turns}) for key, value in said.get("rows", {}).items()}
+    counted = {key: value for key, value in said["sft"].items() if key != "max_length"}
+    expected = theirs({**rows, **beside} if rows else row, model, tokenizer, tmp_path, **counted)
+    same(ours(row, tokenizer, **settings), expected, tokenizer)
 
 
 @pytest.mark.parametrize("name", CHATS)

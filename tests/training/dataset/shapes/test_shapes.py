@@ -127,6 +127,99 @@ def test_rows_that_cannot_be_learnt_as_asked_are_refused(
     assert "\n" not in str(caught.value)
 
 
+_SAID = {"role": "assistant", "content": "b"}
+PREFERENCES: dict[str, tuple[dict[str, Any], str]] = {  # rows as published, and what they are refused as
+    "HH": (
+        {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"},
+        "as for DPO",
+    ),
+    "UltraFeedback binarized": (
+        {
+            "prompt": "a",
+            "chosen": TURNS,
+            "rejected": [TURNS[0], _SAID],
+            "messages": TURNS,
+            "score_chosen": 8.5,
+        },
+        "as for DPO.*without both, its messages are learnt",
+    ),
+    "LLaMA-Factory": (
+        {
+            "conversations": [{"from": "human", "value": "a"}],
+            "chosen": {"from": "gpt", "value": "b"},
+            "rejected": {"from": "gpt", "value": "c"},
+        },
+        "as for DPO",
+    ),
+    "OpenAI": (
+        {
+            "input": {"messages": [TURNS[0]], "tools": [], "parallel_tool_calls": True},
+            "preferred_output": [TURNS[1]],
+            "non_preferred_output": [_SAID],
+        },
+        "OpenAI's, for DPO.*rows of messages: the turns of input.messages, and then preferred_output",
+    ),
+    "UltraFeedback": (
+        {
+            "instruction": "a",
+            "models": ["x", "y"],
+            "completions": [{"model": "x", "response": "b", "annotations": {}, "overall_score": 8.0}],
+            "correct_answers": ["None"],
+        },
+        "several answers that are judged .*each answer in completions",
+    ),
+    "Nectar": (
+        {"prompt": "\n\nHuman: a\n\nAssistant: ", "answers": [{"answer": "b", "model": "x", "rank": 1.0}]},
+        "several answers that are judged",
+    ),
+    "a ranking": ({"prompt": "a", "responses": ["b", "c"], "ranking": [1, 0]}, "several answers"),
+    "summaries": ({"info": {"post": "a"}, "summaries": [{"text": "b"}], "choice": 0}, "several answers"),
+    "SHP": ({"history": "a", "human_ref_A": "b", "human_ref_B": "c", "labels": 1}, "two answers to compare"),
+    "WebGPT": (
+        {"question": {"full_text": "a"}, "answer_0": "b", "score_0": 0.5, "answer_1": "c", "score_1": -0.5},
+        "completion: answer_0.*remove the other",
+    ),
+    "HelpSteer": (
+        {"context": [TURNS[0]], "response1": "b", "response2": "c", "overall_preference": -2},
+        "two answers to compare",
+    ),
+    "Arena": (
+        {
+            "model_a": "x",
+            "model_b": "y",
+            "winner": "model_a",
+            "conversation_a": TURNS,
+            "conversation_b": TURNS,
+        },
+        "two answers to compare",
+    ),
+    "steps": ({"prompt": "a", "completions": ["b", "c"], "labels": [True, False]}, "judged one by one"),
+    "KTO": ({"prompt": "a", "completion": "b", "label": False}, "preference data .KTO"),
+    "KTO of chats": ({"messages": TURNS, "label": True}, "preference data .KTO"),
+    "KTO of LLaMA-Factory": (
+        {"instruction": "a", "input": "", "output": "b", "kto_tag": True},
+        "preference data .KTO",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PREFERENCES)
+def test_preferences_are_refused_by_their_name(name: str) -> None:
+    row, said = PREFERENCES[name]
+    with pytest.raises(DataError, match=f"a:1: .*{said}") as caught:
+        as_example(row, "a:1")
+    assert "\n" not in str(caught.value)
+
+
+def test_answers_to_choose_from_are_no_preferences() -> None:
+    row = {"context": "x", "question": "a", "answer0": "b", "answer1": "c", "answer2": "d", "label": 1}
+    with pytest.raises(DataError) as caught:
+        as_example(row, "a:1")
+    assert "preference" not in str(caught.value)
+    label = {"text": "answers", "label": True}
+    assert as_example(label, "a:1").completion == "true"
+
+
 def test_labels_of_one_file_are_of_one_kind(write_rows: Write) -> None:
     rows = [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
     assert [e.completion for e in read_examples(write_rows("a.jsonl", rows))] == ["1", "0"]
