@@ -66,7 +66,7 @@ from loracle.search.prior import describe, load_prior
 RESULTS = Path(__file__).parent / "results" / "cost.json"
 LOG = RESULTS.with_suffix(".jsonl")
 VISIBLE = 0.7  # share of the candidates that a seed sees
-PROXY, TRIALS, BUDGETS = 0.1, 30, (0.5, 0.7, 1.0, 2.0)
+PROXY, TRIALS, BUDGETS = 0.1, 30, (0.5, 0.8, 1.0, 2.0)
 ALL = 0  # items: all of them
 EPOCHS = (1, 3, 9, 27)  # of PASHA, at the recorded shares
 REFERENCE = "thorough"

@@ -68,6 +68,17 @@ def test_one_training_buys_what_thirty_trials_do_and_on_no_task_less(found: dict
     assert summary["samples_saved"] >= 2 / 3
 
 
+def test_four_fifths_do_on_the_mean_and_the_page_says_where_not(found: dict[str, Any], page: str) -> None:
+    less = found["methods"]["30 items, budget 0.8"]
+    assert less["worst_cost"] <= 0.8 + 1e-9
+    assert less["regret_difference"] <= 0.005
+    assert less["samples_saved"] >= 0.7
+    worse = {task: ends for task, ends in less["by_task_difference"].items() if ends[1] > 0}
+    assert list(worse) == ["carrying"]
+    mean, low, high = worse["carrying"]
+    assert f"on `carrying` they are worse by {mean:.3f} ({low:.3f} to {high:.3f})" in page
+
+
 def test_half_a_training_does_not_quite_and_the_page_says_so(found: dict[str, Any], page: str) -> None:
     half = found["half"]
     assert half["median_cost"] <= 0.5
