@@ -11,7 +11,7 @@ from loracle.config.search.limits import is_default, least_trials, leaves_it_ope
 from loracle.config.settings import RunConfig
 from loracle.records.space import NUMERIC, Config, Value
 from loracle.records.trial import ITEMS, TAKEN_BACK, Failure, FailureKind, History, Outcome
-from loracle.report.findings.records import PriorKnobs
+from loracle.report.findings.records import Chosen, PriorKnobs
 from loracle.report.findings.search_cost import affordable, exceeded, show_trainings
 
 NUMBERS_STAND_IN = (  # where the belief of a preset that reads is asked for
@@ -171,6 +171,16 @@ def in_words(names: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def chosen_line(chosen: Chosen, metric: str) -> str:
+    """The winner's curse: a score that was chosen for being high is too good on average."""
+    scored, believed = (show_reading(score, metric) for score in (chosen.score, chosen.believed))
+    where = "" if metric in OWN_METRICS else " in validation"
+    return (
+        f"Trial {chosen.trial} leads with {scored}{where}; the best of many scores is partly luck, "
+        f"and without it {believed} is believed of its settings."
+    )
 
 
 def counted_trials(n: int) -> str:

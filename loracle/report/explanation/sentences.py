@@ -13,10 +13,10 @@ from loracle.report.explanation.records import (
     Next,
     Proposal,
 )
-from loracle.report.findings.chosen import chosen_line
 from loracle.report.verdict.guards import loss_text
 from loracle.report.wording import (
     NUMBERS_STAND_IN,
+    chosen_line,
     prior_knobs_line,
     show_amount,
     show_config,

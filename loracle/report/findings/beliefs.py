@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from loracle.config.metrics import metric_of
-from loracle.records.space import Config, SearchSpace, number
+from loracle.records.space import Config, SearchSpace, Value, number
 from loracle.records.trial import History, Trial
 from loracle.report.findings.importance import grid, importance, most_varied
 from loracle.report.findings.records import (
@@ -30,6 +30,7 @@ from loracle.report.findings.records import (
     SlicePoint,
 )
 from loracle.report.findings.score_scale import ScoreScale
+from loracle.report.findings.surface import Grid, Surface
 from loracle.search.ensemble import Ensemble, fit_ensemble, prior_alone
 from loracle.search.feasibility import Feasibility
 from loracle.search.observations import observed, row_of, rows_along, rows_of, tells, value_of
@@ -46,6 +47,7 @@ _DRAWS = 200
 _LOOKED_AT = 100_000  # candidates whose belief is asked for
 _SHORTLIST = 150  # cheaper candidates that are compared with the leader
 _SHOWN = 6  # of them
+_ALONG = 16  # values of a knob on a surface
 _LIKELY = 0.5  # probability to keep every guard, from which on a config is spoken well of
 
 
@@ -131,6 +133,48 @@ class Understanding:
         own = config[name]
         at = own if isinstance(own, str) else float(own)
         return Slice(name, at, knob.scale in ("log2", "log10"), points, knob.named)
+
+    # -- two knobs at once ----------------------------------------------------------------------------
+
+    def surface(self, *, whole: bool) -> Surface | None:
+        """The belief over learning rate and alpha / rank or, where one of them is no knob, over those of the
+        strongest interaction, which takes a moment to find; so not unless `whole`."""
+        names = self._two(whole=whole)
+        if names is None:
+            return None
+        config, knobs = self._config(self.leader), tuple(self.space[name] for name in names)
+        across, up = (_some(knob.values, knob.position(config[knob.name])) for knob in knobs)
+        own = {name: config[name] for name in self.space.names}
+        wanted = [self.space.index(own | {names[0]: x, names[1]: y}) for y in up for x in across]
+        rows, known = rows_of(self.space, self.space.canonical(wanted).tolist())
+        scores, lows, highs = self.scale.scores(self.ensemble.belief(at=rows[known]))
+        keeps = self.keeps(rows[known])
+
+        def grid_of(numbers: Floats) -> Grid:
+            cells: list[float | None] = [None] * len(wanted)
+            for place, shown in zip(np.flatnonzero(known).tolist(), numbers.tolist(), strict=True):
+                cells[place] = shown
+            return tuple(tuple(cells[i : i + len(across)]) for i in range(0, len(cells), len(across)))
+
+        return Surface(
+            names,
+            (across, up),
+            (config[names[0]], config[names[1]]),
+            (knobs[0].named, knobs[1].named),
+            grid_of(scores),
+            grid_of(lows),
+            grid_of(highs),
+            None if keeps is None else grid_of(keeps),
+        )
+
+    def _two(self, *, whole: bool) -> tuple[str, str] | None:
+        """Names of the knobs of the surface; None where there are none."""
+        varied = [knob.name for knob in self.space.knobs if len(knob.values) > 1]
+        for scale in ("alpha_ratio", "alpha"):
+            if {"learning_rate", scale} <= set(varied):
+                return "learning_rate", scale
+        pair = self.importance.interaction if whole and self.importance is not None else None
+        return None if pair is None else (pair.knobs[0], pair.knobs[1])
 
     # -- importance -----------------------------------------------------------------------------------
 
@@ -278,6 +322,14 @@ class Understanding:
         some = np.random.default_rng(0).choice(everything, _LOOKED_AT, replace=False)
         rows, known = rows_of(self.space, [trial.index for trial in self.history.succeeded])
         return np.unique(np.concatenate([some, rows[known]]))
+
+
+def _some(values: Sequence[Value], own: int) -> tuple[Value, ...]:
+    """Values of a knob that a surface shows: all, or of very many some, both ends and its own among them."""
+    if len(values) <= _ALONG:
+        return tuple(values)
+    places = np.unique([*np.linspace(0, len(values) - 1, _ALONG).round().astype(int), own])
+    return tuple(values[place] for place in places)
 
 
 def prior_knobs(space: SearchSpace) -> PriorKnobs:

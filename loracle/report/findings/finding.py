@@ -164,7 +164,13 @@ class Subject:
         chosen = None if found.pareto is not None else belief.chosen
         held = belief.held if found.pareto is None else None
         found = replace(
-            found, own_belief=belief.own, slices=belief.slices, prior=prior, chosen=chosen, held=held
+            found,
+            own_belief=belief.own,
+            slices=belief.slices,
+            surface=belief.surface(whole=whole),
+            prior=prior,
+            chosen=chosen,
+            held=held,
         )
         if not whole:
             return found
@@ -282,6 +288,11 @@ def _left_out(found: Findings, comparison: Comparison | None, *, whole: bool) ->
         said["curves"] = "The trials left no losses by step."
     if not found.slices:
         said["slices"] = nothing if not succeeded else "No knob has more than one value."
+    if found.surface is None:
+        varied = [one.knob for one in found.slices]
+        alone = "Only one knob has several values, so there are no two to look at together."
+        none = "No interaction of two knobs can be told, so none is shown." if whole else later
+        said["surface"] = nothing if not succeeded else none if len(varied) > 1 else alone
     if found.importance is None:
         flat = "The belief is flat: no knob makes a difference that it can tell."
         said["importance"] = nothing if not succeeded else flat if whole else later

@@ -12,6 +12,7 @@ from typing import Any
 
 from loracle.records.space import Config, Value
 from loracle.report.findings.search_cost import SearchCost
+from loracle.report.findings.surface import Surface
 
 
 @dataclass(frozen=True)
@@ -386,6 +387,7 @@ class Findings:
         chosen: the leading config's score and what is believed of it; None before there are two configs.
         own_belief: whether what is believed here is what the search believes; else numbers alone stand in.
         pareto: of several objectives; None where there is one.
+        surface: the belief over two knobs; None where there are no two.
         prior_knobs: which knobs the prior knows; None where the search has none.
         without_recipe: by export format that has a text of settings: why there is none here.
         left_out: by part: why it cannot be said.
@@ -418,6 +420,7 @@ class Findings:
     chosen: Chosen | None = None
     curves: tuple[Curve, ...] = ()
     slices: tuple[Slice, ...] = ()
+    surface: Surface | None = None
     importance: Importance | None = None
     prior: PriorCheck | None = None
     prior_knobs: PriorKnobs | None = None

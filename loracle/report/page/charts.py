@@ -10,12 +10,14 @@ from loracle.records.space import Value
 from loracle.report.findings.records import Curve, Findings, Share, TrialRow
 from loracle.report.page import wording
 from loracle.report.page.belief.slices import slice_chart
+from loracle.report.page.belief.surface import SURFACE, surface_chart
 from loracle.report.page.pareto import pareto_charts
 from loracle.report.page.scores import axis_title, floor_of, heights_of, hover, hovers
 from loracle.report.page.traces import (
     BLUE,
     GREY,
     INK,
+    LEVELS,
     ORANGE,
     RED,
     Chart,
@@ -25,7 +27,6 @@ from loracle.report.page.traces import (
 )
 from loracle.text.quantities import show_share
 
-_LEVELS = tuple(f"var(--level{i})" for i in range(5))  # of a score, worst to best
 _TICKS = 8
 
 
@@ -41,6 +42,8 @@ def charts(found: Findings) -> dict[str, Chart]:
         made["parallel-chart"] = _parallel(found)
     for place, one in enumerate(found.slices):
         made[f"slice-{place}"] = slice_chart(found, one)
+    if found.surface:
+        made[SURFACE] = surface_chart(found, found.surface)
     if found.importance and len(found.importance.knobs) > 1:
         made["importance-chart"] = _importance(found)
     if found.prior:
@@ -186,7 +189,7 @@ def _parallel(found: Findings) -> Chart:
         ("loses a guard", GREY, [row for row in good if row.broken]),
     ]
     names_of_levels = ("worst fifth", "", "middle", "", "best fifth")
-    for i, colour in enumerate(_LEVELS):
+    for i, colour in enumerate(LEVELS):
         groups.append((names_of_levels[i], colour, [r for r in kept if level[r.number] == i]))
     traces = []
     for title, colour, rows in groups:

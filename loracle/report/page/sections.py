@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from loracle.config.metrics import OWN_METRICS, metric_of
-from loracle.report.findings.chosen import chosen_line
 from loracle.report.findings.records import Example, Findings, NearEqual
 from loracle.report.findings.search_cost import show_trainings
 from loracle.report.page import wording
@@ -27,6 +26,7 @@ from loracle.report.page.markup import (
 from loracle.report.page.pareto import pareto_part
 from loracle.report.page.trials_table import axis_fields, trials_table
 from loracle.report.wording import (
+    chosen_line,
     show_difference,
     show_score,
     show_value,

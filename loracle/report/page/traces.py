@@ -9,6 +9,7 @@ Chart = dict[str, Any]
 
 BLUE, ORANGE, GREY, RED, INK = (f"var(--{name})" for name in ("blue", "orange", "grey", "red", "ink"))
 BAND = "var(--band)"
+LEVELS = tuple(f"var(--level{i})" for i in range(5))  # of a score, worst to best
 
 
 def layout_of(x: str, y: str) -> Chart:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reported_runs import CLIFF, KNOBS, history_of, made, outcome, write_logs
@@ -17,6 +18,7 @@ from loracle.report.explanation.reasons import Reasons
 from loracle.report.explanation.sentences import sentences as explain_sentences
 from loracle.report.findings.curves import read_curve
 from loracle.report.findings.finding import Subject
+from loracle.report.findings.records import Findings
 from loracle.report.page.page import page
 from loracle.run.search import run_preset
 
@@ -75,6 +77,65 @@ def test_slices_hold_the_trials_that_they_are_about(tmp_path: Path) -> None:
         assert here.low <= here.score <= here.high
         assert leader.score is not None
         assert here.low - 0.1 <= leader.score <= here.high + 0.1
+
+
+def test_the_surface_is_the_belief_over_learning_rate_and_alpha_ratio(tmp_path: Path) -> None:
+    """Through the leading config it is the slices, and nowhere is a score outside its interval."""
+    found = made(tmp_path, n=30).find()
+    one = found.surface
+    assert one is not None
+    assert one.knobs == ("learning_rate", "alpha_ratio")
+    assert one.keeps is None
+    across, up = one.values
+    assert (len(across), len(up), len(one.scores), len(one.scores[0])) == (6, 5, 5, 6)
+    by_name = {slice_.knob: slice_ for slice_ in found.slices}
+    row = one.scores[up.index(one.at[1])]
+    assert row == pytest.approx([point.score for point in by_name["learning_rate"].points])
+    column = [scores[across.index(one.at[0])] for scores in one.scores]
+    assert column == pytest.approx([point.score for point in by_name["alpha_ratio"].points])
+    for lows, scores, highs in zip(one.lows, one.scores, one.highs, strict=True):
+        for low, score, high in zip(lows, scores, highs, strict=True):
+            assert low is not None
+            assert score is not None
+            assert high is not None
+            assert low <= score <= high
+    assert made(tmp_path / "live", n=30).find(whole=False).surface == one
+
+
+def test_a_surface_has_gaps_where_the_space_has_no_candidate(tmp_path: Path) -> None:
+    space = {"base": "empty", "knobs": KNOBS, "constraints": ["learning_rate * alpha_ratio < 0.02"]}
+    one = made(tmp_path, n=20, space=space).find().surface
+    assert one is not None
+    for ratio, scores, highs in zip(one.values[1], one.scores, one.highs, strict=True):
+        for rate, score, high in zip(one.values[0], scores, highs, strict=True):
+            assert (score is None) == (high is None) == (float(rate) * float(ratio) >= 0.02)
+
+
+def test_the_surface_of_ones_own_trainer_is_of_the_strongest_interaction(tmp_path: Path) -> None:
+    """Here of a width and a name; of one knob alone there is none, and that is said."""
+
+    def found_of(knobs: dict[str, Any], **options: Any) -> Findings:
+        asked = " ".join(f"{{{name}}}" for name in knobs)
+        own = {"objective": {"command": f"train {asked}", "direction": "maximize"}, "standard": None}
+        space = {"base": "empty", "knobs": {name: {"values": values} for name, values in knobs.items()}}
+        folder = tmp_path / f"{len(knobs)}{len(options)}"
+        there = made(folder, History(), finished=False, space=space, **own).subject.space
+        score = lambda config: (config["width"] - 2.5) * (1 if config.get("style") == "odd" else -1)  # noqa: E731
+        history = history_of(there, min(14, len(there.candidates)), score=score)
+        return made(folder, history, finished=False, space=space, **own).find(**options)
+
+    knobs = {"width": [1, 2, 3, 4], "depth": [1, 2], "style": ["plain", "odd"]}
+    one = found_of(knobs).surface
+    assert one is not None
+    assert set(one.knobs) == {"width", "style"}
+    assert one.named[one.knobs.index("style")]
+    early = found_of(knobs, whole=False)
+    assert early.surface is None
+    assert "the end of the run add it" in early.left_out["surface"]
+    alone = found_of({"width": [1, 2, 3, 4]})
+    assert alone.surface is None
+    assert alone.left_out["surface"] in page(alone)
+    assert alone.left_out["surface"].startswith("Only one knob has several values")
 
 
 def test_near_equals_are_cheaper_and_within_their_interval(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ apt-get install chromium
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -182,6 +183,24 @@ def test_hovering_tells_of_a_trial_and_the_axis_changes(browser: Any, report: Pa
     seen.page.get_by_role("button", name="by time").click()
     title = seen.page.locator("#progress-chart .xtitle").text_content()
     assert title == "seconds of training and scoring, all trials"
+    assert seen.faults == []
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_squares_of_the_surface_tell_what_is_believed_there(browser: Any, report: Path, width: int) -> None:
+    seen = opened(browser, report, width, "dark")
+    seen.draw_all()
+    seen.page.locator("#surface-chart").scroll_into_view_if_needed()
+    squares = seen.page.locator("#surface-chart .shapelayer path")
+    assert squares.count() >= 30
+    told = set()
+    for i in range(30):
+        box = squares.nth(i).bounding_box()
+        seen.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=3)
+        seen.page.wait_for_timeout(80)
+        told |= set(seen.page.locator("#surface-chart .hoverlayer .hovertext").all_text_contents())
+    assert len({text for text in told if re.match("learning_rate.*alpha_ratio.*believed .* to ", text)}) >= 10
+    assert any(text.startswith("trial ") for text in told)
     assert seen.faults == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 from reported_runs import KNOBS, history_of, made, quality
 
-from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.records.trial import Failure, FailureKind, GuardReading, History, Outcome, Trial
 from loracle.report.page.page import page, write_page
 from loracle.text.quantities import show_bytes, show_duration, show_money
 
@@ -79,6 +80,67 @@ def test_every_chart_has_its_place_and_all_that_it_draws_are_numbers_and_texts(t
     for chart in charts.values():
         for trace in chart["data"]:
             assert len(trace["x"]) == len(trace["y"])
+
+
+def test_squares_of_the_surface_are_larger_where_more_is_known_and_trials_stand_apart(tmp_path: Path) -> None:
+    found = made(tmp_path, n=40).find()
+    one = found.surface
+    assert one is not None
+    chart = json.loads(Reader(page(found)).scripts[0])["surface-chart"]
+    *squares, leader = chart["layout"]["shapes"]
+    assert len(squares) == 30
+    assert (leader["x0"] + leader["x1"]) / 2 == one.values[0].index(one.at[0])
+    widths = [
+        high - low
+        for lows, highs in zip(one.lows, one.highs, strict=True)
+        for low, high in zip(lows, highs, strict=True)
+    ]
+    sides = [square["x1"] - square["x0"] for square in squares]
+    order = sorted(range(30), key=widths.__getitem__)
+    assert [sides[i] for i in order] == sorted(sides, reverse=True)
+    scores = [score for row in one.scores for score in row]
+    best = squares[scores.index(max(scores))]["fillcolor"]
+    assert (best, squares[scores.index(min(scores))]["fillcolor"]) == ("var(--level4)", "var(--level0)")
+    hovers = chart["data"][0]["hovertext"]
+    assert len(hovers) == 30
+    assert all(
+        re.match(r"learning_rate \S+, alpha_ratio \d+<br>believed .* \(.* to .*\)$", text) for text in hovers
+    )
+    shown = [trace for trace in chart["data"] if trace["name"] in ("trials", "failed")]
+    spots = [spot for trace in shown for spot in zip(trace["x"], trace["y"], strict=True)]
+    assert len(spots) == len(set(spots)) == 40
+
+
+def test_of_losses_the_least_is_the_best_colour_and_red_outlines_lose_a_guard(tmp_path: Path) -> None:
+    def watched(config: Mapping[str, Any]) -> Outcome:
+        large = config["learning_rate"] >= 1e-3
+        change = -0.5 if large else 0.0
+        reading = GuardReading("loss", -2.0, -2.0 + change, change, change, change, 0.1, 50)
+        return Outcome(-2.0 + 100 * config["learning_rate"], guards={"general": reading})
+
+    run = made(tmp_path, n=1, scoring={"metric": "loss"}, finished=False)
+    drawn = history_of(run.space, 30).trials
+    history = History(tuple(Trial(t.number, t.index, watched(run.space.config(t.index))) for t in drawn))
+    found = run.subject.find(history)
+    one = found.surface
+    assert one is not None
+    assert one.keeps is not None
+    shown = page(found)
+    assert "With what is outlined in red a trial likely loses a guard." in shown
+    chart = json.loads(Reader(shown).scripts[0])["surface-chart"]
+    red = [s for s in chart["layout"]["shapes"] if s["line"].get("color") == "var(--red)"]
+    lost = [
+        (x, y)
+        for y, row in enumerate(one.keeps)
+        for x, keeps in enumerate(row)
+        if keeps is not None and keeps < 0.5
+    ]
+    assert lost
+    assert [((s["x0"] + s["x1"]) / 2, (s["y0"] + s["y1"]) / 2) for s in red] == lost
+    assert all("keeps the guards with" in text for text in chart["data"][0]["hovertext"])
+    squares = chart["layout"]["shapes"][:30]
+    scores = [score for row in one.scores for score in row]
+    assert squares[scores.index(min(scores))]["fillcolor"] == "var(--level4)"
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)

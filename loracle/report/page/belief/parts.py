@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from loracle.report.findings.records import Findings, Share
-from loracle.report.page.markup import Part, chart, own, paragraph, section, text
+from loracle.report.page.belief.surface import SURFACE, likely_lost
+from loracle.report.page.markup import Part, chart, code_in, own, paragraph, section, text
 from loracle.report.wording import NUMBERS_STAND_IN
 from loracle.text.quantities import show_share
 
@@ -24,7 +25,24 @@ def slices_part(found: Findings) -> Part:
         stands_in(found),
     )
     grid = f'<div class="grid">{"".join(places)}</div>'
-    return section("slices", "Belief", "What is believed", note, grid, why=found.left_out.get("slices"))
+    why = found.left_out.get("slices")
+    return section("slices", "Belief", "What is believed", note, grid, _surface(found), why=why)
+
+
+def _surface(found: Findings) -> str:
+    """The belief over two settings at once."""
+    one = found.surface
+    if one is None:
+        return paragraph(code_in(found.left_out.get("surface", "")))
+    names = " and ".join(map(own, one.knobs))
+    label = f"Believed {found.title} over {one.knobs[0]} and {one.knobs[1]}, with the trials."
+    note = paragraph(
+        "The belief where these two change and the others stay as in the leading config (outlined). The "
+        "colour is the believed score; the larger a field, the narrower its interval of 95 % beside the "
+        "differences of colour. Points are trials, whatever their other settings were; crosses failed.",
+        "With what is outlined in red a trial likely loses a guard." if likely_lost(one) else "",
+    )
+    return f"<h3>{names} together</h3>{chart(SURFACE, label, 'tall')}{note}"
 
 
 def ratio(found: Findings) -> str:
