@@ -30,11 +30,13 @@ _ANSWERS = {
     *("answer", "answers", "response", "responses", "reply", "solution", "summary", "ground_truth"),
     *("output", "outputs", "output_text", "expected", "expected_output", "reference", "references"),
     *("label", "labels", "label_text", "label_name", "target", "targets", "target_text"),
+    *("code", "canonical_solution", "generated_solution", "highlights"),
     *("chosen", "rejected", "preferred_output", "non_preferred_output", "kto_tag"),
 }
 _QUESTIONS = {
     *("instruction", "instructions", "input", "inputs", "input_text", "question", "questions", "query"),
     *("context", "system", "system_prompt", "history", "functions", "conversations", "conversation"),
+    *("passage", "paragraph", "article", "dialogue", "problem", "premise", "hypothesis"),
 }
 _MEDIA = {"image", "images", "audio", "audios", "video", "videos", "file", "files"}
 _WEIGHTS = {"weight", "weights", "sample_weight", "example_weight", "loss_weight"}
@@ -72,7 +74,7 @@ def left_aside(
             )
         answers = key in _ANSWERS or key == "completion" or _of_a_pair(key)
         if answers or key in _QUESTIONS or key in _LEARNT:
-            if _stands_in(row[name], texts, _is_free(read)):
+            if _stands_in(row[name], texts, _is_free(read)) or _is_rendering(row[name], texts):
                 continue
             raise DataError(f"{source}: {_unread_content(name, answers, read)}{_judged(row[name], read)}")
     return tuple(map(str, unread))
@@ -152,6 +154,11 @@ def _stands_in(value: Any, texts: list[str], is_text: bool) -> bool:
         if not any(str(leaf).strip() in text for text in texts):
             return False
     return True
+
+
+def _is_rendering(value: Any, texts: list[str]) -> bool:
+    """Whether a value is a text that holds all texts of a pair, as they stand in the prompt of a dataset."""
+    return isinstance(value, str) and len(texts) > 1 and all(text.strip() in value for text in texts)
 
 
 def _and(read: tuple[str, ...]) -> str:

@@ -18,10 +18,10 @@ from loracle.training.dataset.files.encoding import encoding_of
 from loracle.training.dataset.files.hub import read_hub
 from loracle.training.dataset.files.places import SUFFIXES, files_of, format_of
 from loracle.training.dataset.files.tables import read_arrow, read_parquet
-from loracle.training.dataset.files.text import read_csv, read_json, read_jsonl, separator_of
+from loracle.training.dataset.files.text import named_separator, read_csv, read_json, read_jsonl, separator_of
 from loracle.training.dataset.shapes.columns import Rows, renamed
 from loracle.training.dataset.shapes.example import Example
-from loracle.training.dataset.shapes.registry import LABELLED, as_example, shape_of
+from loracle.training.dataset.shapes.registry import LABELLED, SHAPES, as_example, shape_of
 
 
 def read_examples(
@@ -105,8 +105,14 @@ def _rows_of(path: Path, settings: DataConfig, told: list[Notice]) -> Iterator[t
         told.append(Notice("data", "encoding_guessed", text))
     if kind in ("jsonl", "json"):
         return (read_jsonl if kind == "jsonl" else read_json)(path, encoding)
-    separator = settings.separator or ("\t" if kind == "tsv" else None)
-    columns = settings.columns or {}
+    excel, columns = named_separator(path, encoding), settings.columns or {}
+    if excel is not None:
+        text = (
+            f"{printable(path.name, 60)} begins with the line sep={printable(excel)}, which names Excel the "
+        )
+        text += f"separator and is no row; columns are separated by {settings.separator or excel!r}"
+        told.append(Notice("data", "separator_named", text))
+    separator = settings.separator or excel or ("\t" if kind == "tsv" else None)
     separator = separator or separator_of(path, encoding, list(columns.values()))
     return with_lists(read_csv(path, encoding, separator), columns, path.name, told)
 
@@ -146,9 +152,11 @@ def _require_one_kind(rows: Rows) -> None:
 
 
 def _about_layout(examples: Sequence[Example], settings: DataConfig, role: str) -> Iterator[Notice]:
-    """How rows are put together, where they do not say so themselves."""
+    """How rows are put together, where they do not say so themselves, and which of two forms is learnt."""
     if settings.as_chat:
         return
+    if settings.shape is None:
+        yield from _about_whole_texts(examples, role)
     shapes = Counter(example.shape for example in examples if not example.messages)
     layouts = {
         "alpaca": "in the layout of Stanford Alpaca",
@@ -165,3 +173,17 @@ def _about_layout(examples: Sequence[Example], settings: DataConfig, role: str) 
                 f"{text}; data.as_chat: true puts them into the model's chat template",
                 n,
             )
+
+
+def _about_whole_texts(examples: Sequence[Example], role: str) -> Iterator[Notice]:
+    """Rows of text that hold a pair as well, as Stanford Alpaca's do: their prompts are learnt, too."""
+    pairs = {name: {*own.fields} for name, own in SHAPES.items() if len(own.fields) > 1}
+    whole = Counter[str]()
+    for unread in ({*example.unread} for example in examples if example.text is not None):
+        whole.update(next(([name] for name, fields in pairs.items() if fields <= unread), ()))
+    for name, n in whole.items():
+        text = (
+            f"{n:,} {role} rows have a text and the fields of {named(name)}; the text is learnt whole, prompt"
+        )
+        text += f" included, and with data.shape: {name} the {SHAPES[name].fields[1]} alone"
+        yield Notice("data", "texts_learnt_whole", text, n)

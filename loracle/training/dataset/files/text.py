@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ from loracle.training.dataset.files.tables import refuse_twice
 
 _SEPARATORS = ",;\t|"
 _BEYOND = "\0"  # the key of values beyond the last column; no name of a column can be it
+_EXCEL = re.compile(r"""\ufeff?["']?sep=(.)["']?[,;\t|]*\s*""", re.IGNORECASE)  # its line before the columns
 _ROWS_TRIED = 100  # of which each has to have as many columns as the first, where a separator is looked for
 
 csv.field_size_limit(2**31 - 1)  # a long text is not an error
@@ -55,16 +57,22 @@ def _is_lines(file: IO[str]) -> bool:
 
 
 def read_csv(path: Path, encoding: str, separator: str) -> Iterator[tuple[str, Any]]:
-    """Rows of a file of columns that a character separates, and where each stands. Raises DataError."""
+    """Rows of a file of columns that a character separates, and where each stands. Raises DataError.
+
+    A first line that names the separator, as Excel has it (`sep=;`), is no row.
+    """
+    before = named_separator(path, encoding) is not None
     with open_text(path, encoding, newline="") as file:
-        reader = csv.DictReader(file, restkey=_BEYOND, strict=True, delimiter=separator)
-        line = 1
+        reader = csv.DictReader(
+            islice(file, int(before), None), restkey=_BEYOND, strict=True, delimiter=separator
+        )
+        line = 1 + before
         try:
             # The index of a data frame has a column without a name, and so has what ends in separators.
             given = enumerate(reader.fieldnames or (), start=1)
             reader.fieldnames = names = [name or f"column {number}" for number, name in given]
             refuse_twice(names, path)
-            line = reader.line_num + 1  # where the next row begins; it may have several lines
+            line = reader.line_num + 1 + before  # where the next row begins; it may have several lines
             while (row := next(reader, None)) is not None:
                 source = f"{path}:{line}"
                 beyond = row.pop(_BEYOND, ())
@@ -72,9 +80,16 @@ def read_csv(path: Path, encoding: str, separator: str) -> Iterator[tuple[str, A
                     n = sum(value is not None for value in row.values()) + len(beyond)
                     raise DataError(f"{source}: a row needs {len(names)} columns; this one has {n}")
                 yield source, row
-                line = reader.line_num + 1
+                line = reader.line_num + 1 + before
         except csv.Error as error:
             raise DataError(f"{path}:{line}: not valid CSV: {error}") from None
+
+
+def named_separator(path: Path, encoding: str) -> str | None:
+    """The separator that the first line of a file names for Excel, such as `sep=;`; None: it names none."""
+    with open_text(path, encoding, newline="") as file:
+        found = _EXCEL.fullmatch(file.readline(20))
+    return None if found is None else found[1]
 
 
 def separator_of(path: Path, encoding: str, columns: Sequence[str]) -> str:

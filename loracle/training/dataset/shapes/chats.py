@@ -44,7 +44,7 @@ def _messages_row(row: Mapping[str, Any], choices: tuple[str, ...], source: str)
 @shape("sharegpt", "conversations")
 def _sharegpt(row: Mapping[str, Any], choices: tuple[str, ...], source: str) -> Example:
     """Turns of `from` and `value`, with a `system` text beside them, if there is one."""
-    given = row.get("conversations")
+    given = _with_speakers(row.get("conversations"))
     if not is_list_of_objects(given) or not given:
         raise DataError(f"{source}: conversations is a list of turns; got {shown(given)}")
     turns = [_standard(turn, source) for turn in given]
@@ -79,6 +79,18 @@ def _chat(
     texts = all_texts([turn.as_turn for turn in turns])
     unread = left_aside(row, (*read, "choices", *FOR_TEMPLATE), texts, source)
     return Example(source, messages=turns, choices=choices, for_template=beside, unread=unread, asked=asked)
+
+
+def _with_speakers(given: Any) -> Any:
+    """Turns of a list that leaves out who speaks: texts (LIMA, UltraChat), or objects of an `input` and an
+    `output` (Capybara), of the user and the assistant by turns; anything else as it is."""
+    if not isinstance(given, list):
+        return given
+    if all(isinstance(turn, dict) and turn.keys() == {"input", "output"} for turn in given):
+        given = [turn[name] for turn in given for name in ("input", "output")]
+    if not all(is_text(turn) for turn in given):
+        return given
+    return [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(given)]
 
 
 def _standard(turn: Mapping[str, Any], source: str) -> dict[str, Any]:

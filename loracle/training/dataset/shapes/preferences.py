@@ -1,5 +1,5 @@
-"""Rows of preferences and rewards, which are refused by their name: what is learnt here is to write an
-answer, and not which of two is the better one."""
+"""Rows that are refused by the name of their kind: preferences and rewards, for what is learnt here is to
+write an answer, and not which of two is the better one; and single turns of chats."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def preference(row: Mapping[str, Any]) -> tuple[str, str] | None:
         return "holds preference data (OpenAI's, for DPO)", (
             "; pairs are not learnt, so write rows of messages: the turns of input.messages, and then "
             "preferred_output"
+        )
+    if there.keys() >= {"message_id", "role", "text"}:
+        return "is one turn of a tree of chats (as OASST has them)", (
+            "; turns are learnt in their chat, so put those from the first to an answer into one row of "
+            "messages"
         )
     if isinstance(there.get("completions"), list) and isinstance(there.get("labels"), list):
         return "holds steps that are judged one by one (as for process rewards)", (

@@ -7,7 +7,7 @@ turn, or of the whole text), its end-of-sequence token included, unless the sett
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,8 +24,10 @@ from loracle.training.dataset.fields import (
     parse_json,
     shown,
 )
+from loracle.training.dataset.shapes.columns import renamed
 from loracle.training.dataset.shapes.example import Example
 from loracle.training.dataset.shapes.preferences import compares, preference
+from loracle.training.dataset.shapes.suggestion import nested, suggestion
 
 Reader = Callable[[Mapping[str, Any], tuple[str, ...], str], Example]
 
@@ -76,7 +78,11 @@ def as_example(row: Any, source: str, settings: DataConfig = NO_DATA, name: str 
     if not isinstance(choices, list | tuple) or not all(map(is_text, choices)):
         raise DataError(f"{source}: choices is a list of texts; got {shown(choices)}")
     own = SHAPES[name]
-    example = (own.chat or own.read if settings.as_chat else own.read)(row, tuple(choices), source)
+    try:
+        example = (own.chat or own.read if settings.as_chat else own.read)(row, tuple(choices), source)
+    except DataError as error:
+        hint = "" if settings.columns or settings.shape else _columns(row, choices, source)
+        raise DataError(f"{error}{hint}") from None
     if settings.as_chat and not example.messages:
         raise DataError(
             f"{source}: rows of {example.form} cannot go through the chat template as turns of a user and an "
@@ -94,7 +100,7 @@ def shape_of(row: Any, source: str) -> str:
     if LABELLED in found and [name for name in found if name in _FIRST] == ["text"]:
         return LABELLED
     found = [name for name in found if name in _FIRST] or found
-    pair = preference(row) if not found or compares(row) else None
+    pair = preference(row) if not found or compares(row) or found == ["text"] else None
     if not found and pair is None:  # the reader of a shape that is there in part says what is missing
         whole = [name for name, own in SHAPES.items() if row.keys() >= set(own.fields)]
         found = [name for name in whole if there.intersection(SHAPES[name].fields)]
@@ -110,9 +116,24 @@ def shape_of(row: Any, source: str) -> str:
             f"has fields of two forms ({found[0]}; {found[1]}); choose one with data.shape, or remove fields"
         )
     else:
-        problem = f"has no form; give {', or '.join(SHAPES)}, or say with data.columns which column is what"
-        hint = instead(row)
+        hint = instead(row) or _columns(row, (), source)
+        forms = f"; give {', or '.join(SHAPES)}, or say with data.columns which column is what"
+        problem = "has no form" + ("" if hint else forms)
+        hint = hint or nested(row)
     raise DataError(f"{source}: a row {problem}. Its fields: {fields}{hint}")
+
+
+def _columns(row: Mapping[str, Any], choices: Sequence[str], source: str) -> str:
+    """What to write in the config, where columns of other names make a row that is read; else empty."""
+    if (found := suggestion(row)) is None or preference(row) is not None:
+        return ""
+    own = SHAPES[found.shape]
+    try:
+        ((_, mapped),) = renamed([(source, row)], found.columns, source)
+        (own.chat or own.read if found.as_chat else own.read)(mapped, tuple(choices), source)
+    except DataError:
+        return ""
+    return f"; with {found.said} it is read"
 
 
 def read_fields() -> set[str]:
@@ -137,7 +158,14 @@ def answer_in(row: Mapping[str, Any], name: str, source: str) -> str:
     value = row.get(name)
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value) if isinstance(value, int) else text_in(row, name, source)
+    if not isinstance(value, int):
+        return text_in(row, name, source)
+    if (choices := row.get("choices")) and str(value) not in map(str, choices):
+        raise DataError(
+            f"{source}: {name} is {value}, which is none of the row's choices; write the choice itself, and "
+            "the choices into what the model reads where it shall know them"
+        )
+    return str(value)
 
 
 def for_template(row: Mapping[str, Any], source: str) -> dict[str, Any]:

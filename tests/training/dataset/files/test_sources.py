@@ -187,6 +187,26 @@ def test_a_separator_that_is_named_is_taken(tmp_path: Path) -> None:
     assert read_examples(path, settings)[0].completion == "b"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    ("line", "separator"), [("sep=;", ";"), ('"sep=|"', "|"), ("SEP=,", ","), ("sep=~", "~")]
+)
+def test_excels_line_that_names_the_separator_is_no_row(
+    line: str, separator: str, encoding: str, tmp_path: Path
+) -> None:
+    content = f"{line}\r\n" + csv_text(separator).replace("\n", "\r\n")
+    path = write(tmp_path / "a.csv", content.encode(encoding))
+    told: list[Notice] = []
+    examples = read_examples(path, told=told)
+    assert [example.prompt for example in examples] == [row["prompt"] for row in ROWS]
+    assert [notice.name for notice in told] == ["separator_named"]
+    assert f"columns are separated by '{separator}'" in told[0].text
+    with path.open("ab") as file:
+        file.write("one\r\n".encode("utf-16-le" if encoding == "utf-16" else "utf-8"))
+    with pytest.raises(DataError, match=r"a\.csv:6: a row needs 2 columns; this one has 1"):
+        read_examples(path)
+
+
 def test_numbers_that_stand_for_labels_become_their_names(tmp_path: Path) -> None:
     rows = Dataset.from_list([{"text": "a", "label": 1}, {"text": "b", "label": 0}])
     rows = rows.cast_column("label", ClassLabel(names=["bad", "good"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +15,7 @@ from loracle.errors import DataError
 from loracle.records.notices import Notice
 from loracle.training.dataset.files import read_examples
 from loracle.training.dataset.shapes import SHAPES, as_example, read_fields
+from loracle.training.dataset.shapes.columns import renamed
 from loracle.training.dataset.tokens import encode
 
 Write = Callable[[str, list[dict[str, Any]]], Path]
@@ -218,6 +220,174 @@ def test_answers_to_choose_from_are_no_preferences() -> None:
     assert "preference" not in str(caught.value)
     label = {"text": "answers", "label": True}
     assert as_example(label, "a:1").completion == "true"
+
+
+def test_a_turn_of_a_tree_is_no_text() -> None:
+    row = {"message_id": "1", "parent_id": None, "text": "a", "role": "prompter", "lang": "en", "rank": None}
+    with pytest.raises(
+        DataError, match=r"one turn of a tree of chats .as OASST has them.*one row of messages"
+    ):
+        as_example(row, "a:1")
+
+
+# Rows of public datasets whose columns have other names than ours, what is said of them, and what is then
+# read and learnt (of chats, by turns).
+OTHER_NAMES: dict[str, tuple[dict[str, Any], str, tuple[str, str] | list[str]]] = {
+    "Dolly": (
+        {"instruction": "When?", "context": "in 20", "response": "20", "category": "closed_qa"},
+        "{input: context, output: response}",
+        ("### Input:\nin 20", "20"),
+    ),
+    "LaMini": ({"instruction": "a", "response": "b"}, "{output: response}", ("### Instruction:\na", "b")),
+    "MetaMathQA": (
+        {"type": "x", "query": "a", "original_question": "a", "response": "b"},
+        "{question: query, answer: response}",
+        ("a\n", "b"),
+    ),
+    "CodeFeedback": ({"query": "a", "answer": "b", "lang": "python"}, "{question: query}", ("a\n", "b")),
+    "OpenMathInstruct": (
+        {"problem": "a", "generated_solution": "b", "expected_answer": "2"},
+        "{question: problem, answer: generated_solution}",
+        ("a\n", "b"),
+    ),
+    "SAMSum": (
+        {"id": "1", "dialogue": "A: a", "summary": "b"},
+        "{question: dialogue, answer: summary}",
+        ("A: a\n", "b"),
+    ),
+    "FLAN": ({"inputs": "a", "targets": "b"}, "{question: inputs, answer: targets}", ("a\n", "b")),
+    "prompts and answers": ({"prompt": "a", "answer": "b"}, "{completion: answer}", ("a", "b")),
+    "HumanEval": (
+        {"task_id": "x", "prompt": "def a():", "canonical_solution": "b", "test": "c"},
+        "{completion: canonical_solution}",
+        ("def a():", "b"),
+    ),
+    "MBPP": ({"task_id": 1, "text": "a", "code": "b"}, "{question: text, answer: code}", ("a\n", "b")),
+    "BoolQ": (
+        {"question": "is a?", "answer": True, "passage": "a is"},
+        "{instruction: question, input: passage, output: answer}",
+        ("### Input:\na is", "true"),
+    ),
+    "SST-2": ({"idx": 1, "sentence": "good", "label": 1}, "{text: sentence}", ("good\n", "1")),
+    "AG News": (
+        {"text": "goal", "label": 1, "label_text": "Sports"},
+        "{label: label_text}",
+        ("goal\n", "Sports"),
+    ),
+    "The Stack": ({"content": "x = 1", "lang": "python"}, "{text: content}", ("", "x = 1")),
+    "OpenOrca": (
+        {"id": "1", "system_prompt": "be", "question": "a", "response": "b"},
+        "{answer: response, system: system_prompt} and data.as_chat: true",
+        ["be", "a", "b"],
+    ),
+    "xLAM": (
+        {"id": 1, "query": "a", "answers": '[{"name": "f", "arguments": {}}]', "tools": '[{"name": "f"}]'},
+        "{question: query, answer: answers} and data.as_chat: true",
+        ["a", '[{"name": "f", "arguments": {}}]'],
+    ),
+    "WildChat": (
+        {"conversation_hash": "1", "conversation": TURNS, "turn": 1, "toxic": False},
+        "{messages: conversation}",
+        ["hi", "yo"],
+    ),
+    "Capybara": (
+        {"source": "x", "conversation": [{"input": "a", "output": "b"}, {"input": "c", "output": "d"}]},
+        "{conversations: conversation}",
+        ["a", "b", "c", "d"],
+    ),
+    "UltraChat": ({"id": "0", "data": ["a", "b"]}, "{conversations: data}", ["a", "b"]),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_rows_of_columns_of_other_names_are_refused_with_what_to_write(name: str) -> None:
+    """What is advised works as it is said."""
+    row, said, read = OTHER_NAMES[name]
+    with pytest.raises(
+        DataError, match=f"a:1: .*; with data.columns: {re.escape(said)} it is read"
+    ) as caught:
+        as_example(row, "a:1")
+    assert "give messages" not in str(caught.value)
+    columns = dict(re.findall(r"(\w+): (\w+)[,}]", said))
+    changes = {"columns": columns, "as_chat": "as_chat" in said}
+    ((source, mapped),) = renamed([("a:1", row)], columns, "a")
+    example = as_example(mapped, source, settings(**changes))
+    if isinstance(read, list):
+        assert [turn.content for turn in example.messages] == read
+    else:
+        assert (example.completion or example.text) == read[1]
+        assert read[0] in (example.prompt or "")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "completion": "", "response": "b"},  # the row is bad, and not its names
+        {"id": 1, "title": "a"},
+        {"premise": "a", "hypothesis": "b", "label": 1},
+        {"prompt": "a", "chosen": "b", "rejected": "c", "answer": "d"},
+        {"context": "a", "question": "b", "answers": {"text": ["a"], "answer_start": [0]}},
+    ],
+)
+def test_nothing_is_advised_where_names_do_not_tell(row: dict[str, Any]) -> None:
+    with pytest.raises(DataError) as caught:
+        as_example(row, "a:1")
+    assert "it is read" not in str(caught.value)
+
+
+def test_that_an_answer_has_several_values_is_said() -> None:
+    row = {"context": "a", "question": "b", "answers": {"text": ["a"], "answer_start": [0]}}
+    with pytest.raises(
+        DataError, match="answers holds several values, and what is read and learnt are texts"
+    ):
+        as_example(row, "a:1")
+
+
+def test_that_the_rendering_of_a_pair_is_learnt_whole_is_told(write_rows: Write) -> None:
+    """As of Stanford Alpaca's rows, of which TRL takes the text, too."""
+    prompt = "Below is ...\n\n### Instruction:\na\n\n### Response:\n"
+    row = {"instruction": "a", "input": "", "output": "b", "text": f"{prompt}b"}
+    path, told = write_rows("a.jsonl", [row, row]), list[Notice]()
+    assert [example.text for example in read_examples(path, told=told)] == [f"{prompt}b"] * 2
+    (said,) = told
+    assert (said.name, said.count) == ("texts_learnt_whole", 2)
+    assert said.text.endswith("learnt whole, prompt included, and with data.shape: alpaca the output alone")
+    told.clear()
+    assert [e.completion for e in read_examples(path, settings(shape="alpaca"), told=told)] == ["b", "b"]
+    assert "texts_learnt_whole" not in [notice.name for notice in told]
+    read_examples(path, settings(shape="text"), told=told)
+    assert "texts_learnt_whole" not in [notice.name for notice in told]
+
+
+def test_the_rendering_of_a_pair_may_stand_beside_it() -> None:
+    prompt = "Below is ...\n\n### Instruction:\na\n\n### Response:\nb"
+    row = {"instruction": "a", "output": "b", "prompt": prompt}
+    assert as_example(row, "a:1").completion == "b"
+    with pytest.raises(DataError, match="field prompt holds a part of the question"):
+        as_example(row | {"prompt": "Below is something else"}, "a:1")
+
+
+def test_the_number_of_a_choice_is_no_answer() -> None:
+    """As MMLU has it."""
+    row = {"question": "a", "choices": ["no", "yes"], "answer": 1}
+    with pytest.raises(
+        DataError, match="answer is 1, which is none of the row's choices; write the choice itself"
+    ):
+        as_example(row, "a:1")
+    assert as_example(row | {"choices": ["0", "1"]}, "a:1").completion == "1"
+
+
+def test_turns_without_speakers_are_the_users_and_the_assistants_by_turns() -> None:
+    for turns in (["a", "b", "c", "d"], [{"input": "a", "output": "b"}, {"input": "c", "output": "d"}]):
+        example = as_example({"conversations": turns}, "a:1")
+        assert [(turn.role, turn.content) for turn in example.messages] == [
+            ("user", "a"),
+            ("assistant", "b"),
+            ("user", "c"),
+            ("assistant", "d"),
+        ]
+    with pytest.raises(DataError, match="the last turn must be the assistant's"):
+        as_example({"conversations": ["a", "b", "c"]}, "a:1")
 
 
 def test_labels_of_one_file_are_of_one_kind(write_rows: Write) -> None:
