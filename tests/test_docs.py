@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shlex
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 import typer
-from conftest import Loracle
+from conftest import Loracle, copy_rows
 from places import ROOT
 
 from loracle.cli import app
@@ -185,6 +186,67 @@ def test_the_python_of_other_peoples_code_runs(
     assert done.returncode == 0, done.stderr[-2000:]
     assert re.search(r"runs: .*learning_rate.* 2\n", done.stdout)
     assert list((tmp_path / "logs").rglob("events.out.tfevents.*"))
+
+
+# What the page calls of Unsloth, which needs a GPU: arguments as in models/loader.py and models/llama.py of
+# unsloth 2026.10.9, made of transformers and PEFT.
+UNSLOTH = """
+import os
+
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+class FastLanguageModel:
+    @staticmethod
+    def from_pretrained(
+        model_name="", max_seq_length=2048, dtype=None, load_in_4bit=True, load_in_8bit=False,
+        load_in_16bit=False, full_finetuning=False, token=None, device_map="sequential",
+        rope_scaling=None, fix_tokenizer=True, trust_remote_code=False,
+        use_gradient_checkpointing="unsloth", resize_model_vocab=None, revision=None, random_state=3407,
+    ):
+        folder = os.environ["TINY_MODEL"]
+        return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+    @staticmethod
+    def get_peft_model(
+        model, r=16, target_modules="all-linear", lora_alpha=16, lora_dropout=0.0, bias="none",
+        layers_to_transform=None, layers_pattern=None, use_gradient_checkpointing="unsloth",
+        random_state=3407, max_seq_length=2048, use_rslora=False, modules_to_save=None,
+        init_lora_weights=True, loftq_config={},
+    ):
+        numbers = {"r": r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}
+        return get_peft_model(model, LoraConfig(target_modules=target_modules, **numbers))
+"""
+
+
+@pytest.mark.slow
+def test_the_function_for_unsloth_runs_in_a_search(tmp_path: Path, tiny_model: Path) -> None:
+    pytest.importorskip("trl")
+    (function,) = (
+        text for _, text in blocks(DOCS / "your-own-trainer.md", "python") if "from unsloth" in text
+    )
+    on_cpu = function.replace('report_to="none",', 'report_to="none", use_cpu=True, bf16=False,')
+    assert on_cpu != function
+    (tmp_path / "training.py").write_text(on_cpu, encoding="utf-8")
+    (tmp_path / "unsloth.py").write_text(UNSLOTH, encoding="utf-8")
+    rows = "".join(json.dumps(row) + "\n" for row in copy_rows(60))
+    (tmp_path / "train.jsonl").write_text(rows, encoding="utf-8")
+    text = "objective: {function: training.py:train, direction: minimize}\nsearch: {trials: 2}\noutput: run\n"
+    (tmp_path / "loracle.yaml").write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "loracle", "tune", "loracle.yaml", "--json"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
+            "TINY_MODEL": str(tiny_model),
+            "HF_HUB_OFFLINE": "1",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 0 < json.loads(done.stdout)["winner"]["score"] < 10
 
 
 def test_the_metrics_that_a_page_shows_are_metrics() -> None:
