@@ -1,7 +1,11 @@
 """Pictures of what Loracle shows: the report of a finished run, and the live view of its search.
 
-    make demo
-    python benchmarks/report_pictures.py demo/run     # writes docs/figures/report-*.png and live.svg
+    python benchmarks/report_pictures.py --make shown   # data and config of the run that the pages show
+    loracle tune shown/shown.yaml
+    python benchmarks/report_pictures.py shown/run      # writes docs/figures/report-*.png and live.svg
+
+The demo's model learns the demo's task from its 6,000 rows and 600 of sorting, which it knew before; that it
+still sorts is guarded, and a belief is stated.
 
 The page is opened in Debian's Chromium (apt-get install chromium). The live view is what `loracle watch`
 showed when two thirds of the trials were done, on a terminal of 80 columns, drawn by Rich; it needs a
@@ -12,13 +16,17 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
+import random
 import re
 import shutil
+import string
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from rich._export_format import CONSOLE_SVG_FORMAT
@@ -32,6 +40,7 @@ from loracle.report.page.page import write_page
 from loracle.run.storage.event_file import Told, follow
 
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
+DEMO = Path(__file__).parents[1] / "loracle" / "demo"
 COLOURS = 64  # of a picture: few are on the page, and a small file loads at once
 COLUMNS, LINES_ABOVE = 80, 7  # of the terminal; trials that stand above the bars
 WAIT_MS = 400  # until charts are drawn
@@ -47,9 +56,15 @@ PARTS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("run", type=Path, nargs="?", help="folder of a finished run")
+    parser.add_argument("--make", type=Path, metavar="FOLDER", help="write data and config of the run shown")
     parser.add_argument("--to", type=Path, default=FIGURES, help="folder of the pictures")
     arguments = parser.parse_args()
+    if arguments.make is not None:
+        make(arguments.make)
+        return
+    if arguments.run is None:
+        parser.error("name the folder of a finished run, or --make FOLDER")
     loaded = load_run(arguments.run)
     arguments.to.mkdir(parents=True, exist_ok=True)
     page = arguments.to / "report.html"
@@ -64,6 +79,28 @@ def main() -> None:
     live(list(follow(loaded.config.output)), loaded.config.metric, arguments.to / "live.svg")
     for path in (*(arguments.to / f"{name}.png" for name in PARTS), arguments.to / "live.svg"):
         print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def make(folder: Path) -> None:
+    """Writes data and config of the run that the pages show."""
+    shutil.copytree(DEMO / "base", folder / "base")
+    for name in ("validation.jsonl", "test.jsonl"):
+        shutil.copy(DEMO / name, folder / name)
+    chance = random.Random(5)
+    words: dict[str, None] = {}
+    while len(words) < 900:
+        words["".join(chance.choice(string.ascii_lowercase) for _ in range(chance.randint(4, 8)))] = None
+    sorting = [{"prompt": f"sort {word}=", "completion": "".join(sorted(word))} for word in words]
+    rows = [json.loads(line) for line in (DEMO / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows += sorting[:600]
+    chance.shuffle(rows)
+    for name, some in (("train.jsonl", rows), ("sorting.jsonl", sorting[600:])):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
+    config = yaml.safe_load((DEMO / "config.yaml").read_text(encoding="utf-8"))
+    guard = {"data": "sorting.jsonl", "metric": "exact_match", "tolerance": 0.1, "max_new_tokens": 10}
+    config |= {"guard": {"sorting": guard}, "beliefs": {"learning_rate": "around 1e-3"}}
+    config |= {"search": {"preset": "thorough"}, "execution": {"cost_per_hour": 2.5, "watts": 300}}
+    (folder / "shown.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
 
 
 def photograph(browser: Browser, report: Path, to: Path) -> None:
@@ -113,7 +150,7 @@ def live(told: Sequence[Told], metric: str, to: Path) -> None:
         display.show(one.event, one.at + shift)
     screen.print(display.bars)
     plain = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)  # fonts of a server
-    svg = screen.export_svg(title="loracle watch demo/run", theme=DIMMED_MONOKAI, code_format=plain)
+    svg = screen.export_svg(title="loracle watch run", theme=DIMMED_MONOKAI, code_format=plain)
     to.write_text(svg, encoding="utf-8")
 
 

@@ -177,10 +177,9 @@ def chosen_line(chosen: Chosen, metric: str) -> str:
     """The winner's curse: a score that was chosen for being high is too good on average."""
     scored, believed = (show_reading(score, metric) for score in (chosen.score, chosen.believed))
     where = "" if metric in OWN_METRICS else " in validation"
-    return (
-        f"Trial {chosen.trial} leads with {scored}{where}; the best of many scores is partly luck, "
-        f"and without it {believed} is believed of its settings."
-    )
+    lucky = metric_of(metric).read(chosen.score) > metric_of(metric).read(chosen.believed)
+    luck = "the best of many scores is partly luck, and without it " if lucky else "going by all trials, "
+    return f"Trial {chosen.trial} leads with {scored}{where}; {luck}{believed} is believed of its settings."
 
 
 def counted_trials(n: int) -> str:

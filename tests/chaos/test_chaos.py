@@ -15,9 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from loracle.loaded_run import load_run
 from loracle.records.trial import FailureKind, History, Trial
 from loracle.run.folder import open_run
 from loracle.run.storage.opening import read_history
+from loracle.search.propose import ranking
+from loracle.training.dataset.splits import load_splits
+from loracle.training.model.base_model import load_base
+from loracle.training.objective import TrainingObjective
 
 pytestmark = pytest.mark.slow
 
@@ -195,14 +200,38 @@ def check_outcomes(history: History, run: Path) -> None:
 
 
 def check_winner(history: History, run: Path) -> None:
-    values = [t.outcome.value for t in history.succeeded if t.outcome and t.outcome.value is not None]
-    winner = json.loads((run / "final" / "winner" / "outcome.json").read_text())
-    standard = json.loads((run / "final" / "standard" / "outcome.json").read_text())
-    _, space = open_run(run)
-    index = space.index(winner["config"])
-    found = next(t.outcome.value for t in history.succeeded if t.index == index and t.outcome)
+    """The winner is what the search recommends of these trials, whatever happened to the run meanwhile, and
+    its trial scored what an undisturbed training scores.
+
+    No more can be asked of one run of 40 trials that are scored on 6 items each. With five seeds a config
+    (480 trainings) what five such searches recommended was, by the mean of its seeds, in the upper 25, 3, 34,
+    38 and 6 % of what was tried, and what had the luckiest score in the upper 19, 3, 16, 38 and 6 %.
+    """
+    loaded = load_run(run)
+    space, seed = loaded.space, loaded.config.search.seed
+    assert loaded.finished is not None
+    comparison, again = loaded.finished.comparison, loaded.finished.comparison.replication
+    index = space.index({name: comparison.winner[name] for name in space.names})
+    best = ranking(space, history, loaded.preset, seed=seed)[:2]
+    if again is None:
+        assert index == best[0]
+    else:  # the best two were within noise, and further seeds chose
+        two = {one.trial: one for one in (again.leader, again.rival)}
+        assert {trial.index for trial in history.trials if trial.number in two} == set(best)
+        chosen = max(two.values(), key=lambda one: one.mean)
+        assert index == next(trial.index for trial in history.trials if trial.number == chosen.trial)
+    found = next(t.outcome for t in history.succeeded if t.index == index)
     assert found is not None
-    assert found >= np.quantile(values, 0.8)
+    assert found.value is not None
+    values = [t.outcome.value for t in history.succeeded if t.outcome and t.outcome.value is not None]
+    assert found.value > np.median(values)
+    config = loaded.config
+    objective = TrainingObjective(config, load_splits(config.data, seed), load_base(config))
+    undisturbed = objective.run(space.config(index), seed=seed, folder=run.parent / "undisturbed")
+    assert undisturbed.value == pytest.approx(found.value, rel=1e-5)
+    winner, standard = (
+        json.loads((run / "final" / side / "outcome.json").read_text()) for side in ("winner", "standard")
+    )
     assert winner["value"] >= standard["value"]
     assert (run / "best" / "adapter_model.safetensors").exists()
 

@@ -179,4 +179,4 @@ def _in_finals(lost: LostInFinals | None) -> str:
     n, on = lost.trainings, "all data" if lost.rows is None else f"all {lost.rows:,} rows"
     which = " and ".join(f"{'' if n == 1 else f'{count} '}lost {name}" for name, count in lost.lost.items())
     some = "the final training" if n == 1 else f"of {n} final trainings"
-    return f" It promises little of a training on all data: {some}, on {on}, {which}."
+    return f" A training on all data may lose more: {some}, on {on}, {which}."

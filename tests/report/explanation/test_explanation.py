@@ -76,7 +76,11 @@ def test_the_best_of_many_scores_is_said_to_be_partly_luck(explained: Explanatio
     assert explained.proposals[chosen.trial].score == chosen.score
     assert chosen.believed == pytest.approx(chosen.score, abs=0.3)  # there is no noise here
     said = f"without it {chosen.believed:.4f} is believed of its settings."
-    assert any(line.endswith(said) for line in sentences(explained))
+    lucky = replace(explained, chosen=replace(chosen, score=chosen.believed - 0.1))
+    assert any(line.endswith(f"partly luck, and {said}") for line in sentences(lucky))
+    worse = replace(explained, chosen=replace(chosen, score=chosen.believed + 0.1))
+    said = f"; going by all trials, {chosen.believed:.4f} is believed of its settings."
+    assert any(line.endswith(said) for line in sentences(worse))
     assert REASONS.explain(searched(1)).chosen is None
 
 
@@ -276,8 +280,8 @@ def test_the_next_experiment_says_that_final_trainings_lost_what_trials_keep() -
     assert (following.rows, following.lost) == (600, LostInFinals(2, {"general": 1}, 6000))
     said = next_line(following, "loss")
     assert said.endswith(
-        "to keep what must not be lost in a trial, on 600 rows. It promises little of a training on all "
-        "data: of 2 final trainings, on all 6,000 rows, 1 lost general."
+        "to keep what must not be lost in a trial, on 600 rows. A training on all data may lose more: of 2 "
+        "final trainings, on all 6,000 rows, 1 lost general."
     )
     neither = Comparison(config, {**config, "rank": 1}, kept, kept, *told)
     for comparison in (neither, None):
