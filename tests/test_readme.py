@@ -112,6 +112,31 @@ def test_the_example_of_named_knobs_runs(
     assert winner in (None, result.comparison.winner)
 
 
+@pytest.mark.parametrize(
+    ("example", "package", "metric"),
+    [
+        ("own_metric", None, "metric.py:letters_in_place"),
+        ("lm_eval", "lm_eval", "lm_eval:which_rotation:acc"),
+    ],
+)
+def test_the_examples_of_metrics_run(example: str, package: str | None, metric: str, tmp_path: Path) -> None:
+    """In short: two trials, and a training that is too short for anything to be learnt from."""
+    if package is not None:
+        pytest.importorskip(package)
+    folder = ROOT / "examples" / example
+    content = yaml.safe_load((folder / "loracle.yaml").read_text())
+    content |= {"output": str(tmp_path / "run"), "execution": {"workers": 0}, "search": {"trials": 2}}
+    content["training"] |= {"max_steps": 20}
+    config = resolve_paths(parse_config(yaml.safe_dump(content, sort_keys=False)), folder)
+    assert config.scoring.metric == metric
+    result = tune(config)
+    assert [0 <= trial.outcome.value <= 1 for trial in result.history.counted if trial.outcome] == [
+        True,
+        True,
+    ]
+    assert result.comparison.difference is not None  # so items have values of their own
+
+
 def test_the_configuration_page_names_every_setting() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 
