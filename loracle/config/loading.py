@@ -24,10 +24,13 @@ from loracle.text.escape import printable
 from loracle.text.secrets import refers
 
 _SHOWN = 200  # characters of a key or value in an error
-_REFUSED = {  # what users of transformers look for
-    "device_map": "a base model is not divided between GPUs, it has to fit one; set quantization to make it "
-    "smaller, or execution.gpus_per_trial to train one config on several, each with the whole model"
-}
+_UNDIVIDED = (
+    "a base model is not divided between GPUs, it has to fit one; set quantization to make it smaller, or "
+    "execution.gpus_per_trial to train one config on several, each with the whole model"
+)
+_REFUSED = dict.fromkeys(
+    ("device_map", "fsdp", "fsdp_config", "deepspeed"), _UNDIVIDED
+)  # transformers' words
 _GUARDS: dict[int | str, type[BaseModel]] = {"rows": GuardConfig, "own": OwnGuardConfig}
 _BRANCHES = ("int", "float", "str", "constrained-int", "constrained-float")  # of unions, in pydantic
 _NAMED = re.compile(r"Value error, ([a-z_]+(?:\.[^\s:]+)+|beliefs): (.*)", re.DOTALL)
@@ -164,8 +167,8 @@ def _explain(error: ValidationError, node: yaml.Node | None, source: str, *, lin
     place = f"{source}:{_line(node, location)}" if lines else source
     key = printable(".".join(str(part) for part in location), _SHOWN)
     if first["type"] == "extra_forbidden":
-        if key in _REFUSED:
-            return f"{place}: {key}: {_REFUSED[key]}"
+        if (refused := _REFUSED.get(str(location[-1]))) is not None:
+            return f"{place}: {key}: {refused}"
         known = _known_keys(first["loc"][:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
