@@ -8,9 +8,7 @@ the value. Trials are kept in a folder, so that the same call goes on where it w
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import json
 import math
 import sys
 import tempfile
@@ -21,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from optuna.distributions import (
     BaseDistribution,
@@ -30,20 +28,21 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from loracle.config.metrics.guard import OwnGuardConfig
 from loracle.config.spellings import SPELLINGS
 from loracle.errors import ConfigError, SpaceError, StudyError
-from loracle.own_trainer.guards import reading_of
+from loracle.own_trainer.direction import sign_of
+from loracle.own_trainer.watched import Trainer, Watched, is_number, went
 from loracle.records.events import Listener, TrialFinished, TrialStarted
 from loracle.records.failures import failure_of
 from loracle.records.space import SearchSpace, UserBeliefs, default_space, with_alpha
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
+from loracle.run.groups import exhausted
 from loracle.run.identity import Identity
 from loracle.run.search import Search
 from loracle.run.storage.lock import run_lock
 from loracle.run.storage.opening import open_study
 from loracle.run.storage.study import Study
-from loracle.search.observations import blame, crashed_in_a_row, suspects, value_of
+from loracle.search.observations import blame, crashed_in_a_row, fitting, suspects, value_of
 from loracle.search.optuna_sampler.parameters import knobs_of, numbers_at, spelled
 from loracle.search.optuna_sampler.question import Scene
 from loracle.search.optuna_sampler.ranges import space_on
@@ -57,18 +56,8 @@ from loracle.search.presets import (
     with_parameters,
 )
 from loracle.text.escape import printable
-from loracle.text.files import write_atomically
 
 _CRASHES_IN_A_ROW = 3  # then the cause is hardly the configs
-_SMALLER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer")
-
-
-class Trainer(Protocol):
-    """What a trainer has to have, as those of transformers and TRL do."""
-
-    def train(self) -> Any: ...
-
-    def evaluate(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -79,11 +68,15 @@ class Found:
         params: the config to use, in the names that the function was given.
         value: what its trial scored, as `evaluate()` gave it.
         trials: all configs and what came of them, in order; values are such that larger is better.
+        direction: of the metric, `minimize` or `maximize`.
+        lost: guards that the config to use does not keep, as none that was tried keeps them all.
     """
 
     params: Mapping[str, Any]
     value: float
     trials: tuple[tuple[Mapping[str, Any], Outcome], ...]
+    direction: str = "minimize"
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,13 +139,12 @@ def search(
     """Searches for the config with which the user's own trainer does best.
 
     Args:
-        make_trainer: makes a new trainer, its model included, for a config: a dictionary of the names in
-            `space`. Called once a trial.
+        make_trainer: makes a new trainer with its model, for a config by the names in `space`, once a trial.
         space: by name, a list of choices, a pair (low, high), or an Optuna distribution; or a `SearchSpace`;
             None: the default space. Usual names of knobs (`lr`, `lora_r`, ...) are known for what they are.
         trials: how many, those of earlier calls in the same folder included.
         metric: key of what `evaluate()` returns.
-        direction: `minimize` or `maximize`; None: by the metric's name, losses are minimised.
+        direction: `minimize` or `maximize`; None: as the metric's name says (`own_trainer/direction.py`).
         folder: where trials are kept; None: nowhere, and the search cannot be continued.
         preset: one that reads no prompts.
         parameters: how many the base model has, such as 7e9; None: the first trials show how large it is.
@@ -165,17 +157,18 @@ def search(
         listen: told of each trial that begins and ends.
 
     A trial that raises is out of memory, or crashed; a value that is not finite is `diverged`. Three crashes
-    in a row end the search, or a warning names the value that explains them.
+    in a row end the search, or a warning names the values that explain them. Warnings say where nothing is
+    left before `trials` are done, and where every config loses what must not be lost.
 
     Raises:
         SpaceError: a space that is none, or a belief about what it does not have.
-        ConfigError: no such preset or direction, or `evaluate()` gives no such metric.
-        StudyError: the folder belongs to another search, or the trainer crashes for every config.
+        ConfigError: no such preset, direction or metric, or a name that does not say the direction.
+        StudyError: the folder belongs to another search, or the trainer fails for every config.
     """
-    sign, names = _sign(metric, direction), _names(space)
+    sign, names = sign_of(metric, direction), _names(space)
     chosen = with_beliefs(get_preset(preset, language=False), names.held(beliefs or {}))
     chosen = with_data(with_parameters(chosen, parameters), fraction)
-    watched = _Watched.of(guards or {})
+    watched = Watched.of(guards or {})
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None else folder)
         place.mkdir(parents=True, exist_ok=True)
@@ -192,7 +185,18 @@ def search(
 def _found(names: _Names, history: History, best: Trial | None, sign: float) -> Found:
     if best is None:
         raise SpaceError("no trial has succeeded, so there is nothing to recommend")
-    return Found(names.params(best.index), sign * value_of(best), _told(names, history))
+    assert best.outcome is not None
+    lost, direction = best.outcome.broken, "maximize" if sign > 0 else "minimize"
+    if lost:
+        told = (f"{printable(name, 60)}, {went(best.outcome.guards[name])}" for name in lost)
+        warnings.warn(
+            "every config that was tried loses what must not be lost; the one to use loses the least: "
+            f"{'; '.join(told)}",
+            stacklevel=3,
+        )
+    return Found(
+        names.params(best.index), sign * value_of(best), _told(names, history), direction, tuple(lost)
+    )
 
 
 def _held(preset: Preset) -> dict[str, str]:
@@ -219,10 +223,12 @@ def _train_all(
     listen: Listener,
 ) -> History:
     """Trains until so many trials count; what an earlier call left half done comes first."""
-    again, told = study.take_over(), set[str]()
+    again, told = study.take_over(), set[tuple[object, ...]]()
     while (done := len(study.history().counted)) < trials:
         index = again.pop(0) if again else chooser.next(study.history())
         if index is None:
+            said = exhausted(chooser, study.history())
+            warnings.warn(f"the search ends after {done} of {trials} trials: {said}", stacklevel=3)
             break
         config = names.space.config(index)
         number = study.start(index)
@@ -234,10 +240,10 @@ def _train_all(
         trial = Trial(number, index, outcome)
         listen(TrialFinished(trial, config, best, ended, trials, None, recommended=use))
         for suspect in suspects(names.space, history):
-            values = names.shown(suspect.trials[0].index, suspect.values)
-            if values not in told:
+            if suspect.key not in told:
+                values = names.shown(suspect.trials[0].index, suspect.values)
                 warnings.warn(suspect.said(values), stacklevel=3)
-                told.add(values)
+                told.add(suspect.key)
         _refuse_broken(study, names)
     return study.history()
 
@@ -253,7 +259,7 @@ def _run(
     make_trainer: Callable[[dict[str, Any]], Trainer],
     metric: str,
     sign: float,
-    watched: _Watched,
+    watched: Watched,
 ) -> Outcome:
     """Trains one config, and records what it gave."""
     begun = time.monotonic()
@@ -269,7 +275,7 @@ def _run(
         outcome = Outcome(None, seconds=time.monotonic() - begun, failure=failure)
     else:
         for name in (metric, *watched.guards):
-            if not _is_number(metrics.get(name)) or (name in watched.unknown and name not in bases):
+            if not is_number(metrics.get(name)) or (name in watched.unknown and name not in bases):
                 study.finish(
                     number, Outcome(None, failure=Failure(FailureKind.INTERRUPTED, "no such metric"))
                 )
@@ -285,17 +291,13 @@ def _run(
 
 
 def _trained(
-    make_trainer: Callable[[dict[str, Any]], Trainer], params: dict[str, Any], watched: _Watched
+    make_trainer: Callable[[dict[str, Any]], Trainer], params: dict[str, Any], watched: Watched
 ) -> tuple[Mapping[str, float], Mapping[str, Any]]:
     """What the base model has of guards that nobody said it of, and what `evaluate()` gives at the end."""
     trainer = make_trainer(params)
     bases = watched.bases(trainer)
     trainer.train()
     return bases, trainer.evaluate()
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _scored(metrics: Mapping[str, Any], metric: str, sign: float, seconds: float) -> Outcome:
@@ -309,76 +311,6 @@ def _scored(metrics: Mapping[str, Any], metric: str, sign: float, seconds: float
     return Outcome(sign * value, finite, seconds)
 
 
-@dataclass(frozen=True)
-class _Watched:
-    """What must not be lost.
-
-    Attributes:
-        guards: by the name of their metric.
-        unknown: those of which nobody said what the base model has.
-        path: where that is kept, once it is measured.
-    """
-
-    guards: Mapping[str, OwnGuardConfig]
-    unknown: frozenset[str]
-    path: Path = Path()
-
-    @classmethod
-    def of(cls, given: Mapping[str, Mapping[str, Any]]) -> _Watched:
-        """Raises ConfigError."""
-        guards = {}
-        for name, settings in given.items():
-            shown = f"guards: {printable(repr(name), 60)}"
-            if not isinstance(settings, Mapping) or settings.keys() - {"tolerance", "direction", "base"}:
-                raise ConfigError(
-                    f"{shown}: a mapping of tolerance, direction and base, each of which may lack"
-                )
-            if not _is_number(settings.get("base", 0)):
-                raise ConfigError(f"{shown}: base is a number; got {printable(repr(settings['base']), 60)}")
-            direction = "minimize" if _sign(str(name), settings.get("direction")) < 0 else "maximize"
-            whole = {"base": 0.0, **settings, "key": str(name), "direction": direction}
-            try:
-                guards[str(name)] = OwnGuardConfig.model_validate(whole)
-            except ValueError as error:
-                why = printable(str(error).split("Value error, ")[-1].split(" [type=")[0], 200)
-                raise ConfigError(f"{shown}: {why}") from None
-        return cls(guards, frozenset(name for name in guards if "base" not in given[name]))
-
-    @property
-    def contents(self) -> dict[str, str]:
-        """What a search is made of."""
-        unsaid = {name: {"base": None} if name in self.unknown else {} for name in self.guards}
-        return {
-            f"guard {name}": json.dumps(guard.model_dump(mode="json") | unsaid[name], sort_keys=True)
-            for name, guard in self.guards.items()
-        }
-
-    def bases(self, trainer: Trainer) -> dict[str, float]:
-        """What the base model has, measured with a trainer that has not trained where it was not before."""
-        if not self.unknown:
-            return {}
-        with contextlib.suppress(OSError, ValueError):
-            known = json.loads(self.path.read_text(encoding="utf-8"))
-            if self.unknown <= known.keys():
-                return {name: float(known[name]) for name in self.unknown}
-        metrics = trainer.evaluate()
-        found = {name: float(metrics[name]) for name in self.unknown if _is_number(metrics.get(name))}
-        if found.keys() == self.unknown and all(map(math.isfinite, found.values())):
-            write_atomically(self.path, json.dumps(found))
-        return found
-
-    def read(self, outcome: Outcome, metrics: Mapping[str, Any], bases: Mapping[str, float]) -> Outcome:
-        """The outcome with what became of each guard; a failure where one is no number any more."""
-        readings = {}
-        for name, guard in self.guards.items():
-            known = guard.model_copy(update={"base": bases.get(name, guard.base)})
-            try:
-                readings[name] = reading_of(name, known, lambda key: float(metrics[key]))
-            except FloatingPointError as error:
-                return replace(outcome, value=None, failure=Failure(FailureKind.DIVERGED, str(error)))
-        return replace(outcome, guards=readings)
-
-
 def _free() -> None:
     """Gives back what a trainer held: its circles of references, and the device's memory."""
     gc.collect()
@@ -388,8 +320,18 @@ def _free() -> None:
 
 
 def _refuse_broken(study: Study, names: _Names) -> None:
-    """Raises StudyError where the last trials have crashed; they are taken back and count for nothing."""
+    """Raises StudyError where the last trials have crashed, or ran out of memory though their config needs no
+    more than others; they are taken back and count for nothing."""
     history = study.history()
+    last = history.counted[-_CRASHES_IN_A_ROW:]
+    kinds = [trial.outcome.failure.kind for trial in last if trial.outcome and trial.outcome.failure]
+    of_memory = kinds == [FailureKind.OUT_OF_MEMORY] * _CRASHES_IN_A_ROW
+    if of_memory and fitting(names.space, history).all():
+        study.void(trial.number for trial in last)
+        raise StudyError(
+            f"the trainer ran out of memory {len(last)} times in a row, and no config of the space needs "
+            "less; free memory, or train with a smaller batch or sequence"
+        )
     row = crashed_in_a_row(history.counted)
     if why := blame(names.space, history, row, _CRASHES_IN_A_ROW, names.shown):
         study.void(trial.number for trial in row)
@@ -401,14 +343,6 @@ def _refuse_broken(study: Study, names: _Names) -> None:
 
 
 # -- arguments --------------------------------------------------------------------------------------
-
-
-def _sign(metric: str, direction: str | None) -> float:
-    if direction is None:
-        return -1.0 if any(word in metric.lower() for word in _SMALLER_IS_BETTER) else 1.0
-    if direction not in ("minimize", "maximize"):
-        raise ConfigError(f"direction is minimize or maximize; got {printable(repr(direction), 40)}")
-    return -1.0 if direction == "minimize" else 1.0
 
 
 def _names(space: SearchSpace | Mapping[str, Any] | None) -> _Names:

@@ -10,6 +10,7 @@ import pytest
 
 from loracle import hf
 from loracle.errors import ConfigError, SpaceError, StudyError
+from loracle.own_trainer.direction import sign_of
 from loracle.records.events import TrialFinished, TrialStarted
 from loracle.records.trial import FailureKind
 
@@ -61,6 +62,104 @@ def test_a_larger_metric_is_better_unless_it_is_a_loss() -> None:
     assert losses.value == -scores.value
     with pytest.raises(ConfigError, match="direction is minimize or maximize; got 'up'"):
         hf.search(Stub, SPACE, direction="up")
+
+
+LESS = """
+eval_loss loss eval_general_loss eval_ppl perplexity eval_nll eval_cross_entropy eval_mse eval_rmse evalLoss
+eval_bits_per_byte eval_bpb wer eval_cer eval_err eval_kl eval_brier_score error_rate
+"""
+MORE = """
+eval_accuracy acc eval_f1 macro_f1 rougeL eval_rouge1 bleu eval_lossless_match pass@1 eval_score exact_match
+eval_roc_auc eval_reward
+"""
+UNSAID = """
+eval_hallucination_rate eval_false_positive_rate eval_toxicity_score eval_mine loss_of_accuracy glossary
+eval_steps_per_second closeness
+"""
+
+
+def test_a_direction_is_taken_from_a_name_that_says_it_and_else_asked_for() -> None:
+    class Named(Stub):
+        def evaluate(self) -> dict[str, Any]:
+            return dict.fromkeys(("eval_ppl", "acc", "eval_mine"), math.log10(self.config["lr"]))
+
+    assert {sign_of(name, None) for name in LESS.split()} == {-1.0}
+    assert {sign_of(name, None) for name in MORE.split()} == {1.0}
+    space = {"lr": [1e-4, 1e-3]}
+    for name in UNSAID.split():
+        with pytest.raises(ConfigError, match=f"direction: the name '{name}' does not say whether more"):
+            hf.search(Named, space, metric=name)
+        with pytest.raises(ConfigError, match=f"guards: '{name}': direction: the name"):
+            hf.search(Named, space, guards={name: {}})
+    less, more = (hf.search(Named, space, trials=2, metric=name) for name in ("eval_ppl", "acc"))
+    assert (less.direction, less.params) == ("minimize", {"lr": 1e-4})
+    assert (more.direction, more.params) == ("maximize", {"lr": 1e-3})
+    said = hf.search(Named, space, trials=2, metric="eval_mine", direction="minimize")
+    assert said.params == less.params
+
+
+def test_where_every_config_loses_a_guard_that_is_said(tmp_path: Path) -> None:
+    class Forgets(Stub):
+        trained = False
+
+        def train(self) -> None:
+            self.trained = True
+
+        def evaluate(self) -> dict[str, Any]:
+            return {**super().evaluate(), "eval_general_loss": 2.5 if self.trained else 2.0}
+
+    with pytest.warns(UserWarning, match="every config that was tried loses what must not be lost") as told:
+        found = hf.search(Forgets, SPACE, trials=4, guards={"eval_general_loss": {"tolerance": "2 %"}})
+    assert "eval_general_loss, 2 before training, 2.5 after it, 0.04 may go" in str(told[0].message)
+    assert found.lost == ("eval_general_loss",)
+    kept = hf.search(Forgets, SPACE, trials=4, guards={"eval_general_loss": {"tolerance": "50 %"}})
+    assert kept.lost == ()
+
+
+def test_memory_that_is_short_for_a_while_is_no_end_of_the_search(tmp_path: Path) -> None:
+    short = RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+    Stub.fails = {3: short}
+    space = {"lr": (1e-5, 1e-2), "lora_r": [8], "optim": ["adamw"]}
+    assert len(hf.search(Stub, space, trials=6).trials) == 6  # no config is smaller
+    Stub.made, Stub.fails = [], {3: short}
+    found = hf.search(Stub, SPACE, trials=8)
+    assert len(found.trials) == 8
+    large = Stub.made[2]["lora_r"]
+    assert any(made["lora_r"] >= large for made in Stub.made[:2])  # one as large had been trained
+    Stub.made, Stub.fails = [], dict.fromkeys((3, 4, 5), short)
+    with pytest.raises(
+        StudyError, match="ran out of memory 3 times in a row, and no config of the space needs"
+    ):
+        hf.search(Stub, space, trials=8, folder=tmp_path)
+    found = hf.search(Stub, space, trials=8, folder=tmp_path)  # memory is there again
+    assert sum(outcome.failure is None for _, outcome in found.trials) == 8
+
+
+def test_a_search_that_ends_early_says_why() -> None:
+    Stub.fails = {1: RuntimeError("CUDA out of memory"), 2: RuntimeError("CUDA out of memory")}
+    space = {"lr": [1e-4], "lora_r": [8, 16], "optim": ["adamw", "sgd"]}
+    early = "ends after 2 of 9 trials: 2 candidates are tried, and no other fits"
+    with pytest.warns(UserWarning, match=early), pytest.raises(SpaceError, match="no trial has succeeded"):
+        hf.search(Stub, space, trials=9)
+    Stub.made, Stub.fails = [], {}
+    with pytest.warns(UserWarning, match="ends after 2 of 9 trials: all 2 candidates are tried"):
+        hf.search(Stub, {"lr": [1e-4, 1e-3], "lora_r": [8], "optim": ["adamw"]}, trials=9)
+
+
+def test_a_side_of_a_range_that_always_crashes_is_left_and_told() -> None:
+    class Brittle(Stub):
+        def train(self) -> None:
+            if self.config["lr"] > 1e-3:
+                raise RuntimeError("loss is not finite")
+
+    space = {"lr": (1e-5, 1e-2), "lora_r": (4, 64), "optim": ["adamw"]}
+    with pytest.warns(UserWarning, match="lr 0.00[0-9]* or more: all .* trials with it failed") as told:
+        found = hf.search(Brittle, space, trials=20)
+    failed = [params for params, outcome in found.trials if outcome.failure]
+    assert len(found.trials) == 20
+    assert len(failed) <= 10
+    assert found.params["lr"] <= 1e-3
+    assert len([one for one in told if "or more" in str(one.message)]) == 1
 
 
 def test_the_same_call_goes_on_where_it_was_stopped(tmp_path: Path) -> None:

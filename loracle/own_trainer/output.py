@@ -44,7 +44,7 @@ class Output:
     `log-1.txt`. A bar such as `5/100` and `loss 1.3` are passed on as progress.
 
     Attributes:
-        found: what the pattern found in the last line that it matches.
+        found: what the pattern found in the last line in which it found anything.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Output:
         if self._at_once is None or text.count(b"\n") < _MANY_LINES:
             return False
         try:
-            return self._at_once.first(text.decode(errors="replace")) is None
+            return not self._at_once.matches(text.decode(errors="replace"))
         except ConfigError:  # slow on so much text at once
             self._at_once = None
             return False

@@ -265,12 +265,12 @@ def _merged(space: SearchSpace, sizes: Sizes | None) -> Iterator[Notice]:
 
 
 def crash_notices(space: SearchSpace, history: History) -> dict[str, Notice]:
-    """By these values as people read them, values with which every trial crashed."""
-    found = {printable(show_config(suspect.values)): suspect for suspect in suspects(space, history)}
-    return {
-        values: Notice("search", "values_that_crash", suspect.said(values), len(suspect.trials))
-        for values, suspect in found.items()
-    }
+    """Values with which every trial crashed, by what is the same while more trials crash."""
+    found = {}
+    for suspect in suspects(space, history):
+        text = suspect.said(printable(show_config(suspect.values)))
+        found[str(suspect.key)] = Notice("search", "values_that_crash", text, len(suspect.trials))
+    return found
 
 
 def alone_notices(history: History, folder: Path) -> Iterator[Notice]:

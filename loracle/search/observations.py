@@ -6,10 +6,11 @@ Notation: N candidates, n observations. Everything that is listed by candidate h
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import product, takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ Mask = npt.NDArray[np.bool_]
 
 _LEAST = 3  # configs that crashed with a value before it is believed to be the cause
 _CHANCE, _DOUBT = 0.01, 0.05  # that as many crash by chance: less has to be said, or to be stayed away from
+_SIDES = {0: "", 1: " or more", -1: " or less"}
 _CRASHES = (FailureKind.CRASHED, FailureKind.LOST, FailureKind.TIMEOUT)  # say nothing about the score
 
 
@@ -81,20 +83,25 @@ def fitting(space: SearchSpace, history: History) -> Mask:
     """Which candidates may fit into memory, (N,): no config that ran out of it was at most as large, names
     being equal.
 
-    Memory grows with the rank and, up to the micro-batch, with the batch. A space without either says nothing
-    about size, and then only the config itself is not tried again.
+    Memory grows with the rank and, up to the micro-batch, with the batch. Where all candidates have the same
+    of both, none is smaller, and where one at least as large has been trained, something else had the memory
+    for a while: then only the config itself is not tried again.
     """
     fits = np.ones(len(space.candidates), dtype=bool)
-    sizes = [name for name in ("rank", "batch_size") if name in space.names]
-    failures = [(t.index, t.outcome.failure) for t in history.finished if t.outcome and t.outcome.failure]
-    large = [index for index, failure in failures if failure.kind is FailureKind.OUT_OF_MEMORY]
-    if not large or not sizes:
+    large = {trial.index for trial in history.finished if _failed(trial) is FailureKind.OUT_OF_MEMORY}
+    if not large:
         return fits
     values = space.values(space.candidates)
+    sizes = [n for n in ("rank", "batch_size") if n in values and np.ptp(values[n]) > 0]
+    if not sizes:
+        return fits
     named = [knob for knob in space.knobs if knob.texts]
-    for config in map(space.config, large):
+    trained, known = rows_of(space, [trial.index for trial in history.succeeded])
+    for config in map(space.config, sorted(large)):
         same = [values[knob.name] == knob.position(config[knob.name]) for knob in named]
-        fits &= ~np.all([*same, *(values[name] >= number(config[name]) for name in sizes)], axis=0)
+        as_large = np.all([*same, *(values[name] >= number(config[name]) for name in sizes)], axis=0)
+        if not as_large[trained[known]].any():
+            fits &= ~as_large
     return fits
 
 
@@ -105,13 +112,34 @@ class Suspect:
     Attributes:
         values: by knob; several where no trial tells which of them is to blame.
         trials: with these values, all of which crashed.
+        side: 1 where all larger values of its one knob are meant, too, -1 where all smaller ones are; then
+            the first of the trials is the one with that value.
+        ends: of a side, the position of the outermost value that ran.
     """
 
     values: Mapping[str, Value]
     trials: tuple[Trial, ...]
+    side: int = 0
+    ends: int = 0
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What it is about, the same while more trials move where it begins."""
+        return (*self.values, self.side) if self.side else tuple(self.values.items())
+
+    def having(self, space: SearchSpace) -> Mask:
+        """Which candidates have it, (N,); of a side, those also that are nearer to it than to what ran, so
+        that where it begins is found by halves."""
+        first = self.trials[0].index
+        if not self.side:
+            return np.asarray(np.all(_having(space, first, self.values), axis=0))
+        of_all, own = _columns(space, space.candidates), _columns(space, [first])
+        (name,) = self.values
+        return np.asarray(2 * self.side * of_all[name] >= self.side * (self.ends + own[name][0]))
 
     def said(self, values: str) -> str:
         """What a user is told; `values` are those of the suspect as people write them."""
+        values += _SIDES[self.side]
         failures = [trial.outcome.failure for trial in self.trials if trial.outcome and trial.outcome.failure]
         kinds = Counter(str(failure.kind).replace("_", " ") for failure in failures)
         how = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -148,7 +176,14 @@ def suspects(space: SearchSpace, history: History, chance: float = _CHANCE) -> l
                     alike.setdefault(having.tobytes(), (having, []))[1].append(name)
         if not alike:
             without = (left.sum() + 1) / (left.sum() + len(ran) + 2)  # how likely a crash is, without them
-            return [suspect for suspect in found if without ** len(suspect.trials) < chance]
+            found = [suspect for suspect in found if without ** len(suspect.trials) < chance]
+            explained = {trial.index for suspect in found for trial in suspect.trials}
+            other = [trial for trial in crashed.values() if trial.index not in explained]
+            looks = 2 * len(_ordered(space))
+            sides = [
+                side for by_chance, side in _one_sided(space, other, ran)[:1] if by_chance * looks <= _DOUBT
+            ]
+            return [*found, *sides]
         having, names = max(alike.values(), key=lambda one: int(one[0].sum()))
         trials = [trial for trial, is_one in zip(crashed.values(), having, strict=True) if is_one]
         config = space.config(trials[0].index)
@@ -160,9 +195,34 @@ def crashing(space: SearchSpace, history: History, chance: float = _CHANCE) -> M
     """Which candidates have what every training crashed with, (N,); `chance` as in `suspects`."""
     found = np.zeros(len(space.candidates), dtype=bool)
     for suspect in suspects(space, history, chance):
-        index = suspect.trials[0].index
-        found |= np.all(_having(space, index, suspect.values), axis=0)
+        found |= suspect.having(space)
     return found
+
+
+def _one_sided(
+    space: SearchSpace, crashed: Sequence[Trial], ran: Sequence[int]
+) -> list[tuple[float, Suspect]]:
+    """Sides of a knob where trials crashed, three or more, beyond all configs that ran; the likeliest first.
+
+    With each, how likely it is by chance: if c crashes and m that ran had nothing to do with the knob, the k
+    outermost of them were all crashes with probability C(c, k) / C(c + m, k).
+    """
+    columns, others = _columns(space, [trial.index for trial in crashed]), _columns(space, ran)
+    found = []
+    for name, side in product(_ordered(space) if ran else (), (1, -1)):
+        ends = side * int((side * others[name]).max())
+        outer = np.flatnonzero(side * columns[name] > side * ends)
+        if len(outer) >= _LEAST:
+            by_chance = math.comb(len(crashed), len(outer)) / math.comb(len(crashed) + len(ran), len(outer))
+            trials = [crashed[i] for i in outer[np.argsort(side * columns[name][outer], kind="stable")]]
+            value = space.config(trials[0].index)[name]
+            found.append((by_chance, Suspect({name: value}, tuple(trials), side, ends)))
+    return sorted(found, key=lambda one: one[0])
+
+
+def _ordered(space: SearchSpace) -> list[str]:
+    """Knobs whose values have sides."""
+    return [knob.name for knob in space.knobs if not knob.named and len(knob.values) > 2]
 
 
 def in_common(space: SearchSpace, history: History, crashed: Iterable[int]) -> dict[str, Value]:
@@ -230,10 +290,19 @@ def blame(
     common = in_common(space, history, indices)
     if known.all() and crashing(space, history)[rows].all():
         return None
-    if not common:
+    ran = [trial.index for trial in history.counted if not _crashed(trial)]
+    sides = [side for by_chance, side in _one_sided(space, row[-many:], ran) if by_chance <= _DOUBT]
+    sides = [side for side in sides if len(side.trials) == many]
+    if common:
+        those = np.any(_having(space, indices[0], common), axis=0)
+        shown = show(indices[0], common)
+    elif sides:
+        those = sides[0].having(space)
+        shown = show(sides[0].trials[0].index, sides[0].values) + _SIDES[sides[0].side]
+    else:
         return "with nothing in common that other configs lack, so the cause is hardly the config"
-    others = untried(space, history) & ~np.any(_having(space, indices[0], common), axis=0)
-    return None if len(row) < 2 * many and others.any() else f"all of them with {show(indices[0], common)}"
+    others = untried(space, history) & ~those
+    return None if len(row) < 2 * many and others.any() else f"all of them with {shown}"
 
 
 def _crashed(trial: Trial) -> bool:

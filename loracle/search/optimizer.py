@@ -117,10 +117,10 @@ class Optimizer:
                 break
         else:
             trials.append(Trial(len(trials), index, outcome))
-        known = [suspect.values for suspect in suspects(self.space, self.history)]
+        known = [suspect.key for suspect in suspects(self.space, self.history)]
         self.history = History(tuple(trials))
         for suspect in suspects(self.space, self.history):
-            if suspect.values not in known:
+            if suspect.key not in known:
                 values = ", ".join(f"{name} {value}" for name, value in suspect.values.items())
                 warnings.warn(suspect.said(values), stacklevel=2)
 

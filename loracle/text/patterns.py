@@ -48,13 +48,23 @@ class Pattern:
         except (re.error, regex.error, RecursionError, OverflowError) as error:
             raise ConfigError(f"{setting}: {text!r}: {error}") from None
 
+    def matches(self, text: str) -> bool:
+        """Whether it matches anywhere in a text. Raises ConfigError out of time."""
+        return self._limited(self._first, text) is not None
+
     def first(self, text: str) -> str | None:
-        """What the first match in a text found; None without a match. Raises ConfigError out of time."""
-        return self._limited(self._first, text)
+        """What the first match in a text found; None without a match, or without its group in it.
+
+        Raises ConfigError out of time.
+        """
+        return self._found(self._limited(self._first, text))
 
     def last(self, text: str) -> str | None:
-        """What the last match in a text found; None without a match. Raises ConfigError out of time."""
-        return self._limited(self._last, text)
+        """What the last match in a text found; None without a match, or without its group in it.
+
+        Raises ConfigError out of time.
+        """
+        return self._found(self._limited(self._last, text))
 
     def _first(self, text: str) -> Any:
         return self._compiled.search(text, timeout=self.seconds)
@@ -65,16 +75,18 @@ class Pattern:
             last = match
         return last
 
-    def _limited(self, search: Callable[[str], Any], text: str) -> str | None:
+    def _found(self, match: Any) -> str | None:
+        found: str | None = None if match is None else match.group(1 if self._groups else 0)
+        return found
+
+    def _limited(self, search: Callable[[str], Any], text: str) -> Any:
         try:
-            match = search(text)
+            return search(text)
         except TimeoutError:
             raise ConfigError(
                 f"{self.setting}: {self.text!r} took more than {self.seconds:g} s on a text of {len(text):,} "
                 "characters; write it without a repeat inside a repeat, such as (a+)+"
             ) from None
-        found: str | None = None if match is None else match.group(1 if self._groups else 0)
-        return found
 
 
 def _without_fuzziness(text: str) -> str:

@@ -273,7 +273,10 @@ def test_a_guard_of_trainers_of_transformers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("guards", "message"),
     [
-        ({"gone": {}}, "evaluate\\(\\) gives no number 'gone'; it gives eval_general_loss, eval_loss"),
+        (
+            {"gone": {"direction": "minimize"}},
+            "evaluate\\(\\) gives no number 'gone'; it gives eval_general_loss, eval_loss",
+        ),
         ({"eval_general_loss": 2.0}, "a mapping of tolerance, direction and base"),
         ({"eval_general_loss": {"tolerance": -1}}, "tolerance is a number of 0 or more"),
         ({"eval_general_loss": {"base": "2"}}, "base is a number; got '2'"),

@@ -70,7 +70,8 @@ def found_line_by_line(text: str, pattern: str) -> str | None:
     *lines, begun = re.split(r"[\r\n]", text)
     for line in [*lines, *([begun] if begun else [])]:  # behind the last end no line has begun
         if match := re.search(pattern, line):
-            found = match.group(1) if match.re.groups else match.group()
+            value = match.group(1) if match.re.groups else match.group()
+            found = found if value is None else value  # a branch without the group finds nothing
     return found
 
 
@@ -96,6 +97,8 @@ def feed(path: Path, content: bytes, pattern: str | None, sizes: list[int]) -> O
 )
 @example(["acc 5", *["x"] * 20], "\n", r"acc (\d)", [1000], True)
 @example(["x"], "\n", "x*", [1], True)  # matches what is empty, too
+@example([*[""] * 7, "acc", "loss 1"], "\n", r"^acc|loss (\d)$", [1], True)  # the first match has no group
+@example(["loss 1", "acc"], "\n", r"^acc|loss (\d)$", [1], True)
 def test_the_result_is_that_of_the_last_line_that_matches(
     tmp_path: Path, lines: list[str], end: str, pattern: str, sizes: list[int], ended: bool
 ) -> None:

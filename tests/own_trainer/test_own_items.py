@@ -15,7 +15,7 @@ import yaml
 from loracle.config.loading import load_config
 from loracle.errors import ConfigError, StudyError
 from loracle.report.comparison.shown import pair_lines
-from loracle.report.verdict import verdict
+from loracle.report.verdict import headline, verdict
 from loracle.report.verdict.stored import verdict_json
 from loracle.run.comparison import compare_runs
 from loracle.run.tune import Result, tune
@@ -126,6 +126,16 @@ def test_a_gain_within_noise_is_none(tmp_path: Path) -> None:
 def test_why_there_is_no_interval_is_said(tmp_path: Path) -> None:
     found = searched(tmp_path)
     said = verdict(found.comparison, "value")
+    assert (found.comparison.standing, found.comparison.exit_code, found.comparison.best) == (
+        "untested",
+        3,
+        "winner",
+    )
+    assert said.startswith("The winner scores higher than the standard settings: a value of ")
+    assert "Whether it is better cannot be told from one number each" in said
+    assert headline(found.comparison, "value").startswith("Higher, but not shown to be better: a value of ")
+    page = (found.folder / "report.html").read_text(encoding="utf-8")
+    assert "higher, but not shown to be better" in page
     assert "(one run each and no interval, so chance plays a part)" in said
     assert "There is no interval of the difference: the trainer gives no results of its items" in said
     assert "gives no results of its items" in difference(tmp_path, found)["why_none"]

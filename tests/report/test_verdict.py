@@ -371,7 +371,8 @@ def test_of_several_objectives_the_verdict_says_what_each_tells(
 
 def test_an_objective_without_items_and_a_few_items_are_told_with_care() -> None:
     assert by_loss(0.1, 0.3, differing=5).told == "no_difference"
-    assert Difference("loss", -1.0, -1.2).told == "better"
+    assert Difference("loss", -1.0, -1.2).told == "untested"
+    assert Difference("loss", -1.2, -1.0).told == "worse"
     assert Difference("loss", None, -1.2).told == "no_difference"
 
 

@@ -147,10 +147,13 @@ def test_proposals_are_distinct_untried_candidates(name: str, features: FixedFea
 
 def test_only_what_fits_into_memory_is_proposed() -> None:
     large = SPACE.index({"rank": 16, "alpha_ratio": 1, "batch_size": 16, "learning_rate": 1e-4})
+    configs = {index: SPACE.config(index) for index in CANDIDATES}
+    as_large = {i for i, one in configs.items() if one["rank"] >= 16 and one["batch_size"] >= 16}
     known = [(t.index, t.outcome) for t in SOME.trials]
-    past = history(*known, (large, failed(FailureKind.OUT_OF_MEMORY)))
-    free = [i for i in CANDIDATES if i not in {t.index for t in past.trials}]
-    small = {i for i in free if SPACE.config(i)["rank"] < 16 or SPACE.config(i)["batch_size"] < 16}
+    smaller = [(index, outcome) for index, outcome in known if index not in as_large]
+    past = history(*smaller, (large, failed(FailureKind.OUT_OF_MEMORY)))
+    free = {*CANDIDATES} - {t.index for t in past.trials}
+    small = free - as_large
     assert set(propose(SPACE, past, UNSEEDED, n=len(small))) == small
     allowed = np.array([SPACE.config(i)["learning_rate"] < 1e-4 for i in CANDIDATES])
     rates = {SPACE.config(i)["learning_rate"] for i in propose(SPACE, past, UNSEEDED, n=5, allowed=allowed)}

@@ -31,6 +31,7 @@ from loracle.errors import ConfigError, SpaceError
 from loracle.language.features import FixedFeatures
 from loracle.records.space import Config, Knob, SearchSpace
 from loracle.records.trial import FAILURE_KEY, FailureKind, History
+from loracle.search.observations import crashing
 from loracle.search.optuna_sampler.history import history_of
 from loracle.search.presets import PRESETS
 from loracle.search.propose import propose
@@ -375,6 +376,88 @@ def test_a_value_that_always_crashes_is_told_in_the_objective_s_words_and_left_a
     assert len(told) == 1
     crashed = [trial for trial in study.trials if trial.state == TrialState.FAIL]
     assert [trial.params["lora_r"] for trial in crashed] == [64] * 3
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_a_side_of_a_range_that_always_crashes_is_left(up: bool) -> None:
+    study = optuna.create_study(direction="maximize", sampler=LoracleSampler(seed=0))
+
+    def fragile(trial: optuna.Trial) -> float:
+        rate, rank = trial.suggest_float("lr", 1e-5, 1e-2, log=True), trial.suggest_int("lora_r", 4, 64)
+        if rate > 1e-3 if up else rate < 1e-4:
+            raise FloatingPointError("the loss is not a number")
+        return rank / 640 - abs(math.log10(rate) + (2.7 if up else 4.3))
+
+    with pytest.warns(UserWarning, match=f"^lr .* or {'more' if up else 'less'}: all .* failed") as told:
+        study.optimize(fragile, n_trials=20, catch=(FloatingPointError,))
+    assert len(told) == 1
+    assert sum(trial.state == TrialState.FAIL for trial in study.trials) <= 10
+    assert study.best_params["lr"] == pytest.approx(1e-3 if up else 1e-4, rel=0.4)
+
+
+def test_crashes_on_both_sides_of_what_ran_blame_no_side() -> None:
+    space = SearchSpace((Knob("x", tuple(range(40))),))
+    study = optuna.create_study(sampler=LoracleSampler(space, seed=0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for x in (18, 19, 20, 21, 2, 4, 6, 8, 30, 32, 34, 36):
+            study.enqueue_trial({"x": x})
+        study.optimize(lambda trial: 1 / (17 < trial.suggest_int("x", 0, 39) < 22), 12, catch=(Exception,))
+    assert not crashing(space, history_of(study, space)).any()
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("train.jsonl"), optuna.TrialPruned("no GPU")])
+def test_an_objective_that_ends_before_it_asks_for_anything_is_its_own_affair(error: Exception) -> None:
+    study = optuna.create_study(sampler=LoracleSampler(seed=0))
+
+    def objective(trial: optuna.Trial) -> float:
+        if trial.number < 2:
+            raise error
+        return trial.suggest_float("lr", 1e-5, 1e-2, log=True)
+
+    if isinstance(error, FileNotFoundError):
+        with pytest.raises(FileNotFoundError, match=r"train\.jsonl"):
+            study.optimize(objective, n_trials=1)
+    else:
+        study.optimize(objective, n_trials=1)
+    study.optimize(objective, n_trials=4, catch=(FileNotFoundError,))
+    states = [trial.state for trial in study.trials]
+    assert states[2:] == [TrialState.COMPLETE] * 3
+    assert study.trials[2].params == {"lr": pytest.approx(2e-4, rel=0.05)}  # the usual settings first
+    optuna.create_study(sampler=LoracleSampler()).optimize(lambda trial: 1.0, n_trials=2)  # asks for nothing
+
+
+@pytest.mark.parametrize("ranks", [None, [8], [8, 16]])
+def test_memory_that_is_short_once_ends_no_study(ranks: list[int] | None) -> None:
+    study = optuna.create_study(sampler=LoracleSampler(seed=0))
+
+    def objective(trial: optuna.Trial) -> float:
+        rate = trial.suggest_float("lr", 1e-5, 1e-2, log=True)
+        rank = 8 if ranks is None else trial.suggest_categorical("r", ranks)
+        if trial.number == 2:
+            trial.set_user_attr(FAILURE_KEY, "out_of_memory")
+            raise RuntimeError("CUDA out of memory")
+        return abs(math.log10(rate) + 3) + 1 / rank
+
+    study.optimize(objective, n_trials=8, catch=(RuntimeError,))
+    assert len(study.trials) == 8
+    assert len({trial.params["lr"] for trial in study.trials}) > 4
+
+
+def test_a_study_of_which_nothing_fits_says_so() -> None:
+    study = optuna.create_study(sampler=LoracleSampler(seed=0))
+
+    def objective(trial: optuna.Trial) -> float:
+        trial.suggest_float("lr", 1e-5, 1e-2, log=True)
+        trial.suggest_categorical("r", [8, 16, 32])
+        trial.set_user_attr(FAILURE_KEY, "out_of_memory")
+        raise RuntimeError("CUDA out of memory")
+
+    with pytest.warns(
+        UserWarning, match=r"configs that are left \(.*\) would take at least as much memory as"
+    ):
+        study.optimize(objective, n_trials=9, catch=(RuntimeError,))
+    assert len(study.trials) < 9
 
 
 def test_a_crash_changes_no_belief() -> None:

@@ -39,6 +39,7 @@ _STANDINGS = {
     "better": ("better than the standard settings", "good"),
     "no_difference": ("no difference that can be told", "even"),
     "worse": ("worse than the standard settings", "bad"),
+    "untested": ("higher, but not shown to be better", "even"),
     "trade_off": ("better by one objective, worse by another", "even"),
     "same": ("the standard settings won", "even"),
     "not_compared": ("nothing was compared", "even"),

@@ -19,8 +19,8 @@ RUNNERS_UP = 2  # trained on all data, one after the other, where the winner fai
 
 EXIT_CODES = {"better": 0, "no_difference": 3, "worse": 4}  # 2 is bad input, as for every command
 
-Standing = Literal["better", "worse", "no_difference", "trade_off", "same", "not_compared"]
-Told = Literal["better", "worse", "no_difference"]
+Standing = Literal["better", "worse", "no_difference", "untested", "trade_off", "same", "not_compared"]
+Told = Literal["better", "worse", "no_difference", "untested"]
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,14 @@ class Difference:
     def told(self) -> Told:
         """Whether the winner is told to be better or worse by this objective.
 
-        Where the interval excludes zero. Without one there is one number each, and any difference counts.
+        Where the interval excludes zero. Without one there is one number each, of which nobody knows what is
+        chance: a gain is `untested`, and a loss counts, so that nothing is used that scored less.
         """
         if self.low is None or self.high is None:
             if self.winner_value is None or self.standard_value is None:
                 return "no_difference"
             gap = self.winner_value - self.standard_value
-            return "better" if gap > 0 else "worse" if gap < 0 else "no_difference"
+            return "untested" if gap > 0 else "worse" if gap < 0 else "no_difference"
         if self.differing < MIN_DIFFERING or self.low <= 0 <= self.high:
             return "no_difference"
         return "better" if self.low > 0 else "worse"
@@ -213,19 +214,19 @@ class Comparison:
     def standing(self) -> Standing:
         """How the winner stands against the standard settings.
 
-        `better` and `worse` are claimed where the interval excludes zero. A trainer of the user's own that
-        gives no results of items gives one number each, so there any difference counts. Of several
-        objectives: `better` by one at least and worse by none, or the other way round; `trade_off` where it
-        is better by one and worse by another.
+        `better` and `worse` are claimed where the interval excludes zero. Where nothing is known of items
+        (of a trainer of the user's own, say), there is one number each and no interval: a higher one is
+        `untested`, a lower one `worse`. Of several objectives: `better` by one at least and worse by none, or
+        the other way round; `trade_off` where it is better, or untested, by one and worse by another.
         """
         if self.winner_outcome.value is None or self._standard_value is None:
             return "not_compared"
         if self.same:
             return "same"
         found = {one.told for one in self.by_objective("")}
-        if "better" in found and "worse" in found:
-            return "trade_off"
-        return "better" if "better" in found else "worse" if "worse" in found else "no_difference"
+        if "worse" in found:
+            return "trade_off" if found & {"better", "untested"} else "worse"
+        return "better" if "better" in found else "untested" if "untested" in found else "no_difference"
 
     def by_objective(self, metric: str) -> tuple[Difference, ...]:
         """Winner and standard by the metric of the value, and by other objectives where there are some."""

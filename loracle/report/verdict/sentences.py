@@ -71,10 +71,17 @@ def _word(comparison: Comparison) -> str:
         return _TRADE_OFF
     if comparison.exit_code != EXIT_CODES["no_difference"]:
         return _WORDS[comparison.exit_code]
-    of_standing = {"same": "Nothing better found", "not_compared": "Nothing was compared"}
+    of_standing = {
+        "same": "Nothing better found",
+        "not_compared": "Nothing was compared",
+        "untested": "Higher, but not shown to be better",
+    }
     return of_standing.get(comparison.standing, _WORDS[comparison.exit_code])
 
 
+_UNTESTED = (
+    "Whether it is better cannot be told from one number each; results of items would give an interval."
+)
 _NOTHING_COMPARED = ", so nothing was compared"
 _WORDS = {
     EXIT_CODES["better"]: "Better",
@@ -155,6 +162,8 @@ def _result(comparison: Comparison, metric: str) -> str:
             gain = relative_gain(winner.value, standard.value, metric)
             change = "" if gain is None else f", a relative gain of {show_gain(gain)}"
             text = f"The winner is better than the standard settings: {against}{change}."
+        case "untested":
+            text = f"The winner scores higher than the standard settings: {against}. {_UNTESTED}"
         case "worse":
             text = f"The winner is worse than the standard settings: {against}."
         case _:
@@ -167,14 +176,16 @@ def _by_all(comparison: Comparison, metric: str) -> str:
     found = comparison.by_objective(metric)
     titles = {
         told: " and ".join(metric_of(one.metric).title for one in found if one.told == told)
-        for told in ("better", "worse")
+        for told in ("better", "worse", "untested")
     }
     match comparison.standing:
         case "trade_off":
-            return (
-                f"The winner is better than the standard settings by {titles['better']}, and worse by "
-                f"{titles['worse']}."
-            )
+            how = f"better than the standard settings by {titles['better']}"
+            if not titles["better"]:
+                how = f"ahead of the standard settings by {titles['untested']}, which no interval confirms"
+            return f"The winner is {how}, and worse by {titles['worse']}."
+        case "untested":
+            return f"The winner scores higher than the standard settings by {titles['untested']}. {_UNTESTED}"
         case "better" | "worse" as how:
             rest = "" if all(one.told == how for one in found) else ", and no difference is told by the other"
             rest += "s" if rest and sum(one.told != how for one in found) > 1 else ""
@@ -206,6 +217,8 @@ def best_line(comparison: Comparison, metric: str) -> str:
         return f"So {place} holds the standard settings."
     if comparison.standing == "trade_off":
         return f"{place} holds the winner, which is the compromise that the search found."
+    if comparison.standing == "untested":
+        return f"{place} holds the winner, whose score is the higher one."
     if comparison.standing == "no_difference":
         told = f"{place} holds the winner; as far as these data tell, the standard settings are as good"
         if comparison.standard_outcome is None or not comparison.standard_outcome.broken:

@@ -122,13 +122,14 @@ def misnamed(frozen: FrozenTrial) -> str | None:
 
 
 def crashes(study: Study, scene: Scene, history: History) -> dict[str, str]:
-    """What is said of values with which every trial crashed, by these in the objective's own words."""
+    """What is said, in the objective's own words, of values with which every trial crashed; by what is the
+    same while more trials crash."""
     found = {}
     for suspect in suspects(scene.space, history):
         params = study.trials[suspect.trials[0].number].params
         own = [f"{name} {value}" for name, value in params.items() if scene.knobs.get(name) in suspect.values]
         values = printable(", ".join(own))
-        found[values] = suspect.said(values)
+        found[str(suspect.key)] = suspect.said(values)
     return found
 
 

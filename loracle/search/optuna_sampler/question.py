@@ -207,10 +207,13 @@ def question_of(
 
 
 def exhausted(question: Question) -> str:
-    """What is said where nothing is left."""
+    """What is said where nothing is left, or nothing that may fit into memory."""
     parameters = {knob: name for name, knob in question.scene.knobs.items()}
     names = ", ".join(parameters.get(name, name) for name in sorted(question.asked.names))
-    number = int(question.searched.sum())
+    number, left = int(question.searched.sum()), int(question.left.sum())
+    if left:
+        which = "the one config that is left" if left == 1 else f"all {left:,} configs that are left"
+        return f"{which} ({names}) would take at least as much memory as a trial that ran out of it"
     return f"all {number:,} configs that the objective asks for ({names}) have been tried or are running"
 
 

@@ -225,7 +225,7 @@ class LoracleSampler(BaseSampler):
             _process_constraints_after_trial(self._constraints, study, trial, state)
         self._independent.after_trial(study, trial, state, values)
         waiting = self._few_left and study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if not self._few_left or waiting or says_nothing(trial, None):
+        if not self._few_left or waiting or says_nothing(trial, None) or not trial.distributions:
             return
         if study._thread_local.in_optimize_loop:
             ended = copy(trial)
@@ -351,6 +351,7 @@ class LoracleSampler(BaseSampler):
             return int(np.random.default_rng([self._seed, trial.number]).choice(np.flatnonzero(mine)))
         said = f"{exhausted(question)}; stop here, or widen the space or the ranges"
         if study._thread_local.in_optimize_loop:  # other jobs have begun the last ones: nothing is wrong
+            self._say_once(study, "memory", said if left.any() else None)
             study._storage.set_trial_system_attr(trial._trial_id, REFUSED_KEY, True)
             study.stop()
             raise TrialPruned(said)
