@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -335,6 +336,13 @@ def test_constraints_choose_the_candidates() -> None:
         (("x", (False, True)), "finite numbers; got False"),
         (("x", ("1",)), "does not read as a number; write numbers without quotes; got '1'"),
         (("x", (0, 1), "log10"), "scale log10 needs values above 0; got 0"),
+        (("x", (1, 2), "log"), "no scale 'log'; there are log2, log10, linear, names"),
+        (("x", ("cosine")), "values are a list or a tuple; got 'cosine'; of one alone write \\['cosine'\\]"),
+        (("x", 16), "values are a list or a tuple; got 16; of one"),
+        (("x", {"a", "b"}), "values are a list or a tuple"),
+        (("x", np.array(3.0)), "values are a list or a tuple"),
+        (("x", np.ones((2, 2))), "finite numbers; got array"),
+        ((3, (1,)), "must be a plain word; got 3"),
     ],
 )
 def test_bad_knobs_are_refused(arguments: tuple[object, ...], message: str) -> None:
@@ -352,12 +360,34 @@ def test_bad_knobs_are_refused(arguments: tuple[object, ...], message: str) -> N
         ((Knob("batch_size", (1.5,)),), {}, "whole numbers from 1 up; got 1.5"),
         ((Knob("x", (1,)),), {"batch_limit": 0}, "impossible batch"),
         ((Knob("x", (1,)),), {"constraints": ("y > 1",)}, "unknown name 'y'"),
+        (
+            (Knob("x", (1,)),),
+            {"constraints": ("x > 0")},
+            "a space's constraints are a list or a tuple; got 'x > 0'",
+        ),
+        ((Knob("x", (1,)),), {"constraints": [1]}, "constraints are each a str; got 1"),
+        (Knob("x", (1,)), {}, "a space's knobs are a list or a tuple"),
+        (("x",), {}, "knobs are each a Knob; got 'x'"),
         (tuple(Knob(f"x{i}", tuple(range(100))) for i in range(4)), {}, "100,000,000 configs"),
     ],
 )
 def test_bad_spaces_are_refused(knobs: tuple[Knob, ...], options: dict[str, object], message: str) -> None:
     with pytest.raises(SpaceError, match=message):
         SearchSpace(knobs, **options)  # type: ignore[arg-type]
+
+
+def test_lists_and_arrays_are_as_good_as_tuples() -> None:
+    space = SearchSpace(
+        [Knob("rank", np.array([4, 8])), Knob("x", np.linspace(0, 1, 3)), Knob("s", ["cosine", "linear"])],  # type: ignore[arg-type]
+        ["rank * x <= 4"],  # type: ignore[arg-type]
+    )
+    same = SearchSpace(
+        (Knob("rank", (4, 8)), Knob("x", (0.0, 0.5, 1.0)), Knob("s", ("cosine", "linear"))),
+        ("rank * x <= 4",),
+    )
+    assert (space, space.fingerprint) == (same, same.fingerprint)
+    assert hash(space) == hash(same)
+    assert json.loads(json.dumps(space.config(0))) == space.config(0)
 
 
 def test_fingerprint_changes_with_everything_that_an_index_means() -> None:

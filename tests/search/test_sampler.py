@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -275,6 +276,16 @@ def test_a_fraction_is_never_cut_to_a_whole_number() -> None:
     study = optuna.create_study(sampler=LoracleSampler(space))
     with pytest.raises(SpaceError, match=r"holds \(0\.5 to 0\.5\)"):
         study.ask().suggest_int("x", 0, 1)
+
+
+def test_a_space_of_lists_and_arrays_will_do() -> None:
+    knobs = [Knob("rank", [4, 8], "log2"), Knob("learning_rate", np.geomspace(1e-5, 1e-3, 3), "log10")]  # type: ignore[arg-type]
+    study = optuna.create_study(sampler=LoracleSampler(SearchSpace(knobs, ["rank <= 8"])))  # type: ignore[arg-type]
+    study.optimize(
+        lambda trial: trial.suggest_int("rank", 1, 64) * trial.suggest_float("lr", 1e-6, 1e-2, log=True),
+        n_trials=4,
+    )
+    assert len(set(tried(study))) == 4
 
 
 def test_an_exhausted_space_says_so() -> None:

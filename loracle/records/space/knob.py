@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -41,16 +41,16 @@ class Knob:
 
     Attributes:
         name: the field's own word for it (`rank`, `learning_rate`, ...).
-        values: its values: numbers, strictly increasing; or, where the scale is `names`, names (or numbers)
-            in any order, of which the first is the usual one.
+        values: its values, a tuple, list or array: numbers, strictly increasing; or, where the scale is
+            `names`, names (or numbers) in any order, of which the first is the usual one.
         scale: the scale on which its steps are comparable; `names`: none, any two values are equally far from
             each other. Texts have it without saying so.
         explanation: key of its paragraph in the prompt; the name itself if empty.
         about: a sentence on some of the names, for prompts.
 
     Raises:
-        SpaceError: no values, values not increasing or not finite, a logarithmic scale with values that are
-            not positive, or a name that is none.
+        SpaceError: no values, one text in the place of several, values not increasing or not finite, no such
+            scale, a logarithmic scale with values that are not positive, or a name that is none.
     """
 
     name: str
@@ -60,10 +60,14 @@ class Knob:
     about: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier():
+        if not (isinstance(self.name, str) and self.name.isidentifier()):
             raise SpaceError(f"a knob's name must be a plain word; got {printable(repr(self.name), 100)}")
+        object.__setattr__(self, "values", listed(self.values, f"knob {self.name!r}: values"))
         if not self.values:
             raise SpaceError(f"knob {self.name!r} has no values; give at least one")
+        if self.scale not in (scales := get_args(Scale)):
+            there = ", ".join(scales)
+            raise SpaceError(f"knob {self.name!r}: there is no scale {_shown(self.scale)}; there are {there}")
         texts = [value for value in self.values if isinstance(value, str)]
         if texts and len(texts) == len(self.values) and self.scale == "linear":
             object.__setattr__(self, "scale", "names")
@@ -148,6 +152,19 @@ class Knob:
         raise SpaceError(
             f"{self.name}={_shown(value)} is not in the space; its values are {list(self.values)}{close}"
         )
+
+
+def listed(given: object, what: str) -> tuple[Any, ...]:
+    """Several things as a tuple, those of an array as Python's own numbers.
+
+    Raises:
+        SpaceError: it is one thing, such as a text in brackets without a comma, or has no order.
+    """
+    alone = isinstance(given, str | bytes | Mapping | Set) or getattr(given, "ndim", None) == 0
+    if alone or not isinstance(given, Iterable):
+        one = f"; of one alone write [{_shown(given)}]" if isinstance(given, str | int | float) else ""
+        raise SpaceError(f"{what} are a list or a tuple; got {_shown(given)}{one}")
+    return tuple(each.item() if getattr(each, "ndim", None) == 0 else each for each in given)
 
 
 def number(value: Value, name: str = "a value") -> Number:

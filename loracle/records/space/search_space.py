@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from loracle.errors import SpaceError, suggest
 from loracle.records.constraints import Expression, Floats, parse_expression
-from loracle.records.space.knob import Knob, Value, number, same_value
+from loracle.records.space.knob import Knob, Value, listed, number, same_value
+from loracle.text.escape import printable
 
 Config = dict[str, Value]
 Indices = npt.NDArray[np.int64]
@@ -37,13 +38,14 @@ class SearchSpace:
     whole product (`size`); `candidates` lists the indices worth training.
 
     Attributes:
-        knobs: the hyperparameters, in the order in which the prompt states them.
+        knobs: the hyperparameters, in the order in which the prompt states them; a tuple or a list.
         constraints: expressions over knob names and `alpha` that every candidate satisfies,
             such as `alpha <= 512 and rank * learning_rate < 0.1` or `schedule != 'linear'`.
         batch_limit: number of training examples; no effective batch is larger.
 
     Raises:
-        SpaceError: repeated knob names, a malformed constraint, an impossible batch, or no candidate.
+        SpaceError: repeated knob names, one knob or text in the place of several, a malformed constraint, or
+            an impossible batch; constraints that leave no candidate, as soon as candidates are listed.
     """
 
     knobs: tuple[Knob, ...]
@@ -51,6 +53,11 @@ class SearchSpace:
     batch_limit: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "knobs", listed(self.knobs, "a space's knobs"))
+        object.__setattr__(self, "constraints", listed(self.constraints, "a space's constraints"))
+        for given, kind, what in ((self.knobs, Knob, "knobs"), (self.constraints, str, "constraints")):
+            if wrong := [each for each in given if not isinstance(each, kind)]:
+                raise SpaceError(f"a space's {what} are each a {kind.__name__}; got {_shown(wrong[0])}")
         if not self.knobs:
             raise SpaceError("a search space needs at least one knob")
         if len(self.knobs) > _MAX_KNOBS:
@@ -321,6 +328,10 @@ def with_alpha(config: Mapping[str, Value]) -> Config:
         ratio = known["alpha"] / rank
         full["alpha_ratio"] = int(ratio) if ratio.is_integer() else ratio
     return full
+
+
+def _shown(value: object) -> str:
+    return printable(repr(value), 60)
 
 
 def _require_positive_integers(knob: Knob) -> None:

@@ -16,6 +16,7 @@ from loracle.records.space import SearchSpace
 from loracle.records.trial import FAILURE_KEY, Failure, FailureKind, History, Outcome, Trial
 from loracle.search.observations import suspects
 from loracle.search.optuna_sampler import suggestions
+from loracle.search.optuna_sampler.interrupted import settled
 from loracle.search.optuna_sampler.parameters import REFUSED_KEY
 from loracle.search.optuna_sampler.question import Scene, scene_of
 from loracle.search.optuna_sampler.suggestions import Asked
@@ -50,7 +51,7 @@ def history_at(
     weights.
     """
     standing = suggestions.representatives(space, asked.names)
-    everything = [t for t in study.get_trials(deepcopy=False) if t.number in rows]
+    everything = settled(t for t in study.get_trials(deepcopy=False) if t.number in rows)
     values = _values(study.directions, everything, seed)
     found = []
     for frozen in everything:
@@ -60,9 +61,10 @@ def history_at(
 
 
 def trials_of(study: Study, before: int | None = None) -> list[FrozenTrial]:
-    """All trials of a study that say something, those of other brackets of a Hyperband pruner too."""
+    """All trials of a study that say something, those of other brackets of a Hyperband pruner too; what a
+    process left running counts as interrupted."""
     everything = Study.get_trials(study, deepcopy=False)
-    return [frozen for frozen in everything if not says_nothing(frozen, before)]
+    return [frozen for frozen in settled(everything) if not says_nothing(frozen, before)]
 
 
 def says_nothing(frozen: FrozenTrial, before: int | None) -> bool:

@@ -19,7 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from loracle.config.spellings import meant_by
 from loracle.records.space import Number, SearchSpace, with_alpha
-from loracle.records.trial import FAILURE_KEY, INDEX_KEY, FailureKind
+from loracle.records.trial import INDEX_KEY
+from loracle.search.optuna_sampler.interrupted import was_interrupted
 
 CONFIG_KEY = "loracle:config"  # what was chosen for a trial: numbers by knob
 REFUSED_KEY = "loracle:refused"
@@ -138,11 +139,6 @@ def seen(frozen: FrozenTrial, knobs: Mapping[str, str], texts: Texts) -> Seen:
         config=frozen.system_attrs.get(CONFIG_KEY, {}),
         index=int(frozen.system_attrs.get(INDEX_KEY, -1)),
     )
-
-
-def was_interrupted(frozen: FrozenTrial) -> bool:
-    """Whether a trial was cut short from outside, so that its config is to be tried again."""
-    return bool(frozen.user_attrs.get(FAILURE_KEY) == FailureKind.INTERRUPTED)
 
 
 # -- values and numbers -----------------------------------------------------------------------------

@@ -119,6 +119,7 @@ class Question:
         rows: the candidate that each trial counts for, by the trial's number.
         searched: (N,) which candidates, one for each set of values that can be asked for.
         left: (N,) which of them have not been tried, in whatever bracket of a Hyperband pruner.
+        again: (N,) those of them whose trial was interrupted.
     """
 
     scene: Scene
@@ -126,6 +127,7 @@ class Question:
     rows: Mapping[int, int]
     searched: npt.NDArray[np.bool_]
     left: npt.NDArray[np.bool_]
+    again: npt.NDArray[np.bool_]
 
 
 def scene_of(
@@ -203,7 +205,9 @@ def question_of(
     ended = {trial.number for trial in trials if trial.interrupted}
     over = [row for number, row in rows.items() if number not in ended]
     tried = suggestions.tried(over, space, asked) | suggestions.repeats(trials, rows, space, asked)
-    return Question(scene, asked, rows, searched, searched & ~tried)
+    left = searched & ~tried
+    cut = standing[np.array([row for number, row in rows.items() if number in ended], dtype=np.int64)]
+    return Question(scene, asked, rows, searched, left, left & np.isin(np.arange(len(standing)), cut))
 
 
 def exhausted(question: Question) -> str:

@@ -7,7 +7,6 @@ value. What the trials before were asked for says what is searched: parameters, 
 from __future__ import annotations
 
 import secrets
-import sys
 import threading
 import warnings
 import zlib
@@ -25,7 +24,6 @@ from optuna.samplers._base import _process_constraints_after_trial
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from loracle.config.spellings import SPELLINGS, meant_by
 from loracle.errors import SpaceError
 from loracle.records.space import Number, SearchSpace, UserBeliefs
 from loracle.records.trial import FAILURE_KEY
@@ -39,6 +37,7 @@ from loracle.search.optuna_sampler.history import (
     told_no_number,
     trials_of,
 )
+from loracle.search.optuna_sampler.interrupted import note_failure, note_process, was_interrupted
 from loracle.search.optuna_sampler.parameters import (
     CONFIG_KEY,
     REFUSED_KEY,
@@ -47,7 +46,6 @@ from loracle.search.optuna_sampler.parameters import (
     numbers_at,
     spelled,
     texts_of,
-    was_interrupted,
 )
 from loracle.search.optuna_sampler.question import (
     Scene,
@@ -58,6 +56,7 @@ from loracle.search.optuna_sampler.question import (
     scene_of,
 )
 from loracle.search.optuna_sampler.ranges import USUAL
+from loracle.search.optuna_sampler.warned import Warned, levels, strange
 from loracle.search.presets import Preset, get_preset, with_beliefs, with_data, with_parameters
 from loracle.search.propose import propose, recommend, seed_indices
 from loracle.text.escape import printable
@@ -145,7 +144,7 @@ class LoracleSampler(BaseSampler):
         self._speaks = independent_sampler is None
         self._independent = independent_sampler or TPESampler(seed=seed)
         self._constraints = constraints_func
-        self._told: set[tuple[str, str]] = set()  # study, and what was said of it
+        self._warned = Warned()
         self._few_left = True  # it is worth a look whether anything is left
         self._lock = threading.Lock()
 
@@ -206,36 +205,41 @@ class LoracleSampler(BaseSampler):
         self._independent.reseed_rng()
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Warns of unknown kinds of failure in earlier trials; passes on to the independent sampler."""
+        """Warns of unknown kinds of failure in earlier trials, and notes who runs the trial; passes on to the
+        independent sampler.
+        """
+        note_process(study, trial)
         for failed in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
-            self._say_once(study, f"trial {failed.number}", misnamed(failed))
+            self._warned.once(study, f"trial {failed.number}", misnamed(failed))
         self._independent.before_trial(study, trial)
 
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Notes a value that is no number, and warns of an unknown kind of failure; passes on to the
-        independent sampler; ends `study.optimize`, with a warning, if nothing is left.
+        """Notes a value that is no number, and Ctrl-C, and warns of an unknown kind of failure; passes on to
+        the independent sampler; ends `study.optimize`, with a warning, if nothing is left.
         """
+        stopped = state == TrialState.FAIL and note_failure(study, trial)
         if state == TrialState.FAIL and FAILURE_KEY not in trial.user_attrs and told_no_number():
             say_diverged(trial._trial_id, study)
         if state == TrialState.FAIL:
-            self._say_once(study, f"trial {trial.number}", misnamed(trial))
+            self._warned.once(study, f"trial {trial.number}", misnamed(trial))
         if self._constraints is not None:
             _process_constraints_after_trial(self._constraints, study, trial, state)
         self._independent.after_trial(study, trial, state, values)
         waiting = self._few_left and study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if not self._few_left or waiting or says_nothing(trial, None) or not trial.distributions:
+        if stopped or not self._few_left or waiting or says_nothing(trial, None) or not trial.distributions:
             return
         if study._thread_local.in_optimize_loop:
             ended = copy(trial)
             ended.state = state
+            ended.system_attrs = study._storage.get_trial_system_attrs(trial._trial_id)
             trials = [*trials_of(study, before=trial.number), ended]
             scene = scene_of(trials, self._space, {}, own=self._searches_own)
             question = question_of(scene, {})
             if question.asked.names and not question.left.any():
                 said = f"{exhausted(question)}; the search ends here{beyond(question)}"
-                warnings.warn(said, stacklevel=_levels())
+                warnings.warn(said, stacklevel=levels())
                 study.stop()
 
     # -- a knob -------------------------------------------------------------------------------------
@@ -247,11 +251,10 @@ class LoracleSampler(BaseSampler):
     def _believing(self, study: Study, scene: Scene) -> Preset:
         if scene.asked.names and (strange := scene.strangers(self._beliefs)):
             said = f"beliefs: the objective has not asked for {', '.join(strange)}, which is left out so far"
-            self._say_once(study, "beliefs", said)
-        if scene.asked.names and (study.study_name, "remarks") not in self._told:
-            self._told.add((study.study_name, "remarks"))
+            self._warned.once(study, "beliefs", said)
+        if scene.asked.names and self._warned.first(study, "remarks"):
             for text in self._beliefs.remarks(scene.space, scene.held):
-                warnings.warn(text, stacklevel=_levels())
+                warnings.warn(text, stacklevel=levels())
         return with_beliefs(self._preset, scene.held(self._beliefs))
 
     def _number(
@@ -337,9 +340,12 @@ class LoracleSampler(BaseSampler):
         )
         history = history_at(study, space, asked, question.rows, self._seed)
         for values, said in crashes(study, scene, history).items():
-            self._say_once(study, values, said)
+            self._warned.once(study, values, said)
         ask = partial(propose, space, history, preset, features=self._features, seed=self._seed, strict=False)
-        chosen = ask(n=place + 1 if asked.names else 1, allowed=left)
+        wanted = place + 1 if asked.names else 1
+        chosen = ask(n=wanted, allowed=question.again) if question.again.any() else []
+        if len(chosen) < wanted:
+            chosen += ask(n=wanted - len(chosen), allowed=left & ~question.again)
         for _ in range(0 if asked.names else place):  # all that tells trials apart is this knob
             left = suggestions.apart(left, column, np.searchsorted(space.candidates, chosen).tolist())
             chosen = ask(n=1, allowed=left)
@@ -351,7 +357,7 @@ class LoracleSampler(BaseSampler):
             return int(np.random.default_rng([self._seed, trial.number]).choice(np.flatnonzero(mine)))
         said = f"{exhausted(question)}; stop here, or widen the space or the ranges"
         if study._thread_local.in_optimize_loop:  # other jobs have begun the last ones: nothing is wrong
-            self._say_once(study, "memory", said if left.any() else None)
+            self._warned.once(study, "memory", said if left.any() else None)
             study._storage.set_trial_system_attr(trial._trial_id, REFUSED_KEY, True)
             study.stop()
             raise TrialPruned(said)
@@ -362,7 +368,7 @@ class LoracleSampler(BaseSampler):
 
         The usual one in the first trial, or the middle one; any one later.
         """
-        if not scene.trials:
+        if all(earlier.interrupted for earlier in scene.trials):
             usual = USUAL.get(
                 knob, values[0 if suggestions.unordered(scene.space, knob) else len(values) // 2]
             )
@@ -398,41 +404,20 @@ class LoracleSampler(BaseSampler):
                     f"for of {', '.join(ranges)}; change a range or the space's constraints"
                 )
             return None
-        rows = suggestions.rows_of(scene.trials, space, scene.asked).values()
+        ended = [trial for trial in scene.trials if not trial.interrupted]
+        rows = suggestions.rows_of(ended, space, scene.asked).values()
         untried = pool & ~suggestions.tried(rows, space, scene.asked)
         pool = untried if untried.any() else pool
         nearest = {name: config.get(name, value) for name, value in suggestions.middle(space).items()}
         return suggestions.nearest_row(space, nearest, pool)
 
-    # -- other parameters ---------------------------------------------------------------------------
+    # -- warnings -----------------------------------------------------------------------------------
 
     def _say_strange(self, study: Study, scene: Scene, name: str, distribution: BaseDistribution) -> None:
         """Warns, once a study, that a parameter is no knob."""
-        known = SPELLINGS.keys() if self._space is None else suggestions.names_of(self._space)
-        meant, usual = meant_by(name, set(known) - set(scene.knobs.values()))
-        key = (study.study_name, name)
-        if key in self._told or not self._speaks:
-            return
-        self._told.add(key)
-        if name in scene.knobs:
-            how = "searched by numbers alone, without what is known of LoRA"
-        else:
-            how = (
-                f"drawn by {type(self._independent).__name__} in every trial and not searched with the others"
-            )
-        if self._space is not None:
-            what = f"is no knob of the search space ({', '.join(self._space.names)})"
-        elif usual:
-            what = f"is no {meant}, as {distribution} has other values than that"
-        else:
-            what = "is no hyperparameter that Loracle knows"
-        hint = f"; if {meant!r} is meant, call it so" if meant and not (usual and self._space is None) else ""
-        warnings.warn(f"{name!r} {what}: it is {how}{hint}", stacklevel=_levels())
-
-    def _say_once(self, study: Study, what: str, said: str | None) -> None:
-        if said is not None and (study.study_name, what) not in self._told:
-            self._told.add((study.study_name, what))
-            warnings.warn(said, stacklevel=_levels())
+        if self._speaks:
+            drawn_by = type(self._independent).__name__
+            self._warned.once(study, name, strange(scene, self._space, name, distribution, drawn_by))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -440,11 +425,3 @@ class LoracleSampler(BaseSampler):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
-
-
-def _levels() -> int:
-    """How many calls above the caller's the user's own code is: there a warning belongs."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("loracle", "optuna"):
-        frame, level = frame.f_back, level + 1
-    return level

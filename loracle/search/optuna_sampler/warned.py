@@ -1,0 +1,67 @@
+"""What a sampler warns of, once a study: in sentences, at the line of the user's own code."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+from optuna.distributions import BaseDistribution
+from optuna.study import Study
+
+from loracle.config.spellings import SPELLINGS, meant_by
+from loracle.records.space import SearchSpace
+from loracle.search.optuna_sampler import suggestions
+from loracle.search.optuna_sampler.question import Scene
+
+
+class Warned:
+    """Remembers what was said of which study."""
+
+    def __init__(self) -> None:
+        self._said: set[tuple[str, str]] = set()
+
+    def first(self, study: Study, what: str) -> bool:
+        """Whether nothing was said of this yet; from now on it was."""
+        new = (study.study_name, what) not in self._said
+        self._said.add((study.study_name, what))
+        return new
+
+    def once(self, study: Study, what: str, said: str | None) -> None:
+        """Warns of something, unless it was said before or there is nothing to say."""
+        if said is not None and self.first(study, what):
+            warnings.warn(said, stacklevel=levels())
+
+
+def strange(
+    scene: Scene, base: SearchSpace | None, name: str, distribution: BaseDistribution, drawn_by: str
+) -> str:
+    """That a parameter is no knob, and what is done with it.
+
+    Args:
+        scene: the study.
+        base: the user's own space.
+        name, distribution: of the parameter.
+        drawn_by: the sampler of what is not searched.
+    """
+    known = SPELLINGS.keys() if base is None else suggestions.names_of(base)
+    meant, usual = meant_by(name, set(known) - set(scene.knobs.values()))
+    if name in scene.knobs:
+        how = "searched by numbers alone, without what is known of LoRA"
+    else:
+        how = f"drawn by {drawn_by} in every trial and not searched with the others"
+    if base is not None:
+        what = f"is no knob of the search space ({', '.join(base.names)})"
+    elif usual:
+        what = f"is no {meant}, as {distribution} has other values than that"
+    else:
+        what = "is no hyperparameter that Loracle knows"
+    hint = f"; if {meant!r} is meant, call it so" if meant and not (usual and base is None) else ""
+    return f"{name!r} {what}: it is {how}{hint}"
+
+
+def levels() -> int:
+    """How many calls above the caller's the user's own code is: there a warning belongs."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("loracle", "optuna"):
+        frame, level = frame.f_back, level + 1
+    return level
