@@ -3,12 +3,13 @@
     python benchmarks/expectations.py run --seeds 20     # some minutes
     python benchmarks/expectations.py show
 
-Searches of the default preset on the recorded landscapes, with noise of items and of the training's seed,
-as in `replication.py`. From the fourth trial on, the score that a trial gives is held against what `loracle
-explain` and the live display state beforehand: the 95 % interval of a training's score, which ends with `or
-worse` where nothing says how bad it gets. Stored is by what factor a plain interval, of belief, noise and
-caution, would have to be as wide to hold the score: 1 or less where it holds. The widening after n scores,
-1 + a / n^2, has one number, fitted on four landscapes and tested on the fifth.
+Searches of the default preset on the recorded landscapes, its prior without the landscape's family, with
+noise of items and of the training's seed, as in `replication.py`. From the fourth trial on, the score that a
+trial gives is held against what `loracle explain` and the live display state beforehand: the 95 % interval of
+a training's score, which ends with `or worse` where nothing says how bad it gets. Stored is by what factor a
+plain interval, of belief, noise and caution, would have to be as wide to hold the score: 1 or less where it
+holds. The widening after n scores, 1 + a / n^2, has one number, fitted on four landscapes and tested on the
+fifth.
 """
 
 from __future__ import annotations
@@ -24,12 +25,11 @@ from interval_coverage import TRAINING, VALIDATION, Items
 from landscape_data import Landscape, load_landscapes
 from replication import trained
 from search import about
-from search_methods import FACTORY, LoracleMethod, Start, table_space
+from search_methods import FACTORY, LoracleMethod, Start, ensemble, table_space
 
 from loracle.report.findings.score_scale import FEW, WIDE, ScoreScale
 from loracle.search.ensemble import Ensemble
 from loracle.search.observations import row_of
-from loracle.search.presets import PRESETS
 from loracle.search.propose import Beliefs
 
 OUTPUT = Path(__file__).parent / "results" / "expectations.json"
@@ -41,7 +41,8 @@ GRID = np.arange(0.0, 20.5, 0.5)  # of the number that is fitted
 def needed(landscape: Landscape, seed: int) -> Iterator[dict[str, Any]]:
     """By how much the interval of each trial would have to be as wide as it is to hold its score."""
     space = table_space(landscape)
-    method = LoracleMethod(Start(landscape, space, FACTORY, seed), PRESETS["default"])
+    start = Start(landscape, space, FACTORY, seed)
+    method = LoracleMethod(start, ensemble(start))
     items, noise = Items(landscape, seed, VALIDATION), np.random.default_rng([seed, TRAINING])
     metric = "loss" if items.of_loss else "exact_match"
     for _ in range(TRIALS):

@@ -12,8 +12,7 @@ recorded values.
 Recorded are scores, not items, so items are drawn: an answer is right where a normal variable, half of whose
 variance belongs to the item and is the same for all configs, lies below the quantile of the recorded accuracy
 (binomial noise, paired); an item's loss is the recorded loss times a gamma variable of the item (shape 2) and
-a log-normal one of config and item (0.3). The prior that ships has seen these landscapes; the interval, which
-is of fresh items, does not profit.
+a log-normal one of config and item (0.3). The prior has not seen the landscape's family.
 
 Beside it, what an interval on the validation items would have held: those by which the winner was chosen.
 """
@@ -30,13 +29,12 @@ import numpy as np
 from landscape_data import Landscape, load_landscapes
 from scipy.stats import norm
 from search import about
-from search_methods import FACTORY, LoracleMethod, Start, table_space
+from search_methods import FACTORY, LoracleMethod, Start, ensemble, table_space
 
 from loracle.config.metrics import metric_of
 from loracle.records.space import with_alpha
 from loracle.records.standard_settings import STANDARD
 from loracle.report.findings.beliefs import understand
-from loracle.search.presets import PRESETS
 from loracle.training.intervals import paired_difference
 
 OUTPUT = Path(__file__).parent / "results" / "interval_coverage.json"
@@ -78,7 +76,7 @@ class Items:
 def replay(landscape: Landscape, seed: int) -> dict[str, Any] | None:
     """One search and its comparison; None where the standard settings are recommended, or failed."""
     start = Start(landscape, table_space(landscape), FACTORY, seed)
-    method = LoracleMethod(start, PRESETS["default"])
+    method = LoracleMethod(start, ensemble(start))
     validation, test = (Items(landscape, seed, stream) for stream in (VALIDATION, TEST))
     noise = np.random.default_rng([seed, TRAINING])
     seen: dict[int, float] = {}

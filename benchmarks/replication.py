@@ -1,15 +1,15 @@
 """Is a second seed of the best two configs worth its price? Replays of searches on recorded landscapes.
 
-    python benchmarks/replication.py run --seeds 24     # some minutes
+    python benchmarks/replication.py run --seeds 96     # a quarter of an hour
     python benchmarks/replication.py show
 
-A search of the default preset on a recorded landscape (`landscapes/*.csv.gz`, no emulator) scores its trials
-on validation items with the noise of a training's seed, as in `interval_coverage.py`. After 8, 15 and 30
-trials its best two configs are compared, paired on those items. Where they lie within noise, both are trained
-again with one or two more seeds, whose noise and own part of each item are drawn anew, and the mean of the
-seeds chooses. The same number of trainings could go on with the search instead. What is compared is the
-recorded value of the config that comes of it, less that of the first, in units of the landscape: from its
-median to its best value.
+A search of the default preset on a recorded landscape (`landscapes/*.csv.gz`, no emulator; its prior has not
+seen the landscape's family) scores its trials on validation items with the noise of a training's seed, as in
+`interval_coverage.py`. After 8, 15 and 30 trials its best two configs are compared, paired on those items.
+Where they lie within noise, both are trained again with one or two more seeds, whose noise and own part of
+each item are drawn anew, and the mean of the seeds chooses. The same number of trainings could go on with the
+search instead. What is compared is the recorded value of the config that comes of it, less that of the first,
+in units of the landscape: from its median to its best value.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ import numpy as np
 from interval_coverage import TRAINING, VALIDATION, Items
 from landscape_data import Landscape, load_landscapes
 from search import about
-from search_methods import FACTORY, LoracleMethod, Start, table_space
+from search_methods import FACTORY, LoracleMethod, Start, ensemble, table_space
 
 from loracle.records.trial import History
-from loracle.search.presets import PRESETS
 from loracle.search.propose import ranking
 from loracle.training.intervals import paired_difference
 
@@ -39,7 +38,8 @@ _AGAIN = 7919  # streams of the trainings with further seeds
 
 def searched(landscape: Landscape, seed: int, trials: int) -> tuple[LoracleMethod, dict[int, float]]:
     """A search, and what each config's training was worth, with the noise of its seed, by index."""
-    method = LoracleMethod(Start(landscape, table_space(landscape), FACTORY, seed), PRESETS["default"])
+    start = Start(landscape, table_space(landscape), FACTORY, seed)
+    method = LoracleMethod(start, ensemble(start))
     items, noise = Items(landscape, seed, VALIDATION), np.random.default_rng([seed, TRAINING])
     seen: dict[int, float] = {}
     for _ in range(trials):
@@ -141,7 +141,7 @@ def main(given: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("action", choices=["run", "show"])
-    parser.add_argument("--seeds", type=int, default=24)
+    parser.add_argument("--seeds", type=int, default=96)
     arguments = parser.parse_args(given)
     if arguments.action == "run":
         rows = []

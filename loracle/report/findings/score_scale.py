@@ -13,9 +13,9 @@ from loracle.search.belief import Belief
 Floats = npt.NDArray[np.float64]
 
 WIDE = 1.96  # standard deviations of a normal interval of 95 %
-# Intervals of a training to come are 1 + 11 / n^2 times as wide after n scores: parameters that are fitted to
+# Intervals of a training to come are 1 + 7 / n^2 times as wide after n scores: parameters that are fitted to
 # three or four make a belief too sure. Fitted on four landscapes, tested on a fifth (`expectations.py`).
-FEW = 11.0
+FEW = 7.0
 _LARGEST = 1e300  # so that nothing that is made of values overflows
 
 
