@@ -142,6 +142,14 @@ def test_the_table_of_the_readme_is_what_was_measured() -> None:
         scores = f"{100 * row['standard']:.1f} % | {100 * row['winner']:.1f} %"
         start = f"| {row['task']} | {row['trials']} | {row['trainings']:.2f} | {row['seed']} | {scores} |"
         assert start in page
+    smaller = found["smaller"]["rows"]
+    assert [(row["task"], row["seed"]) for row in smaller] == [(row["task"], row["seed"]) for row in cheap]
+    assert max(row["trainings"] for row in smaller) < 1
+    for task in ("hyphens", "records", "sections"):
+        scores = [100 * row["winner"] for row in smaller if row["task"] == task]
+        assert f"{', '.join(f'{score:.1f}' for score in scores)} % (`{task}`)" in page
+    assert sum(row["difference_low"] > 0 for row in smaller) == 5
+    assert all(row["difference_high"] > 0 for row in smaller)
     for row in found["again"]["rows"]:
         if row["preset"] == "numeric":
             assert re.search(

@@ -6,6 +6,7 @@
     python benchmarks/real/programme.py replay            # other methods on these, 20 seeds; minutes
     python benchmarks/real/programme.py report            # benchmarks/results/real.json, and its tables
     python benchmarks/real/programme.py budgets           # searches with a budget, beside what is stored
+    python benchmarks/real/programme.py smaller           # those with twice as many, smaller trials
     python benchmarks/real/programme.py again             # searches of a later version, beside what is stored
 
 The parts, each a file or folder of its own in `$LORACLE_REAL_WORK` (default: `build/real`):
@@ -15,6 +16,7 @@ The parts, each a file or folder of its own in `$LORACLE_REAL_WORK` (default: `b
   and scored on test; `default` and `numeric`.
 * `budget`: `loracle tune` with `search.budget: 1.0` and nothing else, so that all its trials together cost
   less than one full training.
+* `smaller`: the same with ten trials of a tenth of a training in the place of five of a fifth.
 * `peer`: random search, and Optuna's TPE with 3 random trials before its model (its own default is 10), on
   the same grid, proxy, seeds and trainer as the search; what each recommends after 30 trials is trained on
   all data and scored on test, too. Live, on the tasks of `LIVE`.
@@ -66,8 +68,10 @@ LIVE = ("hyphens",)  # tasks with live peers; elsewhere they are replayed on the
 SEEDS = (0,)
 BUDGET_SEEDS = (0, 1, 2)
 BUDGET = 1.0  # full trainings
+SMALLER = 0.1  # of one, for a trial
 N_CONFIGS, FULL_EVERY = 60, 3
 LANDSCAPES = ("hyphens", "sections")
+COMMANDS = ("run", "status", "pack", "replay", "report", "budgets", "smaller", "again")
 DESIGN_SEED = 12
 
 
@@ -119,7 +123,12 @@ class Part:
 def parts(names: Sequence[str]) -> list[Part]:
     """Everything, what is told first coming first."""
     found = [Part(task, "base", "model") for task in names]
-    found += [Part(task, "budget", "default", seed) for seed in BUDGET_SEEDS for task in names]
+    found += [
+        Part(task, kind, "default", seed)
+        for kind in ("budget", "smaller")
+        for seed in BUDGET_SEEDS
+        for task in names
+    ]
     found += [Part(task, "search", "default", SEEDS[0]) for task in names]
     found += [
         Part(task, "peer", peer, seed) for seed in SEEDS for task in names if task in LIVE for peer in PEERS
@@ -142,6 +151,7 @@ def do(part: Part) -> None:
     work = {
         "base": _base,
         "budget": _budget,
+        "smaller": _budget,
         "search": _search,
         "peer": _peer,
         "proxy": _config,
@@ -180,7 +190,7 @@ def _base(part: Part) -> dict[str, Any]:
 
 
 def run_folder(task: str, preset: str, seed: int) -> Path:
-    """The folder of a search; `preset` is `budget` for one with a budget."""
+    """The folder of a search; `preset` is `budget` or `smaller` for one with a budget."""
     return WORK / task / f"run-{preset}-{seed}"
 
 
@@ -201,10 +211,13 @@ def _search(part: Part) -> dict[str, Any]:
 
 
 def _budget(part: Part) -> dict[str, Any]:
-    folder = run_folder(part.task, "budget", part.seed)
+    folder = run_folder(part.task, part.kind, part.seed)
     search = {"preset": part.name, "seed": part.seed, "budget": BUDGET}
+    config = settings(TASKS[part.task], output=str(folder), search=search)
+    if part.kind == "smaller":
+        config["data"]["trial_cost"] = SMALLER
     file = folder.with_suffix(".yaml")
-    write_config(file, settings(TASKS[part.task], output=str(folder), search=search))
+    write_config(file, config)
     _tune(file, N_TRIALS)  # at most
     return {"run": str(folder)}
 
@@ -343,9 +356,11 @@ def status(chosen: Sequence[Part]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("command", choices=("run", "status", "pack", "replay", "report", "budgets", "again"))
+    parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated")
-    parser.add_argument("--kinds", default="base,budget,search,peer,proxy,full", help="comma-separated")
+    parser.add_argument(
+        "--kinds", default="base,budget,smaller,search,peer,proxy,full", help="comma-separated"
+    )
     parser.add_argument("--names", help="presets, peers or numbers of configs; comma-separated")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--minutes", type=float, help="begin nothing after so many")
@@ -369,7 +384,7 @@ def main() -> None:
             from summary import report
 
             report()
-        elif given.command in ("budgets", "again"):
+        elif given.command in ("budgets", "smaller", "again"):
             from summary import store_beside
 
             store_beside(given.command)

@@ -57,12 +57,12 @@ def task_rows() -> Iterator[Row]:
                         yield {**row, "seed": seed, "base": base and base["test"]["value"], **found}
 
 
-def budget_rows() -> Iterator[Row]:
-    """One row for each search with a budget; `trials` are as many as fitted in."""
+def budget_rows(kind: str = "budget") -> Iterator[Row]:
+    """One row for each search with a budget, of parts of a kind; `trials` are as many as fitted in."""
     for task in TASKS.values():
         base = Part(task.name, "base", "model").read()
         for seed in BUDGET_SEEDS:
-            folder = run_folder(task.name, "budget", seed)
+            folder = run_folder(task.name, kind, seed)
             found = _found(folder, N_TRIALS)
             if found is None:
                 continue
@@ -74,16 +74,17 @@ def budget_rows() -> Iterator[Row]:
 
 
 def store_beside(part: str) -> None:
-    """Puts later searches beside what is stored: those with a budget (`budgets`), or with 10 and 30 trials
-    (`again`). Rows of the same task, preset, trials and seed are replaced, others stay."""
+    """Puts later searches beside what is stored: those with a budget (`budgets`, `smaller`), or with 10 and
+    30 trials (`again`). Rows of the same task, preset, trials and seed are replaced, others stay."""
     content = json.loads(RESULTS.read_text(encoding="utf-8"))
-    rows = list(budget_rows() if part == "budgets" else task_rows())
+    kinds = {"budgets": "budget", "smaller": "smaller"}
+    rows = list(budget_rows(kinds[part]) if part in kinds else task_rows())
     base = {row["task"]: row["base"] for row in content["tasks"]}
     now = about("optuna")
     rows = [row | {"base": base[row["task"]], "date": now["date"]} for row in rows]
 
     def key(row: Row) -> tuple[Any, ...]:
-        return row["task"], row["preset"], row["seed"], None if part == "budgets" else row["trials"]
+        return row["task"], row["preset"], row["seed"], None if part in kinds else row["trials"]
 
     new = {key(row) for row in rows}
     before = content.get(part, {"rows": []})["rows"]

@@ -20,7 +20,7 @@ DEFAULT_BUDGET = 1.0  # in full trainings
 # Trials that a search has whatever they cost, if its budget is the default: fewer compare nothing.
 LEAST_BY_DEFAULT = 3
 # Where a search has a budget: trials that it is to have, and what one may cost at most, in full trainings.
-# In `benchmarks/cost.py` ten of .1 and three of .3 are equally good; in `docs/real-model.md` .1 is too small.
+# In `benchmarks/cost.py` ten of .1 are better than five of .2, in `docs/real-model.md` as good.
 _AT_LEAST, _DEAREST = 5, 0.2
 _SIZES = frozenset({"proxy", "proxy_minimum", "validation_limit", "trial_cost"})
 
