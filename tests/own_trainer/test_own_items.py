@@ -98,6 +98,17 @@ def test_runs_without_final_runs_are_paired_by_the_items_of_their_trials(tmp_pat
     assert (mixed.difference, mixed.among, mixed.chosen) == (pair.difference, 3, ("low",))
     ends = [pair.low, mixed.low, pair.difference, mixed.high, pair.high]
     assert ends == sorted(ends, key=float)  # type: ignore[arg-type]
+    assert "known by their places" not in last
+    unnamed = [
+        searched(tmp_path, script.replace('"index": f"q{i}", ', ""), name=name, items="got.jsonl").folder
+        for name, script in {"these": SCRIPT, "those": SCRIPT.replace("0.9}", "0.6}")}.items()
+    ]
+    found = compare_runs(unnamed)
+    assert found.pairs[0].by_place
+    assert (
+        "on the same 200 items (known by their places alone, without an `index`: are they the same?)"
+        in (list(pair_lines(found))[-1])
+    )
     silent = searched(tmp_path, name="silent")
     (none,) = compare_runs([high.folder, silent.folder]).pairs
     assert none.why_not == "a trainer of one's own without results of items leaves nothing to pair"

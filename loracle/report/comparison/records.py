@@ -67,6 +67,7 @@ class Pair:
         among: pairs of configs that the two were chosen from by these very items, for all of which interval
             and p hold (Bonferroni); 1 where both were run again.
         chosen: names of the runs whose winner was not run again.
+        by_place: whether items are known by their places alone, as trainers of one's own may leave it.
         why_not: in words, why they cannot be paired; empty where they are.
     """
 
@@ -81,6 +82,7 @@ class Pair:
     why_not: str = ""
     among: int = 1
     chosen: tuple[str, ...] = ()
+    by_place: bool = False
 
     @property
     def told(self) -> bool:

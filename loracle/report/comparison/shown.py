@@ -80,7 +80,8 @@ def pair_line(pair: Pair, metric: str, pairs: int) -> str:
     by = show_difference(pair.difference, pair.low, pair.high, metric)
     adjusted = "" if pairs == 1 else f", adjusted for {pairs} pairs"
     test = "" if metric in OWN_METRICS else "test "
-    said = f"{pair.one} is {by} than {pair.other} on the same {pair.items:,} {test}items"
+    same = " (known by their places alone, without an `index`: are they the same?)" if pair.by_place else ""
+    said = f"{pair.one} is {by} than {pair.other} on the same {pair.items:,} {test}items{same}"
     told = "told apart" if pair.told else "not told apart"
     return f"{said}: {told} (p = {pair.holm:.2g}{adjusted}).{_of_trials(pair)}"
 

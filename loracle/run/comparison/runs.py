@@ -135,7 +135,9 @@ def _paired(one: _Run, other: _Run) -> Pair:
     difference, low, high = found
     chosen = tuple(run.row.run for run in (one, other) if run.among > 1)
     pair = replace(pair, difference=difference, low=low, high=high, p=p, items=len(shared))
-    return replace(pair, among=among, chosen=chosen)
+    own = one.config.objective is not None
+    by_place = own and shared == set(range(len(shared)))
+    return replace(pair, among=among, chosen=chosen, by_place=by_place)
 
 
 def _unlike(one: _Run, other: _Run) -> str:
