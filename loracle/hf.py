@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from optuna.distributions import (
 from loracle.config.spellings import SPELLINGS
 from loracle.errors import ConfigError, SpaceError, StudyError
 from loracle.own_trainer.direction import sign_of
-from loracle.own_trainer.watched import Trainer, Watched, is_number, went
+from loracle.own_trainer.watched import Trainer, Watched, evaluated, is_number, went
 from loracle.records.events import Listener, TrialFinished, TrialStarted
 from loracle.records.failures import failure_of
 from loracle.records.space import SearchSpace, UserBeliefs, default_space, with_alpha
@@ -184,7 +185,7 @@ def search(
 
 def _found(names: _Names, history: History, best: Trial | None, sign: float) -> Found:
     if best is None:
-        raise SpaceError("no trial has succeeded, so there is nothing to recommend")
+        raise SpaceError(f"no trial has succeeded, so there is nothing to recommend{_failed(history)}")
     assert best.outcome is not None
     lost, direction = best.outcome.broken, "maximize" if sign > 0 else "minimize"
     if lost:
@@ -197,6 +198,16 @@ def _found(names: _Names, history: History, best: Trial | None, sign: float) -> 
     return Found(
         names.params(best.index), sign * value_of(best), _told(names, history), direction, tuple(lost)
     )
+
+
+def _failed(history: History) -> str:
+    """How all trials failed, as the end of a sentence."""
+    failures = [trial.outcome.failure for trial in history.counted if trial.outcome and trial.outcome.failure]
+    if not failures:
+        return ""
+    kinds = Counter(str(failure.kind).replace("_", " ") for failure in failures)
+    how = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return f": {how}, the last one with: {printable(failures[-1].message, 300)}"
 
 
 def _held(preset: Preset) -> dict[str, str]:
@@ -297,12 +308,12 @@ def _trained(
     trainer = make_trainer(params)
     bases = watched.bases(trainer)
     trainer.train()
-    return bases, trainer.evaluate()
+    return bases, evaluated(trainer)
 
 
 def _scored(metrics: Mapping[str, Any], metric: str, sign: float, seconds: float) -> Outcome:
     """What `evaluate()` gave, the metric among it, as an outcome."""
-    numbers = {str(k): float(v) for k, v in metrics.items() if isinstance(v, int | float)}
+    numbers = {str(k): float(v) for k, v in metrics.items() if isinstance(v, bool) or is_number(v)}
     value = numbers[metric]
     finite = {name: number for name, number in numbers.items() if math.isfinite(number)}
     if not math.isfinite(value):

@@ -6,7 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from loracle import hf
 from loracle.errors import ConfigError, SpaceError, StudyError
@@ -98,6 +100,26 @@ def test_a_direction_is_taken_from_a_name_that_says_it_and_else_asked_for() -> N
     assert said.params == less.params
 
 
+def test_numbers_of_numpy_and_torch_are_numbers_and_what_is_no_mapping_is_told() -> None:
+    class Others(Stub):
+        def evaluate(self) -> Any:
+            own = super().evaluate()
+            return {"eval_loss": np.float32(own["eval_loss"]), "eval_f1": torch.tensor(own["eval_accuracy"])}
+
+    class Nothing(Stub):
+        def evaluate(self) -> Any:
+            return None
+
+    assert hf.search(Others, SPACE, trials=3).params == hf.search(Stub, SPACE, trials=3).params
+    assert hf.search(Others, SPACE, trials=3, metric="eval_f1").value < 0
+    with pytest.raises(ConfigError, match=r"evaluate\(\) gives no number 'eval_loss'; it gives nothing"):
+        hf.search(Nothing, SPACE, trials=2)
+    with pytest.raises(ConfigError, match=r"guards: a mapping of metrics to settings; got \['eval_loss'\]"):
+        hf.search(Stub, SPACE, guards=["eval_loss"])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="base is a number; got nan"):
+        hf.search(Stub, SPACE, guards={"eval_loss": {"base": math.nan}})
+
+
 def test_where_every_config_loses_a_guard_that_is_said(tmp_path: Path) -> None:
     class Forgets(Stub):
         trained = False
@@ -139,7 +161,10 @@ def test_a_search_that_ends_early_says_why() -> None:
     Stub.fails = {1: RuntimeError("CUDA out of memory"), 2: RuntimeError("CUDA out of memory")}
     space = {"lr": [1e-4], "lora_r": [8, 16], "optim": ["adamw", "sgd"]}
     early = "ends after 2 of 9 trials: 2 candidates are tried, and no other fits"
-    with pytest.warns(UserWarning, match=early), pytest.raises(SpaceError, match="no trial has succeeded"):
+    with (
+        pytest.warns(UserWarning, match=early),
+        pytest.raises(SpaceError, match=r"recommend: 2 out of memory, the last one with: .*CUDA"),
+    ):
         hf.search(Stub, space, trials=9)
     Stub.made, Stub.fails = [], {}
     with pytest.warns(UserWarning, match="ends after 2 of 9 trials: all 2 candidates are tried"):

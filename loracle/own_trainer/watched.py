@@ -18,6 +18,7 @@ from loracle.own_trainer.guards import reading_of
 from loracle.records.trial import Failure, FailureKind, GuardReading, Outcome
 from loracle.text.escape import printable
 from loracle.text.files import write_atomically
+from loracle.text.numbers import NotANumber, as_number
 
 
 class Trainer(Protocol):
@@ -45,6 +46,8 @@ class Watched:
     @classmethod
     def of(cls, given: Mapping[str, Mapping[str, Any]]) -> Watched:
         """Raises ConfigError."""
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"guards: a mapping of metrics to settings; got {printable(repr(given), 60)}")
         guards = {}
         for name, settings in given.items():
             shown = f"guards: {printable(repr(name), 60)}"
@@ -52,7 +55,8 @@ class Watched:
                 raise ConfigError(
                     f"{shown}: a mapping of tolerance, direction and base, each of which may lack"
                 )
-            if not is_number(settings.get("base", 0)):
+            base = settings.get("base", 0)
+            if not is_number(base) or not math.isfinite(base):
                 raise ConfigError(f"{shown}: base is a number; got {printable(repr(settings['base']), 60)}")
             try:
                 sign = sign_of(str(name), settings.get("direction"))
@@ -84,7 +88,7 @@ class Watched:
             known = json.loads(self.path.read_text(encoding="utf-8"))
             if self.unknown <= known.keys():
                 return {name: float(known[name]) for name in self.unknown}
-        metrics = trainer.evaluate()
+        metrics = evaluated(trainer)
         found = {name: float(metrics[name]) for name in self.unknown if is_number(metrics.get(name))}
         if found.keys() == self.unknown and all(map(math.isfinite, found.values())):
             write_atomically(self.path, json.dumps(found))
@@ -109,6 +113,18 @@ def went(reading: GuardReading) -> str:
     return f"{base:.4g} before training, {value:.4g} after it, {reading.allowed:.2g} may go"
 
 
+def evaluated(trainer: Trainer) -> Mapping[str, Any]:
+    """What `evaluate()` gives; nothing where that is no mapping."""
+    found = trainer.evaluate()
+    return found if isinstance(found, Mapping) else {}
+
+
 def is_number(value: Any) -> bool:
-    """Whether it is one; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is one, of Python, NumPy or torch; a text, True and False are none."""
+    if isinstance(value, str | bytes):
+        return False
+    try:
+        as_number(value)
+    except NotANumber:
+        return False
+    return True
