@@ -41,8 +41,14 @@ def test_the_pages_quote_what_was_measured() -> None:
 
 
 def test_the_table_follows_from_the_searches() -> None:
-    rows = [{**row, "regret": {int(n): value for n, value in row["regret"].items()}} for row in FOUND["rows"]]
-    assert program.table(rows) == FOUND["table"]
+    """Of own and of real landscapes; the intervals of all 25 tables take a minute."""
+    sources = ("rows", "real")
+    rows = [
+        {**row, "regret": {int(n): value for n, value in row["regret"].items()}}
+        for row in FOUND["rows"]
+        if row["source"] in sources
+    ]
+    assert program.table(rows) == [row for row in FOUND["table"] if row["source"] in sources]
 
 
 def test_a_search_is_replayed_as_it_was() -> None:
