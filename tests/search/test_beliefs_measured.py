@@ -12,7 +12,7 @@ pytest.importorskip("sklearn", reason="the benchmarks need scikit-learn")
 sys.path.insert(0, str(BENCHMARKS))
 
 import beliefs as program
-from landscape_data import load_landscapes
+from landscape_data import load_landscapes, table_folder
 
 FOUND = json.loads((BENCHMARKS / "results" / "beliefs.json").read_text(encoding="utf-8"))
 TABLE = {(row["source"], row["beliefs"], row["trials"]): row for row in FOUND["table"]}
@@ -52,6 +52,8 @@ def test_the_table_follows_from_the_searches() -> None:
 
 
 def test_a_search_is_replayed_as_it_was() -> None:
+    if not any(table_folder().glob("*.csv")):
+        pytest.skip(f"no tables in {table_folder()}: the prior of these searches had learnt from them")
     landscape = next(one for one in load_landscapes(("real",)) if one.name == "real:sections")
     kinds = dict(program.kinds(landscape, 0))
     for kind in ("rate", "good wrong"):
