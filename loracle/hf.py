@@ -29,7 +29,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from loracle.config.spellings import SPELLINGS
+from loracle.config.spellings import SPELLINGS, meant_by
 from loracle.errors import ConfigError, SpaceError, StudyError
 from loracle.own_trainer.direction import sign_of
 from loracle.own_trainer.watched import Trainer, Watched, evaluated, is_number, went
@@ -45,8 +45,8 @@ from loracle.run.storage.opening import open_study
 from loracle.run.storage.study import Study
 from loracle.search.observations import blame, crashed_in_a_row, fitting, suspects, value_of
 from loracle.search.optuna_sampler.parameters import knobs_of, numbers_at, spelled
-from loracle.search.optuna_sampler.question import Scene
-from loracle.search.optuna_sampler.ranges import space_on
+from loracle.search.optuna_sampler.question import Scene, beliefs_of
+from loracle.search.optuna_sampler.ranges import KNOWN, space_on, with_usual
 from loracle.search.optuna_sampler.suggestions import Asked
 from loracle.search.presets import (
     EnsembleSettings,
@@ -56,8 +56,11 @@ from loracle.search.presets import (
     with_data,
     with_parameters,
 )
+from loracle.search.prior import misnamed_knobs
 from loracle.text.escape import printable
 
+# Knobs of which a pair of whole numbers are the ends, and not the values.
+_CONTINUOUS = ("learning_rate", "dropout", "weight_decay", "warmup_fraction", "max_gradient_norm")
 _CRASHES_IN_A_ROW = 3  # then the cause is hardly the configs
 
 
@@ -94,7 +97,7 @@ class _Names:
         Raises:
             SpaceError: it cannot be held of the space.
         """
-        said = beliefs if isinstance(beliefs, UserBeliefs) else UserBeliefs.of(beliefs)
+        said = beliefs_of(beliefs)
         scene = None
         if self.knobs:
             ranges = {self.knobs[name]: (found,) for name, found in self.distributions.items()}
@@ -166,8 +169,8 @@ def search(
         ConfigError: no such preset, direction or metric, or a name that does not say the direction.
         StudyError: the folder belongs to another search, or the trainer fails for every config.
     """
-    sign, names = sign_of(metric, direction), _names(space)
-    chosen = with_beliefs(get_preset(preset, language=False), names.held(beliefs or {}))
+    sign, names = sign_of(metric, direction), _names(space, get_preset(preset, language=False))
+    chosen = with_beliefs(with_usual(get_preset(preset)), names.held(beliefs or {}))
     chosen = with_data(with_parameters(chosen, parameters), fraction)
     watched = Watched.of(guards or {})
     with ExitStack() as stack:
@@ -356,8 +359,10 @@ def _refuse_broken(study: Study, names: _Names) -> None:
 # -- arguments --------------------------------------------------------------------------------------
 
 
-def _names(space: SearchSpace | Mapping[str, Any] | None) -> _Names:
+def _names(space: SearchSpace | Mapping[str, Any] | None, preset: Preset) -> _Names:
     if space is None or isinstance(space, SearchSpace):
+        if space is not None and preset.informed and (said := misnamed_knobs(space)):
+            warnings.warn(said, stacklevel=3)
         return _Names(default_space() if space is None else space, {}, {})
     if not isinstance(space, Mapping) or not space:
         raise SpaceError(
@@ -366,7 +371,7 @@ def _names(space: SearchSpace | Mapping[str, Any] | None) -> _Names:
     distributions = {name: _distribution(name, given) for name, given in space.items()}
     knobs = knobs_of(distributions, SPELLINGS.keys(), lenient=False, own=True)
     ranges = {knobs[name]: (distribution,) for name, distribution in distributions.items()}
-    found = space_on(ranges, base=None, begun=True, trials=100)
+    found = space_on(ranges, base=None, begun=True, trials=100, usual=KNOWN)
     if not set(ranges) <= set(with_alpha(found.config(0))):
         raise SpaceError(f"{len(space)} parameters have too many combinations to search; leave some out")
     return _Names(found, knobs, distributions)
@@ -377,8 +382,14 @@ def _distribution(name: str, given: Any) -> BaseDistribution:
     if isinstance(given, BaseDistribution):
         return given
     pair = isinstance(given, tuple) and len(given) == 2
+    meant, usual = meant_by(name, SPELLINGS)
+    continuous = usual and meant in _CONTINUOUS
     try:
-        if pair and all(isinstance(end, int) and not isinstance(end, bool) for end in given):
+        if (
+            pair
+            and all(isinstance(end, int) and not isinstance(end, bool) for end in given)
+            and not continuous
+        ):
             return IntDistribution(*given)
         if pair:
             return FloatDistribution(float(given[0]), float(given[1]))

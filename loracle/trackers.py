@@ -75,7 +75,7 @@ def opener(name: str) -> Opener:
     """What begins a run of a tracker. Raises ConfigError: no such tracker, or it is not installed."""
     if name not in TRACKERS:
         raise ConfigError(
-            f"there is no tracker {name!r}{suggest(name, list(TRACKERS))}; {', '.join(TRACKERS)}"
+            f"there is no tracker {name!r}{suggest(name, list(TRACKERS)).replace('it has', 'there are')}"
         )
     package, open_run = TRACKERS[name]
     try:

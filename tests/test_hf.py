@@ -14,6 +14,7 @@ from loracle import hf
 from loracle.errors import ConfigError, SpaceError, StudyError
 from loracle.own_trainer.direction import sign_of
 from loracle.records.events import TrialFinished, TrialStarted
+from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import FailureKind
 
 SPACE = {"lr": (1e-5, 1e-2), "lora_r": [4, 8, 16], "optim": ["sgd", "adamw"]}
@@ -283,3 +284,35 @@ def test_a_search_keeps_the_beliefs_that_it_began_with(tmp_path: Path) -> None:
     assert (
         len(hf.search(Stub, SPACE, trials=3, folder=tmp_path, beliefs={"lr": "at least 0.003"}).trials) == 3
     )
+
+
+def test_a_pair_of_whole_numbers_is_continuous_where_the_name_is() -> None:
+    made: list[dict[str, Any]] = []
+
+    class Sees(Stub):
+        def __init__(self, config: dict[str, Any]) -> None:
+            made.append(config)
+            super().__init__({"lora_r": 8, "optim": "adamw", **config})
+
+    hf.search(Sees, {"lr": (1e-5, 1e-2), "weight_decay": (0, 1), "lora_dropout": (0, 1)}, trials=4)
+    assert made[0]["weight_decay"] == 0
+    assert made[0]["lora_dropout"] == 0.05
+    assert all(config["lora_dropout"] < 1 for config in made)
+    made.clear()
+    hf.search(Sees, {"lr": (1e-5, 1e-2), "num_epochs": (1, 3)}, trials=4)
+    assert {config["num_epochs"] for config in made} <= {1, 2, 3}
+
+
+def test_names_of_a_space_that_lose_what_is_known_are_told() -> None:
+    space = SearchSpace((Knob("lr", (1e-4, 1e-3), "log10"), Knob("lora_r", (8, 16), "log2")))
+    with pytest.warns(UserWarning, match=r"not used for lr, lora_r: .* call them learning_rate, rank"):
+        hf.search(lambda config: Stub({"optim": "sgd", **config}), space, trials=2)
+
+
+def test_a_space_that_is_smaller_than_the_trials_is_told_of() -> None:
+    with pytest.warns(UserWarning, match="the search ends after 4 of 10 trials"):
+        hf.search(
+            lambda config: Stub({"optim": "sgd", **config}),
+            {"lr": [1e-4, 1e-3], "lora_r": [8, 16]},
+            trials=10,
+        )

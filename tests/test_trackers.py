@@ -81,7 +81,7 @@ def test_trackio_holds_every_trial(tmp_path: Path) -> None:
 
 def test_a_tracker_that_is_not_there_is_refused_in_one_line() -> None:
     with (
-        pytest.raises(ConfigError, match=r"there is no tracker 'tensorbord'.*did you mean 'tensorboard'"),
+        pytest.raises(ConfigError, match=r"there is no tracker 'tensorbord'; did you mean 'tensorboard'\?$"),
         tracker("tensorbord"),
     ):
         pass

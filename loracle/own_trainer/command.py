@@ -33,6 +33,7 @@ from loracle.own_trainer.output import Output
 from loracle.records.failures import DISK_ERRORS, TAIL, no_room, out_of_memory_text
 from loracle.records.trial import Failure, FailureKind
 from loracle.text import secrets as secret
+from loracle.text.escape import printable
 from loracle.text.patterns import Pattern
 
 NOTHING: Mapping[str, float] = MappingProxyType({})
@@ -220,7 +221,8 @@ class Command:
         try:
             found, around = look_up(content, key)
         except KeyError:
-            raise ValueError(f"{name} has no {key}") from None
+            has = printable(", ".join(content), 200) if isinstance(content, Mapping) else ""
+            raise ValueError(f"{name} has no {key}{has and f'; it has {has}'}") from None
         beside = {**printed, **around} if isinstance(around, Mapping) else printed
         return measured(found, f"{key} in {name}", beside, key.rpartition(".")[2], content)
 

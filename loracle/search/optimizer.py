@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loracle.errors import OutcomeError, SpaceError
+from loracle.errors import ConfigError, OutcomeError, SpaceError
 from loracle.records.space import Config, SearchSpace, UserBeliefs, Value
 from loracle.records.trial import History, Outcome, Trial
 from loracle.search.observations import row_of, suspects
 from loracle.search.presets import PRESETS, Preset, get_preset, with_beliefs, with_data, with_parameters
+from loracle.search.prior import misnamed_knobs
 from loracle.search.propose import propose, recommend
 from loracle.text.escape import printable
 
@@ -47,8 +48,8 @@ class Optimizer:
     Raises:
         SpaceError: `space` is no search space, the seed no whole number, or a belief speaks of what the space
             does not have.
-        ConfigError: there is no such preset, the number of parameters is no positive number, the fraction
-            no share, or the preset reads no beliefs.
+        ConfigError: there is no such preset, it reads prompts and there are no features, the number of
+            parameters is no positive number, the fraction no share, or the preset reads no beliefs.
     """
 
     space: SearchSpace
@@ -67,6 +68,8 @@ class Optimizer:
             )
         if isinstance(self.preset, str):
             self.preset = get_preset(self.preset)
+        if self.preset.informed and (said := misnamed_knobs(self.space)):
+            warnings.warn(said, stacklevel=3)
         self.preset = with_data(with_parameters(self.preset, self.parameters), self.fraction)
         if self.beliefs:
             if not isinstance(self.beliefs, UserBeliefs):
@@ -75,6 +78,10 @@ class Optimizer:
             for text in self.beliefs.remarks(self.space):
                 warnings.warn(text, stacklevel=3)
             self.preset = with_beliefs(self.preset, self.beliefs)
+        if self.preset.reads and self.features is None:
+            raise ConfigError(
+                "this preset reads prompts: give features (loracle.build_features), or use 'default'"
+            )
         if _whole(self.seed) is None:
             raise SpaceError(f"seed is a whole number; got {_shown(self.seed)}")
 

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from loracle.config.spellings import meant_by
 from loracle.errors import ModelError
 from loracle.records.space import NUMERIC, SearchSpace
 from loracle.search.kernel import Floats, Inputs
@@ -88,6 +89,22 @@ def describe(space: SearchSpace) -> npt.NDArray[np.float64]:
 def knows(space: SearchSpace) -> tuple[str, ...]:
     """Names of the knobs with several values that a prior says something of."""
     return tuple(knob.name for knob in space.knobs if knob.name in NUMERIC and len(knob.values) > 1)
+
+
+def misnamed_knobs(space: SearchSpace) -> str | None:
+    """What to call knobs that a prior would know under their own names; None: there are none."""
+    free = {*NUMERIC} - set(space.names)
+    if {"alpha", "alpha_ratio"} & set(space.names):  # the space has one of them, and may have no other
+        free -= {"alpha", "alpha_ratio"}
+    meant = {knob.name: meant_by(knob.name, free) for knob in space.knobs if len(knob.values) > 1}
+    found = {name: known for name, (known, usual) in meant.items() if usual}
+    if not found:
+        return None
+    own, known = ", ".join(found), ", ".join(map(str, found.values()))
+    return (
+        f"what is known of LoRA is not used for {own}: it goes by the names of a space's knobs; "
+        f"call {'it' if len(found) == 1 else 'them'} {known}"
+    )
 
 
 def _within_reason(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -159,6 +159,7 @@ MEMORY, CRASHED, LOST, DIVERGED = (
         ("pass", CRASHED, "no result: the command wrote no result.json into the trial's folder"),
         ("open(F, 'w').write('{')", CRASHED, "result.json is not JSON"),
         ("open(F, 'w').write('[1]')", CRASHED, "result.json has no value"),
+        ("""open(F, 'w').write('{"vlaue": 1, "loss": 2}')""", CRASHED, "has no value; it has vlaue, loss"),
         ("open(F, 'w').write('[' * 100000)", CRASHED, "result.json is not JSON"),
         (
             """open(F, 'w').write('{"value": "high"}')""",

@@ -598,3 +598,9 @@ def test_where_all_scores_are_equal_the_first_is_used() -> None:
     usual = space.config(optimizer.history.trials[0].index)
     assert optimizer.recommend() == usual
     assert [usual["rank"], usual["alpha"]] == [16, 32]
+
+
+@pytest.mark.parametrize("preset", ["language", "paper"])
+def test_a_preset_that_reads_prompts_needs_features_from_the_start(preset: str) -> None:
+    with pytest.raises(ConfigError, match=r"reads prompts: give features \(loracle.build_features\)"):
+        Optimizer(SPACE, preset=preset)  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ from optuna.testing.pytest_samplers import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from loracle import LoracleSampler
+from loracle import LoracleSampler, Optimizer
 from loracle.errors import ConfigError, SpaceError
 from loracle.language.features import FixedFeatures
 from loracle.records.space import Config, Knob, SearchSpace
@@ -214,6 +214,7 @@ def test_minimising_mirrors_maximising() -> None:
     assert tried(up) == tried(down)
 
 
+@pytest.mark.filterwarnings("ignore:'rank' is never none, None")
 @pytest.mark.parametrize(
     "suggest_rank",
     [
@@ -738,3 +739,67 @@ def test_the_sampler_knows_how_large_a_model_is() -> None:
     assert step(1e5) > 3 * step(7e10)
     with pytest.raises(ConfigError, match="parameters is how many"):
         LoracleSampler(parameters=0)
+
+
+# -- what is told of names and choices ------------------------------------------------------------------
+
+
+def test_other_names_in_a_space_are_told_to_lose_what_is_known() -> None:
+    space = SearchSpace((Knob("lr", (1e-4, 1e-3), "log10"), Knob("lora_r", (8, 16), "log2")))
+    with pytest.warns(UserWarning, match=r"not used for lr, lora_r: .* call them learning_rate, rank"):
+        LoracleSampler(space)
+    with pytest.warns(UserWarning, match="not used for lr, lora_r"):
+        Optimizer(space)
+
+
+def test_a_choice_that_the_space_lacks_is_told_once() -> None:
+    study = make_study()
+    with pytest.warns(UserWarning, match=r"'lr' is never 0.00025, as the search space holds no such") as told:
+        study.ask().suggest_categorical("lr", [1e-4, 2.5e-4, 1e-3])
+    study.ask().suggest_categorical("lr", [1e-4, 2.5e-4, 1e-3])
+    assert len(told) == 1
+
+
+def test_two_names_of_one_knob_are_told_of() -> None:
+    def both(trial: optuna.Trial) -> float:
+        return trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True) + trial.suggest_float("lr", 0, 1)
+
+    study = optuna.create_study(sampler=LoracleSampler(seed=0))
+    with pytest.warns(
+        UserWarning, match="'lr' is learning_rate, and so is 'learning_rate', which .* as well"
+    ):
+        study.optimize(both, n_trials=2)
+
+
+def test_many_own_parameters_are_searched_and_not_said_to_be_drawn() -> None:
+    study = optuna.create_study(sampler=LoracleSampler(seed=0))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        study.optimize(
+            lambda t: (
+                t.suggest_float("lr", 1e-5, 1e-2, log=True) + sum(t.suggest_float(n, 0, 1) for n in "abcd")
+            ),
+            n_trials=3,
+        )
+    assert sorted(str(one.message)[:3] for one in told) == [f"'{name}'" for name in "abcd"]
+    assert not any("drawn by" in str(one.message) for one in told)
+
+
+def test_the_first_trial_has_the_usual_values_of_all_known_names() -> None:
+    def asks(trial: optuna.Trial) -> float:
+        rate = trial.suggest_float("lr", 1e-5, 1e-2, log=True)
+        trial.suggest_float("weight_decay", 0, 0.1)
+        trial.suggest_float("warmup_ratio", 0, 0.2)
+        trial.suggest_float("max_grad_norm", 0.1, 2)
+        trial.suggest_int("num_train_epochs", 1, 5)
+        return rate
+
+    study = optuna.create_study(sampler=LoracleSampler(seed=0))
+    study.optimize(asks, n_trials=1)
+    assert study.trials[0].params == {
+        "lr": 2e-4,
+        "weight_decay": 0,
+        "warmup_ratio": 0.03,
+        "max_grad_norm": 1,
+        "num_train_epochs": 1,
+    }

@@ -67,7 +67,9 @@ def test_what_makes_no_difference_is_warned_of_once_in_the_users_words() -> None
     ("beliefs", "words"),
     [
         ({"lr": "arround 1e-4"}, "lr: arround 1e-4 is no belief"),
-        ({"optim": "probably adam"}, "beliefs.optim: adam is none of its choices"),
+        ({"optim": "probably adam"}, "beliefs.optim: adam is none of its choices: sgd, adamw, lion"),
+        ({"optim": True}, "beliefs.optim: True is none of its choices: sgd"),
+        ({"lr": "probably low"}, "beliefs.lr: low is none of its choices, which are numbers"),
         ({"optim": "at least 3"}, "has names, which have no order"),
         ({"lr": "around 0"}, "cannot stand on a log"),
     ],
@@ -83,3 +85,40 @@ def test_a_preset_that_reads_none_is_refused_and_a_sampler_can_be_kept() -> None
     sampler = LoracleSampler(seed=0, beliefs={"lr": "around 1e-5"})
     kept = searched(4, sampler=pickle.loads(pickle.dumps(sampler)))
     assert kept == searched(4, beliefs={"lr": "around 1e-5"})
+
+
+@pytest.mark.filterwarnings("ignore:'use_dora' is no hyperparameter", "ignore:'clip' is no hyperparameter")
+@pytest.mark.parametrize("said", [True, "True", "probably True", "not False"])
+def test_beliefs_about_choices_that_are_true_false_or_none(said: object) -> None:
+    def asks(trial: optuna.Trial) -> float:
+        trial.suggest_float("lr", 1e-6, 1e-2, log=True)
+        return float(
+            trial.suggest_categorical("use_dora", [False, True])
+            + (trial.suggest_categorical("clip", [1.0, None]) is None)
+        )
+
+    def second(**options: Any) -> dict[str, Any]:
+        study = optuna.create_study(sampler=LoracleSampler(seed=0, **options))
+        study.optimize(asks, n_trials=2)
+        return dict(study.trials[1].params)
+
+    assert second()["use_dora"] is False
+    assert second(beliefs={"use_dora": said})["use_dora"] is True
+    assert second(beliefs={"clip": None})["clip"] is None
+    assert second(beliefs={"good": {"clip": None, "use_dora": True}})["clip"] is None
+
+
+@pytest.mark.parametrize("name", ["alpha", "dropout"])
+def test_what_the_objective_never_asks_for_steers_nothing(name: str) -> None:
+    def asks(trial: optuna.Trial) -> float:
+        return trial.suggest_float("lr", 1e-6, 1e-2, log=True) * trial.suggest_int("r", 4, 256, log=True)
+
+    def params(**options: Any) -> list[dict[str, Any]]:
+        study = optuna.create_study(sampler=LoracleSampler(seed=0, **options))
+        study.optimize(asks, n_trials=5)
+        return [trial.params for trial in study.trials]
+
+    with pytest.warns(UserWarning, match=f"has not asked for {name}, which is left out") as told:
+        found = params(beliefs={name: "at most 4"})
+    assert len(told) == 1
+    assert found == params()

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import loracle
-from loracle.errors import ConfigError, ModelError
+from loracle.errors import ConfigError, ModelError, SpaceError
 from loracle.records.space import Knob, SearchSpace
 
 # Ten families as their first releases were; what is left out are the defaults of transformers.
@@ -86,7 +86,12 @@ def test_what_is_no_model_or_no_number_is_refused(tmp_path: Path) -> None:
     for given in ({}, {"model": tmp_path, "parameters": 7e9}):
         with pytest.raises(ConfigError, match="a model's folder or how many parameters"):
             loracle.suggest(**given)  # type: ignore[arg-type]
-    for wrong in ({"parameters": -1}, {"parameters": math.nan}, {"parameters": 1e9, "examples": 0}):
+    for wrong in (
+        {"parameters": -1},
+        {"parameters": "7b"},
+        {"parameters": math.nan},
+        {"parameters": 1e9, "examples": 0},
+    ):
         with pytest.raises(ConfigError, match="is a positive number"):
             loracle.suggest(**wrong)  # type: ignore[arg-type]
 
@@ -111,3 +116,15 @@ def test_the_command_says_what_to_start_with_and_what_it_rests_on(loracle: Lorac
 def test_no_torch_is_loaded_for_it() -> None:
     check = "import sys, loracle; loracle.suggest(parameters=7e9); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_what_nothing_is_known_of_is_no_suggestion() -> None:
+    with pytest.raises(SpaceError, match=r"not used for lr: .* call it learning_rate; search with trials"):
+        loracle.suggest(parameters=7e9, space=SearchSpace([Knob("lr", (1e-4, 1e-3)), Knob("width", (1, 2))]))  # type: ignore[arg-type]
+    with pytest.raises(SpaceError, match="nothing is known of width"):
+        loracle.suggest(parameters=7e9, space=SearchSpace((Knob("width", (1, 2)),)))
+    some = SearchSpace((Knob("learning_rate", (1e-4, 1e-3), "log10"), Knob("width", (1, 2))))
+    with pytest.warns(
+        UserWarning, match="suggest: nothing is known of width; what it says of that is a guess"
+    ):
+        loracle.suggest(parameters=7e9, space=some)

@@ -216,7 +216,7 @@ def test_a_knobs_other_spelling_may_stand_beside_the_knob() -> None:
         return step_size(trial) + trial.suggest_float("lr", 0, 1)  # of something else
 
     study = study_of()
-    with pytest.warns(UserWarning, match="'lr' is no knob"):
+    with pytest.warns(UserWarning, match="'lr' is learning_rate, and so is 'learning_rate', which"):
         study.optimize(objective, n_trials=2)
 
 
@@ -265,7 +265,7 @@ def test_a_range_beyond_the_grid_is_refused_before_anything_is_trained(
     assert len(history_of(study, SPACE).trials) == 3
 
 
-@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution", "ignore:'rank' is never None")
 def test_choices_of_any_kind_are_met() -> None:
     def objective(trial: optuna.Trial) -> float:
         rank = trial.suggest_categorical("rank", [None, True, "16", ("a",), np.int64(16), np.float32(64)])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import PartialFixedSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
@@ -61,7 +61,7 @@ class Scene:
                 texts = texts_of(self.space).get(knob, ())
                 number = None
                 if distribution or not is_own(knob):
-                    number = number_of(knob, value, distribution, texts)
+                    number = number_of(knob, _as_choice(value, distribution), distribution, texts)
                 if number is not None:
                     found[knob] = number
         return found
@@ -82,25 +82,62 @@ class Scene:
                     number = self.numbers({name: value})[knob]
                 except (KeyError, ValueError):
                     shown = printable(f"{name}: {value}", 100)
-                    raise SpaceError(f"beliefs.{shown} is none of its choices") from None
+                    raise SpaceError(f"beliefs.{shown} is none of its choices{self._there(knob)}") from None
                 statement = replace(statement, values=(_nearest(self.space[knob], number),))
-            if knob in self.space.values([0]):
+            if knob in self.space.values([0]) and self._is_asked(knob):
                 statements.append((knob, statement))
         configs = (tuple(map(self._config, kind)) for kind in (beliefs.good, beliefs.bad))
         return UserBeliefs(tuple(statements), *configs)
 
     def strangers(self, beliefs: UserBeliefs) -> list[str]:
         """Names in them that no parameter has, so far."""
-        known = {*self.knobs, *self.knobs.values(), *suggestions.names_of(self.space)}
-        return [printable(name, 60) for name in beliefs.names if name not in known]
+        found = [name for name in beliefs.names if name not in self.knobs and not self._is_asked(name)]
+        return [printable(name, 60) for name in found]
+
+    def _is_asked(self, knob: str) -> bool:
+        """Whether a knob is asked for, or follows from those that are; any may be until a trial has ended."""
+        return not self.asked.names or knob in suggestions.with_derived(self.knobs.values())
+
+    def _there(self, knob: str) -> str:
+        """The choices that a parameter has."""
+        (*_, last) = self.asked.ranges.get(knob, (None,))
+        choices = last.choices if isinstance(last, CategoricalDistribution) else self.space[knob].texts
+        return f": {printable(', '.join(map(str, choices)), 200)}" if choices else ", which are numbers"
 
     def _config(self, given: tuple[tuple[str, Value], ...]) -> tuple[tuple[str, Value], ...]:
         numbers = self.numbers(dict(given)).items()
         return tuple(
             (name, _nearest(self.space[name], n) if self.space[name].named else n)
             for name, n in numbers
-            if name in self.space.names
+            if name in self.space.names and self._is_asked(name)
         )
+
+
+def beliefs_of(given: UserBeliefs | Mapping[str, Any] | None) -> UserBeliefs:
+    """What an Optuna user holds likely. Choices may be true, false or none, which stand for their words.
+
+    Raises:
+        SpaceError: it is no belief.
+    """
+    if isinstance(given, UserBeliefs):
+        return given
+    return UserBeliefs.of(_in_words(given) if isinstance(given, Mapping) else given or {})
+
+
+def _in_words(given: Any) -> Any:
+    if isinstance(given, Mapping):
+        return {name: _in_words(value) for name, value in given.items()}
+    if isinstance(given, list | tuple):
+        return [_in_words(value) for value in given]
+    return str(given) if given is None or isinstance(given, bool | np.bool_) else given
+
+
+def _as_choice(value: object, distribution: BaseDistribution | None) -> object:
+    """The choice that a text stands for, where that is no text itself; anything else as it is."""
+    if not isinstance(distribution, CategoricalDistribution) or not isinstance(value, str):
+        return value
+    alike = [choice for choice in distribution.choices if str(choice) == value]
+    return value if value in distribution.choices or not alike else alike[0]
 
 
 def _nearest(knob: Knob, number: Number) -> Value:

@@ -3,15 +3,16 @@
 A space of the user's own is taken as it is, its values and no others. Without one, the ranges are the space.
 Choices and short ranges of whole numbers are taken whole. Ranks, alphas and batch sizes stand at powers of
 two, dropouts at multiples of 0.05, if the range holds three of them; everything else at 17 values, evenly
-spaced on its own scale and with both ends. The grid is made finer where few knobs leave room for it or where
-trials have used it up, and coarser where it would have too many candidates.
+spaced on its own scale and with both ends, and the usual value where there is one. The grid is made finer
+where few knobs leave room for it or where trials have used it up, and coarser where it would have too many
+candidates.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
@@ -24,7 +25,14 @@ from optuna.distributions import (
 from loracle.errors import SpaceError
 from loracle.records.space import MOST_NAMES, Knob, Number, Scale, SearchSpace, Value, default_space, number
 from loracle.records.standard_settings import SCALES, STANDARD
-from loracle.search.optuna_sampler.parameters import can_have, contains, has_order, is_own, numbers_in
+from loracle.search.optuna_sampler.parameters import (
+    can_have,
+    contains,
+    has_order,
+    is_own,
+    numbers_in,
+)
+from loracle.search.presets import Preset
 
 MOST = 150_000  # candidates: a proposal among them takes 0.4 s
 _ROOMY = 20_000  # candidates up to which a grid is made finer
@@ -35,7 +43,14 @@ _ENOUGH = 4  # candidates a trial
 _LEAST_SHARE = 1e-4  # of the upper end: where a range of a knob with a logarithmic scale begins at 0
 
 _STANDARD = {name: number(value) for name, value in STANDARD.items()}
-USUAL: Mapping[str, Number] = {**_STANDARD, "alpha_ratio": _STANDARD["alpha"] / _STANDARD["rank"]}
+KNOWN: Mapping[str, Number] = {**_STANDARD, "alpha_ratio": _STANDARD["alpha"] / _STANDARD["rank"]}
+OTHERS: Mapping[str, Number] = {  # as the built-in trainer has them
+    "weight_decay": 0.0,
+    "warmup_fraction": 0.03,
+    "epochs": 1,
+    "max_gradient_norm": 1.0,
+}
+USUAL: Mapping[str, Number] = {**KNOWN, **OTHERS}
 
 Ranges = Mapping[str, Sequence[BaseDistribution]]
 
@@ -48,6 +63,7 @@ class _Axis:
     scale: Scale
     fixed: tuple[Value, ...] = ()
     distributions: tuple[BaseDistribution, ...] = ()
+    usual: Number | None = None
 
     def values(self, level: int, marks: int, most: int | None = None) -> tuple[Value, ...]:
         """Of a grid of this level; ranges, but no choices, are thinned to at most so many values."""
@@ -59,7 +75,7 @@ class _Axis:
         values = _apart(found)
         if most and len(values) > most and self.thins:
             values = [values[i] for i in np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))]
-        usual = USUAL.get(self.name)
+        usual = self.usual
         if (
             usual is not None
             and self.thins
@@ -74,7 +90,14 @@ class _Axis:
         return any(not isinstance(d, CategoricalDistribution) and not d.single() for d in self.distributions)
 
 
-def space_on(ranges: Ranges, *, base: SearchSpace | None, begun: bool, trials: int) -> SearchSpace:
+def space_on(
+    ranges: Ranges,
+    *,
+    base: SearchSpace | None,
+    begun: bool,
+    trials: int,
+    usual: Mapping[str, Number] = USUAL,
+) -> SearchSpace:
     """The candidates of a study.
 
     A pure function of what was asked for, so that a study that is loaded again goes on as it would have.
@@ -86,10 +109,12 @@ def space_on(ranges: Ranges, *, base: SearchSpace | None, begun: bool, trials: i
         begun: whether a trial has ended, so that what is missing in `ranges` is not asked for and stands at
             the usual settings. Before, it may yet be.
         trials: how many there are.
+        usual: values that a range that contains them has, whatever its grid.
     """
     own = {name: found for name, found in ranges.items() if is_own(name)}
     if base is None:
-        return _grid(_standing(ranges, begun) + [_axis(name, ranges[name]) for name in own], (), trials)
+        own_axes = [_axis(name, ranges[name]) for name in own]
+        return _grid(_standing(ranges, begun, usual) + own_axes, (), trials)
     if not own:
         return base
     narrow = [_at_usual(knob) if begun and knob.name not in ranges else _as_it_is(knob) for knob in base]
@@ -109,6 +134,11 @@ def space_on(ranges: Ranges, *, base: SearchSpace | None, begun: bool, trials: i
     return base
 
 
+def with_usual(preset: Preset) -> Preset:
+    """A preset whose first configs have the usual values of all knobs that have some."""
+    return replace(preset, seed_configs=tuple({**OTHERS, **config} for config in preset.seed_configs))
+
+
 def values_on(knob: str, distribution: BaseDistribution, level: int = 0, marks: int = 0) -> list[Number]:
     """The values of a grid on a distribution, increasing; none if it holds nothing that the knob can have."""
     if isinstance(distribution, CategoricalDistribution):
@@ -125,7 +155,7 @@ def values_on(knob: str, distribution: BaseDistribution, level: int = 0, marks: 
 # -- axes -------------------------------------------------------------------------------------------
 
 
-def _standing(ranges: Ranges, begun: bool) -> list[_Axis]:
+def _standing(ranges: Ranges, begun: bool, usual: Mapping[str, Number]) -> list[_Axis]:
     """The knobs that the trainer knows: on their ranges, or at the usual settings."""
     alpha = "alpha" if "alpha" in ranges and "alpha_ratio" not in ranges else "alpha_ratio"
     five = ("rank", alpha, "dropout", "batch_size", "learning_rate")
@@ -133,7 +163,7 @@ def _standing(ranges: Ranges, begun: bool) -> list[_Axis]:
     axes = []
     for name in (*five, *(name for name in ranges if not is_own(name) and name not in (*five, "alpha"))):
         if name in ranges:
-            axes.append(_axis(name, ranges[name]))
+            axes.append(_axis(name, ranges[name], usual.get(name)))
         elif not begun and own_alone:
             continue
         elif begun:
@@ -143,13 +173,13 @@ def _standing(ranges: Ranges, begun: bool) -> list[_Axis]:
     return axes
 
 
-def _axis(name: str, distributions: Sequence[BaseDistribution]) -> _Axis:
+def _axis(name: str, distributions: Sequence[BaseDistribution], usual: Number | None = None) -> _Axis:
     scale = SCALES.get(name)
     if any(not has_order(name, d) and len(d.choices) <= MOST_NAMES for d in distributions):  # type: ignore[attr-defined]
         scale = "names"
     elif scale is None:
         scale = "log10" if all(map(partial(_is_logarithmic, name), distributions)) else "linear"
-    return _Axis(name, scale, (), tuple(distributions))
+    return _Axis(name, scale, (), tuple(distributions), usual)
 
 
 def _as_it_is(knob: Knob) -> _Axis:

@@ -49,15 +49,17 @@ from loracle.search.optuna_sampler.parameters import (
 )
 from loracle.search.optuna_sampler.question import (
     Scene,
+    beliefs_of,
     beyond,
     exhausted,
     fixed_by_others,
     question_of,
     scene_of,
 )
-from loracle.search.optuna_sampler.ranges import USUAL
-from loracle.search.optuna_sampler.warned import Warned, levels, strange
+from loracle.search.optuna_sampler.ranges import USUAL, with_usual
+from loracle.search.optuna_sampler.warned import Warned, left_out, levels, strange
 from loracle.search.presets import Preset, get_preset, with_beliefs, with_data, with_parameters
+from loracle.search.prior import misnamed_knobs
 from loracle.search.propose import propose, recommend, seed_indices
 from loracle.text.escape import printable
 
@@ -132,11 +134,13 @@ class LoracleSampler(BaseSampler):
             preset = get_preset(preset, language=features is not None)
         if space is not None and not isinstance(space, SearchSpace):
             raise SpaceError(f"space is a SearchSpace or left out; got {printable(repr(space), 60)}")
+        if space is not None and preset.informed and (said := misnamed_knobs(space)):
+            warnings.warn(said, stacklevel=2)
         if features is not None and space is None:
             raise SpaceError("features are of a space's candidates: name the space, too")
         self._space = space
         self._preset = with_data(with_parameters(preset, parameters), fraction)
-        self._beliefs = beliefs if isinstance(beliefs, UserBeliefs) else UserBeliefs.of(beliefs or {})
+        self._beliefs = beliefs_of(beliefs)
         with_beliefs(self._preset, self._beliefs)  # raises where it reads none
         self._features = features
         self._seed = secrets.randbits(31) if seed is None else seed
@@ -275,6 +279,10 @@ class LoracleSampler(BaseSampler):
                 f"space holds ({suggestions.shown(space, knob, column.tolist())}); change the range or the "
                 "space, or leave out the space: then the ranges are the space"
             )
+        if self._space is not None and not is_own(knob):
+            (name,) = (name for name, meant in scene.knobs.items() if meant == knob)
+            said = left_out(self._space, knob, name, distribution)
+            self._warned.once(study, f"choices of {name}", said)
         config = storage.get_trial_system_attrs(trial._trial_id).get(CONFIG_KEY)
         if config is None:
             config = self._claim(study, trial, scene, knob, distribution)
@@ -332,7 +340,8 @@ class LoracleSampler(BaseSampler):
         column = suggestions.columns(space)[knob]
         if not asked.names:
             left = suggestions.apart(left, column, [*question.rows.values()])
-        seeds = [numbers_at(space, index) for index in seed_indices(space, self._preset.seed_configs)]
+        first = with_usual(self._preset).seed_configs
+        seeds = [numbers_at(space, index) for index in seed_indices(space, first)]
         rows = [suggestions.nearest_row(space, seed, mine) for seed in seeds]
         preset = replace(
             self._believing(study, scene),
@@ -415,7 +424,7 @@ class LoracleSampler(BaseSampler):
 
     def _say_strange(self, study: Study, scene: Scene, name: str, distribution: BaseDistribution) -> None:
         """Warns, once a study, that a parameter is no knob."""
-        if self._speaks:
+        if self._speaks and (name in scene.knobs or scene.asked.names or not self._searches_own):
             drawn_by = type(self._independent).__name__
             self._warned.once(study, name, strange(scene, self._space, name, distribution, drawn_by))
 

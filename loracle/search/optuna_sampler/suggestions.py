@@ -22,6 +22,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from loracle.records.constraints import Floats
 from loracle.records.space import Indices, Number, SearchSpace
 from loracle.search.optuna_sampler.parameters import Seen, contains, number_of, numbers_at, texts_of
+from loracle.search.optuna_sampler.ranges import OTHERS
 from loracle.search.presets import GOOD_PRACTICE
 from loracle.search.propose import seed_indices
 
@@ -133,7 +134,7 @@ def representatives(space: SearchSpace, names: frozenset[str]) -> Indices:
 @lru_cache(maxsize=16)
 def usual(space: SearchSpace) -> int:
     """Index of the candidate closest to the usual settings."""
-    return seed_indices(space, GOOD_PRACTICE[:1])[0]
+    return seed_indices(space, [{**OTHERS, **GOOD_PRACTICE[0]}])[0]
 
 
 def middle(space: SearchSpace) -> Numbers:

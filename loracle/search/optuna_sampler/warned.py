@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 import warnings
 
-from optuna.distributions import BaseDistribution
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import Study
 
 from loracle.config.spellings import SPELLINGS, meant_by
 from loracle.records.space import SearchSpace
 from loracle.search.optuna_sampler import suggestions
+from loracle.search.optuna_sampler.parameters import number_of, texts_of
 from loracle.search.optuna_sampler.question import Scene
+from loracle.text.escape import printable
 
 
 class Warned:
@@ -49,7 +52,11 @@ def strange(
         how = "searched by numbers alone, without what is known of LoRA"
     else:
         how = f"drawn by {drawn_by} in every trial and not searched with the others"
-    if base is not None:
+    second = meant_by(name, set(scene.knobs.values()) - {name})
+    if second[1] and name not in known:
+        (first,) = (other for other, knob in scene.knobs.items() if knob == second[0])
+        what = f"is {second[0]}, and so is {first!r}, which the objective asks for as well"
+    elif base is not None:
         what = f"is no knob of the search space ({', '.join(base.names)})"
     elif usual:
         what = f"is no {meant}, as {distribution} has other values than that"
@@ -57,6 +64,25 @@ def strange(
         what = "is no hyperparameter that Loracle knows"
     hint = f"; if {meant!r} is meant, call it so" if meant and not (usual and base is None) else ""
     return f"{name!r} {what}: it is {how}{hint}"
+
+
+def left_out(space: SearchSpace, knob: str, name: str, distribution: BaseDistribution) -> str | None:
+    """That a parameter has choices that the user's own space lacks; None: it has none."""
+    if not isinstance(distribution, CategoricalDistribution):
+        return None
+    texts, values = texts_of(space).get(knob, ()), suggestions.columns(space)[knob]
+    numbers = {choice: number_of(knob, choice, distribution, texts) for choice in distribution.choices}
+    missing = [
+        str(choice)
+        for choice, number in numbers.items()
+        if number is None or not np.isclose(values, number, rtol=1e-9, atol=1e-15).any()
+    ]
+    if not missing:
+        return None
+    return (
+        f"{name!r} is never {printable(', '.join(missing), 100)}, as the search space holds no such {knob}; "
+        "add it to the space, or leave the space out: then the choices are the space"
+    )
 
 
 def levels() -> int:

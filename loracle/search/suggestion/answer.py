@@ -8,20 +8,22 @@ such answers are was measured with each family left out (`benchmarks/suggestions
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from loracle.errors import ConfigError
-from loracle.records.space import Config, SearchSpace, default_space
+from loracle.errors import ConfigError, SpaceError
+from loracle.records.space import NUMERIC, Config, SearchSpace, default_space
 from loracle.records.standard_settings import STANDARD
 from loracle.search.acquisition import lower_bound
 from loracle.search.ensemble import fit_ensemble
 from loracle.search.observations import row_of
 from loracle.search.presets import EnsembleSettings
-from loracle.search.prior import LARGEST, SHIPPED, SMALLEST, describe, load_prior
+from loracle.search.prior import LARGEST, SHIPPED, SMALLEST, describe, knows, load_prior, misnamed_knobs
 from loracle.search.propose import seed_indices
 from loracle.search.suggestion.model_size import parameters_of
 
@@ -87,20 +89,30 @@ def suggest(
         examples: training examples; batches that leave fewer than 100 optimizer steps are left out, where
             others leave more.
         epochs: passes over them.
-        space: what to choose from; None: the default space.
+        space: what to choose from; None: the default space. Of knobs that nothing is known of, that is
+            warned of.
 
     Raises:
         ConfigError: neither a model nor a number of parameters, or both, or numbers that are none.
         ModelError: the model's folder does not say how large it is.
+        SpaceError: nothing is known of any knob of the space.
     """
     space = space or default_space()
     if (model is None) == (parameters is None):
-        raise ConfigError("suggest takes a model's folder or how many parameters it has (--parameters 7e9)")
+        raise ConfigError(
+            "suggest takes a model's folder or how many parameters it has, such as 7e9; one of them"
+        )
+    if not knows(space):
+        named = misnamed_knobs(space) or f"nothing is known of {', '.join(space.names)}"
+        raise SpaceError(f"suggest goes by what is known of LoRA, and {named}; search with trials")
+    unknown = [knob.name for knob in space.knobs if knob.name not in NUMERIC and len(knob.values) > 1]
+    if said := misnamed_knobs(space) or (unknown and f"nothing is known of {', '.join(unknown)}"):
+        warnings.warn(f"suggest: {said}; what it says of that is a guess", stacklevel=2)
     if model is not None:
         parameters = parameters_of(Path(model).expanduser())
     assert parameters is not None
     for name, given in (("parameters", parameters), ("examples", examples), ("epochs", epochs)):
-        if given is not None and not 0 < given < math.inf:
+        if given is not None and not (isinstance(given, Real) and 0 < given < math.inf):
             raise ConfigError(f"{name} is a positive number; got {given!r}")
     fits = _enough_steps(space, examples, epochs)
     believed = worth(space, EnsembleSettings(parameters=parameters))
