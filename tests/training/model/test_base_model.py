@@ -82,7 +82,7 @@ def test_the_output_layer_reads_no_view_with_gaps(tiny_model: Path) -> None:
 
 
 def test_unknown_devices_are_refused(tiny_model: Path) -> None:
-    with pytest.raises(ConfigError, match=r"device: 'gpu' cannot be used here .*; set device: auto"):
+    with pytest.raises(ConfigError, match=r"device: 'gpu' is none that PyTorch knows; .*; set device: auto"):
         load_base(run_config(tiny_model, device="gpu"))
 
 

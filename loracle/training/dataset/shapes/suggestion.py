@@ -43,7 +43,7 @@ class Suggestion:
 def suggestion(row: Mapping[str, Any]) -> Suggestion | None:
     """The columns that would make a row one of a shape; None: its names do not tell."""
     names = {name.lower(): name for name in row if isinstance(name, str)}
-    chat = next((names[name] for name in _CHATS if _are_turns(row.get(names.get(name, "")))), None)
+    chat = next((names[name] for name in _CHATS if name in names and _are_turns(row[names[name]])), None)
     if chat is not None:
         if isinstance(row[chat][0], Mapping) and "role" in row[chat][0]:
             return _other_than_there(row, "messages", {"messages": chat})
