@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -34,7 +33,7 @@ from loracle.errors import ConfigError, SpaceError, StudyError
 from loracle.own_trainer.direction import sign_of
 from loracle.own_trainer.watched import Trainer, Watched, evaluated, is_number, went
 from loracle.records.events import Listener, TrialFinished, TrialStarted
-from loracle.records.failures import failure_of
+from loracle.records.failures import failure_of, kinds_of
 from loracle.records.space import SearchSpace, UserBeliefs, default_space, with_alpha
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.run.groups import exhausted
@@ -169,9 +168,9 @@ def search(
         ConfigError: no such preset, direction or metric, or a name that does not say the direction.
         StudyError: the folder belongs to another search, or the trainer fails for every config.
     """
-    sign, names = sign_of(metric, direction), _names(space, get_preset(preset, language=False))
-    chosen = with_beliefs(with_usual(get_preset(preset)), names.held(beliefs or {}))
-    chosen = with_data(with_parameters(chosen, parameters), fraction)
+    sign, known = sign_of(metric, direction), get_preset(preset, language=False)
+    names, chosen = _names(space, known), with_data(with_parameters(with_usual(known), parameters), fraction)
+    chosen = with_beliefs(chosen, names.held(beliefs or {}))
     watched = Watched.of(guards or {})
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None else folder)
@@ -208,9 +207,7 @@ def _failed(history: History) -> str:
     failures = [trial.outcome.failure for trial in history.counted if trial.outcome and trial.outcome.failure]
     if not failures:
         return ""
-    kinds = Counter(str(failure.kind).replace("_", " ") for failure in failures)
-    how = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    return f": {how}, the last one with: {printable(failures[-1].message, 300)}"
+    return f": {kinds_of(failures)}, the last one with: {printable(failures[-1].message, 300)}"
 
 
 def _held(preset: Preset) -> dict[str, str]:

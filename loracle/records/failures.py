@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import traceback
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +28,12 @@ _MEMORY_SIGNS = (
     "MemoryError",
     "Cannot allocate memory",
 )
+
+
+def kinds_of(failures: Iterable[Failure]) -> str:
+    """How many of each kind there are, in words: `2 out of memory, 1 crashed`, in the order of the first."""
+    kinds = Counter(str(failure.kind).replace("_", " ") for failure in failures)
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 
 
 def out_of_memory_text(text: str) -> bool:

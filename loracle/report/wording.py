@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from loracle.config.metrics import OWN_METRICS, metric_of
 from loracle.config.search.limits import is_default, least_trials, leaves_it_open
 from loracle.config.settings import RunConfig
+from loracle.records.failures import kinds_of
 from loracle.records.space import NUMERIC, Config, Value
 from loracle.records.trial import ITEMS, TAKEN_BACK, Failure, FailureKind, History, Outcome
 from loracle.report.findings.records import Chosen, PriorKnobs
@@ -204,10 +205,8 @@ def nothing_succeeded(history: History) -> str:
             f"No trial has succeeded: the last ones crashed or were lost, one after the other ({cause}). "
             "Once it is mended, the same loracle tune runs them again"
         )
-    kinds = Counter(str(failure.kind).replace("_", " ") for failure in counted)
-    how = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     return (
-        f"No trial has succeeded, so there is nothing to recommend: {how}, the last one with: "
+        f"No trial has succeeded, so there is nothing to recommend: {kinds_of(counted)}, the last one with: "
         f"{counted[-1].message}. {_what_helps(counted)}"
     )
 

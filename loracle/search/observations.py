@@ -7,7 +7,6 @@ Notation: N candidates, n observations. Everything that is listed by candidate h
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product, takewhile
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loracle.errors import SpaceError
+from loracle.records.failures import kinds_of
 from loracle.records.space import Config, Indices, SearchSpace, Value, number
 from loracle.records.trial import FailureKind, History, Trial
 
@@ -141,15 +141,13 @@ class Suspect:
         """What a user is told; `values` are those of the suspect as people write them."""
         values += _SIDES[self.side]
         failures = [trial.outcome.failure for trial in self.trials if trial.outcome and trial.outcome.failure]
-        kinds = Counter(str(failure.kind).replace("_", " ") for failure in failures)
-        how = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         which, no_more = "it", "it is not proposed any more"
         if len(self.values) > 1:
             which, no_more = "these together", "they are not proposed together any more"
         return (
-            f"{values}: all {len(failures)} trials with {which} failed ({how}; the last one with: "
-            f"{failures[-1].message}), and trials without ran; so {no_more}. Mend the cause, or leave the "
-            "value out"
+            f"{values}: all {len(failures)} trials with {which} failed ({kinds_of(failures)}; the last one "
+            f"with: {failures[-1].message}), and trials without ran; so {no_more}. Mend the cause, or "
+            "leave the value out"
         )
 
 
