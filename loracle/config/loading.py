@@ -24,13 +24,11 @@ from loracle.text.escape import printable
 from loracle.text.secrets import refers
 
 _SHOWN = 200  # characters of a key or value in an error
-_UNDIVIDED = (
-    "a base model is not divided between GPUs, it has to fit one; set quantization to make it smaller, or "
-    "execution.gpus_per_trial to train one config on several, each with the whole model"
+_DIVIDED = (
+    "no setting of Loracle; set execution.shard_model: true to divide a base model that does not fit one GPU "
+    "between those of a trial (execution.gpus_per_trial), or quantization to make it smaller"
 )
-_REFUSED = dict.fromkeys(
-    ("device_map", "fsdp", "fsdp_config", "deepspeed"), _UNDIVIDED
-)  # transformers' words
+_REFUSED = dict.fromkeys(("device_map", "fsdp", "fsdp_config", "deepspeed"), _DIVIDED)  # transformers' words
 _GUARDS: dict[int | str, type[BaseModel]] = {"rows": GuardConfig, "own": OwnGuardConfig}
 _BRANCHES = ("int", "float", "str", "constrained-int", "constrained-float")  # of unions, in pydantic
 _NAMED = re.compile(r"Value error, ([a-z_]+(?:\.[^\s:]+)+|beliefs): (.*)", re.DOTALL)

@@ -65,7 +65,10 @@ def _loaded(winner: Winner, name: str) -> Any:
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"model: {name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
-    return model.eval().to(pick_device(winner.config.device))
+    model.eval()
+    if winner.config.execution.shard_model:  # it fits no device, so all of this takes place on the CPU
+        return model
+    return model.to(pick_device(winner.config.device))
 
 
 def _logits(model: Any, rows: Sequence[Any]) -> list[torch.Tensor]:

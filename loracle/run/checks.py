@@ -69,24 +69,29 @@ def examine(config: RunConfig) -> Iterator[Check]:
     yield Check("device", "ok", _device(config))
     try:
         check_values(config)
-        objective = TrainingObjective.from_config(config)
-        yield from _data(objective)
-        yield from _noticed(objective.notices, "data")
-        yield Check("model", "ok", _model(objective.base, config.quantization))
-        yield Check("targets", "ok", _targets(objective))
-        yield from _noticed(objective.notices, "model")
-        yield from _noticed(tuple(objective.about_guards(keep=False)), "data")
-        space = search_space(config, objective.sizes.trial_rows)
-        yield _space(space)
-        yield from _noticed(read_past(config, space).notices, "search")
-        yield _prompts(config, objective, space)
-        yield from _memory(config, objective, space)
-        yield from _noticed(objective.about_together(), "search")
-        yield from _time(config, objective, space)
+        with contextlib.closing(TrainingObjective.from_config(config)) as objective:
+            yield from _built_in(config, objective)
     except LoracleError as error:
         yield Check("input", "bad", str(error))
         return
     yield _output(config)
+
+
+def _built_in(config: RunConfig, objective: TrainingObjective) -> Iterator[Check]:
+    """What the built-in trainer finds out of data and model."""
+    yield from _data(objective)
+    yield from _noticed(objective.notices, "data")
+    yield Check("model", "ok", _model(objective.base, config))
+    yield Check("targets", "ok", _targets(objective))
+    yield from _noticed(objective.notices, "model")
+    yield from _noticed(tuple(objective.about_guards(keep=False)), "data")
+    space = search_space(config, objective.sizes.trial_rows)
+    yield _space(space)
+    yield from _noticed(read_past(config, space).notices, "search")
+    yield _prompts(config, objective, space)
+    yield from _memory(config, objective, space)
+    yield from _noticed(objective.about_together(), "search")
+    yield from _time(config, objective, space)
 
 
 def _noticed(notices: Sequence[Notice], about: About) -> Iterator[Check]:
@@ -143,14 +148,18 @@ def _data(objective: TrainingObjective) -> Iterator[Check]:
     )
 
 
-def _model(base: Base, quantization: str | None) -> str:
+def _model(base: Base, config: RunConfig) -> str:
     dtype = str(base.dtype).removeprefix("torch.")
-    quantized = f", weights in {quantization}" if quantization else ""
+    quantized = f", weights in {config.quantization}" if config.quantization else ""
     attention = getattr(base.model.config, "_attn_implementation", None)
     count = show_count(base.model.num_parameters())
-    return f"{base.name}: {count} parameters, {dtype}{quantized} on {base.device}" + (
-        f", attention {printable(attention)}" if attention else ""
-    )
+    text = f"{base.name}: {count} parameters, {dtype}{quantized} on {base.device}"
+    if attention:
+        text += f", attention {printable(attention)}"
+    if base.layers is not None:
+        held = base.held_bytes / base.layers.whole_bytes
+        text += f"; each of {config.processes} processes holds {held:.0%} of the weights"
+    return text
 
 
 def _targets(objective: TrainingObjective) -> str:

@@ -6,6 +6,7 @@ scored on the same validation items; the scores at a fraction are then correlate
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,7 +130,14 @@ def _check(config: RunConfig, k: int, fractions: Sequence[float], listen: Listen
         else config.limited(Begun(trial_cost=known[1].get("data.trial_cost")))
     )
     listen(PhaseStarted("reading data and model"))
-    objective = TrainingObjective.from_config(config)
+    with contextlib.closing(TrainingObjective.from_config(config)) as objective:
+        return _trained(config, objective, k, fractions, listen)
+
+
+def _trained(
+    config: RunConfig, objective: TrainingObjective, k: int, fractions: Sequence[float], listen: Listener
+) -> ProxyResult:
+    folder = config.output / "proxy"
     space = search_space(config, objective.sizes.rows)
     configs = [space.config(index) for index in spread_configs(space, k, config.search.seed)]
     _hold_identity(folder, config, objective, listen)

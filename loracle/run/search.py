@@ -11,6 +11,7 @@ import numpy as np
 from loracle.config.knobs import KNOBS, check_knobs
 from loracle.config.settings import RunConfig, build_space
 from loracle.config.training.plan import plan_training, settings_with
+from loracle.config.training.variants import VARIANTS
 from loracle.errors import ConfigError
 from loracle.records.contents import PARAMETERS, PART, PRIOR, file_hash
 from loracle.records.events import Believed
@@ -270,6 +271,35 @@ def _check_groups(config: RunConfig) -> None:
         raise ConfigError(f"execution.trials_together: {problem}; leave it out")
 
 
+def _check_shards(config: RunConfig) -> None:
+    """Raises ConfigError where a base model is to be divided between processes and cannot be."""
+    if not config.execution.shard_model:
+        return
+    space = build_space(config.space)
+    names = {config.training.variant, *(space["variant"].texts if "variant" in space.names else ())}
+    whole = sorted({name for name in names if VARIANTS[name].reads_weights})
+    problem = ""
+    if config.processes == 1:
+        problem = (
+            "divides the base model between the processes of a trial, and there is one; set gpus_per_trial "
+            "or, on CPUs, processes_per_trial"
+        )
+    elif config.quantization is not None:
+        problem = f"weights in {config.quantization} cannot be divided; leave out quantization or shard_model"
+    elif whole:
+        others = ", ".join(name for name, row in VARIANTS.items() if not row.reads_weights)
+        problem = (
+            f"variant {whole[0]} begins with whole weights, of which each process holds a part; use {others}"
+        )
+    elif run_preset(config).reads and config.language.model == "same":
+        problem = (
+            "language.model: same reads prompts with the whole base model; name a smaller one there, or use "
+            "a preset that reads none, such as default"
+        )
+    if problem:
+        raise ConfigError(f"execution.shard_model: {problem}")
+
+
 def _check_processes(config: RunConfig) -> None:
     """Raises ConfigError where a trial cannot be divided between processes as it is asked for."""
     processes, gpus = config.execution.processes_per_trial, config.execution.gpus_per_trial
@@ -279,7 +309,10 @@ def _check_processes(config: RunConfig) -> None:
                 "execution.processes_per_trial: is of the built-in trainer; a trainer of your own starts its "
                 "own processes"
             )
+        if config.execution.shard_model:
+            raise ConfigError("execution.shard_model: is of the built-in trainer; leave it out")
         return
+    _check_shards(config)
     if config.processes == 1 and not gpus:
         return
     problem = ""

@@ -24,7 +24,7 @@ from loracle.config.training.plan import plan_training
 from loracle.errors import ModelError
 from loracle.records.notices import Notice, gathered
 from loracle.records.objective import Asked, Pace, Progress, Report
-from loracle.records.sizes import Overlap, Sizes
+from loracle.records.sizes import Sizes
 from loracle.records.space import Config, with_alpha
 from loracle.records.standard_settings import STANDARD
 from loracle.records.trial import Outcome
@@ -33,7 +33,7 @@ from loracle.training.contents import provenance, scoring_contents, training_con
 from loracle.training.dataset.blocks import rows_of
 from loracle.training.dataset.notices import require_enough
 from loracle.training.dataset.shapes import Example
-from loracle.training.dataset.splits import Splits, load_splits, overlap, proxy_positions, proxy_size
+from loracle.training.dataset.splits import Splits, load_splits, overlap_of, proxy_positions, proxy_size
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.dataset.told import about_data
 from loracle.training.dataset.trial_size import expected_tokens, trial_cost, trial_size
@@ -100,7 +100,7 @@ class TrainingObjective:
         self.sizes = Sizes(
             *sizes,
             dropped=self.dropped,
-            overlap=_overlap(splits, self._train, validation, encoded["test"]),
+            overlap=overlap_of(splits, *(p.positions for p in (self._train, validation, encoded["test"]))),
             trial_cost=size.cost,
             expected=cost.likely,
             expected_ends=(cost.low, cost.high),
@@ -135,17 +135,23 @@ class TrainingObjective:
         """Loads and checks the data first, then the model, and tries the adapters on it.
 
         `with_peers`: where the config asks for several processes a trial, the others are started, and end
-        this one when one of them ends. Without them this process trains the same trials alone.
+        this one when one of them ends. Without them this process trains the same trials alone; where they
+        share one model they are there in any case.
 
         Raises:
             DataError, ConfigError, ModelError: one line each; see `load_splits`, `check_splits`,
                 `load_base`, `encode`, `prepare` and `probe`.
         """
-        peers = Peers(config) if with_peers and config.processes > 1 else None  # they load meanwhile
+        with_peers = (with_peers or config.execution.shard_model) and config.processes > 1
+        peers = Peers(config) if with_peers else None  # they load meanwhile
         splits = load_splits(config.data, config.search.seed)
         check_splits(splits.parts, config.scoring)
-        base = load_base(config)
-        return cls(config, splits, base, ALONE if peers is None else peers.join(base.device))
+        base, group = (load_base(config), ALONE) if peers is None else peers.load_base(config)
+        return cls(config, splits, base, group)
+
+    def close(self) -> None:
+        """Ends the other processes, where there are some."""
+        self._group.close()
 
     def report(self) -> Report:
         """Hashes of data and model, what the user must see, counts, and the memory of this machine."""
@@ -441,9 +447,3 @@ class TrainingObjective:
     def _prepare(self, examples: Sequence[Example], encoded: Encoded) -> Questions:
         longest = self.base.texts.longest(self.config.data)
         return prepare(examples, encoded, self.base, self.config.scoring, longest)
-
-
-def _overlap(splits: Splits, *used: Encoded) -> Overlap:
-    """Of the examples of the splits that are used."""
-    parts = zip(splits.parts.values(), used, strict=True)
-    return overlap(*([part[i] for i in own.positions] for part, own in parts))

@@ -21,9 +21,18 @@ MINIMAL = "model: some/model\ndata: {train: train.jsonl}\n"
     ("text", "message"),
     [
         ("serch: {trials: 3}", ":3: unknown key 'serch'; did you mean 'search'?"),
-        ("device_map: auto", ":3: device_map: a base model is not divided between GPUs, it has to fit one"),
-        ("training: {fsdp: full_shard}", ":3: training.fsdp: a base model is not divided between GPUs"),
-        ("execution:\n  deepspeed: ds.json", ":4: execution.deepspeed: a base model is not divided between"),
+        (
+            "device_map: auto",
+            ":3: device_map: no setting of Loracle; set execution.shard_model: true to divide",
+        ),
+        (
+            "training: {fsdp: full_shard}",
+            ":3: training.fsdp: no setting of Loracle; set execution.shard_model: true",
+        ),
+        (
+            "execution:\n  deepspeed: ds.json",
+            ":4: execution.deepspeed: no setting of Loracle; set execution.shard_",
+        ),
         ("search:\n  trails: 3", ":4: unknown key 'search.trails'; did you mean 'trials'?"),
         ("search:\n  zzz: 3", ":4: unknown key 'search.zzz'; known keys: preset, trials, seed, seed_configs"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from typing import Any
 
 import psutil
 import pytest
-from peft import PeftModel
+from conftest import save_tiny_model
+from killed_runs import killed
+from peft import AutoPeftModelForCausalLM, PeftModel
 from processes import PATIENCE, gone
 from transformers import AutoModelForCausalLM
 
@@ -23,6 +26,8 @@ from loracle.errors import ConfigError
 from loracle.execution.devices import visible_devices
 from loracle.execution.executor import Job
 from loracle.execution.local import LocalWorkers
+from loracle.export import export
+from loracle.loaded_run import load_run
 from loracle.records.trial import Outcome
 from loracle.run.worker import PROGRAM
 from loracle.training.objective import TrainingObjective
@@ -30,11 +35,14 @@ from loracle.training.objective import TrainingObjective
 CONFIG = {"rank": 4, "alpha_ratio": 2, "alpha": 8, "dropout": 0.1, "batch_size": 3, "learning_rate": 5e-3}
 
 
-@pytest.fixture
-def written(run_config: Callable[..., Path]) -> Callable[..., Path]:
+@pytest.fixture(params=[False, True], ids=["whole", "divided"])
+def written(run_config: Callable[..., Path], request: pytest.FixtureRequest) -> Callable[..., Path]:
+    """Writes a config of trials in two processes, each with a whole base model or with a part of one."""
+
     def write(processes: int | None = 2, **more: Any) -> Path:
-        execution = {"workers": 1, "processes_per_trial": processes} | more.pop("execution", {})
-        return run_config(execution=execution, **more)
+        execution: dict[str, Any] = {"workers": 1, "processes_per_trial": processes}
+        execution["shard_model"] = request.param and processes is not None
+        return run_config(execution=execution | more.pop("execution", {}), **more)
 
     return write
 
@@ -163,6 +171,88 @@ def test_none_outlives_a_driver_that_is_killed(written: Callable[..., Path], tmp
         assert len(there) == 2
         driver.kill()
     assert gone([process.pid for process in there])
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_and_leaves_a_plain_adapter(
+    run_config: Callable[..., Path], said: Callable[..., str], tmp_path: Path
+) -> None:
+    """Of a base model in parts: the values of all trials are those of one process, which has it whole."""
+    scoring = {"metric": "exact_match", "max_new_tokens": 6}
+    execution = {"workers": 1, "processes_per_trial": 2, "shard_model": True}
+    path = run_config(scoring=scoring, search={"trials": 3}, training={"epochs": 6}, execution=execution)
+    killed(path, "TrialFinished", "number=1")
+    said("tune", path)
+    run = load_run(tmp_path / "run")
+    alone = TrainingObjective.from_config(load_config(run_config(scoring=scoring, training={"epochs": 6})))
+    assert len(run.history.succeeded) == 3
+    for trial in run.history.succeeded:
+        own, config = tmp_path / f"alone-{trial.number}", run.space.config(trial.index)
+        expected, found = alone.run(config, seed=3, folder=own), trial.outcome
+        assert found is not None
+        assert found.value == expected.value
+        assert found.metrics["validation_loss"] == pytest.approx(
+            expected.metrics["validation_loss"], abs=1e-4
+        )
+        folder = tmp_path / "run" / "trials" / f"{trial.number:04d}"
+        assert losses_of(folder) == pytest.approx(losses_of(own), abs=1e-4)
+    adapted = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "run" / "best")
+    (note,) = export(tmp_path / "run", tmp_path / "out", "merged").notes
+    assert note.startswith("merged against adapter on")
+    assert adapted.peft_config["default"].r in (2, 4, 8)
+
+
+def test_doctor_tries_a_divided_model_in_all_processes(
+    run_config: Callable[..., Path], said: Callable[..., str], tmp_path: Path
+) -> None:
+    model = save_tiny_model(tmp_path / "deep", num_hidden_layers=12)
+    execution = {"workers": 1, "processes_per_trial": 2, "shard_model": True}
+    out = said("doctor", run_config(model=str(model), execution=execution))
+    (held,) = re.findall(r"each of 2 processes holds (\d+)% of the weights", out)
+    assert 50 <= int(held) < 75  # a half and one layer of the twelve, and the embeddings
+    assert "84 modules get an adapter" in out
+    assert "predicted peaks" in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"execution": {}}, "and there is one; set gpus_per_trial or, on CPUs, processes_per_trial"),
+        (
+            {"quantization": "4bit"},
+            "weights in 4bit cannot be divided; leave out quantization or shard_model",
+        ),
+        (
+            {"training": {"variant": "pissa"}},
+            "variant pissa begins with whole weights, of which each process",
+        ),
+        (
+            {"space": {"knobs": {"rank": [2], "variant": ["lora", "dora"]}}},
+            "variant dora begins with whole weights, of which each process holds a part; use lora, rslora",
+        ),
+        (
+            {"search": {"preset": "language"}, "language": {"model": "same"}},
+            "language.model: same reads prompts with the whole base model; name a smaller one there",
+        ),
+        ({"execution": {"processes_per_trial": 2, "trials_together": 2}}, "2 processes share each trial"),
+    ],
+)
+def test_a_model_that_cannot_be_divided_is_refused(
+    run_config: Callable[..., Path], said: Callable[..., str], changes: dict[str, Any], line: str
+) -> None:
+    execution = changes.get("execution", {"processes_per_trial": 2})
+    path = run_config(**changes | {"execution": {"workers": 1, "shard_model": True} | execution})
+    assert line in said("tune", path, refused=True)
+
+
+def test_a_model_without_layers_to_divide_is_refused_before_the_first_trial(
+    run_config: Callable[..., Path], said: Callable[..., str], tmp_path: Path
+) -> None:
+    model = save_tiny_model(tmp_path / "flat", num_hidden_layers=1)
+    execution = {"workers": 1, "processes_per_trial": 2, "shard_model": True}
+    errors = said("tune", run_config(model=str(model), execution=execution), refused=True)
+    assert "LlamaForCausalLM has no list of layers with weights of their own; leave shard_model out" in errors
+    assert errors.splitlines()[1:] == errors.splitlines()[-1:]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ class ExecutionConfig(Section):
     gpus_per_trial: Annotated[int, Field(ge=0, le=MANY)] | None = None
     # That train one trial together, of the built-in trainer. None: one for each of its GPUs.
     processes_per_trial: Annotated[int, Field(ge=1, le=MANY)] | None = None
+    # Whether these processes divide the layers of the base model among them, in place of one model each.
+    shard_model: bool = False
     # Whose adapters are trained in one forward pass; auto: as many as are measured to pay when a run begins.
     trials_together: Literal["auto"] | Annotated[int, Field(ge=1, le=8)] = 1
     executor: Literal["local", "ray"] = "local"

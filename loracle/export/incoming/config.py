@@ -78,7 +78,7 @@ def import_config(files: Sequence[Path], output: Path) -> list[str]:
 
 def _settings(reading: _Reading, source: Source) -> None:
     """Every key of the file: understood, harmless, or said in words."""
-    names, aside = meanings.our_names(), []
+    names, aside, divided = meanings.our_names(), [], []
     for key, value in source.settings.items():
         if value is None or value == "" or key in _ELSEWHERE:
             continue
@@ -97,6 +97,8 @@ def _settings(reading: _Reading, source: Source) -> None:
                 reading.notes.append(f"{key}: {value}: {otherwise}")
         elif key in names:
             _one(reading, key, names[key], value)
+        elif key in meanings.DIVIDED:
+            divided += [key] if value else []
         elif key in meanings.HARMLESS or key.startswith(meanings.HARMLESS_PREFIXES):
             aside.append(key)
         elif value is not False and value != [] and value != {}:
@@ -108,6 +110,11 @@ def _settings(reading: _Reading, source: Source) -> None:
     if source.settings.get("stage", "sft") not in ("sft", "pt") or source.settings.get("rl"):
         raise ConfigError(
             f"{source.path}: it trains with rewards or preferences; supervised training is tuned"
+        )
+    if divided:
+        reading.notes.append(
+            f"{', '.join(divided)}: where the model has to be divided between GPUs, add "
+            "execution.shard_model: true and execution.gpus_per_trial, how many there are for a trial"
         )
     if aside:
         reading.notes.append(f"left out, as they change nothing that is learnt: {', '.join(aside)}")

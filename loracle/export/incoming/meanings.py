@@ -102,6 +102,10 @@ ANYWAY: dict[str, tuple[Any, str]] = {
     "group_by_length": (False, "there rows of like length share a step; here the order is random"),
 }
 
+# By which a model is divided between GPUs, as it is here where the config says so; how many of them there are
+# stands in no file.
+DIVIDED = {"fsdp", "fsdp_config", "fsdp_version", "deepspeed", "device_map"}
+
 # Keys that change where and how a training runs and is watched, and nothing of what it learns.
 HARMLESS = {
     *("output_dir", "overwrite_output_dir", "logging_steps", "logging_strategy", "logging_dir", "save_steps"),
@@ -136,7 +140,7 @@ HARMLESS = {
         "lora_task_type",
         "bias",
     ),
-    *("resume_from_checkpoint", "deepspeed", "fsdp", "fsdp_config", "gradient_checkpointing_kwargs", "env"),
+    *("resume_from_checkpoint", "gradient_checkpointing_kwargs", "env"),
     *(
         "per_device_eval_batch_size",
         "eval_batch_size",

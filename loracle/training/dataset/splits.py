@@ -104,6 +104,12 @@ def overlap(train: Iterable[Example], validation: Iterable[Example], test: Seque
     return Overlap(len(test), rows, in_train - rows, elsewhere)
 
 
+def overlap_of(splits: Splits, *used: Indices) -> Overlap:
+    """The same of training, validation and test, of which these positions are used."""
+    parts = zip(splits.parts.values(), used, strict=True)
+    return overlap(*([part[i] for i in positions] for part, positions in parts))
+
+
 def proxy_size(n_examples: int, fraction: float, minimum: int) -> int:
     """Number of examples in a proxy: `fraction` of them, rounded up, but at least `minimum`, at most all."""
     return min(n_examples, max(math.ceil(fraction * n_examples - 1e-9), minimum))

@@ -47,9 +47,10 @@ def build_memory_model(
 ) -> MemoryModel:
     """Counts what trainings hold and asks what memory there is; `trial` is what a trial trains on.
 
-    `workers`, each of so many `processes`, share the memory of the CPU; each process loads the base model.
-    `dropout` says whether the adapters can have any. Where names of knobs decide what a training takes,
-    `kinds` are the settings and the dropout by these names, in the place of `training` and `dropout`.
+    `workers`, each of so many `processes`, share the memory of the CPU; each process holds the base model,
+    or its part of it. `dropout` says whether the adapters can have any. Where names of knobs decide what a
+    training takes, `kinds` are the settings and the dropout by these names, in the place of `training` and
+    `dropout`.
 
     Raises:
         ModelError: see `count_footprint`.
@@ -61,9 +62,8 @@ def build_memory_model(
         loaded = meter.used()
         free = meter.limit() - loaded
         if base.device.type == "cpu":
-            weights = sum(p.numel() * p.element_size() for p in base.model.parameters())
             there = workers * processes
-            free = (free - (there - 1) * weights) // there
+            free = (free - (there - 1) * base.held_bytes) // there
         room = (1 - _RESERVE) * max(0, free)
     largest = None if training.micro_batch == "auto" else training.micro_batch
     if processes > 1:  # gradients in one piece, to be summed

@@ -31,7 +31,6 @@ from loracle.training.dataset.blocks import unpacked
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.memory.measurement import release
 from loracle.training.model.base_model import Base, collate
-from loracle.training.model.checksum import weights_checksum
 from loracle.training.model.module_tree import ModuleTree
 from loracle.training.model.positions import codes_restored
 from loracle.training.model.targets import is_named, linear_modules
@@ -70,7 +69,9 @@ def restored(base: Base) -> Iterator[ModuleTree]:
     finally:
         tree.restore()
         release(base.device)
-        if weights_checksum(base.model) != base.checksum:
+        if base.layers is not None:
+            base.layers.forget()
+        if base.checksum_now() != base.checksum:
             raise ModelError(
                 f"the weights of {base.name} changed during a training, so later ones would not be "
                 "comparable; start the command again"
@@ -94,6 +95,7 @@ def attach(base: Base, plan: Plan) -> Any:
             _require_norms(model)
             for wrapper in model.modules():
                 if isinstance(wrapper, ModulesToSaveWrapper):
+                    _copy_weights(base, wrapper)
                     wrapper.modules_to_save.float()  # as PEFT has adapters: small steps would be lost
             return model
         except Exception as error:  # of any kind: what PEFT and torch raise here is about the settings
@@ -112,6 +114,15 @@ def attach(base: Base, plan: Plan) -> Any:
                 f"{listed(settings.targets)}{dropout}) on {base.name}",
                 reason,
             ) from None
+
+
+def _copy_weights(base: Base, wrapper: Any) -> None:
+    """Gives the copy of a module that is trained whole its weights, where others may lie in their place."""
+    if base.layers is not None:
+        copies = wrapper.modules_to_save.parameters()
+        for copied, weight in zip(copies, wrapper.original_module.parameters(), strict=True):
+            if base.layers.load_of(weight):
+                copied.data.copy_(weight)
 
 
 def _require_norms(model: Any) -> None:

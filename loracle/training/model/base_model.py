@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -28,6 +28,7 @@ from loracle.training.dataset.tokens import Encoded
 from loracle.training.model.checksum import weights_checksum, weights_fingerprint
 from loracle.training.model.output.layer import OutputLayer, observed_output
 from loracle.training.model.positions import alike
+from loracle.training.parallel.shards import ShardedLayers
 
 # How sequences are put into one batch: filled up to one length, of equal length alone, or one by one.
 Batching = Literal["padded", "equal", "single"]
@@ -53,6 +54,7 @@ class Base:
         packing: how rows of several examples (`dataset/blocks.py`) share a batch; None: the model does not
             keep examples of a row apart, or nobody asked.
         output: how the model makes logits of what its output layer gives, if that is understood.
+        layers: those that are divided between processes, if they are.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Base:
     continuing: Batching | None = None
     packing: Batching | None = None
     output: OutputLayer | None = None
+    layers: ShardedLayers | None = None
 
     @property
     def texts(self) -> Reading:
@@ -82,6 +85,21 @@ class Base:
         """Whether the output layer sees counted positions alone."""
         return self.masked_logits or self.output is not None
 
+    @property
+    def held_bytes(self) -> int:
+        """Of all weights that this process holds."""
+        if self.layers is not None:
+            return self.layers.held_bytes
+        return sum(p.numel() * p.element_size() for p in self.model.parameters())
+
+    def place_of(self, weight: torch.Tensor) -> tuple[int | None, int]:
+        """Where its values are: the same for weights that share them, and for no others."""
+        return None if self.layers is None else self.layers.layer_of(weight), weight.data_ptr()
+
+    def checksum_now(self) -> str:
+        """What `checksum` is as long as no weight has changed."""
+        return weights_checksum(self.model) if self.layers is None else self.layers.checksum()
+
     def precision(self) -> AbstractContextManager[Any]:
         """The context in which the model computes: autocast for a base in bfloat16 or float16."""
         if self.dtype != torch.float32:
@@ -89,8 +107,13 @@ class Base:
         return nullcontext()
 
 
-def load_base(config: RunConfig) -> Base:
+Divide = Callable[[Any, torch.device], ShardedLayers]
+
+
+def load_base(config: RunConfig, divide: Divide | None = None) -> Base:
     """Loads and freezes a model, safetensors only; sets the process's CPU threads if the config does.
+
+    `divide` brings it to its device divided between processes; else it is moved there whole.
 
     Raises:
         ConfigError: the device does not exist here, or is none for quantised weights.
@@ -114,9 +137,10 @@ def load_base(config: RunConfig) -> Base:
         _check_loaded(name, model, report)
         model.requires_grad_(False)
         model.eval()
+        layers = None if divide is None else divide(model, device)
         if config.quantization is None:  # else it is there already, and cannot be moved
             model.to(device)
-        return _base(name, model, tokenizer, device, dtype)
+        return _base(name, model, tokenizer, device, dtype, layers)
     except LoracleError:
         raise
     except Exception as error:  # of any kind: files, settings and code of other people
@@ -185,7 +209,14 @@ def _asked_of_the_model(config: RunConfig, device: torch.device, dtype: torch.dt
     return asked
 
 
-def _base(name: str, model: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype) -> Base:
+def _base(
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    layers: ShardedLayers | None = None,
+) -> Base:
     """The model as trials use it."""
     ends = getattr(model.generation_config, "eos_token_id", None)
     reading = reading_of(name, tokenizer, ends, model.config.get_text_config(decoder=True))
@@ -203,13 +234,14 @@ def _base(name: str, model: Any, tokenizer: Any, device: torch.device, dtype: to
         tokenizer=tokenizer,
         device=device,
         dtype=dtype,
-        fingerprint=weights_fingerprint(model),
-        checksum=weights_checksum(model),
+        fingerprint=weights_fingerprint(model, None if layers is None else layers.load_of),
+        checksum=weights_checksum(model) if layers is None else layers.checksum(),
         stop_ids=reading.stop_ids,
         pad_id=pad_id,
         max_positions=reading.max_positions,
         masked_logits=_has_masked_logits(model, device),
         output=observed_output(model, device),
+        layers=layers,
     )
 
 

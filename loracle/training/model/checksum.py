@@ -6,6 +6,7 @@ Computed on the device in whole-number arithmetic, so they are exact and indepen
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -16,19 +17,40 @@ _STEP = 2 * 0x9E3779B97F4A7  # between the weights of neighbouring words
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
 
 
-def weights_fingerprint(model: torch.nn.Module) -> str:
-    """Checksum of the bits of all parameters and buffers, by name, element by element: what a run records."""
-    return _digest(model, wide=False)
+def weights_fingerprint(
+    model: torch.nn.Module, before: Callable[[torch.Tensor], object] | None = None
+) -> str:
+    """Checksum of the bits of all parameters and buffers, by name, element by element: what a run records.
+
+    `before` is called with each of them before it is read.
+    """
+    return _digest(_named(model), before, wide=False)
 
 
 def weights_checksum(model: torch.nn.Module) -> str:
     """The same eight bytes at a time, in a third of the time: what is compared after every training."""
-    return _digest(model, wide=True)
+    return tensors_checksum(_named(model))
 
 
-def _digest(model: torch.nn.Module, *, wide: bool) -> str:
+def tensors_checksum(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """The same of any tensors with their names."""
+    return _digest(tensors, None, wide=True)
+
+
+def _named(model: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def _digest(
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    before: Callable[[torch.Tensor], object] | None,
+    *,
+    wide: bool,
+) -> str:
     digest = hashlib.sha256()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    for name, tensor in tensors:
+        if before is not None:
+            before(tensor)
         total = _checksum(tensor, wide)
         digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}:{total};".encode())
     return digest.hexdigest()[:32]

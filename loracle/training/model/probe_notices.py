@@ -126,11 +126,11 @@ def _frozen_notices(base: Base, layers: list[Layer], ran: Collection[int]) -> It
 def _shared_notices(base: Base, layers: list[Layer]) -> Iterable[Notice]:
     """Adapted weights that stand in several places, as those of shared blocks or a tied output layer."""
     places = Counter(
-        parameter.data_ptr()
+        base.place_of(parameter)
         for module in base.model.modules()
         for parameter in module.parameters(recurse=False)
     )
-    names = [layer.name for layer in layers if places[layer.weight.data_ptr()] > 1]
+    names = [layer.name for layer in layers if places[base.place_of(layer.weight)] > 1]
     if names:
         yield Notice(
             "model",

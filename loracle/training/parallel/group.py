@@ -35,7 +35,7 @@ from loracle.training.memory.measurement import out_of_memory
 
 Result = TypeVar("Result")
 
-FINE, _NO_MEMORY, _FAILED = range(3)
+FINE, _NO_MEMORY, _FAILED, _LAYER = range(4)  # from the last on: a layer of a divided model is wanted
 _HOWEVER_LONG = datetime.timedelta(days=365)  # who watches the worker decides how long is too long
 _SECONDS_TO_DIE = 10.0  # until a process whose connection broke is known to have died
 
@@ -48,20 +48,32 @@ class Group:
         size: how many there are.
         pipes: of the first process those to all others, in their order; of the others the one to the first.
 
+        close: ends the others, as far as the first process can; it is alone then.
+
     Attributes:
-        rank, size: as given.
+        rank, size, close: as given.
         parted: whether this training is over because one of them failed, and all know it.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, pipes: Sequence[Connection[Any, Any]] = ()) -> None:
+    def __init__(
+        self,
+        rank: int = 0,
+        size: int = 1,
+        pipes: Sequence[Connection[Any, Any]] = (),
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.close = close
         self.rank = rank
         self.size = size
         self.parted = False
         self._pipes = pipes
         self._others = pipes if rank == 0 else ()  # who does what this process says
+        self._give: Callable[[int, Sequence[int]], None] | None = None
 
     def begin(self, **training: Any) -> None:
         """Has the others take part in a training, of which this is all that they have to know."""
+        if self.rank == 0:
+            self.meet()
         for pipe in self._others:
             while pipe.poll():  # what nobody asked for about the one before
                 pipe.recv()
@@ -69,6 +81,8 @@ class Group:
 
     def finish(self) -> None:
         """Has the others take their adapters off."""
+        if self.rank == 0:
+            self.meet()
         for pipe in self._others:
             with contextlib.suppress(OSError):  # it is dying, and so will this one
                 pipe.send(None)
@@ -82,12 +96,16 @@ class Group:
         Raises:
             torch.OutOfMemoryError, RuntimeError: as `in_step`, and whatever `own` raises.
         """
+        self.meet()
         pipes = self._others[: len(others)]
         for pipe, arguments in zip(pipes, others, strict=True):
             pipe.send((function, arguments))
+        for pipe in self._others[len(others) :] if self._give is not None else ():
+            pipe.send(())
         try:
             results = [own()]
         finally:  # whatever happens here, nobody is left in the middle of a word
+            self.meet()
             replies = [self._together(pipe.recv) for pipe in pipes]
         for rank, (code, found) in enumerate(replies, start=1):
             self._require(code, rank, found)
@@ -130,10 +148,13 @@ class Group:
         """All processes are here. Raises as `in_step`, where one of them failed before it came here."""
         if self.size == 1:
             return
-        codes = self._exchange(FINE)
+        self._require_all(self._exchange(FINE))
+
+    def _require_all(self, codes: list[int]) -> None:
         if not self.parted:
             return
-        rank = int(np.argmax(codes))
+        failed = [code if code < _LAYER else FINE for code in codes]
+        rank = int(np.argmax(failed))
         said = self._others[rank - 1].recv() if self._others else "it failed"
         self._require(codes[rank], rank, said)
 
@@ -189,14 +210,46 @@ class Group:
         self._together(distributed.all_reduce, whole)
         return float(whole.item())
 
+    def serve_layers(self, give: Callable[[int, Sequence[int]], None]) -> None:
+        """The processes hold parts of a model. From now on, whoever waits for the others does meanwhile what
+        those need who still compute: `give(layer, ranks)`, which all processes call at once."""
+        self._give = give
+
+    def fetch(self, layer: int) -> None:
+        """Returns when this process has been given a layer; the others wait, or want one, too.
+
+        Raises:
+            torch.OutOfMemoryError, RuntimeError: as `in_step`.
+        """
+        assert self._give is not None
+        if self.size == 1:
+            self._give(layer, [0])
+            return
+        self._require_all(self._exchange(_LAYER + layer))
+
+    def meet(self) -> None:
+        """Where the processes hold parts of a model: all are here, and none needs another's part. What one
+        does alone it does between two of these, in the last of which the others wait."""
+        if self._give is not None:
+            self.agree()
+
     def _exchange(self, code: int) -> list[int]:
-        """What has become of each process, (size,)."""
-        codes = torch.zeros(self.size, dtype=torch.int64)
-        codes[self.rank] = code
-        self._together(distributed.all_reduce, codes)
-        found: list[int] = codes.tolist()
-        self.parted = any(found)
-        return found
+        """What has become of each process, (size,), when nobody wants a layer or this one has got its own."""
+        while True:
+            codes = torch.zeros(self.size, dtype=torch.int64)
+            codes[self.rank] = code
+            self._together(distributed.all_reduce, codes)
+            found: list[int] = codes.tolist()
+            self.parted = any(FINE < one < _LAYER for one in found)
+            wanted = sorted({one for one in found if one >= _LAYER})
+            if self.parted or not wanted:
+                return found
+            assert self._give is not None
+            for one in wanted:
+                ranks = [rank for rank, own in enumerate(found) if own == one]
+                self._together(self._give, one - _LAYER, ranks)
+            if code >= _LAYER:
+                return found
 
     def _together(self, exchange: Callable[..., Any], *arguments: Any) -> Any:
         try:

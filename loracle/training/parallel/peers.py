@@ -1,7 +1,8 @@
 """The other processes of a trial, and what they do.
 
 The first process is the worker itself: it alone reads data, scores, and talks to the driver. The others
-hold a base model each, and wait at a pipe for trainings, in which they do their share (`group.py`).
+hold a base model each, or a part of one (`shards.py`), and wait at a pipe for trainings, in which they do
+their share (`group.py`).
 
 They end together. When one of the others dies, the worker dies in the same way, so that its driver hears of
 the cause and replaces all; when the worker has gone, so do the others.
@@ -27,6 +28,7 @@ from typing import Any
 
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from transformers.utils.logging import disable_progress_bar
 
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, ModelError
@@ -35,6 +37,7 @@ from loracle.training.loop import TrainingFailed, train_adapter
 from loracle.training.memory.measurement import release
 from loracle.training.model.base_model import Base, load_base
 from loracle.training.parallel.group import FINE, Group, code_of, join, leave
+from loracle.training.parallel.shards import ShardedLayers, repeated_layers
 
 _SECONDS_TO_DIE = 1.0  # of a signal
 
@@ -62,6 +65,24 @@ class Peers:
         _when_one_ends({process.sentinel: process for process in self._processes}, self._die_like)
         atexit.register(self._end)
 
+    def load_base(self, config: RunConfig) -> tuple[Base, Group]:
+        """The base model, of which this process may hold a part, and the group of all, which have theirs.
+
+        Raises:
+            ConfigError, ModelError: see `join` and `base_model.load_base`.
+        """
+        if not config.execution.shard_model:
+            base = load_base(config)
+            return base, self.join(base.device)
+        groups: list[Group] = []
+
+        def divide(model: Any, device: torch.device) -> ShardedLayers:
+            repeated_layers(model)  # raises in all of them
+            groups.append(self.join(device))
+            return _divided(model, device, groups[0])
+
+        return load_base(config, divide), groups[0]
+
     def join(self, device: torch.device) -> Group:
         """Waits until all have loaded their model; the group of all.
 
@@ -82,7 +103,7 @@ class Peers:
         for pipe in self._pipes:
             pipe.send(port)
         join(0, self._size, device, store)
-        return Group(0, self._size, self._pipes)
+        return Group(0, self._size, self._pipes, self.close)
 
     def close(self) -> None:
         """Ends them; this process is alone again."""
@@ -120,20 +141,48 @@ def serve(rank: int, config: RunConfig, pipe: Connection[Any, Any]) -> None:
     _when_one_ends({parent.sentinel: None}, lambda _: os._exit(1))
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)  # as in a worker
+    disable_progress_bar()  # the first process has one
+    with contextlib.suppress(EOFError, ConnectionError):  # the first one has gone
+        base, group = _loaded(rank, config, pipe)
+        while True:
+            group.meet()
+            _take_part(base, group, pipe, pipe.recv())
+
+
+def _loaded(rank: int, config: RunConfig, pipe: Connection[Any, Any]) -> tuple[Base, Group]:
+    """The base model and the group; if one of them cannot be had, it tells so and waits for its end."""
+    groups: list[Group] = []
+
+    def joined(device: torch.device) -> Group:
+        pipe.send("")
+        port = pipe.recv()
+        join(rank, config.processes, device, TCPStore("127.0.0.1", port, config.processes))
+        groups.append(Group(rank, config.processes, [pipe]))
+        return groups[0]
+
+    def divide(model: Any, device: torch.device) -> ShardedLayers:
+        repeated_layers(model)  # raises in all of them
+        return _divided(model, device, joined(device))
+
     try:
         if config.device != "cpu" and torch.cuda.is_available():
             torch.cuda.set_device(rank % torch.cuda.device_count())
-        base = load_base(config)
-        problem = ""
+        base = load_base(config, divide if config.execution.shard_model else None)
+        return base, groups[0] if groups else joined(base.device)
     except Exception as error:  # of any kind: the first process has most likely met the same
-        problem = one_line(error)
-    with contextlib.suppress(EOFError, ConnectionError):  # the first one has gone
-        pipe.send(problem)
-        port = pipe.recv()
-        join(rank, config.processes, base.device, TCPStore("127.0.0.1", port, config.processes))
-        group = Group(rank, config.processes, [pipe])
+        if groups:
+            traceback.print_exc()
+        else:
+            pipe.send(one_line(error))
         while True:
-            _take_part(base, group, pipe, pipe.recv())
+            pipe.recv()
+
+
+def _divided(model: Any, device: torch.device, group: Group) -> ShardedLayers:
+    with group.in_step():
+        layers = ShardedLayers(model, device, group)
+        layers.check()
+    return layers
 
 
 def _take_part(base: Base, group: Group, pipe: Connection[Any, Any], training: dict[str, Any]) -> None:
@@ -142,8 +191,11 @@ def _take_part(base: Base, group: Group, pipe: Connection[Any, Any], training: d
     base = replace(base, **training.pop("batching"))
     try:
         with train_adapter(base, **training, group=group):
-            while (asked := pipe.recv()) is not None:
-                pipe.send(_answer(base, *asked))
+            while (asked := _asked(group, pipe)) is not None:
+                if asked:
+                    answer = _answer(base, *asked)
+                    group.meet()  # before the first one takes it, as others may still need parts of this one
+                    pipe.send(answer)
     except Exception as error:
         if not group.parted:
             raise
@@ -151,6 +203,12 @@ def _take_part(base: Base, group: Group, pipe: Connection[Any, Any], training: d
             traceback.print_exc()
     if base.device.type == "cpu":
         release(base.device)  # as after a trial
+
+
+def _asked(group: Group, pipe: Connection[Any, Any]) -> Any:
+    """What the first process says next."""
+    group.meet()
+    return pipe.recv()
 
 
 def _answer(base: Base, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[int, Any]:

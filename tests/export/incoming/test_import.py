@@ -270,6 +270,19 @@ def test_what_the_loss_counts_is_kept(text: str, expected: str | None, imported:
     assert "loss" not in notes
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (AXOLOTL + "fsdp_config: {fsdp_version: 2, reshard_after_forward: true}\n", "fsdp_config"),
+        (LLAMA_FACTORY + "deepspeed: examples/deepspeed/ds_z3_config.json\n", "deepspeed"),
+        (TRL + "fsdp: full_shard auto_wrap\n", "fsdp"),
+    ],
+)
+def test_where_a_model_was_divided_it_is_said_how_it_is_here(imported: Imported, text: str, key: str) -> None:
+    _, notes = imported(text)
+    assert f"{key}: where the model has to be divided between GPUs, add execution.shard_model: true" in notes
+
+
 def test_that_trl_counts_every_turn_of_a_chat_is_said(imported: Imported) -> None:
     assert (
         "data.loss_on: all counts all of them" in imported(TRL.replace("completion_only_loss: true", ""))[1]
