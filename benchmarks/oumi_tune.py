@@ -362,12 +362,12 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Rows so far; without a log, those that are in git."""
-    if path.exists():
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """Rows that are in git, and those of the log since."""
     stored = RESULTS / "oumi.json"
     part = "rows" if path == LOG else "demo"
-    return list(json.loads(stored.read_text(encoding="utf-8"))[part]) if stored.exists() else []
+    rows = list(json.loads(stored.read_text(encoding="utf-8"))[part]) if stored.exists() else []
+    new = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return rows + [row for row in map(json.loads, new) if row not in rows]
 
 
 def _add(path: Path, row: dict[str, Any]) -> None:
