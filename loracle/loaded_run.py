@@ -169,7 +169,7 @@ def load_run(folder: str | Path) -> LoadedRun:
     config, space = open_run(Path(folder))
     history = read_history(config.output, space, config.execution.storage)
     try:
-        finished = read_finished(config.output, history)
+        finished = read_finished(config.output, history, config.execution.storage)
     except StudyError:  # it is not over
         finished = None
     return LoadedRun(config, space, history, finished, tuple(read_notices(config.output)))

@@ -39,19 +39,42 @@ _SECRET = (
 )  # values that no error shows
 
 
+_OF_A_RUN = ("journal.log", "trials", "machines")  # what lies beside the config that a run keeps
+
+
 def load_config(path: str | Path) -> RunConfig:
-    """Reads and validates a YAML file.
+    """Reads and validates a YAML file. One that a run keeps in its folder means the run in that folder,
+    wherever it has been moved or copied to.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or breaks a rule (`file:line: key: rule`).
+    """
+    config, _ = read_config(path)
+    return config
+
+
+def read_config(path: str | Path) -> tuple[RunConfig, Path | None]:
+    """The same, and the run folder that the file names where it lies in another; None: it does not.
+
+    Raises:
+        ConfigError: see `load_config`.
     """
     path = Path(path)
     try:
         text = read_text(path)
     except YamlError as error:
         raise ConfigError(f"{error.place(path)}: {error}") from None
-    config = parse_config(text, source=str(path))
-    return resolve_paths(config, path.parent)
+    written = parse_config(text, source=str(path))
+    config, here = resolve_paths(written, path.parent), path.parent.resolve()
+    if not _kept_by_a_run(path) or not written.output.is_absolute():
+        return config, None
+    if config.output in (here, *here.parents) or here in config.output.parents:
+        return config, None
+    return config.model_copy(update={"output": here}), config.output
+
+
+def _kept_by_a_run(path: Path) -> bool:
+    return path.name == "config.yaml" and any((path.parent / part).exists() for part in _OF_A_RUN)
 
 
 def parse_config(text: str, source: str = "config", *, lines: bool = True) -> RunConfig:

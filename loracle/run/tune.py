@@ -221,6 +221,12 @@ def _estimates(config: RunConfig, run: Prepared) -> Forecast:
     )
 
 
+def _begins(ends_when: str, done: int, budget: int) -> str:
+    """That the search begins or goes on, and what will end it."""
+    more = f"; {done} are done, so none is added" if done > budget else ""
+    return f"searching: {ends_when}{more}" if ends_when else f"searching{more}"
+
+
 def run_search(
     search: Search,
     study: Study,
@@ -237,14 +243,14 @@ def run_search(
     trained `together`. Outcomes are recorded in the order in which they come, and the choice depends on the
     recorded history alone. `estimates` tell how long it takes, with the trainings that follow.
     """
-    listen(PhaseStarted(f"searching: {search.ends_when}" if search.ends_when else "searching"))
+    before = study.history().counted
+    listen(PhaseStarted(_begins(search.ends_when, len(before), budget)))
     recent: list[Trial] = []  # that ended here, in the order in which they did
     estimates = estimates or Forecast()
     search = search.priced(estimates.each)
     trials = Starter(search, study, executor, folder, budget, together, listen)
     running = trials.running
     told: dict[str, Notice] = {}  # as they were told once
-    before = study.history().counted
     most = search.most_trials(budget)  # the budget that can be spent
     if len(before) < most and not study.shared:  # what others do is not known
         listen(estimates.expected(before, most, executor.capacity))

@@ -19,6 +19,7 @@ from loracle.report.verdict import Comparison
 from loracle.report.verdict.stored import FILE, Finished, read_finished, write_finished
 from loracle.run.folder import open_run
 from loracle.run.storage.opening import read_history
+from loracle.run.tune import work
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +117,13 @@ def test_what_is_kept_is_the_whole_record(run: Path) -> None:
     write_finished(run, found)
     assert to_plain(kept(run)) == to_plain(found)
     assert found.comparison.items > 0
+
+
+def test_a_run_in_a_database_has_its_verdict_where_it_ended(
+    said: Callable[..., str], run_config: Callable[..., Path]
+) -> None:
+    config = run_config(execution={"workers": 0, "storage": "sqlite:///trials.db"}, search={"trials": 1})
+    work(load_config(config))
+    assert "its database has the trials, and the final trainings and the verdict are where" in said(
+        "verdict", config, refused=True
+    )

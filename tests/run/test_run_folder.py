@@ -404,3 +404,33 @@ def test_results_of_a_search_whose_journal_is_gone_are_not_shown_as_those_of_a_n
         tune(config)
     (config.output / "journal.log").write_bytes(journal)
     assert len(tune(config).history.trials) == 1
+
+
+def test_the_config_in_a_run_folder_means_that_folder_wherever_it_was_copied_to(
+    loracle: Loracle, run: Path, tmp_path: Path
+) -> None:
+    there = contents(run)
+    copied = Path(shutil.copytree(run, tmp_path / "copied"))
+    config = copied / "config.yaml"
+    code, out, errors = loracle("tune", config)
+    assert code in (0, 3, 4), errors
+    assert f"{config} is the config of a run that was at {run}; this is {copied}" in errors
+    assert f"report:  {copied / 'report.md'}" in out
+    assert contents(run) == there
+    assert load_config(config).output == copied
+    assert f"was at {run}" not in loracle("tune", config, "--output", copied)[2]  # it is said where it lies
+
+
+def test_a_config_of_ones_own_beside_a_run_means_the_output_that_it_names(tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    config = tmp_path / "config.yaml"
+    config.write_text("model: tiny\ndata: {train: rows.jsonl}\noutput: ../mine\n")
+    assert load_config(config).output == tmp_path.parent / "mine"
+
+
+def test_fewer_trials_than_there_are_say_so(loracle: Loracle, run_config: Callable[..., Path]) -> None:
+    config = run_config(search={"trials": 3})
+    tune(load_config(config))
+    errors = loracle("tune", config, "--trials", "2")[2]
+    assert "searching: ends after 2 trials (search.trials); 3 are done, so none is added\n" in errors
+    assert "so none is added" not in loracle("tune", config, "--trials", "3")[2]

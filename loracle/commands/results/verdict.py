@@ -18,7 +18,7 @@ def verdict(run: RunFolder, as_json: AsJson = False) -> None:
 
     config, space = open_run(run)
     history = read_history(config.output, space, config.execution.storage)
-    finished = read_finished(config.output, history)
+    finished = read_finished(config.output, history, config.execution.storage)
     if as_json:
         notices = read_notices(config.output)
         say_json(verdict_json(config, space, finished, history, notices))

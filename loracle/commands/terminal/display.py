@@ -44,6 +44,7 @@ from loracle.text.quantities import show_seconds
 _ROOM_FOR_CONFIGS = 120  # columns of a terminal that shows the config beside the bar
 _LONGEST_TITLE = 34  # characters
 _STARTING = "starting"  # a trial that has not told of any step
+_BEHIND_COUNT = 6  # columns before a config on a line of its own
 _NARROW = 100  # columns of a terminal below which titles and bars are shorter
 _TITLE_WHEN_NARROW, _BAR_WHEN_NARROW, _BAR = 25, 10, 20
 
@@ -179,20 +180,20 @@ class Display:
         assert outcome is not None
         is_best = event.best is not None and event.best.number == event.trial.number
         style = "red" if outcome.failure else "green" if is_best else ""
-        head = f"{event.done:>4}/{event.budget}  "
+        head = f"{event.done:>4}/{event.budget}  trial {event.trial.number:<{len(str(event.budget))}}"
         score = f"{self._score(event.trial):>13}"
         rest = f"  best {self._score(event.best)}  {show_seconds(outcome.seconds):>5} s"
         if event.trainings is not None and not self._console.is_terminal:  # there it stands below the bars
             rest += f"  cost {event.trainings:.3g}"
         lost = f"  loses {' and '.join(outcome.broken)}" if outcome.broken else ""
+        config = f"  {show_config(event.config)}"
         if differs(event.best, event.recommended):
             assert event.recommended is not None
-            rest += f"  recommended: trial {event.recommended.number}"
-        config = f"  {show_config(event.config)}"
+            config += f"  (recommended: trial {event.recommended.number})"
         width = len(head) + len(score) + len(rest) + len(lost) + len(config)
         line = Text.assemble(head, (score, style), rest, (lost, "red"))
         if self._console.is_terminal and width > self._console.width:
-            config = f"\n{'':>{len(head) - 2}}{config}"
+            config = f"\n{'':>{_BEHIND_COUNT}}{config}"
         self._console.print(line.append(escape.lines(config)), soft_wrap=True)
 
     def _score(self, trial: Trial | None) -> str:

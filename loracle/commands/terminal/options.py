@@ -36,9 +36,13 @@ def changed_settings(path: Path, trials: int | None, output: Path | None, **exec
     Raises:
         ConfigError: see `load_config`; or a path that the run's own config.yaml could not hold.
     """
-    from loracle.config.loading import load_config, resolve_storage
+    from loracle.commands.terminal.console import console, say
+    from loracle.config.loading import read_config, resolve_storage
 
-    config = load_config(path)
+    config, elsewhere = read_config(path)
+    if elsewhere is not None and output is None:
+        here = config.output
+        say(console(errors=True), f"{path} is the config of a run that was at {elsewhere}; this is {here}")
     changes: dict[str, Any] = {}
     given = {name: value for name, value in execution.items() if value is not None}
     if "storage" in given:

@@ -25,6 +25,12 @@ from loracle.text.files import write_atomically
 
 FILE = "verdict.json"
 
+_NOT_FINISHED = "the run is not finished; the same loracle tune goes on with it"
+_NOT_HERE = (
+    "the run was not finished in this folder: its database has the trials, and the final trainings and the "
+    "verdict are where loracle tune ended; here, the same loracle tune makes them again"
+)
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -46,8 +52,8 @@ def write_finished(folder: Path, finished: Finished) -> None:
     write_atomically(folder / FILE, json_text(to_plain(finished)))
 
 
-def read_finished(folder: Path, history: History) -> Finished:
-    """How the run in this folder ended.
+def read_finished(folder: Path, history: History, storage: str | None = None) -> Finished:
+    """How the run in this folder ended; `storage` is its database, which many machines may share.
 
     Raises:
         StudyError: it has not ended, has gone on since, or nothing can be read of it.
@@ -61,16 +67,14 @@ def read_finished(folder: Path, history: History) -> Finished:
                 "tune writes it and trains nothing again"
             ) from None
         nothing = nothing_succeeded(history)
-        why = f"{nothing[:1].lower()}{nothing[1:]}"
-        raise StudyError(
-            f"{folder}: {why or 'the run is not finished; the same loracle tune goes on with it'}"
-        ) from None
+        why = f"{nothing[:1].lower()}{nothing[1:]}" or (_NOT_FINISHED if storage is None else _NOT_HERE)
+        raise StudyError(f"{folder}: {why}") from None
     except (OSError, ValueError) as error:
         raise StudyError(f"{folder / FILE}: cannot be read; the same loracle tune makes it again") from error
     if len(history.counted) != finished.trials:
         raise StudyError(
             f"{folder}: {len(history.counted)} trials are done and the verdict is of {finished.trials}, so "
-            "the run is not finished; the same loracle tune goes on with it"
+            f"{_NOT_FINISHED}"
         )
     return finished
 

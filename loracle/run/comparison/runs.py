@@ -62,7 +62,7 @@ def compare_runs(folders: Sequence[Path]) -> RunsCompared:
 def _read(folder: Path) -> _Run:
     config, space = open_run(folder)
     history = read_history(config.output, space, config.execution.storage)
-    finished = read_finished(config.output, history)
+    finished = read_finished(config.output, history, config.execution.storage)
     contents = read_contents(config.output, config.execution.storage)
     comparison = finished.comparison
     row = _row(config, comparison, history)

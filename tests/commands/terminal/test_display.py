@@ -66,7 +66,7 @@ def test_a_trial_that_loses_a_guard_says_so_beside_its_score() -> None:
         assert any("80.0 %, trial 1, loses text" in line for line in bars_of(display, 80))
     said = [line for line in out.getvalue().splitlines() if "/30" in line]
     assert "loses" not in said[0]
-    assert re.search(r"2/30 +80.0 % +best 50.0 % +3.0 s  loses text", said[1])
+    assert re.search(r"2/30 +trial 1 +80.0 % +best 50.0 % +3.0 s  loses text", said[1])
 
 
 def test_the_recommended_trial_is_told_where_it_is_not_that_of_the_best_score() -> None:
@@ -83,7 +83,7 @@ def test_the_recommended_trial_is_told_where_it_is_not_that_of_the_best_score() 
     assert "80.0 %, trial 1, recommended by all trials: rank 8" in use
     said = [line for line in out.getvalue().splitlines() if "/30" in line]
     assert "recommended" not in said[0]
-    assert re.search(r"2/30 +80.0 % +best 90.0 % +3.0 s  recommended: trial 1", said[1])
+    assert re.search(r"2/30 +trial 1 +80.0 % +best 90.0 % +3.0 s .*\(recommended: trial 1\)$", said[1])
 
 
 def test_how_long_a_run_takes_is_said_before_its_first_trial() -> None:
