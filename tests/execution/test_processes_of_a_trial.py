@@ -112,6 +112,18 @@ def test_two_processes_give_what_one_gives(
     assert gone([process.pid for process in there])  # none outlives the worker
 
 
+def test_a_process_with_nothing_to_do_waits_for_the_others(
+    make: Callable[..., LocalWorkers], written: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Two examples are scored by two of three processes, when the run's pace is measured, and then more."""
+    scoring = {"metric": "exact_match", "max_new_tokens": 4}
+    outcome = outcome_of(make(processes=3, scoring=scoring), Job(0, CONFIG, 0, tmp_path / "three"))
+    alone = TrainingObjective.from_config(load_config(written(None, scoring=scoring)))
+    expected = alone.run(CONFIG, seed=0, folder=tmp_path / "alone")
+    assert outcome.value == expected.value
+    assert places_of(tmp_path / "three") == places_of(tmp_path / "alone")
+
+
 @pytest.mark.slow
 def test_when_one_dies_all_are_replaced(
     make: Callable[..., LocalWorkers], written: Callable[..., Path], tmp_path: Path, tiny_model: Path

@@ -192,9 +192,9 @@ def _take_part(base: Base, group: Group, pipe: Connection[Any, Any], training: d
     try:
         with train_adapter(base, **training, group=group):
             while (asked := _asked(group, pipe)) is not None:
+                answer = _answer(base, *asked) if asked else None
+                group.meet()  # before the first one takes it, as others may still need parts of this one
                 if asked:
-                    answer = _answer(base, *asked)
-                    group.meet()  # before the first one takes it, as others may still need parts of this one
                     pipe.send(answer)
     except Exception as error:
         if not group.parted:
