@@ -4,18 +4,19 @@
     OMP_NUM_THREADS=1 python benchmarks/memory.py --model ~/.cache/loracle/real/gemma-3-270m-float32 \\
         --out benchmarks/results/real-memory.json
 
-Every case trains a random model of a real architecture in a process of its own, or the real one. `allocated`
-is the peak of the tensors alone, added up from the profiler's record of every allocation: what
-`torch.cuda.max_memory_allocated` is on a GPU. `resident` is how much the process grows, at its peak, in its
-first training, beyond what it had with the model loaded and free memory given back: what a run records of
-each trial. `again` is the same in a second training. Both hold what the allocator keeps, and code that is
-used for the first time. `predicted` is what a run expects of it before any trial has corrected it.
+Every case trains a random model of a real architecture in a process of its own, or the real one, with the
+heap of a worker. `allocated` is the peak of the tensors alone, added up from the profiler's record of every
+allocation: what `torch.cuda.max_memory_allocated` is on a GPU. `resident` is how much the process grows, at
+its peak, in its first training, beyond what it had with the model loaded and free memory given back: what a
+run records of each trial. `again` is the same in a second training. Both hold what the allocator keeps, and
+code that is used for the first time. `predicted` is what a run expects of it before any trial corrects it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ import torch
 import transformers
 from speed import about
 
+from loracle.config.execution.heap import lean_heap
 from loracle.config.settings import RunConfig, TrainingConfig
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.loop import train_adapter
@@ -81,7 +83,6 @@ REAL_CASES: tuple[tuple[str, str, int, int, int, int, float, dict[str, Any]], ..
     ("", "bfloat16", 128, 4, 64, 16, 0.1, {}),
     ("", "bfloat16", 16, 4, 128, 127, 0.05, {}),
     ("", "bfloat16", 64, 16, 32, 4, 0.05, {"gradient_checkpointing": True}),
-    # The equations' factors for a heap were fitted to those above; these were added afterwards.
     ("", "float32", 16, 8, 24, 6, 0.0, {}),
     ("", "float32", 32, 2, 96, 95, 0.05, {}),
     ("", "float32", 128, 8, 32, 2, 0.05, {}),
@@ -94,8 +95,21 @@ REAL_CASES: tuple[tuple[str, str, int, int, int, int, float, dict[str, Any]], ..
     ("", "bfloat16", 16, 1, 256, 255, 0.0, {}),
     ("", "bfloat16", 64, 4, 96, 24, 0.05, {}),
     ("", "bfloat16", 8, 8, 128, 16, 0.05, {"gradient_checkpointing": True}),
+    # The equations' factors for a heap were fitted to those above; these were added afterwards.
+    ("", "float32", 8, 6, 40, 5, 0.05, {}),
+    ("", "float32", 48, 3, 56, 20, 0.0, {}),
+    ("", "float32", 96, 12, 20, 3, 0.1, {}),
+    ("", "float32", 16, 1, 192, 191, 0.05, {}),
+    ("", "float32", 32, 4, 40, 6, 0.0, {"variant": "rslora"}),
+    ("", "float32", 8, 16, 40, 5, 0.05, {"gradient_checkpointing": True}),
+    ("", "float32", 64, 2, 96, 12, 0.0, {"gradient_checkpointing": True}),
+    ("", "bfloat16", 8, 2, 40, 5, 0.0, {}),
+    ("", "bfloat16", 24, 16, 24, 3, 0.05, {}),
+    ("", "bfloat16", 96, 6, 56, 55, 0.1, {}),
+    ("", "bfloat16", 192, 3, 80, 10, 0.0, {}),
+    ("", "bfloat16", 32, 8, 80, 10, 0.0, {"gradient_checkpointing": True}),
 )
-N_FITTED = 12
+N_FITTED = 24
 
 
 def load_real(folder: str, dtype: str) -> Base:
@@ -185,7 +199,8 @@ def run_case(number: int, model: str | None, *more: str) -> dict[str, float]:
     """One case in a process of its own."""
     own = ["--model", model] if model else []
     command = [sys.executable, __file__, "--case", str(number), *own, *more]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    environment = os.environ | lean_heap()
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -50,8 +50,6 @@ from tasks import TASKS, Task
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from landscapes import design, prepare_process
-
 from loracle import default_space
 from loracle.config.settings import RunConfig
 from loracle.records.space import Config, SearchSpace
@@ -273,6 +271,8 @@ def _make_peer(name: str, space: SearchSpace, seed: int) -> Any:
 
 
 def _config(part: Part) -> dict[str, Any]:
+    from landscapes import design
+
     space = default_space()
     index = design(space, N_CONFIGS, DESIGN_SEED)[int(part.name)]
     return {"index": index, **_trained(trainer(part.task), space.config(index), part.seed, part.kind)}
@@ -327,6 +327,8 @@ def run(chosen: Sequence[Part], jobs: int, minutes: float | None) -> None:
         for part in left:
             if time.monotonic() < end:
                 yield part
+
+    from landscapes import prepare_process
 
     with multiprocessing.get_context("spawn").Pool(jobs, prepare_process) as pool:
         waiting: list[Any] = []

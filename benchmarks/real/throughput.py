@@ -8,10 +8,13 @@ own with one thread; the sides take turns. What is measured begins after the fir
 one: processor seconds, and tokens without padding. Memory is the most that the process had resident, whole
 (`peak_mb`) and over what it had with the model loaded and free memory given back (`growth_mb`).
 
-* loracle: `train_adapter` with the micro-batch that a run would choose.
+* loracle: `train_adapter` with the micro-batch that a run would choose, in a process with the imports and the
+  environment of a run's worker.
 * bare: pads a batch, `model(input_ids, attention_mask, labels).loss`, backward, clip, step.
 * trl: SFTTrainer without saving, logging and gradient checkpointing, on the tokens that count alone, the
   batches in order, all else as it comes. `--sides trl-checkpointing` is the same with its default, on.
+
+The others load nothing of Loracle but the meter of memory, and what makes rows is no side's process.
 
 Data are windows of this project's own documentation: of 24 to 40 tokens, of which the last 2 to 6 count
 (`completion`), or all (`text`).
@@ -37,15 +40,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from fetch import MODEL
-from memory import load_real
 from speed import about
 
-from loracle.config.settings import TrainingConfig
-from loracle.training.dataset.tokens import Encoded
-from loracle.training.loop import Step, train_adapter
-from loracle.training.memory.counting import build_memory_model
+from loracle.config.execution.heap import lean_heap
 from loracle.training.memory.measurement import ProcessMeter, release
-from loracle.training.schedule import example_order
 
 ROOT = Path(__file__).parent.parent.parent
 SIDES = ("loracle", "bare", "trl", "trl-checkpointing")
@@ -76,7 +74,7 @@ def make_rows(model: Path, n: int, kind: str) -> list[tuple[list[int], list[int]
     for start, length, count in zip(random.integers(0, len(ids) - 41, n), lengths, counted, strict=True):
         own = ids[start : start + length]
         k = count if kind == "completion" else length - 1
-        rows.append((own, [0] * (length - k) + [1] * int(k)))
+        rows.append((own, [0] * int(length - k) + [1] * int(k)))
     return rows
 
 
@@ -112,6 +110,15 @@ class Clock:
 
 
 def train_loracle(model: Path, dtype: str, batch: int, rows: list[Any], clock: Clock) -> dict[str, Any]:
+    from memory import load_real
+
+    import loracle.training.objective  # noqa: F401  # what a worker loads
+    from loracle.config.settings import TrainingConfig
+    from loracle.training.dataset.tokens import Encoded
+    from loracle.training.loop import Step, train_adapter
+    from loracle.training.memory.counting import build_memory_model
+    from loracle.training.schedule import example_order
+
     base = load_real(str(model), dtype)
     order = example_order(len(rows), len(rows), SEED)
     placed = [rows[0]] * len(rows)
@@ -242,12 +249,11 @@ def train_trl(
         return clock.result() | {"loss": trainer.state.log_history[-1].get("train_loss")}
 
 
-def measure(side: str, model: Path, dtype: str, batch: int, kind: str, steps: int) -> dict[str, Any]:
-    """One run in this process; `steps` are timed, after one that is not."""
+def measure(side: str, model: Path, dtype: str, batch: int, rows: list[Any]) -> dict[str, Any]:
+    """One run in this process; all steps are timed but the first."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
-    rows = make_rows(model, batch * (steps + 1), kind)
     clock = Clock()
     if side == "loracle":
         found = train_loracle(model, dtype, batch, rows, clock)
@@ -262,15 +268,15 @@ def measure(side: str, model: Path, dtype: str, batch: int, kind: str, steps: in
 # -- all of them ------------------------------------------------------------------------------------
 
 
-def run_side(side: str, model: Path, row: tuple[str, int, str], steps: int) -> dict[str, Any]:
-    dtype, batch, kind = row
-    one = json.dumps([side, str(model), dtype, batch, kind, steps])
+def run_side(side: str, model: Path, dtype: str, batch: int, rows: list[Any]) -> dict[str, Any]:
+    one = json.dumps([side, str(model), dtype, batch])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(
-        [sys.executable, __file__, "--one", one], capture_output=True, text=True, env=environment
-    )
+    if side == "loracle":
+        environment |= lean_heap()
+    command = [sys.executable, __file__, "--one", one]
+    done = subprocess.run(command, input=json.dumps(rows), capture_output=True, text=True, env=environment)
     if done.returncode != 0:
-        raise SystemExit(f"{side} {row}: {done.stderr[-2000:]}")
+        raise SystemExit(f"{side} {dtype} {batch}: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -310,16 +316,16 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one is not None:
-        side, model, *row, steps = json.loads(arguments.one)
-        print(json.dumps(measure(side, Path(model), *row, steps)))
+        side, model, dtype, batch = json.loads(arguments.one)
+        print(json.dumps(measure(side, Path(model), dtype, batch, json.load(sys.stdin))))
         return
     results = []
-    for row in (ROWS[number] for number in arguments.rows):
+    for dtype, batch, kind in (ROWS[number] for number in arguments.rows):
+        rows = make_rows(arguments.model, batch * (arguments.steps + 1), kind)
         runs: dict[str, list[dict[str, Any]]] = {side: [] for side in arguments.sides}
         for _ in range(arguments.rounds):
             for side in arguments.sides:
-                runs[side].append(run_side(side, arguments.model, row, arguments.steps))
-        dtype, batch, kind = row
+                runs[side].append(run_side(side, arguments.model, dtype, batch, rows))
         results.append({"dtype": dtype, "batch": batch, "data": kind, "sides": summary(runs)})
         print(json.dumps(results[-1], indent=1), flush=True)
         if arguments.out:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from loracle.config.execution.heap import lean_heap
 from loracle.config.settings import ExecutionConfig, RunConfig
 from loracle.errors import StudyError
 from loracle.execution.devices import threads_each, visible_devices
@@ -60,6 +61,8 @@ class LocalWorkers:
         self._config = config.model_copy(update={"threads": threads}).model_dump_json()
         environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
         own = config.objective is not None
+        if not own:  # a program of the user's own is left as it is
+            environment |= lean_heap()
         gpus = execution.gpus_per_trial
         devices = visible_devices(
             config.device, self.capacity, gpus, own=own, processes=config.processes, count=count_gpus

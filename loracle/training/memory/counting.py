@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from loracle.config.execution.heap import has_lean_heap
 from loracle.config.training.optimizers import ADAMW, OPTIMIZERS
 from loracle.config.training.plan import plan_training
 from loracle.config.training.settings import TrainingConfig
@@ -28,10 +29,11 @@ from loracle.training.model.output.layer import OutputLayer
 from loracle.training.model.output.loss import LOGITS_AT_ONCE, before_loss, in_blocks
 
 _RESERVE = 0.1  # share of the free memory left alone: for fragmentation, and for what others take
-_OVERHEAD = {"cuda": 64 << 20, "cpu": 10 << 20}  # bytes; workspaces of libraries, and code first used
-# Bytes for each byte of an activation, in float32 and bfloat16; and where activations are computed again.
-_HEAP = {4: 1.75, 2: 1.5}
-_HEAP_RECOMPUTED = {4: 6.5, 2: 4.0}
+_OVERHEAD = {"cuda": 64 << 20, "cpu": 12 << 20}  # bytes; workspaces of libraries, and code first used
+# Bytes for each byte of an activation, and where activations are computed again: in a worker's heap; and in
+# a heap as it comes, in float32 and bfloat16.
+_LEAN_HEAP = (1.2, 3.2)
+_HEAP = {4: (1.75, 6.5), 2: (1.5, 4.0)}
 _PROBE = (8, 16, 32)  # tokens
 
 
@@ -152,7 +154,8 @@ def _heap(base: Base, settings: TrainingConfig) -> float:
     """Bytes that the allocator holds for each byte of an activation."""
     if base.device.type != "cpu":
         return 1.0
-    return (_HEAP_RECOMPUTED if settings.gradient_checkpointing else _HEAP)[base.dtype.itemsize]
+    kept, recomputed = _LEAN_HEAP if has_lean_heap() else _HEAP[base.dtype.itemsize]
+    return recomputed if settings.gradient_checkpointing else kept
 
 
 def _width(layer: Layer) -> int:

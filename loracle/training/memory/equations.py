@@ -19,13 +19,14 @@ At its peak, when the backward pass begins, a training holds what was loaded bef
   logits itself makes them for all k, or for all tokens; a quarter of those stays while gradients are made.
 * gradients: two float32 tensors as wide as the widest adapted module, while the first layer's backward runs.
 * allocator: what it holds for each byte of an activation: 1 on CUDA, where PyTorch keeps blocks of like
-  sizes. The heap of the C library falls into pieces: on Linux 1.4 to 2.1 were measured on a real model in
-  either precision, and 3.6 to 6.9 where activations are computed again.
+  sizes. The heap of the C library falls into pieces: that of a worker (`config/execution/heap.py`), on Linux,
+  to 1.1 to 1.4 on a real model in either precision, and to 2.4 to 4.4 where activations are computed again,
+  which is not understood; a heap as it comes, to 1.4 to 2.1 and 3.6 to 6.9.
 
-Measured on a CPU (`benchmarks/memory.py`): on 12 trainings of Gemma 3 270M, ranks 4 to 256, 16 to 512 tokens
-at a time, growth of the process is predicted as 0.91 to 1.14 times what it was, before any correction; the
-heap's numbers are fitted to these. Other models have tensors of other sizes, and there it matters that
-`plan.py` corrects by what was observed. On CUDA it was not measured.
+Measured on a CPU (`benchmarks/memory.py`), before any correction: docs/real-model.md. The numbers of a
+worker's heap are fitted to 24 trainings of Gemma 3 270M, ranks 4 to 256, 16 to 1,024 tokens at a time, all of
+which they meet within a tenth. Other models have tensors of other sizes, and there it matters that `plan.py`
+corrects by what was observed. On CUDA it was not measured.
 """
 
 from __future__ import annotations
