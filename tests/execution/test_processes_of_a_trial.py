@@ -117,7 +117,9 @@ def test_a_process_with_nothing_to_do_waits_for_the_others(
 ) -> None:
     """Two examples are scored by two of three processes, when the run's pace is measured, and then more."""
     scoring = {"metric": "exact_match", "max_new_tokens": 4}
-    outcome = outcome_of(make(processes=3, scoring=scoring), Job(0, CONFIG, 0, tmp_path / "three"))
+    workers = make(processes=3, scoring=scoring)
+    assert workers.load().pace is not None
+    outcome = outcome_of(workers, Job(0, CONFIG, 0, tmp_path / "three"))
     alone = TrainingObjective.from_config(load_config(written(None, scoring=scoring)))
     expected = alone.run(CONFIG, seed=0, folder=tmp_path / "alone")
     assert outcome.value == expected.value
