@@ -68,14 +68,17 @@ def processes_of_trials() -> list[psutil.Process]:
     return [*workers, *others]
 
 
-def outcome_of(workers: LocalWorkers, job: Job, after_a_step: Callable[[], None] = lambda: None) -> Outcome:
+def outcome_of(
+    workers: LocalWorkers, job: Job, strike: Callable[[], None] = lambda: None, during: str = "training"
+) -> Outcome:
+    """What comes of a job; `strike` is called once, when a step, or a batch of that part, is over."""
     struck = False
 
     def told(number: int, step: int, total: int, loss: float | None, part: str = "training") -> None:
         nonlocal struck
-        if not struck and part == "training":
+        if not struck and part == during:
             struck = True
-            after_a_step()
+            strike()
 
     workers.submit(job)
     end = time.monotonic() + PATIENCE
@@ -152,6 +155,22 @@ def test_when_one_dies_all_are_replaced(
     last = outcome_of(workers, final)
     assert last.value == pytest.approx(alone.final(CONFIG, seed=0, folder=tmp_path / "final").value, abs=1e-4)
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), tmp_path / "adapter")
+
+
+@pytest.mark.slow
+def test_one_may_die_while_answers_are_written(make: Callable[..., LocalWorkers], tmp_path: Path) -> None:
+    scoring = {"metric": "exact_match", "max_new_tokens": 30, "batch_size": 1}
+    workers = make(scoring=scoring, data={"validation_limit": 12})
+    outcome = outcome_of(
+        workers,
+        Job(0, CONFIG, 0, tmp_path / "0"),
+        lambda: processes_of_trials()[1].kill(),
+        during="writing",
+    )
+    assert outcome.failure is None
+    assert outcome.metrics["attempts"] == 2
+    kept = json.loads((tmp_path / "0" / "attempt-1.json").read_text())["failure"]
+    assert "process 2 of 2 died of SIGKILL" in kept["traceback_tail"]
 
 
 @pytest.mark.slow

@@ -170,6 +170,8 @@ def _loaded(rank: int, config: RunConfig, pipe: Connection[Any, Any]) -> tuple[B
         base = load_base(config, divide if config.execution.shard_model else None)
         return base, groups[0] if groups else joined(base.device)
     except Exception as error:  # of any kind: the first process has most likely met the same
+        if groups and not groups[0].parted:  # the others wait for it, and end with it
+            raise
         if groups:
             traceback.print_exc()
         else:
