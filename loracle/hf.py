@@ -40,7 +40,7 @@ from loracle.run.groups import exhausted
 from loracle.run.identity import Identity
 from loracle.run.search import Search
 from loracle.run.storage.lock import run_lock
-from loracle.run.storage.opening import open_study
+from loracle.run.storage.opening import begun_space, open_study
 from loracle.run.storage.study import Study
 from loracle.search.observations import blame, crashed_in_a_row, fitting, suspects, value_of
 from loracle.search.optuna_sampler.parameters import knobs_of, numbers_at, spelled
@@ -169,8 +169,8 @@ def search(
         StudyError: the folder belongs to another search, or the trainer fails for every config.
     """
     sign, known = sign_of(metric, direction), get_preset(preset, language=False)
-    names, chosen = _names(space, known), with_data(with_parameters(with_usual(known), parameters), fraction)
-    chosen = with_beliefs(chosen, names.held(beliefs or {}))
+    names, sized = _names(space, known, folder), with_parameters(with_usual(known), parameters)
+    chosen = with_beliefs(with_data(sized, fraction), names.held(beliefs or {}))
     watched = Watched.of(guards or {})
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None else folder)
@@ -356,7 +356,9 @@ def _refuse_broken(study: Study, names: _Names) -> None:
 # -- arguments --------------------------------------------------------------------------------------
 
 
-def _names(space: SearchSpace | Mapping[str, Any] | None, preset: Preset) -> _Names:
+def _names(
+    space: SearchSpace | Mapping[str, Any] | None, preset: Preset, folder: str | Path | None
+) -> _Names:
     if space is None or isinstance(space, SearchSpace):
         if space is not None and preset.informed and (said := misnamed_knobs(space)):
             warnings.warn(said, stacklevel=3)
@@ -366,11 +368,19 @@ def _names(space: SearchSpace | Mapping[str, Any] | None, preset: Preset) -> _Na
             f"a space maps names to lists of choices or pairs (low, high); got {printable(repr(space), 60)}"
         )
     distributions = {name: _distribution(name, given) for name, given in space.items()}
-    knobs = knobs_of(distributions, SPELLINGS.keys(), lenient=False, own=True)
+    now, before = (_laid(distributions, as_before=as_before) for as_before in (False, True))
+    begun = None if folder is None else begun_space(Path(folder))
+    return before if begun == before.space.fingerprint else now
+
+
+def _laid(distributions: Mapping[str, BaseDistribution], *, as_before: bool) -> _Names:
+    """The candidates on some distributions, now or `as_before`: of folders that were begun then."""
+    knobs = knobs_of(distributions, SPELLINGS.keys(), lenient=False, own=True, as_before=as_before)
     ranges = {knobs[name]: (distribution,) for name, distribution in distributions.items()}
-    found = space_on(ranges, base=None, begun=True, trials=100, usual=KNOWN)
+    found = space_on(ranges, base=None, begun=True, trials=100, usual=KNOWN, as_before=as_before)
     if not set(ranges) <= set(with_alpha(found.config(0))):
-        raise SpaceError(f"{len(space)} parameters have too many combinations to search; leave some out")
+        count = len(distributions)
+        raise SpaceError(f"{count} parameters have too many combinations to search; leave some out")
     return _Names(found, knobs, distributions)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from optuna.distributions import IntDistribution
 
 from loracle import hf
 from loracle.errors import ConfigError, SpaceError, StudyError
@@ -284,6 +286,32 @@ def test_a_search_keeps_the_beliefs_that_it_began_with(tmp_path: Path) -> None:
     assert (
         len(hf.search(Stub, SPACE, trials=3, folder=tmp_path, beliefs={"lr": "at least 0.003"}).trials) == 3
     )
+
+
+def test_a_step_is_kept_and_a_folder_that_was_begun_without_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until December 2026 ranks with a step had powers of two alone, and any `alpha` was LoRA's."""
+
+    class Steps(Stub):
+        def __init__(self, config: dict[str, Any]) -> None:
+            super().__init__({"optim": "adamw", "lora_r": config["r"], **config})
+
+    space = {"lr": (1e-5, 1e-2), "r": IntDistribution(8, 40, step=8), "alpha": (0.1, 0.9)}
+    with monkeypatch.context() as before:
+        for name in ("knobs_of", "space_on"):
+            rules = getattr(hf, name)
+            before.setattr(
+                hf, name, partial(lambda rules, *a, **k: rules(*a, **{**k, "as_before": True}), rules)
+            )
+        hf.search(Steps, space, trials=4, folder=tmp_path)
+    hf.search(Steps, space, trials=12, folder=tmp_path)
+    assert len(Stub.made) == 12
+    assert {made["r"] for made in Stub.made} == {8, 16, 32}
+    assert {made["alpha"] for made in Stub.made} <= {0.125, 0.25, 0.5}
+    hf.search(Steps, space, trials=20)
+    assert {made["r"] for made in Stub.made[12:]} & {24, 40}
+    assert any(made["alpha"] > 0.5 for made in Stub.made[12:])
 
 
 def test_a_pair_of_whole_numbers_is_continuous_where_the_name_is() -> None:

@@ -52,6 +52,14 @@ _PREFIX = re.compile(
 )
 
 
+_LORA = re.compile(r"lora|peft|adapter|scaling", re.IGNORECASE)
+
+
+def says_lora(name: str) -> bool:
+    """Whether a name says of itself that it is about LoRA: `lora_alpha`, `peft.alpha`, and not `alpha`."""
+    return _LORA.search(name) is not None
+
+
 def meant_by(name: str, names: Collection[str]) -> tuple[str | None, bool]:
     """The one of `names` that was probably meant by another name, and whether that is a usual spelling of it.
 

@@ -6,7 +6,11 @@ Each stands in for a training by a formula with LoRA's step-size valley, and beh
 from __future__ import annotations
 
 import math
+import re
 import threading
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -84,7 +88,7 @@ def test_ranges_beyond_any_grid() -> None:
     def objective(trial: optuna.Trial) -> float:
         lr = trial.suggest_float("lr", 0.02, 0.5)  # no log: it is a learning rate all the same
         rank = trial.suggest_int("rank", 384, 1536, step=128)
-        return loss_of(lr, rank, alpha=trial.suggest_float("alpha", 0.01, 0.2), batch=16)
+        return loss_of(lr, rank, alpha=trial.suggest_float("lora_alpha", 0.01, 0.2), batch=16)
 
     study = optuna.create_study(sampler=LoracleSampler(seed=0))
     study.optimize(objective, n_trials=15)
@@ -239,6 +243,80 @@ def test_an_exponent_under_a_knobs_name_is_searched_as_the_number_that_it_is() -
     assert study.best_value < 1.2
 
 
+def warned(objective: Callable[[optuna.Trial], float], trials: int) -> tuple[Study, list[str]]:
+    """A study, and what it warned of."""
+    study = optuna.create_study(sampler=LoracleSampler(seed=0))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        study.optimize(objective, n_trials=trials)
+    return study, [str(one.message) for one in said]
+
+
+@pytest.mark.parametrize("choices", [None, [0.1, 0.3, 0.5, 0.7, 0.9]])
+@pytest.mark.parametrize("ranks", [[16], [8, 16], None])
+def test_an_alpha_of_distillation_is_none_of_lora(
+    choices: list[float] | None, ranks: list[int] | None
+) -> None:
+    def distills(trial: optuna.Trial) -> float:
+        loss = loss_of(trial.suggest_float("lr", 1e-5, 1e-2, log=True))
+        if ranks:
+            trial.suggest_categorical("r", ranks)
+        alpha = (
+            trial.suggest_categorical("alpha", choices) if choices else trial.suggest_float("alpha", 0.1, 0.9)
+        )
+        return loss + 10 * (alpha - 0.7) ** 2
+
+    study, (said,) = warned(distills, 20)
+    assert study.best_params["alpha"] == pytest.approx(0.7, abs=0.15)
+    assert re.match(r"'alpha' is no alpha of LoRA, as .* has other values than that: it is searched by", said)
+    assert said.endswith("if LoRA's is meant, call it 'lora_alpha'")
+
+
+def test_an_alpha_without_a_rank_is_told_of_and_searched_by_numbers() -> None:
+    def asks(trial: optuna.Trial, name: str, ranks: Sequence[int]) -> float:
+        for one in ranks:
+            trial.suggest_categorical("r", [one])
+        loss = loss_of(trial.suggest_float("lr", 1e-5, 1e-2, log=True))
+        return loss + abs(trial.suggest_int(name, 2, 60) - 23) / 10
+
+    study, (said,) = warned(partial(asks, name="alpha", ranks=()), 20)
+    assert said.startswith("'alpha' is no alpha of LoRA, as no rank is asked for: it is searched by numbers")
+    assert study.best_params["alpha"] in range(20, 27)  # and not at a power of two
+    for name, ranks in (("alpha", (16,)), ("lora_alpha", ()), ("lora.alpha", ())):
+        study, told = warned(partial(asks, name=name, ranks=ranks), 4)
+        assert not told
+        assert {trial.params[name] for trial in study.trials} <= {2, 4, 8, 16, 32}
+
+
+def test_an_alpha_beside_a_rank_of_a_branch_is_the_one_of_lora() -> None:
+    """The first trials may not ask for either."""
+
+    def branches(trial: optuna.Trial) -> float:
+        loss = loss_of(trial.suggest_float("lr", 1e-5, 1e-2, log=True))
+        if trial.suggest_categorical("method", ["full", "lora"]) == "full":
+            return loss + 1
+        return loss + abs(trial.suggest_int("alpha", 8, 128) - 64) / 64 + 1 / trial.suggest_int("r", 8, 64)
+
+    study, told = warned(branches, 20)
+    assert [one[:8] for one in told] == ["'method'"]
+    alphas = [trial.params["alpha"] for trial in study.trials if "alpha" in trial.params]
+    assert len(alphas) > 5
+    assert set(alphas[1:]) <= {8, 16, 32, 64, 128}
+
+
+def test_an_enqueued_alpha_of_another_kind_is_kept() -> None:
+    def asks(trial: optuna.Trial) -> float:
+        loss = loss_of(trial.suggest_float("lr", 1e-5, 1e-2, log=True))
+        return loss + abs(trial.suggest_float("alpha", 0.1, 0.9) - 0.3)
+
+    study = optuna.create_study(sampler=LoracleSampler(seed=0))
+    study.enqueue_trial({"alpha": 0.35})
+    with pytest.warns(UserWarning, match="'alpha' is no alpha of LoRA"):
+        study.optimize(asks, n_trials=2)
+    assert study.trials[0].params["alpha"] == 0.35
+    assert study.trials[0].params["lr"] == 2e-4
+
+
 @pytest.mark.filterwarnings("ignore:'x[0-9]+' is no hyperparameter.*searched by numbers")
 def test_many_parameters_leave_the_search_within_bounds() -> None:
     def objective(trial: optuna.Trial) -> float:
@@ -273,6 +351,32 @@ def test_the_resolution_is_as_stated() -> None:
     assert set(values_on("learning_rate", real(1e-5, 1e-2))) <= set(rates)
     assert values_on("learning_rate", real(0, 1e-2))[0] == 1e-6
     assert values_on("own_x", real(0, 1, step=0.25)) == [0, 0.25, 0.5, 0.75, 1]
+
+
+@pytest.mark.parametrize("name", ["r", "alpha", "batch_size", "lora_dropout", "own"])
+@pytest.mark.filterwarnings("ignore:'own' is no hyperparameter:UserWarning")
+def test_a_step_is_taken_as_it_is_written(name: str) -> None:
+    """Also beside other parameters, and where powers of two or multiples of 0.05 lie in the range."""
+
+    def objective(trial: optuna.Trial) -> float:
+        loss = loss_of(trial.suggest_float("lr", 1e-5, 1e-2, log=True))
+        if name == "lora_dropout":
+            return loss + abs(trial.suggest_float(name, 0, 0.2, step=0.02) - 0.08) * 100
+        if name != "r":
+            loss += 1 / trial.suggest_categorical("lora_r", [8, 16])
+        return loss + abs(trial.suggest_int(name, 8, 64, step=8) - 40)
+
+    study = optuna.create_study(sampler=LoracleSampler(seed=0))
+    study.optimize(objective, n_trials=25)
+    assert study.best_params[name] == pytest.approx(0.08 if name == "lora_dropout" else 40)
+
+
+def test_a_short_range_without_a_step_has_powers_of_two_and_a_long_one_with_a_step_too() -> None:
+    whole = optuna.distributions.IntDistribution
+    assert values_on("rank", whole(4, 16)) == [4, 8, 16]
+    assert values_on("rank", whole(4, 16, step=4)) == [4, 8, 12, 16]
+    assert values_on("rank", whole(8, 136, step=8)) == list(range(8, 137, 8))  # 17 values
+    assert values_on("rank", whole(8, 144, step=8)) == [8, 16, 32, 64, 128]
 
 
 def test_a_grid_has_no_more_candidates_than_can_be_searched() -> None:

@@ -175,6 +175,12 @@ def begun_with(folder: Path, storage: str | None) -> dict[str, str]:
     return {} if begun is None else _contents(*begun)
 
 
+def begun_space(folder: Path) -> str | None:
+    """Fingerprint of the space that the journal of a run folder is of; None where there is none."""
+    begun = _begun(folder, None)
+    return None if begun is None else begun[0].ask(lambda: begun[1].user_attrs).get(_SPACE_KEY)
+
+
 def begun_limits(folder: Path, storage: str | None) -> Begun | None:
     """What limited a run when it began that goes on, where its config does not say; None of one that begins.
 

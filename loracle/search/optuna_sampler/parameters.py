@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from loracle.config.spellings import meant_by
+from loracle.config.spellings import meant_by, says_lora
 from loracle.records.space import Number, SearchSpace, with_alpha
 from loracle.records.trial import INDEX_KEY
 from loracle.search.optuna_sampler.interrupted import was_interrupted
@@ -59,7 +59,13 @@ class Seen:
 
 
 def knobs_of(
-    distributions: Mapping[str, BaseDistribution], known: Collection[str], *, lenient: bool, own: bool
+    distributions: Mapping[str, BaseDistribution],
+    known: Collection[str],
+    *,
+    lenient: bool,
+    own: bool,
+    complete: bool = False,
+    as_before: bool = False,
 ) -> dict[str, str]:
     """By parameter, the knob that it is; those that are none are left out.
 
@@ -71,18 +77,25 @@ def knobs_of(
         lenient: whether a knob takes any distribution that has some number; else all of its choices must be
             values that it can have, and a parameter of the same name is something else.
         own: whether parameters that are no knob get one of their own.
+        complete: whether a trial has been asked for all that it needs: then an `alpha` beside which there is
+            no rank is none of LoRA, unless its name says so.
+        as_before: as in `fits`.
     """
     found = {
         name: name
         for name in distributions
-        if name in known and (lenient or _fits(name, distributions[name]))
+        if name in known and (lenient or fits(name, name, distributions[name], as_before=as_before))
     }
     for name, distribution in distributions.items():
         if name in found:
             continue
         meant, usual = meant_by(name, set(known) - set(found.values()))
-        if meant and usual and name not in known and (lenient or _fits(meant, distribution)):
+        if not meant or not usual or name in known:
+            continue
+        if lenient or fits(meant, name, distribution, as_before=as_before):
             found[name] = meant
+    if complete and not lenient and "rank" not in found.values():
+        found = {name: knob for name, knob in found.items() if knob != "alpha" or says_lora(name)}
     for name in distributions if own else ():
         if name not in found:
             knob = _OWN + re.sub(r"\W", "_", name)
@@ -230,11 +243,21 @@ def can_have(knob: str, number: Number) -> bool:
     return number >= 0 if knob == "weight_decay" else number > 0
 
 
-def _fits(knob: str, distribution: BaseDistribution) -> bool:
-    """Whether a distribution is one of values that a knob of the trainer can have."""
+def fits(knob: str, name: str, distribution: BaseDistribution, *, as_before: bool = False) -> bool:
+    """Whether a distribution is one of values that a knob of the trainer can have, and its name means it.
+
+    An `alpha` that is never more than 1 is one of distillation, of a focal loss, ..., unless its name says
+    LoRA; `as_before` December 2026, it was LoRA's.
+    """
     if isinstance(distribution, CategoricalDistribution):
-        return _all_numbers(distribution) and all(can_have(knob, n) for n in numbers_in(knob, distribution))
-    low, high = float(distribution.low), float(distribution.high)  # type: ignore[attr-defined]
+        numbers = numbers_in(knob, distribution)
+        if not _all_numbers(distribution) or not all(can_have(knob, n) for n in numbers):
+            return False
+        low, high = float(min(numbers)), float(max(numbers))
+    else:
+        low, high = float(distribution.low), float(distribution.high)  # type: ignore[attr-defined]
+    if not as_before and knob == "alpha" and low < 1 and high <= 1 and not says_lora(name):
+        return False
     if knob in ("dropout", "warmup_fraction"):
         return low >= 0 and high <= 1
     return low >= 0 and high >= (1 if knob in ("rank", "batch_size") else 0)

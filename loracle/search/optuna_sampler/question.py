@@ -17,6 +17,7 @@ from loracle.config.spellings import SPELLINGS, meant_by
 from loracle.errors import SpaceError
 from loracle.records.space import Knob, Number, SearchSpace, UserBeliefs, Value
 from loracle.search.optuna_sampler import suggestions
+from loracle.search.optuna_sampler.interrupted import was_interrupted
 from loracle.search.optuna_sampler.parameters import (
     Seen,
     distributions_of,
@@ -184,7 +185,8 @@ def scene_of(
     """
     met = {**distributions_of(trials), **now}
     known = SPELLINGS.keys() if base is None else suggestions.names_of(base)
-    knobs = knobs_of(met, known, lenient=base is not None, own=own)
+    complete = any(t.state.is_finished() and t.distributions and not was_interrupted(t) for t in trials)
+    knobs = knobs_of(met, known, lenient=base is not None, own=own, complete=complete)
     texts = texts_of(base)
     asked = suggestions.learn(seen(frozen, knobs, texts) for frozen in trials)
     ranges = dict(asked.ranges)

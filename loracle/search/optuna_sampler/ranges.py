@@ -1,9 +1,10 @@
 """The candidates of a study: a grid of values laid on the ranges that its objective asks for.
 
 A space of the user's own is taken as it is, its values and no others. Without one, the ranges are the space.
-Choices and short ranges of whole numbers are taken whole. Ranks, alphas and batch sizes stand at powers of
-two, dropouts at multiples of 0.05, if the range holds three of them; everything else at 17 values, evenly
-spaced on its own scale and with both ends, and the usual value where there is one. The grid is made finer
+Choices are taken whole, and so are up to 17 values of a range that has a step of its author's. Without a
+step, ranks, alphas and batch sizes stand at powers of two, dropouts at multiples of 0.05, if the range holds
+three of them; everything else at 17 values, or at all whole numbers where these are fewer, evenly spaced on
+its own scale and with both ends, and the usual value where there is one. The grid is made finer
 where few knobs leave room for it or where trials have used it up, and coarser where it would have too many
 candidates.
 """
@@ -64,6 +65,7 @@ class _Axis:
     fixed: tuple[Value, ...] = ()
     distributions: tuple[BaseDistribution, ...] = ()
     usual: Number | None = None
+    as_before: bool = False  # as `values_on` has it
 
     def values(self, level: int, marks: int, most: int | None = None) -> tuple[Value, ...]:
         """Of a grid of this level; ranges, but no choices, are thinned to at most so many values."""
@@ -71,7 +73,7 @@ class _Axis:
             return self.fixed
         found: list[Number] = []
         for distribution in self.distributions:
-            found += values_on(self.name, distribution, level, marks)
+            found += values_on(self.name, distribution, level, marks, as_before=self.as_before)
         values = _apart(found)
         if most and len(values) > most and self.thins:
             values = [values[i] for i in np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))]
@@ -97,6 +99,7 @@ def space_on(
     begun: bool,
     trials: int,
     usual: Mapping[str, Number] = USUAL,
+    as_before: bool = False,
 ) -> SearchSpace:
     """The candidates of a study.
 
@@ -110,11 +113,13 @@ def space_on(
             the usual settings. Before, it may yet be.
         trials: how many there are.
         usual: values that a range that contains them has, whatever its grid.
+        as_before: as `values_on` has it; without a space of the user's own.
     """
     own = {name: found for name, found in ranges.items() if is_own(name)}
     if base is None:
         own_axes = [_axis(name, ranges[name]) for name in own]
-        return _grid(_standing(ranges, begun, usual) + own_axes, (), trials)
+        axes = [replace(a, as_before=as_before) for a in _standing(ranges, begun, usual) + own_axes]
+        return _grid(axes, (), trials)
     if not own:
         return base
     narrow = [_at_usual(knob) if begun and knob.name not in ranges else _as_it_is(knob) for knob in base]
@@ -139,12 +144,19 @@ def with_usual(preset: Preset) -> Preset:
     return replace(preset, seed_configs=tuple({**OTHERS, **config} for config in preset.seed_configs))
 
 
-def values_on(knob: str, distribution: BaseDistribution, level: int = 0, marks: int = 0) -> list[Number]:
-    """The values of a grid on a distribution, increasing; none if it holds nothing that the knob can have."""
+def values_on(
+    knob: str, distribution: BaseDistribution, level: int = 0, marks: int = 0, *, as_before: bool = False
+) -> list[Number]:
+    """The values of a grid on a distribution, increasing; none if it holds nothing that the knob can have.
+
+    `as_before` December 2026, a step that the user wrote was no reason to take values that are no marks.
+    """
     if isinstance(distribution, CategoricalDistribution):
         return [value for value in sorted(set(numbers_in(knob, distribution))) if can_have(knob, value)]
     if distribution.single():
         found = [distribution.low]  # type: ignore[attr-defined]
+    elif not as_before and _steps(distribution) < _VALUES:
+        found = _evenly(knob, distribution, _VALUES)
     else:
         found = _marked(knob, distribution, marks)
         if len(found) < _FEWEST:
@@ -261,6 +273,14 @@ def _marked(knob: str, distribution: BaseDistribution, level: int) -> list[Numbe
         return []
     whole = [int(value) if value.is_integer() else value for value in found]
     return _apart([value for value in whole if contains(knob, value, distribution)])
+
+
+def _steps(distribution: BaseDistribution) -> float:
+    """How many steps a range has that its author gave a step; infinitely many without one."""
+    step = distribution.step  # type: ignore[attr-defined]
+    if not step or (isinstance(distribution, IntDistribution) and step == 1):
+        return math.inf
+    return float((distribution.high - distribution.low) / step)  # type: ignore[attr-defined]
 
 
 def _evenly(knob: str, distribution: BaseDistribution, n: int) -> list[Number]:

@@ -80,8 +80,8 @@ class LoracleSampler(BaseSampler):
     searched, within the ranges that it was asked for.
 
     Without a space, the ranges are the space: choices as they are, ranks, alphas and batch sizes at powers of
-    two, everything else at 17 values of its range or more (`ranges.py`). A space is kept to: its values
-    within the ranges, and no others.
+    two, or at your steps, everything else at 17 values of its range or more (`ranges.py`). A space is kept
+    to: its values within the ranges, and no others.
 
     A trial has diverged, and counts as worse than any success, where its author says so: it returns or last
     reports NaN or infinity, or sets `trial.set_user_attr("loracle:failure", "diverged")`. Any other failure

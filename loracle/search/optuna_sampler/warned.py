@@ -9,10 +9,10 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import Study
 
-from loracle.config.spellings import SPELLINGS, meant_by
+from loracle.config.spellings import SPELLINGS, meant_by, says_lora
 from loracle.records.space import SearchSpace
 from loracle.search.optuna_sampler import suggestions
-from loracle.search.optuna_sampler.parameters import number_of, texts_of
+from loracle.search.optuna_sampler.parameters import fits, number_of, texts_of
 from loracle.search.optuna_sampler.question import Scene
 from loracle.text.escape import printable
 
@@ -37,8 +37,8 @@ class Warned:
 
 def strange(
     scene: Scene, base: SearchSpace | None, name: str, distribution: BaseDistribution, drawn_by: str
-) -> str:
-    """That a parameter is no knob, and what is done with it.
+) -> str | None:
+    """That a parameter is no knob, and what is done with it; None: the trial may yet show that it is one.
 
     Args:
         scene: the study.
@@ -58,6 +58,14 @@ def strange(
         what = f"is {second[0]}, and so is {first!r}, which the objective asks for as well"
     elif base is not None:
         what = f"is no knob of the search space ({', '.join(base.names)})"
+    elif meant == "alpha" and usual and not says_lora(name):
+        why = f"as {distribution} has other values than that"
+        if fits(meant, name, distribution):
+            if not any(trial.over and scene.knobs.get(name) in trial.given for trial in scene.trials):
+                return None  # a rank may follow
+            why = "as no rank is asked for"
+        how += "; if LoRA's is meant, call it 'lora_alpha'"
+        return f"{name!r} is no alpha of LoRA, {why}: it is {how}"
     elif usual:
         what = f"is no {meant}, as {distribution} has other values than that"
     else:
