@@ -57,6 +57,7 @@ from loracle.search.presets import (
 )
 from loracle.search.prior import misnamed_knobs
 from loracle.text.escape import printable
+from loracle.text.quantities import show_rough
 
 # Knobs of which a pair of whole numbers are the ends, and not the values.
 _CONTINUOUS = ("learning_rate", "dropout", "weight_decay", "warmup_fraction", "max_gradient_norm")
@@ -116,11 +117,12 @@ class _Names:
         found, numbers = self.knobs.items(), numbers_at(self.space, index)
         return {name: spelled(knob, numbers[knob], self.distributions[name]) for name, knob in found}
 
-    def shown(self, index: int, knobs: Collection[str]) -> str:
-        """Some of a config's values, in one line."""
+    def shown(self, index: int, knobs: Collection[str], side: int = 0) -> str:
+        """Some of a config's values, in one line; `side` as of a suspect."""
         params = self.params(index)
-        mine = [name for name in params if self.knobs.get(name, name) in knobs]
-        return printable(", ".join(f"{name} {params[name]}" for name in mine))
+        mine = {name: value for name, value in params.items() if self.knobs.get(name, name) in knobs}
+        texts = {n: show_rough(value, side) if is_number(value) else value for n, value in mine.items()}
+        return printable(", ".join(f"{name} {text}" for name, text in texts.items()))
 
 
 def search(
@@ -252,7 +254,7 @@ def _train_all(
         listen(TrialFinished(trial, config, best, ended, trials, None, recommended=use))
         for suspect in suspects(names.space, history):
             if suspect.key not in told:
-                values = names.shown(suspect.trials[0].index, suspect.values)
+                values = names.shown(suspect.trials[0].index, suspect.values, suspect.side)
                 warnings.warn(suspect.said(values), stacklevel=3)
                 told.add(suspect.key)
         _refuse_broken(study, names)

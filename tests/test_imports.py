@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, str] = {
     "commands": "errors text records config language search report export run loaded_run trackers",
     "cli": "errors commands",
     "hf": "errors text records config own_trainer.direction own_trainer.watched search run",
-    "ray_tune": "errors search",
+    "ray_tune": "errors text records search",
     "__main__": "cli",
     "__init__": "errors records search",  # for type checkers alone
 }

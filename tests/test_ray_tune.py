@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import warnings
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,7 @@ from optuna.trial import TrialState
 from ray import tune
 from ray.tune.search import Searcher
 
+from loracle import LoracleSampler
 from loracle.errors import ConfigError
 from loracle.ray_tune import LoracleSearch
 
@@ -73,8 +77,62 @@ def test_constraints_that_cannot_be_are_told_in_one_line() -> None:
     search = LoracleSearch(seed=0, constraints={"general_loss": 2.0})
     assert search.set_search_properties("loss", "min", SPACE)  # type: ignore[arg-type]
     search.suggest("a")
-    with pytest.raises(ConfigError, match="constraints: the result of trial a has no general_loss"):
+    said = "constraints: the result of trial a has no general_loss; it has loss$"
+    with pytest.raises(ConfigError, match=said):  # at the first report, which ends the run
+        search.on_trial_result("a", {"loss": 1.0, "training_iteration": 1, "config/lr": 1e-4})
+    with pytest.raises(ConfigError, match=said):  # also where Ray Tune takes it for a failure of the trial
+        search.suggest("b")
+
+
+def test_with_ray_tunes_leave_the_last_result_alone_has_to_have_constraints(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+    search = LoracleSearch(seed=0, constraints={"general_loss": 2.0})
+    assert search.set_search_properties("loss", "min", SPACE)  # type: ignore[arg-type]
+    search.suggest("a")
+    search.on_trial_result("a", {"loss": 2.0, "training_iteration": 1})
+    search.on_trial_complete("a", {"loss": 1.0, "general_loss": 1.9, "training_iteration": 2})
+    search.suggest("b")
+    assert search._ot_study.best_value == 1.0
+
+
+@pytest.mark.parametrize("domain", [tune.grid_search([1e-4, 1e-3]), tune.randn(0, 1)])
+def test_a_space_without_known_limits_is_refused_with_what_to_write(domain: object) -> None:
+    with pytest.raises(ConfigError, match=r"^param_space: .*tune.choice in the place of grid_search"):
+        begin({"lr": tune.loguniform(1e-5, 1e-2), "x": domain})
+
+
+def test_beliefs_and_the_size_of_the_model_are_the_samplers() -> None:
+    def second(**options: Any) -> float:
+        search = LoracleSearch(seed=0, **options)
+        assert search.set_search_properties("loss", "min", {"optim": {"lr": tune.loguniform(1e-5, 1e-2)}})  # type: ignore[arg-type]
+        search.suggest("a")
         tell(search, "a", 1.0)
+        rate: float = search.suggest("b")["optim"]["lr"]
+        return rate
+
+    assert second(beliefs={"lr": "at most 3e-5"}) < second(beliefs={"lr": "at least 3e-3"})
+    assert second(parameters=7e9) < second(parameters=1e7)
+    with pytest.raises(ConfigError, match="beliefs and parameters are the sampler's"):
+        LoracleSearch(beliefs={"lr": 1e-4}, sampler=LoracleSampler())
+
+
+def test_trials_that_raise_are_told_of_with_where_their_cause_is() -> None:
+    search = begin({"lr": tune.loguniform(1e-5, 1e-2)})
+    failed = []
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for number in range(14):
+            rate = search.suggest(str(number))["lr"]
+            if rate > 1e-3:
+                failed.append(number)
+                search.on_trial_complete(str(number), error=True)
+            else:
+                tell(search, str(number), (math.log10(rate) + 3.1) ** 2)
+    (said,) = (str(one.message) for one in told)
+    assert re.search(r"^lr .*or more: all .* what error.txt of Ray Tune's trial [0-9]+ says", said)
+    assert len(failed) <= 5
 
 
 def test_the_run_ends_once_everything_has_been_tried() -> None:
@@ -82,4 +140,8 @@ def test_the_run_ends_once_everything_has_been_tried() -> None:
     assert sorted(search.suggest(name)["r"] for name in ("a", "b")) == [4, 8]
     for name in ("a", "b"):
         tell(search, name, 1.0)
-    assert search.suggest("c") == Searcher.FINISHED
+    with pytest.warns(UserWarning, match=r"^all 2 configs .* \(r\) have been tried .*; the run ends here$"):
+        assert search.suggest("c") == Searcher.FINISHED
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert search.suggest("d") == Searcher.FINISHED

@@ -141,13 +141,15 @@ class Suspect:
         """What a user is told; `values` are those of the suspect as people write them."""
         values += _SIDES[self.side]
         failures = [trial.outcome.failure for trial in self.trials if trial.outcome and trial.outcome.failure]
-        which, no_more = "it", "it is not proposed any more"
+        which, last = "it", "it comes after all others"
         if len(self.values) > 1:
-            which, no_more = "these together", "they are not proposed together any more"
+            which, last = "these together", "they come together after all others"
+        messages = [failure.message for failure in failures if failure.message]
+        cause = f"; the last one with: {messages[-1]}" if messages else ""
+        leave = "narrow the range" if self.side else "leave the value out"
         return (
-            f"{values}: all {len(failures)} trials with {which} failed ({kinds_of(failures)}; the last one "
-            f"with: {failures[-1].message}), and trials without ran; so {no_more}. Mend the cause, or "
-            "leave the value out"
+            f"{values}: all {len(failures)} trials with {which} failed ({kinds_of(failures)}{cause}), and "
+            f"trials without ran; so {last}. Mend the cause, or {leave}"
         )
 
 
@@ -156,20 +158,27 @@ def suspects(space: SearchSpace, history: History, chance: float = _CHANCE) -> l
 
     A score says nothing of them, and the search would go on with them where the prior likes them. At least
     three configs must have crashed with a value, none have run with it, and some have run without it. A crash
-    that one value explains speaks against no other. What crashes too often without any of them may have
-    crashed with them by chance, which has to be less likely than `chance`.
+    that one value explains speaks against no other, and crashes that are some of those on a side of another
+    knob speak against no value. What crashes too often without any of them may have crashed with them by
+    chance, which has to be less likely than `chance`.
     """
     crashed = {trial.index: trial for trial in history.counted if _crashed(trial)}
     ran = [trial.index for trial in history.counted if not _crashed(trial)]
     if not ran or len(crashed) < _LEAST:
         return []
     columns, innocent = _columns(space, list(crashed)), _columns(space, ran)
+    larger = [
+        (side, {t.index for t in side.trials}) for _, side in _one_sided(space, [*crashed.values()], ran)
+    ]
     left, found = np.ones(len(crashed), dtype=bool), list[Suspect]()
     while True:
         alike: dict[bytes, tuple[Mask, list[str]]] = {}  # knobs whose values the same configs have
         for name, column in columns.items():
             for value in np.setdiff1d(column[left], innocent[name]):
                 having = left & (column == value)
+                these = {index for index, has in zip(crashed, column == value, strict=True) if has}
+                if any(these < beyond and name not in side.values for side, beyond in larger):
+                    continue
                 if having.sum() >= _LEAST:
                     alike.setdefault(having.tobytes(), (having, []))[1].append(name)
         if not alike:
@@ -197,10 +206,30 @@ def crashing(space: SearchSpace, history: History, chance: float = _CHANCE) -> M
     return found
 
 
+def next_to_crashes(space: SearchSpace, history: History) -> Mask:
+    """Which candidates are left for a while, (N,): those on a side of a knob where two or more trials crashed
+    lately, beyond all that ran, and those nearer to them than to what ran.
+
+    A crash is likely next to crashes, long before it is unlikely that they lie so by chance. So the next
+    trials, one fewer than have crashed there, are at most half way from what ran to the first that crashed:
+    bisection. Then the side is as open as any. Where no config is to blame, these few trials are all that it
+    costs.
+    """
+    crashed = {trial.index: trial for trial in history.counted if _crashed(trial)}
+    ran = [trial.index for trial in history.counted if not _crashed(trial)]
+    found = np.zeros(len(space.candidates), dtype=bool)
+    for _, side in _one_sided(space, list(crashed.values()), ran, least=2):
+        last = max(trial.number for trial in side.trials)
+        since = sum(trial.number > last for trial in history.counted)
+        if since < len(side.trials) - 1:
+            found |= side.having(space)
+    return found
+
+
 def _one_sided(
-    space: SearchSpace, crashed: Sequence[Trial], ran: Sequence[int]
+    space: SearchSpace, crashed: Sequence[Trial], ran: Sequence[int], least: int = _LEAST
 ) -> list[tuple[float, Suspect]]:
-    """Sides of a knob where trials crashed, three or more, beyond all configs that ran; the likeliest first.
+    """Sides of a knob where trials crashed, `least` or more, beyond all that ran; the likeliest first.
 
     With each, how likely it is by chance: if c crashes and m that ran had nothing to do with the knob, the k
     outermost of them were all crashes with probability C(c, k) / C(c + m, k).
@@ -210,7 +239,7 @@ def _one_sided(
     for name, side in product(_ordered(space) if ran else (), (1, -1)):
         ends = side * int((side * others[name]).max())
         outer = np.flatnonzero(side * columns[name] > side * ends)
-        if len(outer) >= _LEAST:
+        if len(outer) >= least:
             by_chance = math.comb(len(crashed), len(outer)) / math.comb(len(crashed) + len(ran), len(outer))
             trials = [crashed[i] for i in outer[np.argsort(side * columns[name][outer], kind="stable")]]
             value = space.config(trials[0].index)[name]
@@ -253,7 +282,7 @@ def doubtful(space: SearchSpace, history: History) -> Mask:
         return np.asarray(
             np.any([*_having(space, crashed[0], in_common(space, history, crashed)), none], axis=0)
         )
-    return crashing(space, history, _DOUBT)
+    return crashing(space, history, _DOUBT) | next_to_crashes(space, history)
 
 
 def crashed_in_a_row(ended: Sequence[Trial]) -> list[Trial]:

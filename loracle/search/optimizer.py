@@ -19,6 +19,7 @@ from loracle.search.presets import PRESETS, Preset, get_preset, with_beliefs, wi
 from loracle.search.prior import misnamed_knobs
 from loracle.search.propose import propose, recommend
 from loracle.text.escape import printable
+from loracle.text.quantities import show_rough
 
 if TYPE_CHECKING:
     from loracle.language.features import Features
@@ -128,7 +129,10 @@ class Optimizer:
         self.history = History(tuple(trials))
         for suspect in suspects(self.space, self.history):
             if suspect.key not in known:
-                values = ", ".join(f"{name} {value}" for name, value in suspect.values.items())
+                values = ", ".join(
+                    f"{name} {value if isinstance(value, str) else show_rough(value, suspect.side)}"
+                    for name, value in suspect.values.items()
+                )
                 warnings.warn(suspect.said(values), stacklevel=2)
 
     def recommend(self) -> Config:

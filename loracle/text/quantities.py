@@ -35,6 +35,22 @@ def show_money(amount: float) -> str:
     return f"{amount:.2f}" if amount < 100 else f"{amount:,.0f}"
 
 
+def show_rough(value: float, towards: int = 0) -> str:
+    """A value of a range as one would write it: `1.3e-3`, `0.05`, `16`; four digits where these are all, else
+    two, rounded up where `towards` is 1 and down where it is -1."""
+    if isinstance(value, int) or float(f"{value:.3e}") == value:
+        digits, rounded = 4, float(value)
+        if abs(value) >= 1:
+            return f"{value:,.10g}".replace(",", "")
+    else:
+        digits, size = 2, 10.0 ** (math.floor(math.log10(abs(value))) - 1)
+        rounded = (math.ceil, round, math.floor)[1 - towards](value / size) * size
+    mantissa, exponent = f"{rounded:.{digits - 1}e}".split("e")
+    if -3 < int(exponent) < 6:
+        return f"{float(f'{mantissa}e{exponent}'):.10g}"
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
 def show_count(count: float) -> str:
     """A number of parameters: 268M, 7B."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):

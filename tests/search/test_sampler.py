@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 import threading
 import warnings
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from loracle.errors import ConfigError, SpaceError
 from loracle.language.features import FixedFeatures
 from loracle.records.space import Config, Knob, SearchSpace
 from loracle.records.trial import FAILURE_KEY, FailureKind, History
-from loracle.search.observations import crashing
+from loracle.search.observations import crashing, suspects
 from loracle.search.optuna_sampler.history import history_of
 from loracle.search.presets import PRESETS
 from loracle.search.propose import propose
@@ -403,8 +404,89 @@ def test_a_side_of_a_range_that_always_crashes_is_left(up: bool) -> None:
     with pytest.warns(UserWarning, match=f"^lr .* or {'more' if up else 'less'}: all .* failed") as told:
         study.optimize(fragile, n_trials=20, catch=(FloatingPointError,))
     assert len(told) == 1
-    assert sum(trial.state == TrialState.FAIL for trial in study.trials) <= 10
+    assert sum(trial.state == TrialState.FAIL for trial in study.trials) <= 7
     assert study.best_params["lr"] == pytest.approx(1e-3 if up else 1e-4, rel=0.4)
+    (said,) = map(str, [one.message for one in told])
+    assert re.match(r"lr [1-9](\.[0-9])?e-[345] or (more|less)", said)  # as one writes it into a range
+    assert "the last one with: FloatingPointError: the loss is not a number)" in said
+    assert said.endswith("so it comes after all others. Mend the cause, or narrow the range")
+
+
+@pytest.mark.parametrize("five", [False, True])
+def test_after_two_crashes_in_a_row_the_search_goes_half_way_back(five: bool) -> None:
+    """Of ten trials, with a learning rate that breaks above 1e-3, and not one grid point after the other."""
+
+    def breaks(trial: optuna.Trial) -> float:
+        rate = trial.suggest_float("lr", 1e-5, 1e-2, log=True)
+        trial.suggest_categorical("r", [8, 16])
+        if five:
+            trial.suggest_categorical("alpha", [8, 16, 32])
+            trial.suggest_float("dropout", 0, 0.2)
+            trial.suggest_categorical("batch_size", [4, 8, 16])
+        if rate > 1e-3:
+            raise RuntimeError("loss exploded")
+        return (math.log10(rate) + 3.4) ** 2
+
+    study = optuna.create_study(sampler=LoracleSampler(seed=0))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        study.optimize(breaks, n_trials=30, catch=(RuntimeError,))
+    failed = [trial.number for trial in study.trials if trial.state == TrialState.FAIL]
+    assert sum(number < 10 for number in failed) <= 4
+    assert len(failed) <= 5
+    assert study.best_value < 0.01
+    assert all(str(one.message).startswith("lr ") for one in told)  # no innocent value is blamed
+
+
+def test_a_value_is_not_blamed_for_what_a_side_of_a_range_explains() -> None:
+    space = SearchSpace((Knob("x", tuple(range(40))), Knob("kind", (1, 2, 3)), Knob("n", (1, 2))))
+    study = optuna.create_study(sampler=LoracleSampler(space, seed=0))
+    crash = [(30, 1, 1), (31, 1, 2), (32, 1, 1), (33, 2, 1), (34, 3, 2), (35, 2, 1)]
+    fine = [(x, 2 + x % 2, 1 + x % 2) for x in range(6, 24, 2)]
+    for x, kind, n in [*fine, *crash]:
+        study.enqueue_trial({"x": x, "kind": kind, "n": n})
+
+    def breaks(trial: optuna.Trial) -> float:
+        x = trial.suggest_int("x", 0, 39)
+        trial.suggest_int("kind", 1, 3), trial.suggest_int("n", 1, 2)
+        return 1 / (x < 30)
+
+    study.optimize(breaks, len(fine) + len(crash), catch=(ZeroDivisionError,))
+    found = suspects(space, history_of(study, space))
+    assert [(dict(suspect.values), suspect.side) for suspect in found] == [({"x": 30}, 1)]
+
+
+@pytest.mark.parametrize("chance", range(3))
+def test_crashes_by_chance_are_told_of_no_value(chance: int) -> None:
+    """And cost no more than the trials that they take."""
+    study = optuna.create_study(direction="maximize", sampler=LoracleSampler(seed=0))
+    generator = np.random.default_rng(chance)
+
+    def unlucky(trial: optuna.Trial) -> float:
+        rate, rank = trial.suggest_float("lr", 1e-5, 1e-2, log=True), trial.suggest_int("lora_r", 4, 64)
+        if generator.random() < 0.3:
+            raise OSError("no space left on device")
+        return rank / 640 - abs(math.log10(rate) + 3)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        study.optimize(unlucky, n_trials=20, catch=(OSError,))
+    assert study.best_value > -0.1
+
+
+def test_a_failure_that_is_told_without_a_cause_names_none() -> None:
+    study = optuna.create_study(sampler=LoracleSampler(seed=0))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(20):
+            trial = study.ask()
+            rate = trial.suggest_float("lr", 1e-5, 1e-2, log=True)
+            if rate > 3e-4:
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                study.tell(trial, (math.log10(rate) + 3) ** 2)
+    (said,) = (str(one.message) for one in told)
+    assert re.search(r"failed \([0-9]+ crashed\), and trials without ran", said)
 
 
 def test_crashes_on_both_sides_of_what_ran_blame_no_side() -> None:

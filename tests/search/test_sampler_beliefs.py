@@ -122,3 +122,26 @@ def test_what_the_objective_never_asks_for_steers_nothing(name: str) -> None:
         found = params(beliefs={name: "at most 4"})
     assert len(told) == 1
     assert found == params()
+
+
+@pytest.mark.filterwarnings("ignore:'optim/momentum' is no hyperparameter")
+@pytest.mark.parametrize("said", ["lr", "learning_rate"])
+def test_a_name_without_its_prefix_will_do(said: str) -> None:
+    def asks(trial: optuna.Trial) -> float:
+        rate = trial.suggest_float("optim/lr", 1e-6, 1e-2, log=True)
+        return rate + trial.suggest_float("optim/momentum", 0, 1)
+
+    def params(**beliefs: Any) -> list[dict[str, Any]]:
+        study = optuna.create_study(sampler=LoracleSampler(seed=0, beliefs=beliefs))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="beliefs")
+            study.optimize(asks, n_trials=4)
+        return [trial.params for trial in study.trials]
+
+    belief = "at most 1e-5"
+    whole = params(**{"optim/lr": belief, "optim/momentum": "probably 0.25"})
+    assert params(**{said: belief, "momentum": "probably 0.25"}) == whole
+    assert params(momentum="probably 0.25") != whole != params(**{said: belief})
+    assert params(good={said: 1e-5, "momentum": 0.25}) == params(
+        good={"optim/lr": 1e-5, "optim/momentum": 0.25}
+    )

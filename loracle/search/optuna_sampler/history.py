@@ -16,12 +16,13 @@ from loracle.records.space import SearchSpace
 from loracle.records.trial import FAILURE_KEY, Failure, FailureKind, History, Outcome, Trial
 from loracle.search.observations import suspects
 from loracle.search.optuna_sampler import suggestions
-from loracle.search.optuna_sampler.interrupted import settled
-from loracle.search.optuna_sampler.parameters import REFUSED_KEY
+from loracle.search.optuna_sampler.interrupted import ERROR_KEY, settled
+from loracle.search.optuna_sampler.parameters import REFUSED_KEY, is_number
 from loracle.search.optuna_sampler.question import Scene, scene_of
 from loracle.search.optuna_sampler.suggestions import Asked
 from loracle.search.outputs import as_one, drawn_weights
 from loracle.text.escape import printable
+from loracle.text.quantities import show_rough
 
 _CONSTRAINTS = "constraints"  # where Optuna keeps what `constraints_func` and `trial.set_constraint` gave
 
@@ -129,7 +130,11 @@ def crashes(study: Study, scene: Scene, history: History) -> dict[str, str]:
     found = {}
     for suspect in suspects(scene.space, history):
         params = study.trials[suspect.trials[0].number].params
-        own = [f"{name} {value}" for name, value in params.items() if scene.knobs.get(name) in suspect.values]
+        own = [
+            f"{name} {show_rough(value, suspect.side) if is_number(value) else value}"
+            for name, value in params.items()
+            if scene.knobs.get(name) in suspect.values
+        ]
         values = printable(", ".join(own))
         found[str(suspect.key)] = suspect.said(values)
     return found
@@ -167,4 +172,4 @@ def _outcome(frozen: FrozenTrial, value: float | None) -> Outcome | None:
         if math.isfinite(value):
             return Outcome(value)
         return Outcome(None, failure=Failure(FailureKind.DIVERGED, f"value {value}"))
-    return Outcome(None, failure=Failure(failed_as(frozen), "failed in Optuna"))
+    return Outcome(None, failure=Failure(failed_as(frozen), str(frozen.system_attrs.get(ERROR_KEY, ""))))

@@ -30,8 +30,10 @@ import psutil
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from loracle.records.failures import raised
 from loracle.records.trial import FAILURE_KEY, FailureKind
 
+ERROR_KEY = "loracle:error"  # what the objective raised, in one line
 PROCESS_KEY = "loracle:process"  # who runs a trial; None: it has failed by itself
 _ATTEMPTS = 3  # of a config whose process dies, after which the config is likely to be the cause
 _CLOCK = 10.0  # seconds by which the time at which a process began may seem to move
@@ -45,11 +47,14 @@ def note_process(study: Study, trial: FrozenTrial) -> None:
 
 
 def note_failure(study: Study, trial: FrozenTrial) -> bool:
-    """Notes with a trial that is about to fail whether that was Ctrl-C, and returns it.
+    """Notes with a trial that is about to fail whether that was Ctrl-C, and returns it; and what was raised.
 
     If not, it has failed by itself where it is told by who runs it, and was left behind where by another.
     """
-    stopped = _by_ctrl_c()
+    error = _raised()
+    stopped = isinstance(error, KeyboardInterrupt)
+    if isinstance(error, Exception):
+        study._storage.set_trial_system_attr(trial._trial_id, ERROR_KEY, raised(error))
     if stopped and FAILURE_KEY not in trial.user_attrs:
         study._storage.set_trial_user_attr(trial._trial_id, FAILURE_KEY, str(FailureKind.INTERRUPTED))
     said = study._storage.get_trial_system_attrs(trial._trial_id).get(PROCESS_KEY)
@@ -132,12 +137,13 @@ def _read(path: str) -> str:
         return ""
 
 
-def _by_ctrl_c() -> bool:
-    """Whether a trial of `study.optimize` that is being told has ended by Ctrl-C.
+def _raised() -> BaseException | None:
+    """What a trial of `study.optimize` that is being told has ended by, Ctrl-C among it.
 
-    Optuna makes it fail as an exception does, and keeps the cause where it is looked up here.
+    Optuna makes it fail, and keeps the cause where it is looked up here; None where that moves.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_name != "_run_trial":
         frame = frame.f_back
-    return frame is not None and isinstance(frame.f_locals.get("func_err"), KeyboardInterrupt)
+    error = frame.f_locals.get("func_err") if frame is not None else None
+    return error if isinstance(error, BaseException) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,8 @@ from loracle.search.optuna_sampler.parameters import (
 from loracle.search.optuna_sampler.ranges import space_on
 from loracle.search.optuna_sampler.suggestions import Asked
 from loracle.text.escape import printable
+
+STOP = "; stop here, or widen the space or the ranges"  # what to do where a study has tried everything
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,11 @@ class Scene:
         """
         statements = []
         for name, statement in beliefs.knobs:
-            knob = self.knobs.get(name, name)
+            knob = self._called(name)
             if knob in self.space.names and statement.exact:
                 (value,) = statement.values
                 try:
-                    number = self.numbers({name: value})[knob]
+                    number = self.numbers({self._parameter(name): value})[knob]
                 except (KeyError, ValueError):
                     shown = printable(f"{name}: {value}", 100)
                     raise SpaceError(f"beliefs.{shown} is none of its choices{self._there(knob)}") from None
@@ -92,8 +95,24 @@ class Scene:
 
     def strangers(self, beliefs: UserBeliefs) -> list[str]:
         """Names in them that no parameter has, so far."""
-        found = [name for name in beliefs.names if name not in self.knobs and not self._is_asked(name)]
+        found = [name for name in beliefs.names if not self._is_asked(self._called(name))]
         return [printable(name, 60) for name in found]
+
+    def _called(self, name: str) -> str:
+        """The knob that a belief's name stands for: a parameter's own, or without what stands before it
+        (`lr` for `optim/lr`), or another spelling of its knob; the name itself where there is none."""
+        if name in self.knobs:
+            return self.knobs[name]
+        meant, usual = meant_by(name, set(self.knobs.values()))
+        if meant and usual:
+            return meant
+        (only, *more) = [k for own, k in self.knobs.items() if re.split(r"[/.:]", own)[-1] == name] or [name]
+        return name if more else only
+
+    def _parameter(self, name: str) -> str:
+        """The parameter that a belief's name stands for; the name itself where there is none so far."""
+        knob = self._called(name)
+        return next((own for own, other in self.knobs.items() if other == knob), name)
 
     def _is_asked(self, knob: str) -> bool:
         """Whether a knob is asked for, or follows from those that are; any may be until a trial has ended."""
@@ -106,7 +125,7 @@ class Scene:
         return f": {printable(', '.join(map(str, choices)), 200)}" if choices else ", which are numbers"
 
     def _config(self, given: tuple[tuple[str, Value], ...]) -> tuple[tuple[str, Value], ...]:
-        numbers = self.numbers(dict(given)).items()
+        numbers = self.numbers({self._parameter(name): value for name, value in given}).items()
         return tuple(
             (name, _nearest(self.space[name], n) if self.space[name].named else n)
             for name, n in numbers

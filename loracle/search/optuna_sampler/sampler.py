@@ -48,6 +48,7 @@ from loracle.search.optuna_sampler.parameters import (
     texts_of,
 )
 from loracle.search.optuna_sampler.question import (
+    STOP,
     Scene,
     beliefs_of,
     beyond,
@@ -364,7 +365,7 @@ class LoracleSampler(BaseSampler):
             return int(np.flatnonzero(mine)[0])
         if not asked.names and self._space is None:  # the objective may yet ask for more
             return int(np.random.default_rng([self._seed, trial.number]).choice(np.flatnonzero(mine)))
-        said = f"{exhausted(question)}; stop here, or widen the space or the ranges"
+        said = f"{exhausted(question)}{STOP}"
         if study._thread_local.in_optimize_loop:  # other jobs have begun the last ones: nothing is wrong
             self._warned.once(study, "memory", said if left.any() else None)
             study._storage.set_trial_system_attr(trial._trial_id, REFUSED_KEY, True)

@@ -16,6 +16,8 @@ from loracle.search.optuna_sampler.parameters import fits, number_of, texts_of
 from loracle.search.optuna_sampler.question import Scene
 from loracle.text.escape import printable
 
+_OTHERS = ("loracle", "optuna", "ray")  # whose code is none of the user's
+
 
 class Warned:
     """Remembers what was said of which study."""
@@ -96,6 +98,6 @@ def left_out(space: SearchSpace, knob: str, name: str, distribution: BaseDistrib
 def levels() -> int:
     """How many calls above the caller's the user's own code is: there a warning belongs."""
     frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("loracle", "optuna"):
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _OTHERS:
         frame, level = frame.f_back, level + 1
     return level
