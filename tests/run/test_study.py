@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
@@ -24,6 +25,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from places import TESTS
 from processes import PATIENCE
+from sqlalchemy.exc import OperationalError
 
 from loracle.errors import StudyError
 from loracle.records.space import Knob, SearchSpace, default_space, paper_space
@@ -32,6 +34,7 @@ from loracle.run.identity import Identity
 from loracle.run.storage import database as databases
 from loracle.run.storage.lock import run_lock
 from loracle.run.storage.opening import open_study, read_history
+from loracle.run.storage.storage import open_storage
 from loracle.run.storage.study import Study, taken
 from loracle.search.optuna_sampler.history import history_of
 
@@ -459,10 +462,36 @@ def test_another_run_of_the_same_name_is_refused(tmp_path: Path, database: str) 
         assert other.history() == History()
 
 
+# psycopg2 is among the requirements of the tests; the other may be installed as well.
+_NO_PSYCOPG = (
+    "cannot be used: conn"
+    if find_spec("psycopg")
+    else r"storage: postgresql\+psycopg:// names the driver psycopg, which is not installed: "
+    "pip install psycopg; or write postgresql:// for psycopg2, which is there$"
+)
+
+
+def test_an_outage_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also where several questions meet it, as after each of many connections was cut."""
+    opened = open_storage(tmp_path, f"sqlite:///{tmp_path}/runs.db")
+    for _ in range(3):
+        answers = [OperationalError("", None, Exception("server closed the connection")), None]
+
+        def ask(answers: list[Exception | None] = answers) -> str:
+            if error := answers.pop(0):
+                raise error
+            return "here"
+
+        assert opened.ask(ask) == "here"
+    (said,) = [one.getMessage() for one in caplog.records if "trying again" in one.getMessage()]
+    assert said.endswith("does not answer; trying again: server closed the connection")
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
         ("mysql://host/name", "is no database; give postgresql://user@host/name or sqlite:///file"),
+        ("postgresql+psycopg://me:secret@127.0.0.1:1/x", _NO_PSYCOPG),
         ("runs.db", "'runs.db' is no database"),
         ("sqlite://", "SQLite needs a file"),
         ("sqlite:///:memory:", "SQLite needs a file"),

@@ -85,6 +85,16 @@ def _driver(scheme: str) -> str:
     for driver in wanted:
         if find_spec(driver) is not None:
             return f"postgresql+{driver}"
+    if scheme != "postgresql":
+        other = "psycopg" if wanted == ["psycopg2"] else "psycopg2"
+        package = {"psycopg2": "psycopg2-binary"}.get(wanted[0], wanted[0])
+        there = (
+            f"; or write postgresql:// for {other}, which is there" if find_spec(other) is not None else ""
+        )
+        raise StudyError(
+            f"execution.storage: {scheme}:// names the driver {wanted[0]}, which is not installed: "
+            f"pip install {package}{there}"
+        )
     raise StudyError("execution.storage: PostgreSQL needs a driver: pip install 'loracle[postgres]'")
 
 

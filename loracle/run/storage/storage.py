@@ -25,6 +25,8 @@ from loracle.text import secrets as secret
 
 PATIENCE_SECONDS = 120.0  # with a database that does not answer
 
+_ONE_OUTAGE = 30.0  # seconds between two errors of a database that are told as one
+
 _log = logging.getLogger(__name__)
 _Found = TypeVar("_Found")
 
@@ -66,10 +68,10 @@ class Storage:
                 with nullcontext() if self.shared else held_back():
                     return action()
             except (SQLAlchemyError, StorageInternalError) as error:
-                self.last_outage = time.monotonic()
+                before, self.last_outage = self.last_outage, time.monotonic()
                 if not passes(error) or self.last_outage - began > PATIENCE_SECONDS:
                     raise unusable(self.where, self.url, error) from None
-                if pause == 0.1:
+                if self.last_outage - before > _ONE_OUTAGE:
                     _log.warning("%s does not answer; trying again: %s", self.where, reason(error, self.url))
             except OSError as error:
                 raise StudyError(
