@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -70,7 +71,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            app()
+            with _json_alone() if "--json" in sys.argv[1:] else contextlib.nullcontext():
+                app()
         finally:
             sys.stdout.flush()
     except (LoracleError, OSError, UnicodeEncodeError) as error:
@@ -81,6 +83,25 @@ def main() -> None:
             with contextlib.suppress(OSError):  # a stream that is no file
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def _json_alone() -> Iterator[None]:
+    """Whatever other people's packages print goes to stderr, so that stdout has one JSON object alone."""
+    from loracle.commands.terminal import console
+
+    stdout, own = sys.stdout, None
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a stream that is no file
+            if stdout.fileno() == 1:
+                stdout.flush()
+                own = stack.enter_context(os.fdopen(os.dup(1), "w", encoding=stdout.encoding))
+                stack.callback(os.dup2, own.fileno(), 1)
+                os.dup2(2, 1)
+        console.results = own or stdout
+        stack.callback(setattr, console, "results", None)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
 
 
 def _told(error: Exception) -> Exception | str:

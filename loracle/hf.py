@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 import sys
 import tempfile
 import time
@@ -204,6 +205,13 @@ def _found(names: _Names, history: History, best: Trial | None, sign: float) -> 
     )
 
 
+def _kind(failure: Failure | None) -> tuple[object, ...]:
+    """What failures of one cause have in common, whatever numbers they name; empty: it is the config's."""
+    if failure is None or failure.kind is FailureKind.DIVERGED:
+        return ()
+    return failure.kind, re.sub(r"\d+", "", failure.message)
+
+
 def _failed(history: History) -> str:
     """How all trials failed, as the end of a sentence."""
     failures = [trial.outcome.failure for trial in history.counted if trial.outcome and trial.outcome.failure]
@@ -243,10 +251,15 @@ def _train_all(
             said = exhausted(chooser, study.history())
             warnings.warn(f"the search ends after {done} of {trials} trials: {said}", stacklevel=3)
             break
-        config = names.space.config(index)
+        config = names.params(index)
         number = study.start(index)
         listen(TrialStarted(done, trials, config, number))
-        outcome = train(number, names.params(index))
+        outcome = train(number, dict(config))
+        if (kind := _kind(outcome.failure)) and kind not in told:
+            assert outcome.failure is not None
+            said = printable(outcome.failure.message, 300)
+            warnings.warn(f"trial {number} gives no score ({outcome.failure.kind}): {said}", stacklevel=3)
+            told.add(kind)
         history = study.history()
         ended = len(history.counted)
         best, use = chooser.best(history), chooser.leader(history)

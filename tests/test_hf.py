@@ -19,6 +19,8 @@ from loracle.records.events import TrialFinished, TrialStarted
 from loracle.records.space import Knob, SearchSpace
 from loracle.records.trial import FailureKind
 
+pytestmark = pytest.mark.filterwarnings("ignore:trial [0-9]+ gives no score:UserWarning")  # tested once
+
 SPACE = {"lr": (1e-5, 1e-2), "lora_r": [4, 8, 16], "optim": ["sgd", "adamw"]}
 
 
@@ -57,6 +59,8 @@ def test_each_trial_is_a_trainer_of_the_users_own() -> None:
     assert found.params["optim"] == "adamw"
     assert found.value < 0.3
     assert [type(event) for event in events] == [TrialStarted, TrialFinished] * 15
+    told = [event.config for event in events if isinstance(event, TrialStarted | TrialFinished)]
+    assert told == [made for made in Stub.made for _ in range(2)]  # by the names and values of the user
     assert [params for params, _ in found.trials] == Stub.made
 
 
@@ -221,6 +225,22 @@ def test_a_value_that_is_not_finite_is_diverged() -> None:
 
     found = hf.search(Wild, SPACE, trials=4)
     assert [outcome.failure is not None for _, outcome in found.trials] == [False, True, False, False]
+
+
+def test_a_crash_is_told_of_once_for_each_kind() -> None:
+    Stub.fails = {
+        2: RuntimeError("size 3 against 4"),
+        5: RuntimeError("size 5 against 4"),
+        8: ValueError("no such column"),
+        11: FloatingPointError("loss is NaN"),
+    }
+    with pytest.warns(UserWarning, match="gives no score") as told:
+        hf.search(Stub, SPACE, trials=14)
+    assert [str(warning.message) for warning in told] == [
+        "trial 1 gives no score (crashed): RuntimeError: size 3 against 4",
+        "trial 7 gives no score (crashed): ValueError: no such column",
+    ]
+    assert {warning.filename for warning in told} == {__file__}
 
 
 def test_a_trainer_that_always_crashes_ends_the_search(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_splits_share_no_prompt_and_every_answer_can_be_given(tmp_path: Path) ->
 
 def test_the_landscape_has_the_standard_and_every_value_of_every_knob() -> None:
     program = (
-        "from programme import DESIGN_SEED, N_CONFIGS, design;"
+        "from programme import DESIGN_SEED, N_CONFIGS; from landscapes import design;"
         "from loracle import default_space; import json; space = default_space();"
         "print(json.dumps([dict(space.config(i)) for i in design(space, N_CONFIGS, DESIGN_SEED)]))"
     )

@@ -7,9 +7,11 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from conftest import Loracle
@@ -18,7 +20,7 @@ from places import TESTS
 from loracle import trackers
 from loracle.config.settings import NO_DATA, RunConfig, TrackerName
 from loracle.errors import ConfigError
-from loracle.records.events import Event, Step, TrialFinished, TrialStarted
+from loracle.records.events import Event, Listener, Step, TrialFinished, TrialStarted
 from loracle.records.trial import Failure, FailureKind, Outcome, Trial
 from loracle.trackers import tracker
 
@@ -116,11 +118,26 @@ def test_tune_tells_the_trackers_of_its_config(run_config: Callable[..., Path], 
     code, out, _ = loracle("tune", path, "--json")
     assert code == 0
     folder = path.parent / "run" / "tensorboard"
-    assert sorted(trial.name for trial in folder.iterdir()) == ["trial-0000", "trial-0001"]
+    kept = ["standard", "trial-0000", "trial-0001", "winner"]
+    assert sorted(trial.name for trial in folder.iterdir()) == kept
     outcome = json.loads((path.parent / "run" / "trials" / "0001" / "outcome.json").read_text())
     logs = EventAccumulator(str(folder / "trial-0001")).Reload()
     assert logs.Scalars("trial/value")[0].value == pytest.approx(outcome["value"], rel=1e-6)
-    assert logs.Scalars("training/loss")
+    curve = outcome["curve"]
+    for name, numbers in (
+        ("loss", "losses"),
+        ("learning_rate", "learning_rates"),
+        ("gradient_norm", "gradient_norms"),
+    ):
+        told = logs.Scalars(f"training/{name}")
+        assert [e.step for e in told] == curve["steps"], name
+        assert [e.value for e in told] == pytest.approx(curve[numbers], rel=1e-6), name
+    winner = EventAccumulator(str(folder / "winner")).Reload()
+    found = json.loads(out)["winner"]
+    assert winner.Scalars("final/value")[0].value == pytest.approx(found["test_value"], rel=1e-6)
+    before = {str(file) for file in folder.rglob("*")}
+    assert loracle("tune", path)[0] in (0, 3, 4)
+    assert {str(file) for file in folder.rglob("*")} == before  # nothing new, and nothing is told again
     path.write_text(path.read_text().replace("report_to: tensorboard", "report_to: none"))
     assert json.loads(loracle("tune", path, "--json")[1]) == json.loads(out)  # nothing that a run is bound to
 
@@ -144,6 +161,72 @@ def test_a_tracker_that_fails_costs_nothing_else(tmp_path: Path, monkeypatch: py
             listen(event)
     assert seen == two_trials()
     assert said == ["wandb is told nothing more: ConnectionError: the server is gone"]
+
+
+def told_all(opened: AbstractContextManager[Listener]) -> None:
+    with opened as listen:
+        for event in two_trials():
+            listen(event)
+
+
+def test_a_tracker_that_fails_or_hangs_neither_ends_nor_delays_a_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hangs = threading.Event()
+
+    class Silent:
+        def __init__(self, *_: object) -> None:
+            hangs.wait()
+
+    def broken(*_: object) -> Any:
+        raise ConnectionError("no such server")
+
+    monkeypatch.setattr(trackers, "SECONDS_TO_END", 0.2)
+    for open_run, said in (
+        (broken, "wandb is told nothing more: ConnectionError: no such server"),
+        (Silent, "wandb takes longer than 0 s; it was not told of everything"),
+    ):
+        monkeypatch.setitem(trackers.TRACKERS, "wandb", ("json", open_run))  # type: ignore[misc]
+        seen: list[Event] = []
+        with pytest.warns(UserWarning, match=said):
+            told_all(tracker("wandb", also=seen.append))
+        assert seen == two_trials()
+    hangs.set()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_processes_on_many_machines_tell_the_trackers_of_their_own_trials(
+    run_config: Callable[..., Path], loracle: Loracle
+) -> None:
+    pytest.importorskip("tensorboard")
+    execution = {"workers": 0, "storage": "sqlite:///trials.db"}
+    path = run_config(search={"trials": 2}, report_to="tensorboard", execution=execution)
+    assert loracle("worker", path)[0] == 0
+    folder = path.parent / "run" / "tensorboard"
+    assert sorted(trial.name for trial in folder.iterdir()) == ["trial-0000", "trial-0001"]
+
+
+def test_json_is_alone_on_stdout_and_trials_are_told_from_those_of_other_runs(
+    run_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("trackio")
+    path = run_config(search={"trials": 1}, report_to="trackio")
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "kept"), "TRACKIO_PROJECT": "team"}
+    environment["PYTHONPATH"] = str(TESTS.parent)
+    command = [sys.executable, "-m", "loracle", "tune", str(path), "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode in (0, 3, 4), done.stderr
+    assert "winner" in json.loads(done.stdout)
+    assert "Trackio" in done.stderr  # what it prints is not lost
+    with sqlite3.connect(tmp_path / "kept" / "team.db") as database:
+        names = {name for (name,) in database.execute("select run_name from metrics")}
+        (config,) = database.execute(
+            "select config from configs where run_name = 'run-trial-0000'"
+        ).fetchone()
+    assert names == {"run-trial-0000", "run-winner", "run-standard"}
+    search = json.loads(config)["search"]
+    assert search["run"] == str(path.parent / "run")
+    assert (search["metric"], search["seed"]) == ("loss", "3")
 
 
 def test_nothing_is_imported_unless_asked_for() -> None:

@@ -35,20 +35,15 @@ def tune(
 def tune_and_tell(config: RunConfig, as_json: bool) -> None:
     """The whole job, and its result on stdout."""
     from loracle.commands.terminal.console import console, say, say_json, say_notices, say_parts, say_table
-    from loracle.commands.terminal.display import live
+    from loracle.commands.terminal.tracking import shown_and_tracked
     from loracle.report.findings.search_cost import search_cost, show_trainings
     from loracle.report.objectives import PARETO, front_rows
     from loracle.report.tables import comparison_rows
     from loracle.report.verdict import headline, verdict_lines
     from loracle.report.verdict.stored import verdict_json
     from loracle.run.tune import tune as run
-    from loracle.trackers import tracked
 
-    errors = console(errors=True)
-    with (
-        live(config) as show,
-        tracked(config.report_to, config.output, show, lambda text: say(errors, text)) as listen,
-    ):
+    with shown_and_tracked(config) as listen:
         result = run(config, listen)
     metric, found = config.metric, result.comparison
     if as_json:

@@ -24,11 +24,11 @@ def worker(
 ) -> None:
     """Search together with other machines on one database; then `loracle tune` trains the winner."""
     from loracle.commands.terminal.console import console, say
-    from loracle.commands.terminal.display import live
+    from loracle.commands.terminal.tracking import shown_and_tracked
     from loracle.run.tune import work
 
     settings = changed_settings(config, trials, output, workers=workers, storage=storage)
-    with live(settings) as listen:
+    with shown_and_tracked(settings) as listen:
         stopped, history = work(settings, listen)
     n = len(history.counted)
     succeeded = f"{n} in all, of which {len(history.succeeded)} succeeded"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from loracle.records.notices import Notice
 from loracle.records.objective import Part
 from loracle.records.space import Config
-from loracle.records.trial import Trial
+from loracle.records.trial import Outcome, Trial
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,16 @@ class TrialFinished:
 
 
 @dataclass(frozen=True)
+class FinalFinished:
+    """What a config scored that was trained on all data; `name` says which: `winner` or `standard`. Told when
+    the verdict is another one than the run had before."""
+
+    name: str
+    config: Config
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
 class RunEnded:
     """Nothing more happens; `text` says how it ended, for people; `failed`: with an error."""
 
@@ -155,7 +165,17 @@ class RunEnded:
     failed: bool = False
 
 
-Event = PhaseStarted | PhaseEnded | Noticed | Expected | TrialStarted | Step | TrialFinished | RunEnded
+Event = (
+    PhaseStarted
+    | PhaseEnded
+    | Noticed
+    | Expected
+    | TrialStarted
+    | Step
+    | TrialFinished
+    | FinalFinished
+    | RunEnded
+)
 Listener = Callable[[Event], None]
 
 

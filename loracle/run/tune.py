@@ -18,6 +18,7 @@ from loracle.errors import StudyError
 from loracle.execution.executor import Executor, next_done
 from loracle.records.codec import json_text
 from loracle.records.events import (
+    FinalFinished,
     Listener,
     Noticed,
     PhaseStarted,
@@ -125,7 +126,9 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
             held=subject.held(history, comparison),
         )
         result = Result(config.output, space, history, comparison, stopped, notices, best)
-        write_finished(config.output, result.finished)
+        if write_finished(config.output, result.finished):
+            for name, (chosen, outcome) in comparison.sides.items():
+                listen(FinalFinished(name, chosen, outcome))
         page.finish(history, result.finished, notices)
         listen(RunEnded(headline(comparison, config.metric, history)))
         return result

@@ -298,7 +298,7 @@ def crashing(*ranks: int) -> TableObjective:
     ("ranks", "crashed", "what", "why"),
     [
         ((8,), 3, "rank 8: all 3", "all 12 candidates are tried"),  # there were three of it
-        ((4, 8), 5, "rank 4 or more: all 5", "11 candidates are tried, and the others have what every trial"),
+        ((4, 8), 4, "rank 4 or more: all 4", "10 candidates are tried, and the others have what every trial"),
     ],
 )
 def test_a_value_that_always_crashes_is_told_and_left_alone(

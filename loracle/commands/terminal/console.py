@@ -19,6 +19,7 @@ from loracle.records.codec import finite
 from loracle.records.notices import Notice
 from loracle.text import escape
 
+results: TextIO | None = None  # where JSON goes; None: stdout
 _GAP = 2  # columns between two of a table
 _WIDE = 10_000  # columns where no terminal cuts lines off: a file, a pipe
 
@@ -91,7 +92,7 @@ def _parts(rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
 
 def say_json(content: Mapping[str, Any]) -> None:
     """One JSON object on stdout; what JSON has no number for is null."""
-    sys.stdout.write(json.dumps(finite(content), allow_nan=False) + "\n")
+    (results or sys.stdout).write(json.dumps(finite(content), allow_nan=False) + "\n")
 
 
 def error_line(error: BaseException | str) -> str:

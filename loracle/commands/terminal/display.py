@@ -187,7 +187,7 @@ class Display:
             rest += f"  cost {event.trainings:.3g}"
         lost = f"  loses {' and '.join(outcome.broken)}" if outcome.broken else ""
         config = f"  {show_config(event.config)}"
-        if differs(event.best, event.recommended):
+        if differs(event.best, event.recommended) and not self._console.is_terminal:  # as above
             assert event.recommended is not None
             config += f"  (recommended: trial {event.recommended.number})"
         width = len(head) + len(score) + len(rest) + len(lost) + len(config)

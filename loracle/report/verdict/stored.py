@@ -47,9 +47,12 @@ class Finished:
     trials: int
 
 
-def write_finished(folder: Path, finished: Finished) -> None:
-    """Keeps how the run in this folder ended."""
-    write_atomically(folder / FILE, json_text(to_plain(finished)))
+def write_finished(folder: Path, finished: Finished) -> bool:
+    """Keeps how the run in this folder ended; whether that is anything new."""
+    path, text = folder / FILE, json_text(to_plain(finished))
+    new = not path.exists() or path.read_text(encoding="utf-8") != text
+    write_atomically(path, text)
+    return new
 
 
 def read_finished(folder: Path, history: History, storage: str | None = None) -> Finished:

@@ -81,7 +81,12 @@ def test_the_recommended_trial_is_told_where_it_is_not_that_of_the_best_score() 
         best, use = (line for line in bars_of(display, 120) if line.startswith(("best", "use")))
     assert "90.0 %, trial 0: rank 8" in best
     assert "80.0 %, trial 1, recommended by all trials: rank 8" in use
-    said = [line for line in out.getvalue().splitlines() if "/30" in line]
+    assert "(recommended" not in out.getvalue()  # there it stands below the bars
+    log = io.StringIO()
+    with Display("exact_match", Console(file=log, width=200)) as display:
+        display.show(TrialFinished(lucky, CONFIG, lucky, 1, 30, None, recommended=lucky))
+        display.show(TrialFinished(sound, CONFIG, lucky, 2, 30, None, recommended=sound))
+    said = [line for line in log.getvalue().splitlines() if "/30" in line]
     assert "recommended" not in said[0]
     assert re.search(r"2/30 +trial 1 +80.0 % +best 90.0 % +3.0 s .*\(recommended: trial 1\)$", said[1])
 
