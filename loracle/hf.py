@@ -406,6 +406,8 @@ def _distribution(name: str, given: Any) -> BaseDistribution:
     pair = isinstance(given, tuple) and len(given) == 2
     meant, usual = meant_by(name, SPELLINGS)
     continuous = usual and meant in _CONTINUOUS
+    if usual:
+        given = _in_numbers(given)
     try:
         if (
             pair
@@ -422,3 +424,16 @@ def _distribution(name: str, given: Any) -> BaseDistribution:
     except (TypeError, ValueError) as error:
         raise SpaceError(f"{name}: {error}") from None
     raise SpaceError(f"{name}: a list of choices, or a pair (low, high); got {printable(repr(given), 60)}")
+
+
+def _in_numbers(given: Any) -> Any:
+    """The choices, or the one value, of a knob that is a number, where texts among them say numbers (as
+    YAML reads 1e-4: `"1e-4"`); else as they were given."""
+    if isinstance(given, str):
+        try:
+            return int(given) if re.fullmatch(r"\s*[+-]?\d+\s*", given) else float(given)
+        except ValueError:
+            return given
+    if not isinstance(given, list) or any(isinstance(_in_numbers(one), str) for one in given):
+        return given
+    return [_in_numbers(one) for one in given]

@@ -83,7 +83,7 @@ eval_roc_auc eval_reward
 """
 UNSAID = """
 eval_hallucination_rate eval_false_positive_rate eval_toxicity_score eval_mine loss_of_accuracy glossary
-eval_steps_per_second closeness
+eval_steps_per_second closeness eval_entropy entropy
 """
 
 
@@ -301,7 +301,7 @@ def test_beliefs_are_in_the_users_own_names() -> None:
 def test_a_search_keeps_the_beliefs_that_it_began_with(tmp_path: Path) -> None:
     hf.search(Stub, SPACE, trials=2, folder=tmp_path, beliefs={"lr": "at least 3e-3"})
     for other in (None, {"lr": "at most 2e-5"}):
-        with pytest.raises(StudyError, match="changed since this run began: beliefs"):
+        with pytest.raises(StudyError, match=r"run began: beliefs, by which .* use another folder"):
             hf.search(Stub, SPACE, trials=3, folder=tmp_path, beliefs=other)
     assert (
         len(hf.search(Stub, SPACE, trials=3, folder=tmp_path, beliefs={"lr": "at least 0.003"}).trials) == 3
@@ -349,6 +349,14 @@ def test_a_pair_of_whole_numbers_is_continuous_where_the_name_is() -> None:
     made.clear()
     hf.search(Sees, {"lr": (1e-5, 1e-2), "num_epochs": (1, 3)}, trials=4)
     assert {config["num_epochs"] for config in made} <= {1, 2, 3}
+
+
+def test_texts_that_say_numbers_are_numbers_where_the_knob_is_one() -> None:
+    space = {"lr": ["1e-4", "1e-3"], "lora_r": ["8"], "optim": ["adamw"], "version": ["1", "2"]}
+    found = hf.search(Stub, space, trials=4)
+    assert {config["lr"] for config in Stub.made} == {1e-4, 1e-3}
+    assert {config["version"] for config in Stub.made} == {"1", "2"}  # a name of the user's own
+    assert repr(found.params["lora_r"]) == "8"
 
 
 def test_names_of_a_space_that_lose_what_is_known_are_told() -> None:

@@ -9,7 +9,7 @@ from loracle.text.escape import printable
 
 # Words of a name, whole.
 _LESS = re.compile(
-    r"loss(es)?|perplexit(y|ies)|ppl|nll|(cross)?entropy|xent|err(or)?s?|r?mse|mae|mape|[wcte]er|bp[bcw]|brier|"
+    r"loss(es)?|perplexit(y|ies)|ppl|nll|crossentropy|xent|err(or)?s?|r?mse|mae|mape|[wcte]er|bp[bcw]|brier|"
     r"ece|kl|divergence"
 )
 _MORE = re.compile(
@@ -36,7 +36,8 @@ def sign_of(metric: str, direction: str | None) -> float:
     if direction is not None:
         raise ConfigError(f"direction is minimize or maximize; got {printable(repr(direction), 40)}")
     words = set(re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", metric).lower()))
-    less = {"bits", "per"} <= words or any(map(_LESS.fullmatch, words))
+    # Entropy alone is how sure a model is of its own answers, which is neither good nor bad.
+    less = {"bits", "per"} <= words or {"cross", "entropy"} <= words or any(map(_LESS.fullmatch, words))
     more = any(map(_MORE.fullmatch, words))
     if less != more:
         return -1.0 if less else 1.0

@@ -158,10 +158,15 @@ def require_same_contents(where: str, known: Mapping[str, str], now: Mapping[str
             f"{where}: this run began with another {what}{also}; its trials would not compare. Set dtype and "
             "device as they were, or use another output"
         )
+    if changed == ["beliefs"]:
+        raise StudyError(
+            f"{where}: changed since this run began: beliefs, by which its trials were chosen. Give those "
+            "that it began with, or use another folder"
+        )
     if changed:
         raise StudyError(
             f"{where}: changed since this run began: {', '.join(changed)}; its trials and test scores are of "
-            "what was there before and would not compare. Undo the change or use another output"
+            "what was there before and would not compare. Undo the change or use another output folder"
         )
 
 
@@ -195,7 +200,7 @@ def require_same_space(where: str, known: Any, now: str) -> None:
     if known != now:
         raise StudyError(
             f"{where}: this run searched another space (fingerprint {str(known)[:40]}, now {now}); undo the "
-            "change or use another output"
+            "change or use another output folder"
         )
 
 
