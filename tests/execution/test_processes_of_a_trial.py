@@ -115,6 +115,11 @@ def test_two_processes_give_what_one_gives(
     assert gone([process.pid for process in there])  # none outlives the worker
 
 
+@pytest.mark.parametrize(
+    "written",
+    [pytest.param(False, marks=pytest.mark.slow, id="whole"), pytest.param(True, id="divided")],
+    indirect=True,
+)
 def test_a_process_with_nothing_to_do_waits_for_the_others(
     make: Callable[..., LocalWorkers], written: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -235,6 +240,7 @@ def test_a_run_that_is_killed_goes_on_and_leaves_a_plain_adapter(
     assert adapted.peft_config["default"].r in (2, 4, 8)
 
 
+@pytest.mark.slow
 def test_doctor_tries_a_divided_model_in_all_processes(
     run_config: Callable[..., Path], said: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -91,8 +91,8 @@ def test_the_winner_is_the_training_that_it_would_be_alone(run_config: WriteRun)
     ("event", "part", "left"),
     [
         ("PhaseStarted", "number=-50", 2),
-        ("PhaseEnded", "number=-50", 1),
-        ("PhaseEnded", "number=-51", 0),
+        pytest.param("PhaseEnded", "number=-50", 1, marks=pytest.mark.slow),
+        pytest.param("PhaseEnded", "number=-51", 0, marks=pytest.mark.slow),
         ("PhaseStarted", "standard", 0),
     ],
 )

@@ -108,10 +108,10 @@ def _alone_three_at_a_time(path: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("event", "part"),
     [
-        ("TrialStarted", "number=0"),
+        pytest.param("TrialStarted", "number=0", marks=pytest.mark.slow),
         ("Step", "number=4"),
         ("TrialFinished", "number=3"),
-        ("TrialFinished", "number=5"),
+        pytest.param("TrialFinished", "number=5", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_is_killed_in_a_group_goes_on_as_if_it_had_not_been(
@@ -136,6 +136,7 @@ def test_a_group_that_had_not_begun_as_a_whole_begins_as_a_whole(
     assert shown(tmp_path / "run") == shown(undisturbed)
 
 
+@pytest.mark.slow
 def test_another_number_of_trials_together_is_no_other_run(run_of_seven: WriteRun, tmp_path: Path) -> None:
     killed(run_of_seven(), "TrialFinished", "number=4")
     result = tune(load_config(run_of_seven(execution={"workers": 0})))
