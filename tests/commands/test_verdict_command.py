@@ -127,3 +127,11 @@ def test_a_run_in_a_database_has_its_verdict_where_it_ended(
     assert "its database has the trials, and the final trainings and the verdict are where" in said(
         "verdict", config, refused=True
     )
+
+
+def test_a_verdict_that_is_no_text_is_made_again(loracle: Loracle, run: Path) -> None:
+    kept_before = json.loads((run / FILE).read_text())
+    (run / FILE).write_bytes(b"\xff\xfe\x00 cut off")
+    code, _, errors = loracle("tune", run / "config.yaml")
+    assert code in (0, 3, 4), errors
+    assert json.loads((run / FILE).read_text()) == kept_before

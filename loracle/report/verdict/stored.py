@@ -50,7 +50,7 @@ class Finished:
 def write_finished(folder: Path, finished: Finished) -> bool:
     """Keeps how the run in this folder ended; whether that is anything new."""
     path, text = folder / FILE, json_text(to_plain(finished))
-    new = not path.exists() or path.read_text(encoding="utf-8") != text
+    new = not path.exists() or path.read_bytes() != text.encode()
     write_atomically(path, text)
     return new
 
