@@ -122,8 +122,7 @@ class _Names:
         """Some of a config's values, in one line; `side` as of a suspect."""
         params = self.params(index)
         mine = {name: value for name, value in params.items() if self.knobs.get(name, name) in knobs}
-        texts = {n: show_rough(value, side) if is_number(value) else value for n, value in mine.items()}
-        return printable(", ".join(f"{name} {text}" for name, text in texts.items()))
+        return printable(", ".join(f"{name} {show_rough(value, side)}" for name, value in mine.items()))
 
 
 def search(

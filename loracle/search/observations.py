@@ -162,8 +162,7 @@ def suspects(space: SearchSpace, history: History, chance: float = _CHANCE) -> l
     knob speak against no value. What crashes too often without any of them may have crashed with them by
     chance, which has to be less likely than `chance`.
     """
-    crashed = {trial.index: trial for trial in history.counted if _crashed(trial)}
-    ran = [trial.index for trial in history.counted if not _crashed(trial)]
+    crashed, ran = _told_apart(history)
     if not ran or len(crashed) < _LEAST:
         return []
     columns, innocent = _columns(space, list(crashed)), _columns(space, ran)
@@ -175,8 +174,8 @@ def suspects(space: SearchSpace, history: History, chance: float = _CHANCE) -> l
         alike: dict[bytes, tuple[Mask, list[str]]] = {}  # knobs whose values the same configs have
         for name, column in columns.items():
             for value in np.setdiff1d(column[left], innocent[name]):
-                having = left & (column == value)
-                these = {index for index, has in zip(crashed, column == value, strict=True) if has}
+                same = column == value
+                having, these = left & same, {i for i, has in zip(crashed, same, strict=True) if has}
                 if any(these < beyond and name not in side.values for side, beyond in larger):
                     continue
                 if having.sum() >= _LEAST:
@@ -198,6 +197,12 @@ def suspects(space: SearchSpace, history: History, chance: float = _CHANCE) -> l
         left &= ~having
 
 
+def _told_apart(history: History) -> tuple[dict[int, Trial], list[int]]:
+    """Trials that crashed, the last of each config by its index, and indices of those that did not."""
+    crashed = {trial.index: trial for trial in history.counted if _crashed(trial)}
+    return crashed, [trial.index for trial in history.counted if not _crashed(trial)]
+
+
 def crashing(space: SearchSpace, history: History, chance: float = _CHANCE) -> Mask:
     """Which candidates have what every training crashed with, (N,); `chance` as in `suspects`."""
     found = np.zeros(len(space.candidates), dtype=bool)
@@ -215,8 +220,7 @@ def next_to_crashes(space: SearchSpace, history: History) -> Mask:
     bisection. Then the side is as open as any. Where no config is to blame, these few trials are all that it
     costs.
     """
-    crashed = {trial.index: trial for trial in history.counted if _crashed(trial)}
-    ran = [trial.index for trial in history.counted if not _crashed(trial)]
+    crashed, ran = _told_apart(history)
     found = np.zeros(len(space.candidates), dtype=bool)
     for _, side in _one_sided(space, list(crashed.values()), ran, least=2):
         last = max(trial.number for trial in side.trials)
@@ -256,7 +260,7 @@ def in_common(space: SearchSpace, history: History, crashed: Iterable[int]) -> d
     """Values that crashed configs, given by their indices, have in common, no config that ran has, and some
     candidate lacks."""
     indices = list(dict.fromkeys(crashed))
-    ran = [trial.index for trial in history.counted if not _crashed(trial)]
+    _, ran = _told_apart(history)
     columns, innocent, all_values = (_columns(space, some) for some in (indices, ran, space.candidates))
     config = space.config(indices[0])
     return {
@@ -317,7 +321,7 @@ def blame(
     common = in_common(space, history, indices)
     if known.all() and crashing(space, history)[rows].all():
         return None
-    ran = [trial.index for trial in history.counted if not _crashed(trial)]
+    _, ran = _told_apart(history)
     sides = [side for by_chance, side in _one_sided(space, row[-many:], ran) if by_chance <= _DOUBT]
     sides = [side for side in sides if len(side.trials) == many]
     if common:

@@ -130,8 +130,7 @@ class Optimizer:
         for suspect in suspects(self.space, self.history):
             if suspect.key not in known:
                 values = ", ".join(
-                    f"{name} {value if isinstance(value, str) else show_rough(value, suspect.side)}"
-                    for name, value in suspect.values.items()
+                    f"{name} {show_rough(value, suspect.side)}" for name, value in suspect.values.items()
                 )
                 warnings.warn(suspect.said(values), stacklevel=2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 _MOST_DECIMALS = 6  # of money
 
@@ -35,16 +36,19 @@ def show_money(amount: float) -> str:
     return f"{amount:.2f}" if amount < 100 else f"{amount:,.0f}"
 
 
-def show_rough(value: float, towards: int = 0) -> str:
+def show_rough(value: object, towards: int = 0) -> str:
     """A value of a range as one would write it: `1.3e-3`, `0.05`, `16`; four digits where these are all, else
-    two, rounded up where `towards` is 1 and down where it is -1."""
-    if isinstance(value, int) or float(f"{value:.3e}") == value:
-        digits, rounded = 4, float(value)
-        if abs(value) >= 1:
-            return f"{value:,.10g}".replace(",", "")
+    two, rounded up where `towards` is 1 and down where it is -1. What is no finite number stays as it is."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        return str(value)
+    number = value if isinstance(value, int) else float(value)
+    if isinstance(number, int) or float(f"{number:.3e}") == number:
+        digits, rounded = 4, float(number)
+        if abs(number) >= 1:
+            return f"{number:,.10g}".replace(",", "")
     else:
-        digits, size = 2, 10.0 ** (math.floor(math.log10(abs(value))) - 1)
-        rounded = (math.ceil, round, math.floor)[1 - towards](value / size) * size
+        digits, size = 2, 10.0 ** (math.floor(math.log10(abs(number))) - 1)
+        rounded = (math.ceil, round, math.floor)[1 - towards](number / size) * size
     mantissa, exponent = f"{rounded:.{digits - 1}e}".split("e")
     if -3 < int(exponent) < 6:
         return f"{float(f'{mantissa}e{exponent}'):.10g}"

@@ -17,7 +17,7 @@ from loracle.records.trial import FAILURE_KEY, Failure, FailureKind, History, Ou
 from loracle.search.observations import suspects
 from loracle.search.optuna_sampler import suggestions
 from loracle.search.optuna_sampler.interrupted import ERROR_KEY, settled
-from loracle.search.optuna_sampler.parameters import REFUSED_KEY, is_number
+from loracle.search.optuna_sampler.parameters import REFUSED_KEY
 from loracle.search.optuna_sampler.question import Scene, scene_of
 from loracle.search.optuna_sampler.suggestions import Asked
 from loracle.search.outputs import as_one, drawn_weights
@@ -131,7 +131,7 @@ def crashes(study: Study, scene: Scene, history: History) -> dict[str, str]:
     for suspect in suspects(scene.space, history):
         params = study.trials[suspect.trials[0].number].params
         own = [
-            f"{name} {show_rough(value, suspect.side) if is_number(value) else value}"
+            f"{name} {show_rough(value, suspect.side)}"
             for name, value in params.items()
             if scene.knobs.get(name) in suspect.values
         ]

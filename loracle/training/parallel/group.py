@@ -47,7 +47,6 @@ class Group:
         rank: which one this is, from 0.
         size: how many there are.
         pipes: of the first process those to all others, in their order; of the others the one to the first.
-
         close: ends the others, as far as the first process can; it is alone then.
 
     Attributes:

@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -76,12 +77,11 @@ class Peers:
             return base, self.join(base.device)
         groups: list[Group] = []
 
-        def divide(model: Any, device: torch.device) -> ShardedLayers:
-            repeated_layers(model)  # raises in all of them
+        def joined(device: torch.device) -> Group:
             groups.append(self.join(device))
-            return _divided(model, device, groups[0])
+            return groups[0]
 
-        return load_base(config, divide), groups[0]
+        return load_base(config, partial(_divided, joined)), groups[0]
 
     def join(self, device: torch.device) -> Group:
         """Waits until all have loaded their model; the group of all.
@@ -160,14 +160,10 @@ def _loaded(rank: int, config: RunConfig, pipe: Connection[Any, Any]) -> tuple[B
         groups.append(Group(rank, config.processes, [pipe]))
         return groups[0]
 
-    def divide(model: Any, device: torch.device) -> ShardedLayers:
-        repeated_layers(model)  # raises in all of them
-        return _divided(model, device, joined(device))
-
     try:
         if config.device != "cpu" and torch.cuda.is_available():
             torch.cuda.set_device(rank % torch.cuda.device_count())
-        base = load_base(config, divide if config.execution.shard_model else None)
+        base = load_base(config, partial(_divided, joined) if config.execution.shard_model else None)
         return base, groups[0] if groups else joined(base.device)
     except Exception as error:  # of any kind: the first process has most likely met the same
         if groups and not groups[0].parted:  # the others wait for it, and end with it
@@ -180,7 +176,10 @@ def _loaded(rank: int, config: RunConfig, pipe: Connection[Any, Any]) -> tuple[B
             pipe.recv()
 
 
-def _divided(model: Any, device: torch.device, group: Group) -> ShardedLayers:
+def _divided(join: Callable[[torch.device], Group], model: Any, device: torch.device) -> ShardedLayers:
+    """Divides a model in all processes, once they have joined."""
+    repeated_layers(model)  # raises in all of them, before any waits for the others
+    group = join(device)
     with group.in_step():
         layers = ShardedLayers(model, device, group)
         layers.check()
