@@ -110,16 +110,21 @@ class Clock:
 
 
 def train_loracle(model: Path, dtype: str, batch: int, rows: list[Any], clock: Clock) -> dict[str, Any]:
-    from memory import load_real
+    from loracle.config.settings import RunConfig, TrainingConfig
+    from loracle.training.memory.start import begin
+
+    whole = {"model": str(model), "data": {"train": "none"}, "device": "cpu", "dtype": dtype}
+    config = RunConfig.model_validate(whole)
+    tokenizer = begin(config)  # as a worker does
 
     import loracle.training.objective  # noqa: F401  # what a worker loads
-    from loracle.config.settings import TrainingConfig
     from loracle.training.dataset.tokens import Encoded
     from loracle.training.loop import Step, train_adapter
     from loracle.training.memory.counting import build_memory_model
+    from loracle.training.model.base_model import load_base
     from loracle.training.schedule import example_order
 
-    base = load_real(str(model), dtype)
+    base = load_base(config, tokenizer=tokenizer)
     order = example_order(len(rows), len(rows), SEED)
     placed = [rows[0]] * len(rows)
     for row, place in zip(rows, order, strict=True):  # so that the same batches are made

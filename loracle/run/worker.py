@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loracle.config.settings import RunConfig
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 PROGRAM = Path(__file__)
 
 
-def load_objective(config: RunConfig) -> Objective:
+def load_objective(config: RunConfig, tokenizer: Any | None = None) -> Objective:
     """The objective that a run's config names: the built-in trainer, or one of the user's own.
+
+    `tokenizer` is the config's, where it is loaded already.
 
     Raises:
         LoracleError: see `TrainingObjective.from_config` and `ExternalObjective.from_config`.
     """
     from loracle.run.search import reads_in_worker
 
-    objective = _objective(config)
+    objective = _objective(config, tokenizer)
     if reads_in_worker(config):
         from loracle.run.reading import ReadingObjective
 
@@ -33,14 +35,23 @@ def load_objective(config: RunConfig) -> Objective:
     return objective
 
 
-def _objective(config: RunConfig) -> Objective:
+def load_in_worker(config: RunConfig) -> Objective:
+    """As `load_objective`, with less memory, in a process that nobody else imports anything in."""
+    if config.objective is not None:
+        return load_objective(config)
+    from loracle.training.memory.start import begin
+
+    return load_objective(config, begin(config))
+
+
+def _objective(config: RunConfig, tokenizer: Any | None) -> Objective:
     if config.objective is not None:
         from loracle.own_trainer.objective import ExternalObjective
 
         return ExternalObjective.from_config(config)
     from loracle.training.objective import TrainingObjective
 
-    return TrainingObjective.from_config(config, with_peers=True)
+    return TrainingObjective.from_config(config, tokenizer, with_peers=True)
 
 
 def _take_package_of_driver() -> None:
@@ -60,6 +71,6 @@ if __name__ in ("__main__", "__mp_main__"):  # a worker, or another process of i
     _take_package_of_driver()
 if __name__ == "__main__":
     from loracle.execution.worker import serve
-    from loracle.run.worker import load_objective as load
+    from loracle.run.worker import load_in_worker as load
 
     serve(int(sys.argv[1]), load)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -41,12 +41,12 @@ from loracle.training.guard import Guard, load_guards
 from loracle.training.memory.counting import build_memory_model
 from loracle.training.memory.kinds import check_kinds, try_kinds
 from loracle.training.memory.plan import MemoryModel, Observation, observed
-from loracle.training.model.base_model import Base, load_base
+from loracle.training.model.base_model import Base
 from loracle.training.model.dropout import about_own_dropout
 from loracle.training.pace import Sample, measure_pace
 from loracle.training.packed.trials import Member, about_apart, run_together, width_told
 from loracle.training.parallel.group import ALONE, Group
-from loracle.training.parallel.peers import Peers
+from loracle.training.parallel.peers import Peers, load_alone
 from loracle.training.schedule import example_order
 from loracle.training.scoring import Questions, check_splits, needs_of, prepare, score
 from loracle.training.trial import TrialPlan, Watch, run_trial
@@ -131,12 +131,12 @@ class TrainingObjective:
         )
 
     @classmethod
-    def from_config(cls, config: RunConfig, *, with_peers: bool = False) -> TrainingObjective:
+    def from_config(cls, config: RunConfig, tokenizer: Any = None, *, with_peers: bool = False) -> Self:
         """Loads and checks the data first, then the model, and tries the adapters on it.
 
-        `with_peers`: where the config asks for several processes a trial, the others are started, and end
-        this one when one of them ends. Without them this process trains the same trials alone; where they
-        share one model they are there in any case.
+        `tokenizer`: the config's, where it is loaded already. `with_peers`: where the config asks for several
+        processes a trial, the others are started, and end this one when one of them ends. Without them this
+        process trains the same trials alone; where they share one model they are there in any case.
 
         Raises:
             DataError, ConfigError, ModelError: one line each; see `load_splits`, `check_splits`,
@@ -146,7 +146,8 @@ class TrainingObjective:
         peers = Peers(config) if with_peers else None  # they load meanwhile
         splits = load_splits(config.data, config.search.seed)
         check_splits(splits.parts, config.scoring)
-        base, group = (load_base(config), ALONE) if peers is None else peers.load_base(config)
+        load = load_alone if peers is None else peers.load_base
+        base, group = load(config, tokenizer)
         return cls(config, splits, base, group)
 
     def close(self) -> None:

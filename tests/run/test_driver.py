@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -33,18 +34,41 @@ main()
 """
 
 
-def loaded_by(*arguments: str | Path) -> list[str]:
+# Begins every process of a command, and notes what a worker has loaded of packages that it should not need. A
+# part of a package is looked for when the package is loaded, and not when it is asked whether it is there.
+LISTENER = """
+import os, sys
+
+class Listener:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(("scipy.", "pyarrow.", "bitsandbytes.", "peft.tuners.lora")):
+            with open(os.environ["LORACLE_TEST_NOTES"], "a") as notes:
+                notes.write(name.partition(".")[0] + "\\n")
+
+if any(one.endswith("run/worker.py") for one in sys.orig_argv):
+    sys.meta_path.insert(0, Listener())
+"""
+
+
+def loaded_by(*arguments: str | Path, **variables: str) -> list[str]:
     """Which heavy packages the command's process had loaded at its end."""
     command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **variables}
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert run.returncode == 0, run.stderr
     found: list[str] = json.loads(run.stderr.rpartition("LOADED ")[2])
     return found
 
 
-def test_a_whole_run_loads_no_torch_into_its_driver(run_config: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_whole_run_loads_no_torch_into_its_driver_and_its_workers_only_what_they_need(
+    run_config: Callable[..., Path], tmp_path: Path
+) -> None:
     path = run_config(execution={"workers": 1}, search={"trials": 2})
-    assert loaded_by("tune", path) == []
+    (tmp_path / "sitecustomize.py").write_text(LISTENER, encoding="utf-8")
+    notes, known = tmp_path / "notes", os.environ.get("PYTHONPATH", "")
+    places = os.pathsep.join(filter(None, [str(tmp_path), known]))
+    assert loaded_by("tune", path, PYTHONPATH=places, LORACLE_TEST_NOTES=str(notes)) == []
+    assert set(notes.read_text(encoding="utf-8").split()) == {"peft"}  # the listener listens
     config = load_config(path)
     assert (config.output / "best" / "adapter_model.safetensors").exists()
     assert (config.output / "report.md").exists()

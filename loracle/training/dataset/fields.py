@@ -282,3 +282,10 @@ def shown(value: Any) -> str:
     """A value for a message of one line, cut where it is long."""
     text = ascii(value) if isinstance(value, str) and not is_text(value) else repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def refuse_twice(names: list[str], place: object) -> None:
+    """Raises DataError where two columns have one name."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{place}: two columns are named {named(twice)}; rename one of them")

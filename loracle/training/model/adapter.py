@@ -18,10 +18,12 @@ from peft import (
     get_peft_model_state_dict,
     initialize_lora_eva_weights,
 )
+from peft.import_utils import is_bnb_4bit_available, is_bnb_available
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import save_file
 
+from loracle.config.execution.left_out import QUANTIZER, left_out
 from loracle.config.training.plan import Plan
 from loracle.config.training.settings import TrainingConfig
 from loracle.config.training.variants import VARIANTS
@@ -91,7 +93,8 @@ def attach(base: Base, plan: Plan) -> Any:
         try:
             if VARIANTS[plan.settings.variant].writes_into_weights:
                 _renew_weights(base)
-            model = get_peft_model(base.model, _lora_config(base, plan))
+            with _no_quantizer(base):
+                model = get_peft_model(base.model, _lora_config(base, plan))
             _require_norms(model)
             for wrapper in model.modules():
                 if isinstance(wrapper, ModulesToSaveWrapper):
@@ -114,6 +117,24 @@ def attach(base: Base, plan: Plan) -> Any:
                 f"{listed(settings.targets)}{dropout}) on {base.name}",
                 reason,
             ) from None
+
+
+@contextmanager
+def _no_quantizer(base: Base) -> Iterator[None]:
+    """In this block PEFT, which imports bitsandbytes to ask whether a module is one of its, does not ask of a
+    base that nobody has quantised."""
+    if getattr(base.model, "is_quantized", False):
+        yield
+        return
+    answers = is_bnb_available, is_bnb_4bit_available  # which PEFT remembers
+    try:
+        with left_out(QUANTIZER):
+            for answer in answers:
+                answer.cache_clear()
+            yield
+    finally:
+        for answer in answers:
+            answer.cache_clear()
 
 
 def _copy_weights(base: Base, wrapper: Any) -> None:
@@ -314,7 +335,8 @@ def reloaded(base: Base, folder: Path) -> Iterator[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whoever asks compares what was read
             try:
-                model = PeftModel.from_pretrained(base.model, str(folder))
+                with _no_quantizer(base):
+                    model = PeftModel.from_pretrained(base.model, str(folder))
             except Exception as error:  # of any kind, as `attach` has them
                 if says_no_memory(error):
                     raise

@@ -110,10 +110,11 @@ class Base:
 Divide = Callable[[Any, torch.device], ShardedLayers]
 
 
-def load_base(config: RunConfig, divide: Divide | None = None) -> Base:
+def load_base(config: RunConfig, divide: Divide | None = None, tokenizer: Any | None = None) -> Base:
     """Loads and freezes a model, safetensors only; sets the process's CPU threads if the config does.
 
-    `divide` brings it to its device divided between processes; else it is moved there whole.
+    `divide` brings it to its device divided between processes; else it is moved there whole. `tokenizer` is
+    its own, where it is loaded already.
 
     Raises:
         ConfigError: the device does not exist here, or is none for quantised weights.
@@ -129,7 +130,8 @@ def load_base(config: RunConfig, divide: Divide | None = None) -> Base:
     name = place.name
     try:
         _check_kind(name, place.options)
-        tokenizer = place.tokenizer(config)
+        if tokenizer is None:
+            tokenizer = place.tokenizer(config)
         asked = place.options | _asked_of_the_model(config, device, dtype)
         model, report = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, use_safetensors=True, output_loading_info=True, **asked

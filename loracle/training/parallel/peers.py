@@ -37,7 +37,7 @@ from loracle.records.failures import one_line
 from loracle.training.loop import TrainingFailed, train_adapter
 from loracle.training.memory.measurement import release
 from loracle.training.model.base_model import Base, load_base
-from loracle.training.parallel.group import FINE, Group, code_of, join, leave
+from loracle.training.parallel.group import ALONE, FINE, Group, code_of, join, leave
 from loracle.training.parallel.shards import ShardedLayers, repeated_layers
 
 _SECONDS_TO_DIE = 1.0  # of a signal
@@ -66,14 +66,16 @@ class Peers:
         _when_one_ends({process.sentinel: process for process in self._processes}, self._die_like)
         atexit.register(self._end)
 
-    def load_base(self, config: RunConfig) -> tuple[Base, Group]:
+    def load_base(self, config: RunConfig, tokenizer: Any | None = None) -> tuple[Base, Group]:
         """The base model, of which this process may hold a part, and the group of all, which have theirs.
+
+        `tokenizer`: see `base_model.load_base`.
 
         Raises:
             ConfigError, ModelError: see `join` and `base_model.load_base`.
         """
         if not config.execution.shard_model:
-            base = load_base(config)
+            base = load_base(config, tokenizer=tokenizer)
             return base, self.join(base.device)
         groups: list[Group] = []
 
@@ -81,7 +83,7 @@ class Peers:
             groups.append(self.join(device))
             return groups[0]
 
-        return load_base(config, partial(_divided, joined)), groups[0]
+        return load_base(config, partial(_divided, joined), tokenizer), groups[0]
 
     def join(self, device: torch.device) -> Group:
         """Waits until all have loaded their model; the group of all.
@@ -132,6 +134,11 @@ class Peers:
 
     def _named(self, rank: int) -> str:
         return f"process {rank + 1} of {self._size}"
+
+
+def load_alone(config: RunConfig, tokenizer: Any | None = None) -> tuple[Base, Group]:
+    """As `Peers.load_base`, without any."""
+    return load_base(config, tokenizer=tokenizer), ALONE
 
 
 def serve(rank: int, config: RunConfig, pipe: Connection[Any, Any]) -> None:

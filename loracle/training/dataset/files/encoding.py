@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import charset_normalizer
-import pyarrow
 
 from loracle.errors import DataError
 
@@ -32,10 +31,15 @@ _SHOWN = 30  # characters around the first that is not ASCII
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
     """A file as it is when unpacked. Raises DataError where it cannot be read or unpacked."""
+    damaged: tuple[type[Exception], ...] = (OSError, EOFError)
+    if path.suffix.lower() == ".zst":
+        import pyarrow  # 28 MB, which other files do not need
+
+        damaged += (pyarrow.ArrowException,)
     try:
         with _opened(path) as file:
             yield file
-    except (OSError, EOFError, pyarrow.ArrowException) as error:
+    except damaged as error:
         kind = f"not a {path.suffix} file, or damaged" if path.suffix.lower() in COMPRESSED else "unreadable"
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: {kind}: {reason}") from None
@@ -46,6 +50,8 @@ def _opened(path: Path) -> Any:
     if suffix == ".gz":
         return gzip.open(path, "rb")
     if suffix == ".zst":
+        import pyarrow
+
         return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"))
     return path.open("rb")
 

@@ -11,7 +11,6 @@ from huggingface_hub import constants
 
 from loracle.config.data.sources import HubDataset
 from loracle.errors import DataError
-from loracle.training.dataset.files.tables import label_names, rows_of
 from loracle.training.hub import hub_silence
 
 _ROWS_AT_ONCE = 1024
@@ -30,6 +29,8 @@ def read_hub(source: HubDataset, role: str, told: list[str]) -> Iterator[tuple[s
             f"data.{role}: {source} is a dataset of the hub, which needs a package more: "
             "pip install 'loracle[datasets]'"
         ) from None
+    from loracle.training.dataset.files.tables import label_names, rows_of  # pyarrow, as datasets does
+
     datasets.disable_progress_bars()
     silence = None if Path(source.hub).is_dir() else hub_silence()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from pathlib import Path
 
 from loracle.errors import DataError
 from loracle.training.dataset.files.encoding import COMPRESSED
-from loracle.training.dataset.files.tables import saved_parts
 
 SUFFIXES = {
     ".jsonl": "jsonl",
@@ -86,9 +86,9 @@ def _files(path: Path, role: str) -> Files:
 def _of_folder(folder: Path, role: str) -> Files:
     if (folder / "dataset_dict.json").is_file() and (folder / role).is_dir():
         others = sorted(one.name for one in folder.iterdir() if one.is_dir() and one.name != role)
-        parts = saved_parts(folder / role)
+        parts = _saved_parts(folder / role)
         return Files(tuple(parts or ()), tuple(f"{folder.name}/{name}" for name in others))
-    if (parts := saved_parts(folder)) is not None:
+    if (parts := _saved_parts(folder)) is not None:
         return Files(tuple(parts))
     every = [one for one in sorted(folder.rglob("*")) if one.is_file() and not _hidden(one, folder)]
     data = [one for one in every if format_of(one) and not _ABOUT.match(one.name)]
@@ -122,4 +122,25 @@ def _split_of(path: Path) -> str | None:
         found = [split for split, names in _SPLITS.items() if words.intersection(names)]
         if len(found) == 1:
             return found[0]
+    return None
+
+
+def _saved_parts(folder: Path) -> list[Path] | None:
+    """Arrow files of a folder that `save_to_disk` wrote, in their order; None: it is no such folder.
+
+    Raises:
+        DataError: what it says of itself cannot be read, or it has splits, of which one is to be named.
+    """
+    splits, state = folder / "dataset_dict.json", folder / "state.json"
+    try:
+        if state.is_file():
+            content = json.loads(state.read_text(encoding="utf-8"))
+            return [folder / file["filename"] for file in content["_data_files"]]
+        if splits.is_file():
+            known = json.loads(splits.read_text(encoding="utf-8"))["splits"]
+            some = ", ".join(str(folder / split) for split in known)
+            raise DataError(f"{folder} holds a dataset of several splits; name one of {some}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise DataError(f"{folder}: not a folder that datasets saved: {reason}") from None
     return None

@@ -17,7 +17,6 @@ from loracle.training.dataset.files.cells import with_lists
 from loracle.training.dataset.files.encoding import encoding_of
 from loracle.training.dataset.files.hub import read_hub
 from loracle.training.dataset.files.places import SUFFIXES, files_of, format_of
-from loracle.training.dataset.files.tables import read_arrow, read_parquet
 from loracle.training.dataset.files.text import named_separator, read_csv, read_json, read_jsonl, separator_of
 from loracle.training.dataset.shapes.columns import Rows, renamed
 from loracle.training.dataset.shapes.example import Example
@@ -97,6 +96,8 @@ def _rows_of(path: Path, settings: DataConfig, told: list[Notice]) -> Iterator[t
             f"{', '.join(SUFFIXES)} or set data.format"
         )
     if kind in ("parquet", "arrow"):
+        from loracle.training.dataset.files.tables import read_arrow, read_parquet  # pyarrow, 28 MB
+
         return (read_parquet if kind == "parquet" else read_arrow)(path)
     encoding, guessed = encoding_of(path, settings.encoding)
     if guessed is not None:

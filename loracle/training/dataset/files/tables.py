@@ -1,4 +1,4 @@
-"""Files of columns: Parquet, Arrow, and folders that `datasets` has saved."""
+"""Files of columns: Parquet and Arrow. Imported where there are some: pyarrow takes 28 MB."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from loracle.errors import DataError
-from loracle.training.dataset.fields import named
+from loracle.training.dataset.fields import refuse_twice
 
 _ROWS_AT_ONCE = 1024  # as Python values
 
@@ -47,26 +47,6 @@ def read_arrow(path: Path) -> Iterator[tuple[str, Any]]:
     yield from rows_of(table, str(path), label_names(table.schema))
 
 
-def saved_parts(folder: Path) -> list[Path] | None:
-    """Arrow files of a folder that `save_to_disk` wrote, in their order; None: it is no such folder.
-
-    Raises:
-        DataError: what it says of itself cannot be read, or it has splits, of which one is to be named.
-    """
-    splits, state = folder / "dataset_dict.json", folder / "state.json"
-    try:
-        if state.is_file():
-            content = json.loads(state.read_text(encoding="utf-8"))
-            return [folder / file["filename"] for file in content["_data_files"]]
-        if splits.is_file():
-            known = json.loads(splits.read_text(encoding="utf-8"))["splits"]
-            some = ", ".join(str(folder / split) for split in known)
-            raise DataError(f"{folder} holds a dataset of several splits; name one of {some}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder}: not a folder that datasets saved: {_reason(error)}") from None
-    return None
-
-
 def label_names(schema: Any) -> dict[str, list[str]]:
     """Names of labels by column, which `datasets` writes beside the columns of its files."""
     try:
@@ -89,13 +69,6 @@ def rows_of(table: Any, place: str, labels: Names, start: int = 0) -> Iterator[t
             row = dict(zip(names, values, strict=True))
             # All rows of a column have the same fields: those that a row does not have are null.
             yield f"{place}: row {number}", {k: _without_nulls(v) for k, v in row.items()}
-
-
-def refuse_twice(names: list[str], place: str | Path) -> None:
-    """Raises DataError where two columns have one name."""
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"{place}: two columns are named {named(twice)}; rename one of them")
 
 
 def _labelled(name: str, values: Iterable[Any], labels: Names) -> Iterable[Any]:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from loracle.errors import DataError
-from loracle.training.dataset.fields import meant, parse_json
+from loracle.training.dataset.fields import meant, parse_json, refuse_twice
 from loracle.training.dataset.files.encoding import open_text
-from loracle.training.dataset.files.tables import refuse_twice
 
 _SEPARATORS = ",;\t|"
 _BEYOND = "\0"  # the key of values beyond the last column; no name of a column can be it
