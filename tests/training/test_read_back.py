@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from loracle.config.settings import TrainingConfig
 from loracle.config.training.optimizers import OPTIMIZERS
 from loracle.config.training.variants import VARIANTS
+from loracle.errors import ConfigError
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokens import Encoded, encode
 from loracle.training.loop import train_adapter
@@ -71,3 +72,28 @@ def test_plain_peft_reads_what_was_trained(
     moved = (expected - untrained).abs().max()
     assert moved > 1e-4
     assert (found - expected).abs().max() <= 1e-3 * moved + 1e-5
+
+
+def test_a_start_from_few_tokens_ends_and_one_that_cannot_be_is_refused(base: Base) -> None:
+    """PEFT goes on for ever where each batch has fewer tokens than twice the rank."""
+    few = encode([Example("t:0", **copy_rows(1, 6)[0])], base.tokenizer, 64, stop_ids=base.stop_ids)
+    tokens = int(few.lengths.sum()) - 1
+    settings = TrainingConfig(variant="eva", epochs=1)
+
+    def trained(rank: int, rows: Encoded) -> None:
+        with train_adapter(base, rows, CONFIG | {"rank": rank}, settings, seed=0) as found:
+            assert found.steps
+
+    trained(tokens // 2 + 1, few)
+    with pytest.raises(ConfigError, match=f"as many tokens: the training data of a trial have {tokens};"):
+        trained(tokens + 1, few)
+
+
+def test_a_rank_above_a_modules_width_starts_from_as_many_directions_as_there_are(
+    base: Base, encoded: Encoded
+) -> None:
+    rank = base.model.config.hidden_size + 1
+    settings = TrainingConfig(variant="eva", epochs=1)
+    with train_adapter(base, encoded, CONFIG | {"rank": rank}, settings, seed=0) as found:
+        assert found.model.peft_config["default"].rank_pattern
+        assert all(0 < len(p) < rank for n, p in found.model.named_parameters() if "lora_A" in n)

@@ -38,6 +38,8 @@ from loracle.training.model.positions import codes_restored
 from loracle.training.model.targets import is_named, linear_modules
 
 _EVA_TOKENS = 512  # in a batch
+_EVA_BATCHES = 200  # after which directions count as stable: of few tokens, some never are
+_EVA_LAST = 20  # batches more, in which PEFT comes to its end
 
 
 class AdapterRefused(ConfigError):
@@ -224,33 +226,60 @@ def start_from_data(base: Base, model: Any, plan: Plan, encoded: Encoded, order:
     """Gives a new adapter the start that its variant computes from examples, in this order, each as a row.
 
     EVA (Paischer et al. 2024, arXiv 2410.07170), by PEFT: A is made of the main directions of what each
-    module sees of the tokens of the examples, found batch by batch until they stay the same.
+    module sees of the tokens of the examples, found batch by batch until they stay the same, in 200 batches
+    at most. PEFT passes over a batch of fewer tokens than it seeks directions: few examples are repeated.
 
     Raises:
-        AdapterRefused: there are fewer tokens than the rank has directions.
+        AdapterRefused: there are fewer tokens than the rank has directions, or PEFT does not come to an end.
     """
     if not VARIANTS[plan.settings.variant].start_from_data:
         return
     encoded = unpacked(encoded)
-    needed, parts, part = max(_EVA_TOKENS, 2 * plan.rank), list[list[int]](), list[int]()
+    what = f"training: variant {plan.settings.variant} at rank {plan.rank}"
+    eva = model.peft_config[model.active_adapter].eva_config
+    narrow = min(module.in_features for module in model.modules() if hasattr(module, "lora_A"))
+    eva.rho = min(eva.rho, narrow / plan.rank)  # no module has more directions than it reads numbers
+    least = round(eva.rho * plan.rank)
+    needed, parts, part = max(_EVA_TOKENS, least), list[list[int]](), list[int]()
     for i in order:
         part.append(int(i))
         if encoded.lengths[part].sum() - len(part) >= needed:
             parts, part = [*parts, part], []
-    if part and (not parts or encoded.lengths[part].sum() - len(part) > plan.rank):
+    if part and (not parts or encoded.lengths[part].sum() - len(part) >= least):
         parts.append(part)
     tokens = int(encoded.lengths[parts[0]].sum()) - len(parts[0])
     if tokens < plan.rank:
-        what = f"training: variant {plan.settings.variant} at rank {plan.rank} needs as many tokens"
-        raise AdapterRefused(what, f"the training data of a trial have {tokens}; raise data.proxy")
+        why = f"the training data of a trial have {tokens}; raise data.proxy"
+        raise AdapterRefused(f"{what} needs as many tokens", why)
+    parts[0] = parts[0] * -(-least // tokens)
     batches = []
     for chosen in parts:
         width = int(encoded.lengths[chosen].max())
         mask = torch.arange(width - 1) < torch.from_numpy(encoded.lengths[chosen] - 1)[:, None]
         batches.append({"input_ids": collate(encoded, chosen, base).inputs, "attention_mask": mask.long()})
+    turns = iter(range(_EVA_BATCHES + _EVA_LAST))
+
+    def forward(model: Any, inputs: Mapping[str, torch.Tensor]) -> None:
+        turn = next(turns, None)
+        if turn is None:
+            raise AdapterRefused(what, "PEFT finds no directions in the training data; take another variant")
+        if turn >= _EVA_BATCHES:
+            _call_it_stable(model)
+        model(**inputs)
+
     with base.precision(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        initialize_lora_eva_weights(model, batches, show_progress_bar=False, gather_distributed_inputs=False)
+        initialize_lora_eva_weights(
+            model, batches, forward_fn=forward, show_progress_bar=False, gather_distributed_inputs=False
+        )
+
+
+def _call_it_stable(model: Any) -> None:
+    """Has the hooks of PEFT's EVA take the directions of the next batch, however much they change."""
+    for module in model.modules():
+        for hook in module._forward_hooks.values():
+            if hasattr(hook, "sim_thresh"):
+                hook.sim_thresh = -1.0
 
 
 def _checkpointing(base: Base) -> Callable[..., None]:
