@@ -1,9 +1,10 @@
 """What the rows of `search.py` say: tables, intervals of paired differences, figures.
 
 Read by `search.py show`. A *group* is a kind of landscape (`own`, `rows`, `table`, `synthetic`, `noise`:
-formulas without noise or with much of it, and `more`: further formulas, on which choices were made). Means
-are over seeds first, then over landscapes, so that every landscape counts the same. Intervals resample
-landscapes and, within each, seeds (2,000 times); the two methods of a difference keep their pairs.
+formulas without noise or with much of it, `more`: further formulas, on which choices were made, and `unseen`:
+formulas on which none was). Means are over seeds first, then over landscapes, so that every landscape counts
+the same. Intervals resample landscapes and, within each, seeds (2,000 times); the two methods of a difference
+keep their pairs.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ MAIN = (
 NAMES = {
     "default": "Loracle default",
     "default-v1": "the same, before: prior `lora-v1`",
+    "default-twins": "the same, twins not left out",
     "hand": "sweep by hand",
     "list": "fixed list of five",
     "tpe-3": "Optuna TPE, 3 random first",
@@ -62,7 +64,9 @@ def group_of(landscape: str) -> str:
     """Which kind of landscape a name means."""
     if landscape.startswith("synthetic"):
         _, _, noise, seed = landscape.split(":")
-        return "more" if seed != "0" else "synthetic" if noise == "low" else "noise"
+        if seed != "0":
+            return "more" if int(seed) < 5 else "unseen"
+        return "synthetic" if noise == "low" else "noise"
     if landscape.endswith(":rows"):
         return "rows"
     if landscape.startswith("real:"):

@@ -329,6 +329,9 @@ PROMISES: dict[str, tuple[str, ...]] = {
     ),
     "Every trial shifts weight": ("test_ensemble::test_weights_follow_the_evidence",),
     "Failures teach too": ("test_optimizer::test_diverged_configs_are_learnt_from",),
+    "Of the first ten trials none differs from another in dropout alone": (
+        "test_optimizer::test_the_first_ten_trials_are_ten_settings_whatever_their_dropout",
+    ),
     "The usual settings first": (
         "test_optimizer::test_seed_configs_come_first_and_in_order",
         "test_optimizer::test_the_second_and_third_trial_of_a_large_model_are_not_reckless",

@@ -105,6 +105,17 @@ def fitting(space: SearchSpace, history: History) -> Mask:
     return fits
 
 
+def twins(space: SearchSpace, rows: Sequence[int]) -> Mask:
+    """Which candidates are, but for their dropout, one of some rows, (N,).
+
+    Of all knobs dropout moves the score least (fact 32 of docs/lora-facts.md): what such a candidate
+    scores is known nearly as well as what the other scored.
+    """
+    columns = _columns(space, space.candidates)
+    alike = np.ravel_multi_index([at * (name != "dropout") for name, at in columns.items()], space.shape)
+    return np.isin(alike, alike[list(rows)])
+
+
 @dataclass(frozen=True)
 class Suspect:
     """What configs that crashed have in common and no config that ran has.

@@ -96,6 +96,8 @@ class Preset:
         seed_configs: tried first, mapped to the nearest candidates.
         careful: the first so many trials go to what is likely good, and not to what may be best: until they
             have told, the prior's boldest guess may as well be the worst config.
+        no_twins: of the first so many trials none differs from another in dropout alone, as long as there are
+            other candidates; seed configs may.
     """
 
     surrogate: SurrogateSettings | EnsembleSettings
@@ -104,6 +106,7 @@ class Preset:
     recommend: Literal["observed", "posterior_mean"]
     seed_configs: tuple[dict[str, Value], ...] = ()
     careful: int = 0
+    no_twins: int = 0
 
     @property
     def reads(self) -> bool:
@@ -145,7 +148,7 @@ def _careful(
 
 # What other landscapes taught, weighed against a plain GP. The usual settings first: the comparison that
 # every user makes; the prior chooses the second config.
-_EVERYDAY = replace(_careful(EnsembleSettings(), GOOD_PRACTICE[:1]), careful=3)
+_EVERYDAY = replace(_careful(EnsembleSettings(), GOOD_PRACTICE[:1]), careful=3, no_twins=10)
 
 PRESETS: Mapping[str, Preset] = {
     "default": _EVERYDAY,
@@ -242,7 +245,7 @@ def with_earlier_prior(preset: Preset) -> Preset:
     """The same preset as it was with the prior before this one, for runs that were begun with it."""
     if preset.informed is None:
         return preset
-    return replace(preset, surrogate=replace(preset.informed, prior=EARLIER), careful=0)
+    return replace(preset, surrogate=replace(preset.informed, prior=EARLIER), careful=0, no_twins=0)
 
 
 def with_standard(preset: Preset, standard: Mapping[str, Value] | None) -> Preset:

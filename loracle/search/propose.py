@@ -24,6 +24,7 @@ from loracle.search.observations import (
     observed,
     row_of,
     rows_of,
+    twins,
     untried,
     value_of,
 )
@@ -51,16 +52,17 @@ def propose(
     Depends on its arguments alone: the same history and seed give the same answer, so a resumed run equals
     one that never stopped. Candidates that are not `allowed`, (N,), are left out, and so is what is at least
     as large as a config that ran out of memory. What has crashed every time (`doubtful`) comes after all
-    else. Seed configs come first, then the best of the acquisition function, one after the other with the
-    earlier ones pending. Before the first observation there is only the prior to go by, or chance where the
-    preset has none.
+    else, and so does, early on, what differs in dropout alone from a config that was tried (`twins`). Seed
+    configs come first, then the best of the acquisition function, one after the other with the earlier ones
+    pending. Before the first observation there is only the prior to go by, or chance where the preset has
+    none.
 
     Raises:
         SpaceError: the history holds an index outside the space, or, if `strict`, fewer than `n` candidates
             are left; otherwise those come back.
     """
     free = untried(space, history)
-    taken = int((~free).sum())
+    taken = np.flatnonzero(~free).tolist()
     free &= fitting(space, history)
     if allowed is not None:
         free &= allowed
@@ -82,13 +84,13 @@ def propose(
     belief = None
     while len(chosen) < n:
         belief = belief or Beliefs.of(space, history, preset, features, seed)
+        good = _without(free, doubted)
+        if len(taken) + len(chosen) < preset.no_twins:
+            good = _without(good, twins(space, [*taken, *chosen]))
         if belief.informed:
-            row = belief.best([*waiting[known].tolist(), *chosen], _without(free, doubted))
+            row = belief.best([*waiting[known].tolist(), *chosen], good)
         else:
-            # Random configs, different for every position in the run. Interrupted trials do not count, so
-            # that a run that was killed goes on as if it had not been.
-            generator = np.random.default_rng([seed, taken + len(chosen)])
-            row = int(generator.choice(np.flatnonzero(_without(free, doubted))))
+            row = _by_chance(good, seed, len(taken) + len(chosen))
         chosen.append(row)
         free[row] = False
     return [int(index) for index in space.candidates[chosen]]
@@ -229,9 +231,15 @@ class Beliefs:
 # -- helpers ----------------------------------------------------------------------------------------
 
 
-def _without(free: Mask, doubted: Mask) -> Mask:
-    """The free ones that are not doubted; all of them where none is."""
-    good = free & ~doubted
+def _by_chance(free: Mask, seed: int, position: int) -> int:
+    """A random row, another for every position in the run. Interrupted trials do not count there, so that a
+    run that was killed goes on as if it had not been."""
+    return int(np.random.default_rng([seed, position]).choice(np.flatnonzero(free)))
+
+
+def _without(free: Mask, worse: Mask) -> Mask:
+    """The free ones that are none of the worse; all of them where there is no other."""
+    good = free & ~worse
     return good if good.any() else free
 
 

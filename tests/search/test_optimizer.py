@@ -569,6 +569,30 @@ def test_the_second_and_third_trial_of_a_large_model_are_not_reckless(value: flo
         history = History((*history.trials, Trial(number, space.index(config), outcome)))
 
 
+@pytest.mark.parametrize("at_a_time", [1, 4])
+@pytest.mark.parametrize("make", [default_space, paper_space])
+def test_the_first_ten_trials_are_ten_settings_whatever_their_dropout(
+    make: Callable[[], SearchSpace], at_a_time: int
+) -> None:
+    space, known = make(), list[tuple[int, Outcome | float | None]]()
+    while len(known) < 10:
+        chosen = propose(space, history(*known), PRESETS["default"], n=min(at_a_time, 10 - len(known)))
+        known += [(index, 0.4 if known else 0.5) for index in chosen]  # the usual settings are the best
+    configs = [space.config(index) for index, _ in known]
+    assert len({tuple(config[name] for name in space.names if name != "dropout") for config in configs}) == 10
+
+
+def test_where_dropout_is_all_that_is_left_it_is_searched() -> None:
+    space = SearchSpace(
+        (Knob("rank", (8,)), Knob("dropout", (0.0, 0.05, 0.1)), Knob("learning_rate", (1e-4,)))
+    )
+    optimizer = Optimizer(space)
+    for value in (0.1, 0.2, 0.3):
+        (index,) = optimizer.ask()
+        optimizer.tell(index, value)
+    assert {space.config(trial.index)["dropout"] for trial in optimizer.history.trials} == {0.0, 0.05, 0.1}
+
+
 def test_nothing_reckless_where_the_size_of_the_model_is_not_known() -> None:
     space, history = default_space(), History()
     standard = propose(space, history, PRESETS["default"])[0]
