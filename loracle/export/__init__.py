@@ -18,8 +18,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+
 from loracle.errors import LoracleError, StudyError, suggest
 from loracle.export.winner.reading import Winner, require_winner
+from loracle.export.winner.whole import require_whole
 
 if TYPE_CHECKING:
     from loracle.training.dataset.shapes import Example
@@ -57,7 +60,7 @@ def export(
 
     Raises:
         LoracleError: there is no such dialect, it cannot hold the winner, the run lacks what it needs, the
-            effective batch cannot be split so, or the destination is in use.
+            effective batch cannot be split so, the adapter is damaged, or the destination is in use.
     """
     if dialect not in dialects():
         close = suggest(dialect, dialects()).replace("it has", "there are:")
@@ -67,9 +70,15 @@ def export(
         if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
             raise StudyError(f"{destination} is not an empty folder; name another")
         require_winner(run)
+        require_whole(run)
         notes = _written(write, Winner(run, devices, micro_batch), destination)
     except OSError as error:
         raise StudyError(_stopped(error, destination)) from None
+    except SafetensorError as error:  # of a run without checksums
+        raise StudyError(
+            f"{run / 'best'}: the adapter cannot be read ({error}); loracle tune {run / 'config.yaml'} makes "
+            "it again"
+        ) from None
     files = sorted(path for path in destination.rglob("*") if path.is_file())
     return Exported(tuple(files), tuple(notes))
 

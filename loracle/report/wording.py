@@ -100,13 +100,21 @@ def show_reading(reading: float, metric: str) -> str:
 
 
 def show_difference(mean: float, low: float, high: float, metric: str) -> str:
-    """A difference of values, larger is better: `better by 3 points (95 % interval 1 to 5)`."""
+    """A difference, larger is better: `better by 3 points (95 % interval 1 to 5)`, or `equal (...)`."""
+    if mean == 0:
+        return f"equal (95 % interval of the difference {show_amounts(low, high, metric)})"
     if mean < 0:
         how, mean, low, high = "worse", -mean, -high, -low
     else:
         how = "better"
     ends = f"{_number(low, metric)} to {_number(high, metric)}"
     return f"{how} by {show_amount(mean, metric)} (95 % interval {ends})"
+
+
+def show_against(mean: float, low: float, high: float, metric: str, other: str) -> str:
+    """A difference from what is named: `better by 3 points (...) than trial 2`, `equal to trial 2 (...)`."""
+    by = show_difference(mean, low, high, metric)
+    return f"{by} than {other}" if mean else by.replace("equal", f"equal to {other}", 1)
 
 
 def show_amount(amount: float, metric: str) -> str:

@@ -95,7 +95,7 @@ def test_a_run_that_is_not_finished_is_one_line_and_code_2(loracle: Loracle, run
     (run / FILE).write_text("{")
     assert loracle("verdict", run)[0] == 2
     (run / FILE).unlink()
-    assert "finished by an earlier version" in loracle("verdict", run)[2]
+    assert "no verdict.json (deleted, or the run is of an earlier version" in loracle("verdict", run)[2]
     (run / "report.md").unlink()
     assert "the run is not finished; the same loracle tune goes on with it" in loracle("verdict", run)[2]
     assert loracle("verdict", run.parent / "none")[0] == 2

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +41,30 @@ def test_refuses_a_run_without_adapter_and_a_used_destination(tmp_path: Path) ->
     with pytest.raises(StudyError, match="not an empty folder"):
         export(run, used / "mine.txt", "peft")
     assert [path.name for path in used.iterdir()] == ["mine.txt"]
+
+
+def test_an_adapter_that_is_not_what_was_trained_is_refused(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    (run / "best" / "tokenizer.json").write_text("tokenizer.json")
+    final = run / "final" / "standard"
+    final.mkdir(parents=True)
+    sums = {
+        f"adapter/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (run / "best").iterdir()
+        if path.name != "recipe.yaml"
+    }
+    (final / "checksums.json").write_text(json.dumps({**sums, "items.jsonl": "0", "adapter/README.md": "0"}))
+    assert len(export(run, tmp_path / "whole", "peft").files) == 4
+    (run / "best" / "adapter_model.safetensors").write_text("other weights")
+    (run / "best" / "tokenizer.json").unlink()
+    with pytest.raises(StudyError) as error:
+        export(run, tmp_path / "out", "peft")
+    what = "adapter_model.safetensors is damaged, tokenizer.json is missing"
+    assert sorted(str(error.value).partition(": ")[2].partition(";")[0].split(", ")) == what.split(", ")
+    assert str(error.value).endswith(f"; loracle tune {run}/config.yaml makes it again")
+    assert not (tmp_path / "out").exists()
+    (final / "checksums.json").unlink()
+    assert len(export(run, tmp_path / "older", "peft").files) == 3
 
 
 def test_every_dialect_can_write() -> None:

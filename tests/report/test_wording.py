@@ -10,10 +10,12 @@ from loracle.report.wording import (
     knob_titles,
     nothing_succeeded,
     round_up,
+    show_against,
     show_amount,
     show_amounts,
     show_change,
     show_config,
+    show_difference,
     show_score,
     show_test,
     show_value,
@@ -116,6 +118,14 @@ def test_where_nothing_succeeded_it_says_how_and_what_helps() -> None:
     assert nothing_succeeded(failed((FailureKind.INTERRUPTED, "stopped by the user"))) == ""
     assert nothing_succeeded(History()) == ""
     assert nothing_succeeded(History((Trial(0, 0, Outcome(1.0)), *failed(nan).trials))) == ""
+
+
+def test_equal_scores_read_as_equal() -> None:
+    ends = "(95 % interval of the difference -1 to 2 points)"
+    assert show_difference(0.0, -0.01, 0.02, "exact_match") == f"equal {ends}"
+    assert show_against(-0.0, -0.01, 0.02, "exact_match", "trial 2") == f"equal to trial 2 {ends}"
+    better = "better by 3 points (95 % interval 1 to 5) than trial 2"
+    assert show_against(0.03, 0.01, 0.05, "exact_match", "trial 2") == better
 
 
 @pytest.mark.parametrize("metric", ["value", "cost", "loss", "perplexity", "exact_match", "bleu", "judge"])

@@ -13,7 +13,7 @@ from loracle.records.codec import to_plain
 from loracle.report.comparison.records import Pair, RunRow, RunsCompared
 from loracle.report.tables import guards_json
 from loracle.report.verdict.guards import reading_text
-from loracle.report.wording import show_difference, show_score, show_with_interval
+from loracle.report.wording import show_against, show_score, show_with_interval
 from loracle.text.quantities import show_duration
 
 _COLUMNS = ("run", "model", "data", "variant", "search", "metric", "winner", "standard", "verdict", "trials")
@@ -77,11 +77,11 @@ def pair_line(pair: Pair, metric: str, pairs: int) -> str:
     """One of `pairs` comparisons."""
     if pair.difference is None or pair.low is None or pair.high is None or pair.holm is None:
         return f"{pair.one} and {pair.other} cannot be paired: {pair.why_not}."
-    by = show_difference(pair.difference, pair.low, pair.high, metric)
+    by = show_against(pair.difference, pair.low, pair.high, metric, pair.other)
     adjusted = "" if pairs == 1 else f", adjusted for {pairs} pairs"
     test = "" if metric in OWN_METRICS else "test "
     same = " (known by their places alone, without an `index`: are they the same?)" if pair.by_place else ""
-    said = f"{pair.one} is {by} than {pair.other} on the same {pair.items:,} {test}items{same}"
+    said = f"{pair.one} is {by} on the same {pair.items:,} {test}items{same}"
     told = "told apart" if pair.told else "not told apart"
     return f"{said}: {told} (p = {pair.holm:.2g}{adjusted}).{_of_trials(pair)}"
 

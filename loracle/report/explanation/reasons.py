@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -227,8 +228,11 @@ class Reasons:
         rival = _difference(beliefs.surrogate, scale, rows, "runner_up", name)
         outcomes = [t.outcome for t in history.succeeded if t.outcome and t.index == order[1]]
         lost = outcomes[0].broken if all(outcome.broken for outcome in outcomes) else ()
-        found.append(replace(rival, broken=lost))
-        return found + self._knobs(beliefs.surrogate, scale, order[0], beliefs.feasibility)
+        believed = [replace(rival, broken=lost)]
+        believed += self._knobs(beliefs.surrogate, scale, order[0], beliefs.feasibility)
+        if metric_of(self.config.metric).proportion and _within_noise(history.succeeded):
+            believed = [replace(one, safe=False) for one in believed]
+        return found + believed
 
     def _knobs(
         self, belief: Ensemble, scale: ScoreScale, leader: int, feasibility: Feasibility | None
@@ -268,6 +272,13 @@ class Reasons:
 
     def _read(self, value: float) -> float:
         return metric_of(self.config.metric).read(value)
+
+
+def _within_noise(trials: Sequence[Trial]) -> bool:
+    """Whether the 95 % intervals of the best and the worst share overlap; the belief knows of no items."""
+    scored = sorted((t.outcome for t in trials if t.outcome), key=lambda outcome: outcome.value or 0.0)
+    worst, best = scored[0].metrics, scored[-1].metrics
+    return "high" in worst and "low" in best and best["low"] <= worst["high"]
 
 
 def _kept(name: str, reading: GuardReading) -> Conclusion:

@@ -18,9 +18,9 @@ from loracle.report.wording import (
     NUMBERS_STAND_IN,
     chosen_line,
     prior_knobs_line,
+    show_against,
     show_amount,
     show_config,
-    show_difference,
     show_reading,
     show_value,
 )
@@ -119,12 +119,15 @@ def _outcome(proposal: Proposal, metric: str) -> str:
 
 def conclusion_line(conclusion: Conclusion, metric: str) -> str:
     """What may be concluded, or not."""
-    by = show_difference(conclusion.difference, conclusion.low, conclusion.high, metric)
+
+    def by(other: str) -> str:
+        return show_against(conclusion.difference, conclusion.low, conclusion.high, metric, other)
+
     safe = "Safe" if conclusion.safe else "Not safe"
     match conclusion.about:
         case "standard":
             items = "the same items" if metric in OWN_METRICS else "test items"
-            return f"{safe}: on {items}, the winner is {by} than the standard settings."
+            return f"{safe}: on {items}, the winner is {by('the standard settings')}."
         case "guard":
             assert conclusion.reading is not None
             verb = "keeps" if conclusion.reading.kept else "loses"
@@ -132,8 +135,8 @@ def conclusion_line(conclusion: Conclusion, metric: str) -> str:
             return f"{safe}: the winner {verb} {conclusion.name}, against the base model {against}."
         case "runner_up":
             lost = f", which lost {' and '.join(conclusion.broken)}" if conclusion.broken else ""
-            name = conclusion.name
-            return f"{safe}: as far as is believed, the leading config is {by} than that of {name}{lost}."
+            rival = by(f"that of {conclusion.name}")
+            return f"{safe}: as far as is believed, the leading config is {rival}{lost}."
         case _:
             assert conclusion.best is not None
             value, keeps = show_value(conclusion.best), ""
@@ -141,8 +144,8 @@ def conclusion_line(conclusion: Conclusion, metric: str) -> str:
                 chance = show_share(conclusion.keeps)
                 keeps = f", with a chance of {chance} to keep what must not be lost in a trial"
             return (
-                f"{safe}: with all else as in the leading config, {conclusion.name} {value} is {by} than its "
-                f"worst value{keeps}."
+                f"{safe}: with all else as in the leading config, {conclusion.name} {value} is "
+                f"{by('its worst value')}{keeps}."
             )
 
 

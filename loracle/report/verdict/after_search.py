@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loracle.report.verdict.comparison import Comparison, Finalist
-from loracle.report.wording import show_difference, show_score
+from loracle.report.wording import show_against, show_score
 
 
 def replicated(comparison: Comparison, metric: str) -> str:
@@ -12,7 +12,8 @@ def replicated(comparison: Comparison, metric: str) -> str:
     if found is None:
         return ""
     seeds = len(found.leader.values) + found.leader.failed
-    by = show_difference(found.difference, found.low, found.high, metric)
+    rival = f"trial {found.rival.trial}"
+    by = show_against(found.difference, found.low, found.high, metric, rival)
     means = [
         show_score(one.mean, metric)
         + (f" ({one.failed} failed)" if one.failed else "")
@@ -21,7 +22,7 @@ def replicated(comparison: Comparison, metric: str) -> str:
     ]
     stays = "the first stays" if found.chosen == "leader" else "the second takes its place"
     return (
-        f"In validation, trial {found.leader.trial} was {by} than trial {found.rival.trial}, which is within "
+        f"In validation, trial {found.leader.trial} was {by}, which is within "
         f"noise; so both were trained with {seeds} seeds in all, with a mean of {means[0]} and {means[1]}, "
         f"and {stays}."
     )

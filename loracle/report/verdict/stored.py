@@ -66,8 +66,8 @@ def read_finished(folder: Path, history: History, storage: str | None = None) ->
     except FileNotFoundError:
         if (folder / "report.md").exists():
             raise StudyError(
-                f"{folder}: it was finished by an earlier version, which kept no verdict; the same loracle "
-                "tune writes it and trains nothing again"
+                f"{folder}: it is finished, and there is no {FILE} (deleted, or the run is of an earlier "
+                "version that kept none); the same loracle tune writes it and trains nothing again"
             ) from None
         nothing = nothing_succeeded(history)
         why = f"{nothing[:1].lower()}{nothing[1:]}" or (_NOT_FINISHED if storage is None else _NOT_HERE)

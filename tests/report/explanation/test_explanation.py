@@ -161,6 +161,23 @@ def test_what_won_in_the_end_leads_whatever_the_search_ranked_first(
     assert runner_up.name == f"trial {explained.chosen.trial}"
 
 
+def test_what_lies_within_the_noise_of_scoring_is_not_safe() -> None:
+    """The same trials, scored on many items and on few."""
+    scoring = CONFIG.scoring.model_copy(update={"metric": "exact_match"})
+    reasons = Reasons(CONFIG.model_copy(update={"scoring": scoring}), SPACE, get_preset("default"))
+    drawn = np.random.default_rng(0).choice(SPACE.candidates, 24, replace=False)
+    trials = [Trial(i, int(k)) for i, k in enumerate(drawn)]
+
+    def concluded(half: float) -> list[bool]:
+        shares = [1 - loss(trial.index) / 5 for trial in trials]
+        outcomes = [Outcome(share, {"low": share - half, "high": share + half}) for share in shares]
+        scored = [replace(trial, outcome=one) for trial, one in zip(trials, outcomes, strict=True)]
+        return [one.safe for one in reasons.explain(History(tuple(scored))).conclusions]
+
+    assert any(concluded(0.01))
+    assert not any(concluded(0.5))
+
+
 def test_odd_runs_have_explanations() -> None:
     nothing = REASONS.explain(History())
     assert nothing.conclusions == ()
