@@ -65,5 +65,6 @@ def tune_and_tell(config: RunConfig, as_json: bool) -> None:
     if result.best is not None:
         say(out, f"{'adapter' if result.best.is_dir() else 'settings'}: {result.best}")
     say(out, f"report:  {result.folder / 'report.md'}")
-    say(out, f"page:    {result.folder / 'report.html'}")
+    if result.page is not None:
+        say(out, f"page:    {result.page}")
     say(out, f"verdict: {headline(found, metric, result.history)}")

@@ -39,6 +39,7 @@ from loracle.report.folders import missing_files
 from loracle.report.markdown import write_report
 from loracle.report.objectives import pareto_notice
 from loracle.report.page.live import LivePage
+from loracle.report.page.page import FILE
 from loracle.report.time_left import Forecast, forecast
 from loracle.report.verdict import Comparison, guarded_search, headline, not_measured, result_notices
 from loracle.report.verdict.stored import Finished, write_finished
@@ -73,6 +74,7 @@ class Result:
     comparison: Comparison
     stopped: str  # why the search ended
     notices: tuple[Notice, ...] = ()  # what the user must see
+    page: Path | None = None  # None: it could not be written
     best: Path | None = None  # what to use: the folder of an adapter, or a file of settings
 
     @property
@@ -125,11 +127,13 @@ def tune(config: RunConfig, listen: Listener = lambda event: None) -> Result:
             sizes=run.sizes,
             held=subject.held(history, comparison),
         )
-        result = Result(config.output, space, history, comparison, stopped, notices, best)
+        page_file = config.output / FILE
+        result = Result(config.output, space, history, comparison, stopped, notices, page_file, best)
         if write_finished(config.output, result.finished):
             for name, (chosen, outcome) in comparison.sides.items():
                 listen(FinalFinished(name, chosen, outcome))
-        page.finish(history, result.finished, notices)
+        if not page.finish(history, result.finished, notices):
+            result = replace(result, page=None)
         listen(RunEnded(headline(comparison, config.metric, history)))
         return result
 

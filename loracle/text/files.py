@@ -18,9 +18,13 @@ def write_atomically(path: Path, text: str, *, private: bool = False) -> None:
     if private:
         partial.unlink(missing_ok=True)  # it may be another's to read
     handle = os.open(partial, _WRITE, 0o600 if private else 0o666)
-    with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-    os.replace(partial, path)
+    try:
+        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        os.replace(partial, path)
+    except OSError:  # such as a full disk's, which has no room for half of a file
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def move_files(source: Path, destination: Path) -> None:

@@ -53,13 +53,13 @@ class LivePage:
         self._ended = self._clock()
         self._took = self._ended - now
 
-    def finish(self, history: History, finished: Finished, notices: Sequence[Notice]) -> None:
-        """Writes the whole page at the end of a run."""
-        self._write(
+    def finish(self, history: History, finished: Finished, notices: Sequence[Notice]) -> bool:
+        """Writes the whole page at the end of a run; whether it is there. If not, one of before stays."""
+        return self._write(
             lambda: self._subject.find(history, finished.comparison, finished.stopped, notices=notices)
         )
 
-    def _write(self, find: Callable[[], Findings]) -> None:
+    def _write(self, find: Callable[[], Findings]) -> bool:
         try:
             write_page(find(), self._subject.config.output / FILE)
         except Exception as error:  # hours of training are not lost for a page
@@ -68,3 +68,5 @@ class LivePage:
                 f"{FILE} could not be written ({raised(error)}); loracle report makes it from the run folder"
             )
             self._listen(Noticed(Notice("result", "page_not_written", text)))
+            return False
+        return True

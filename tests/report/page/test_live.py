@@ -59,7 +59,10 @@ def test_a_page_that_cannot_be_written_is_told_of_and_stops_nothing(tmp_path: Pa
     live(finished(run))
     live(finished(run))
     assert run.comparison is not None
-    live.finish(run.history, Finished(run.comparison, "done", 3), ())
+    assert not live.finish(run.history, Finished(run.comparison, "done", 3), ())
+    assert not list(tmp_path.glob("*.partial"))
+    (tmp_path / "report.html").rmdir()
+    assert live.finish(run.history, Finished(run.comparison, "done", 3), ())
     notices = [event.notice for event in told if isinstance(event, Noticed)]
     assert {notice.name for notice in notices} == {"page_not_written"}
     assert "loracle report" in notices[0].text
