@@ -47,6 +47,17 @@ def test_a_folder_with_a_config_alone_is_enough(family: str, tmp_path: Path) -> 
     assert found.better_than > 0.95
 
 
+def test_ranks_at_or_above_the_models_width_are_left_out(tmp_path: Path) -> None:
+    config = AutoConfig.for_model(
+        "llama", hidden_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=99
+    )
+    config.save_pretrained(tmp_path)
+    found = loracle.suggest(tmp_path)
+    assert loracle.suggest(parameters=found.parameters).config["rank"] >= 32  # else nothing is shown here
+    configs = [found.config, *(one.config for one in found.alternatives)]
+    assert all(one["rank"] < 32 for one in configs)
+
+
 def test_a_large_model_takes_smaller_steps_than_a_small_one() -> None:
     def step(parameters: float) -> float:
         config = loracle.suggest(parameters=parameters).config

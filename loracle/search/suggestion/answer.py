@@ -25,7 +25,7 @@ from loracle.search.observations import row_of
 from loracle.search.presets import EnsembleSettings
 from loracle.search.prior import LARGEST, SHIPPED, SMALLEST, describe, knows, load_prior, misnamed_knobs
 from loracle.search.propose import seed_indices
-from loracle.search.suggestion.model_size import parameters_of
+from loracle.search.suggestion.model_size import size_of
 
 _FEW_STEPS = 100  # optimizer steps in a training; fewer say little (fact 29)
 _SMALL_RANK = 16
@@ -84,7 +84,7 @@ def suggest(
     """A config to start from, without any training.
 
     Args:
-        model: folder of the base model; its config.json is enough.
+        model: folder of the base model; its config.json is enough. Ranks at or above its width are left out.
         parameters: how many it has, in the place of a folder.
         examples: training examples; batches that leave fewer than 100 optimizer steps are left out, where
             others leave more.
@@ -108,13 +108,12 @@ def suggest(
     unknown = [knob.name for knob in space.knobs if knob.name not in NUMERIC and len(knob.values) > 1]
     if said := misnamed_knobs(space) or (unknown and f"nothing is known of {', '.join(unknown)}"):
         warnings.warn(f"suggest: {said}; what it says of that is a guess", stacklevel=2)
-    if model is not None:
-        parameters = parameters_of(Path(model).expanduser())
+    parameters, width = (parameters, None) if model is None else size_of(Path(model).expanduser())
     assert parameters is not None
     for name, given in (("parameters", parameters), ("examples", examples), ("epochs", epochs)):
         if given is not None and not (isinstance(given, Real) and 0 < given < math.inf):
             raise ConfigError(f"{name} is a positive number; got {given!r}")
-    fits = _enough_steps(space, examples, epochs)
+    fits = _below(width, space, _enough_steps(space, examples, epochs))
     believed = worth(space, EnsembleSettings(parameters=parameters))
     best = int(np.flatnonzero(fits)[np.argmax(believed[fits])])
     told = load_prior(SHIPPED).provenance
@@ -157,6 +156,14 @@ def _enough_steps(space: SearchSpace, examples: int | None, epochs: float) -> np
         return everything
     steps = np.ceil(examples / batch) * epochs
     return np.asarray(steps >= min(_FEW_STEPS, float(steps.max())))
+
+
+def _below(width: int | None, space: SearchSpace, fits: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Ranks below the model's width: more give an adapter nothing."""
+    rank = space.values(space.candidates).get("rank")
+    if width is None or rank is None:
+        return fits
+    return fits & (rank < width) if (fits & (rank < width)).any() else fits
 
 
 def _alternatives(

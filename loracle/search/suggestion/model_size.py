@@ -35,8 +35,8 @@ _PLAIN = {
 }
 
 
-def parameters_of(folder: Path) -> float:
-    """Parameters of the model in a folder.
+def size_of(folder: Path) -> tuple[float, int]:
+    """Parameters of the model in a folder, and its width: what most modules read, or write.
 
     Raises:
         ModelError: there is no config.json, or it does not state the size of the model.
@@ -55,7 +55,8 @@ def parameters_of(folder: Path) -> float:
         raise ModelError(f"model: {path} is no config of a model")
     text = content.get("text_config", content)
     try:
-        return _count({**content, **text} if isinstance(text, dict) else content)
+        settings = {**content, **text} if isinstance(text, dict) else content
+        return _count(settings), int(_first(settings, _WIDTH))
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         raise ModelError(
             f"model: {path} does not state width, depth and vocabulary; say how large the model is with "
