@@ -22,32 +22,33 @@ over the logarithm of the share, and not charged for. Added to what is there by
 
     LORACLE_SYNE_TUNE=.../bin/python python benchmarks/cost.py run --seeds 20 --part pasha
 
-`promotion`, another part: a few trials on few data, then the best of them by the belief once more on more
+Loracle's searches run through the loop of `loracle tune` in virtual time (`simulator.py`); `workers`, another
+part, has 1, 2 and 4 trials at a time. `promotion`, a third: a few
+trials on few data, then the best of them by the belief once more on more
 data, from the start; the best one there is recommended (`search.finalists` where these are all data).
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 import json
 import multiprocessing
+import tempfile
 import warnings
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import torch
-from fidelities import FRACTIONS, ITEMS, PACKED
-from landscape_data import OWN, Floats, Landscape, by_config, read_rows, real_landscapes, row_landscapes
+from fidelities import FRACTIONS
+from landscape_data import OWN, Landscape, by_config, read_rows, real_landscapes
 from other_process import OtherProcess
+from recorded_tasks import ALL, STANDARD, Fidelity, Recorded, recorded, visible
 from scipy.stats import spearmanr
 from search import about, regret
 from search_methods import (
@@ -59,18 +60,24 @@ from search_methods import (
     methods,
     prior_tasks,
     table_space,
+    unseen_prior,
 )
+from simulator import Replayed, Simulated, simulate
 
+from loracle.config.settings import NO_DATA, RunConfig, SearchConfig
+from loracle.records.events import Event, TrialFinished
+from loracle.records.trial import History
+from loracle.run.search import Search
+from loracle.run.stopping import Budget
 from loracle.search.prior import describe, load_prior
 
 RESULTS = Path(__file__).parent / "results" / "cost.json"
 LOG = RESULTS.with_suffix(".jsonl")
-VISIBLE = 0.7  # share of the candidates that a seed sees
 PROXY, TRIALS, BUDGETS = 0.1, 30, (0.5, 0.8, 1.0, 2.0)
-ALL = 0  # items: all of them
 EPOCHS = (1, 3, 9, 27)  # of PASHA, at the recorded shares
 REFERENCE = "thorough"
 SHORT = {"summary": "30 items, budget 1", "half": "30 items, 5 trials"}  # near the default, and half of it
+AT_A_TIME = (1, 2, 4)
 REDRAWN = 2000  # bootstrap samples
 PROMOTIONS = (
     ((0.1, 30), 5, (0.3, 30), 2),
@@ -82,92 +89,7 @@ PROMOTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """What trainings of one task gave, by share of the data and items that score.
-
-    Attributes:
-        landscape: candidates with their values on all data and all items.
-        values: (n,) by (fraction, items); NaN where a training diverged.
-        costs: of one trial, in full trainings, by the same.
-        examples: of one trial, by fraction.
-    """
-
-    landscape: Landscape
-    values: dict[tuple[float, int], Floats]
-    costs: dict[tuple[float, int], float]
-    examples: dict[float, int]
-
-
-@cache
-def recorded() -> dict[str, Recorded]:
-    """All tasks of `fidelities.py`, by name; candidates are those with a row at each fraction."""
-    found = {}
-    for whole in row_landscapes():
-        task = whole.name.partition(":")[0]
-        with gzip.open(PACKED / f"{task}.csv.gz", "rt", newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        by: dict[int, dict[float, dict[str, str]]] = defaultdict(dict)
-        for row in rows:
-            index = whole.space.index({name: float(row[name]) for name in whole.space.names})
-            by[index][float(row["fraction"])] = row
-        known = [i for i in whole.candidates.tolist() if all(f in by[i] for f in FRACTIONS[:-1])]
-        candidates = np.array(known, dtype=np.int64)
-        full = np.array([whole.value(i) for i in known])
-        values = {(1.0, ALL): full}
-        for fraction in FRACTIONS[:-1]:
-            for items in (*ITEMS, ALL):
-                column = f"value_{items}" if items else "value"
-                read = [by[i][fraction][column] or "nan" for i in known]
-                values[fraction, items] = np.array(read, dtype=float)
-        landscape = replace(whole, candidates=candidates, surface=lambda full=full: full)
-        found[task] = Recorded(landscape, values, _costs(task, whole, rows), _examples(whole))
-    return found
-
-
-def _examples(landscape: Landscape) -> dict[float, int]:
-    assert landscape.n_train is not None
-    return {fraction: int(np.ceil(fraction * landscape.n_train)) for fraction in FRACTIONS}
-
-
-def _costs(task: str, landscape: Landscape, rows: Sequence[dict[str, str]]) -> dict[tuple[float, int], float]:
-    """Tokens of a trial over those of a full training; what is written is the mean of all trainings."""
-    scored = [row for row in rows if row["value"]]
-    trained = np.mean(
-        [float(r["trained_tokens"]) / float(r["fraction"]) for r in scored if r["fraction"] != "0.03"]
-    )
-    generated = np.mean([float(row["generated_tokens"] or 0) for row in scored])
-    scoring = float(scored[0]["scored_tokens"]) + float(generated)
-    n_items = _n_items(task)
-    costs = {}
-    for fraction in FRACTIONS:
-        for items in (*ITEMS, ALL):
-            share = items / n_items if items else 1.0
-            costs[fraction, items] = float((fraction * trained + share * scoring) / (trained + scoring))
-    return costs
-
-
-@cache
-def _n_items(task: str) -> int:
-    provenance = json.loads((PACKED.parent / "provenance.json").read_text(encoding="utf-8"))
-    return int(provenance["tasks"][task]["n_validation"])
-
-
 # -- one search -------------------------------------------------------------------------------------
-
-
-def visible(task: Recorded, seed: int) -> Landscape:
-    """The landscape of a seed: some of the candidates, the standard settings among them."""
-    whole = task.landscape
-    n = len(whole.candidates)
-    chosen = np.random.default_rng([seed, 23]).choice(n, round(VISIBLE * n), replace=False)
-    standard = whole.place(
-        whole.space.index(
-            {"rank": 16, "alpha_ratio": 2, "dropout": 0.05, "batch_size": 16, "learning_rate": 2e-4}
-        )
-    )
-    places = np.unique(np.append(chosen, standard))
-    return whole.only(places)
 
 
 def row(
@@ -183,7 +105,7 @@ def row(
 
 
 def follow(
-    task: Recorded, landscape: Landscape, method: Method, fidelity: tuple[float, int], last: int
+    task: Recorded, landscape: Landscape, method: Method, fidelity: Fidelity, last: int
 ) -> Iterator[tuple[int, float, int]]:
     """Runs a method at one fidelity; after each trial how many there were, their cost, and examples."""
     told = task.values[fidelity]
@@ -194,55 +116,118 @@ def follow(
         yield n, n * task.costs[fidelity], n * task.examples[fidelity[0]]
 
 
+def tuned(
+    task: Recorded,
+    start: Start,
+    fidelity: Fidelity,
+    *,
+    decades: float | None = None,
+    workers: int = 1,
+    **limits: Any,
+) -> tuple[Simulated, list[int]]:
+    """A search as `loracle tune` does it, its prior without the family; with what it would recommend after
+    each trial.
+
+    Args:
+        task: of which trials are recorded.
+        start: its candidates, and the seed.
+        fidelity: of trials.
+        decades: of data between trials and the training they stand for; None: as the run knows them.
+        workers: trials at a time, in virtual time.
+        limits: settings of `search`.
+    """
+    leaders: list[int] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, TrialFinished):
+            leaders.append((event.recommended or event.trial).index)
+
+    def adjusted(search: Search) -> Search:
+        assert search.preset.informed is not None
+        known = {"prior": unseen_prior(start)} | ({} if decades is None else {"decades": decades})
+        preset = replace(search.preset, surrogate=replace(search.preset.informed, **known))
+        return replace(search, space=start.space, preset=preset)
+
+    tables = task.outcomes(fidelity), task.outcomes((1.0, ALL))
+    objective = Replayed(start.space, *tables, told=task.report(fidelity))
+    with tempfile.TemporaryDirectory() as folder:
+        own = SearchConfig(seed=start.seed, **limits)
+        config = RunConfig(model="recorded", data=NO_DATA, search=own, output=Path(folder) / "run")
+        found = simulate(config, objective, workers=workers, adjusted=adjusted, listen=listen)
+    return found, leaders
+
+
+def affordable(found: Simulated, budget: float) -> int | None:
+    """After how many trials a budget ends this search of one worker, which chooses the same until then; None
+    where it does not."""
+    trials, rule = found.history.trials, Budget(budget)
+    numbers = range(1, len(trials) + 1)
+    return next((n for n in numbers if rule.overspent(History(trials[:n]), TRIALS)), None)
+
+
 def ours(task: Recorded, landscape: Landscape, seed: int) -> Iterator[dict[str, Any]]:
     """The default preset at several fidelities, and the prior alone."""
     start = Start(landscape, table_space(landscape), FACTORY, seed)
-    preset = ensemble(start)
-    assert preset.informed is not None
-    assert preset.informed.prior is not None
-    expected = load_prior(preset.informed.prior).inputs(describe(start.space), landscape.parameters).mean
+    expected = load_prior(unseen_prior(start)).inputs(describe(start.space), landscape.parameters).mean
     yield row("suggest", landscape, int(landscape.candidates[np.argmax(expected)]), 0.0, 0, 0)
-    for name, fidelity, last, believed in (
-        ("thorough", (PROXY, ALL), TRIALS, True),
-        ("100 items", (PROXY, 100), TRIALS, True),
-        ("30 items", (PROXY, 30), TRIALS, True),
-        ("3 % of the data, 30 items", (0.03, 30), TRIALS, True),
-        ("30 % of the data, 100 items", (0.3, 100), TRIALS, True),
-        ("taken for all data", (PROXY, ALL), TRIALS, False),
-        ("30 items, taken for all data", (PROXY, 30), TRIALS, False),
-        ("30 % of the data, 100 items, taken for all data", (0.3, 100), TRIALS, False),
-        ("all data", (1.0, ALL), 10, False),
-        ("all data, taken for ten times as much", (1.0, ALL), 10, True),
+    for name, fidelity, last, decades in (
+        ("thorough", (PROXY, ALL), TRIALS, None),
+        ("100 items", (PROXY, 100), TRIALS, None),
+        ("30 items", (PROXY, 30), TRIALS, None),
+        ("3 % of the data, 30 items", (0.03, 30), TRIALS, None),
+        ("30 % of the data, 100 items", (0.3, 100), TRIALS, None),
+        ("taken for all data", (PROXY, ALL), TRIALS, 0.0),
+        ("30 items, taken for all data", (PROXY, 30), TRIALS, 0.0),
+        ("30 % of the data, 100 items, taken for all data", (0.3, 100), TRIALS, 0.0),
+        ("all data", (1.0, ALL), 10, None),
+        ("all data, taken for ten times as much", (1.0, ALL), 10, 1.0),
     ):
-        decades = 0.0 if not believed else 1.0 if fidelity[0] == 1.0 else -float(np.log10(fidelity[0]))
-        method = LoracleMethod(start, ensemble(start, decades=decades))
-        budgets = [budget for budget in BUDGETS if task.costs[fidelity] <= budget]
-        for n, cost, examples in follow(task, landscape, method, fidelity, last):
-            best = method.recommend()
-            if n in (3, 5, 10, last):
-                yield row(
-                    name if n == last == TRIALS else f"{name}, {n} trials", landscape, best, cost, examples, n
-                )
-            while budgets and cost + task.costs[fidelity] > budgets[0]:
-                budget = budgets.pop(0)
-                yield row(f"{name}, budget {budget:g}", landscape, best, cost, examples, n)
+        found, leaders = tuned(task, start, fidelity, decades=decades, trials=last)
+        cost, examples = task.costs[fidelity], task.examples[fidelity[0]]
+        ends = {f"{name}, {n} trials": n for n in (3, 5, 10, last) if n < TRIALS}
+        ends |= {name: last} if last == TRIALS else {}
+        for budget in BUDGETS:
+            if cost <= budget and (n := affordable(found, budget)) is not None:
+                ends[f"{name}, budget {budget:g}"] = n
+        for one, n in ends.items():
+            yield row(one, landscape, leaders[n - 1], n * cost, n * examples, n)
+
+
+def workers(task: Recorded, landscape: Landscape, seed: int) -> Iterator[dict[str, Any]]:
+    """The default preset with several trials at a time: what it finds, and how long it takes in virtual time.
+
+    `time`: in trainings on all data with the standard settings, one after the other; `busy`: the share of it
+    that a worker trains.
+    """
+    start = Start(landscape, table_space(landscape), FACTORY, seed)
+    whole = task.outcomes((1.0, ALL))[landscape.space.index(STANDARD)].seconds
+    for items in (30, 100):
+        for at_a_time in AT_A_TIME:
+            limits = {"trials": TRIALS, "budget": 1.0}
+            found, _ = tuned(task, start, (PROXY, items), workers=at_a_time, **limits)
+            n = len(found.history.trials)
+            size = n * task.costs[PROXY, items], n * task.examples[PROXY], n
+            name = f"{items} items, budget 1, {at_a_time} at a time"
+            yield row(name, landscape, found.ranked[0], *size) | {
+                "time": round(found.seconds / whole, 4),
+                "busy": round(found.busy / (at_a_time * found.seconds), 4),
+            }
 
 
 def promotion(task: Recorded, landscape: Landscape, seed: int) -> Iterator[dict[str, Any]]:
     """The default preset on few data, and the best of its trials once more on more data."""
     start = Start(landscape, table_space(landscape), FACTORY, seed)
     for low, first, high, kept in PROMOTIONS:
-        method = LoracleMethod(start, ensemble(start, decades=-float(np.log10(low[0]))))
-        *_, (_, cost, examples) = follow(task, landscape, method, low, first)
-        best = method.ranked()[:kept]
+        found, _ = tuned(task, start, low, trials=first)
+        best = found.ranked[:kept]
         scores = [float(task.values[high][task.landscape.place(index)]) for index in best]
         name = f"{low[0]:.0%}, {low[1]} items, {first} trials, then {high[0]:.0%} for the best {kept}"
         yield row(
             name,
             landscape,
             best[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))],
-            cost + len(best) * task.costs[high],
-            examples + len(best) * task.examples[high[0]],
+            first * task.costs[low] + len(best) * task.costs[high],
+            first * task.examples[low[0]] + len(best) * task.examples[high[0]],
             first + len(best),
         )
 
@@ -303,7 +288,6 @@ class Climb:
 
 def _pruned(name: str, task: Recorded, landscape: Landscape, pruner: Any, seed: int) -> dict[str, Any]:
     """TPE with a pruner on rising shares of the data."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     # HyperbandPruner puts a trial into a bracket by a hash of the study's name, which is random where nobody
     # gives one: rows of `hyperband` that were stored before the name was fixed cannot be had again exactly.
     study = optuna.create_study(
@@ -375,16 +359,20 @@ PARTS: dict[str, tuple[Any, ...]] = {
     "searches": (ours, peers),
     "pasha": (pasha,),
     "promotion": (promotion,),
+    "workers": (workers,),
 }
 
 
 def _part(method: str) -> str:
+    if method.endswith(" at a time"):
+        return "workers"
     return "pasha" if method == "pasha" else "promotion" if ", then " in method else "searches"
 
 
 def _work(job: tuple[str, int, str]) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     name, seed, part = job
     task = recorded()[name]
     landscape = visible(task, seed)
@@ -460,6 +448,45 @@ def _interval(differences: dict[str, list[float]]) -> tuple[float, float, float]
     return float(np.mean([found.mean() for found in arrays])), float(low), float(high)
 
 
+def _several(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of searches with several trials at a time: means over tasks, and what they lose against one."""
+    by: dict[str, dict[tuple[str, int], dict[str, Any]]] = defaultdict(dict)
+    for found in sorted(rows, key=lambda one: (one["task"], one["seed"])):
+        if _part(found["method"]) == "workers":
+            by[found["method"]][found["task"], found["seed"]] = found
+    table = []
+    for method, own in by.items():
+        alone = by[f"{method.rpartition(', ')[0]}, 1 at a time"]
+        lost, ratios = defaultdict(list), defaultdict(list)
+        for (task, seed), found in own.items():
+            lost[task].append(found["regret"] - alone[task, seed]["regret"])
+            ratios[task].append(found["time"] / alone[task, seed]["time"])
+        mean, low, high = _interval(lost)
+        table.append(
+            {
+                "method": method,
+                "trials": _by_task(own, "trials"),
+                "time": _by_task(own, "time"),
+                "of_one": float(np.mean([np.mean(found) for found in ratios.values()])),
+                "busy": _by_task(own, "busy"),
+                "regret": _by_task(own, "regret"),
+                "lost": mean,
+                "lost_low": low,
+                "lost_high": high,
+                "lost_by_task": {task: _interval({task: found}) for task, found in lost.items()},
+            }
+        )
+    return table
+
+
+def _by_task(rows: dict[tuple[str, int], dict[str, Any]], name: str) -> float:
+    """The mean over tasks of a number's mean over seeds."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for (task, _), one in rows.items():
+        found[task].append(one[name])
+    return float(np.mean([np.mean(values) for values in found.values()]))
+
+
 def correlations() -> dict[str, dict[str, float]]:
     """How well each fidelity ranks the configs as all data do: Spearman's rho, of all and the better half."""
     found: dict[str, dict[str, float]] = {}
@@ -520,6 +547,11 @@ def show(_: argparse.Namespace) -> None:
         by = " ".join(f"{own['by_task'].get(task, np.nan):9.3f}" for task in tasks)
         costs = f"{own['median_cost']:5.2f} {own['worst_cost']:5.2f}"
         print(f"{method:36} {costs}  {own['regret']:6.3f}  {ends:28} {by}")
+    several = _several(rows)
+    for own in several:
+        lost = f"{own['lost']:+.3f} ({own['lost_low']:+.3f} to {own['lost_high']:+.3f})"
+        shown = f"time {own['time']:.2f} ({own['of_one']:.2f} of one's), busy {own['busy']:.2f}"
+        print(f"{own['method']:36} trials {own['trials']:.1f}, {shown}, regret {own['regret']:.3f}, {lost}")
     known = correlations()
     for name, own in known.items():
         print(name, " ".join(f"{key}: {value:.2f}" for key, value in own.items() if "all items" in key))
@@ -540,6 +572,7 @@ def show(_: argparse.Namespace) -> None:
         "about": about("optuna", "scipy") | {"prior_tasks": prior_tasks()},
         **short,
         "methods": table,
+        "at_a_time": several,
         "correlations": known,
         "pretrained": pretrained(),
         "candidates": {name: len(task.landscape.candidates) for name, task in recorded().items()},

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cost import EPOCHS, TRIALS, Climb, Recorded, recorded, visible
+from cost import EPOCHS, TRIALS, Climb
 from landscape_data import Landscape
 from other_process import OtherProcess
+from recorded_tasks import Recorded, recorded, visible
 from search import about
 from search_methods import FACTORY, Start, ensemble, table_space
 from search_report import interval

@@ -59,7 +59,7 @@ def prepare(config: RunConfig, listen: Listener) -> Prepared:
     past = read_past(config, build_space(config.space)).notices  # refused before a model is loaded
     executor = make_executor(config)
     try:
-        prepared = _prepare(config, executor, listen)
+        prepared = prepare_on(config, executor, listen)
     except BaseException:
         executor.close()
         raise
@@ -82,7 +82,8 @@ def make_executor(config: RunConfig) -> Executor:
     return LocalWorkers(config, PROGRAM)
 
 
-def _prepare(config: RunConfig, executor: Executor, listen: Listener) -> Prepared:
+def prepare_on(config: RunConfig, executor: Executor, listen: Listener) -> Prepared:
+    """The same where the trials run on an executor that is there, as that of `benchmarks/simulator.py`."""
     if config.objective is None:
         prompts = ", and the prompts of the candidates" if reads_in_worker(config) else ""
         listen(PhaseStarted(f"reading data and model{prompts}"))

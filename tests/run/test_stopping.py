@@ -20,6 +20,7 @@ from loracle.errors import ConfigError, StudyError
 from loracle.records.events import Expected, TrialFinished
 from loracle.run.stopping import LEAST, SHARE
 from loracle.run.tune import Result, tune
+from loracle.run.worker import load_objective
 
 SPACE = {
     "base": "empty",
@@ -97,9 +98,24 @@ def test_a_search_ends_within_its_budget_and_goes_on_with_a_larger_one(
     again, told = run(1.5)
     assert (tried(again), again.stopped) == (tried(first), first.stopped)
     assert not any(isinstance(event, TrialFinished) for event in told)
+    _replayed(first, load_config(run_config(search={"trials": 8, "budget": 1.5})))
     more, _ = run(1000, trials=len(tried(first)) + 1)
     assert tried(more)[: len(tried(first))] == tried(first)
     assert more.stopped == f"all {len(tried(more))} trials are done"
+
+
+def _replayed(result: Result, config: RunConfig) -> None:
+    """A run can be had again from what it recorded, in virtual time: configs, outcomes and why it ended."""
+    pytest.importorskip("sklearn", reason="the benchmarks need scikit-learn")
+    from simulator import Replayed, simulate
+
+    trials = {trial.index: trial.outcome for trial in result.history.trials if trial.outcome}
+    objective = Replayed(result.space, trials, told=load_objective(config).report())
+    found = simulate(config.model_copy(update={"output": result.folder / "again"}), objective)
+    assert found.history == result.history
+    assert found.stopped == result.stopped
+    assert result.space.config(found.ranked[0]) == result.comparison.winner
+    assert found.seconds == pytest.approx(sum(outcome.seconds for outcome in trials.values()))
 
 
 def test_several_workers_keep_to_a_budget(run_config: Callable[..., Path]) -> None:

@@ -93,6 +93,13 @@ def test_a_second_look_on_all_data_is_better_than_thirty_trials(found: dict[str,
     assert all(low <= 0 for _, low, _ in best["by_task_difference"].values())
 
 
+def test_several_at_a_time_are_as_the_page_says(found: dict[str, Any], page: str) -> None:
+    for own in found["at_a_time"]:
+        lost = f"{own['lost']:+.3f} ({own['lost_low']:+.3f} to {own['lost_high']:+.3f})"
+        numbers = f"{own['time']:.2f} | {own['of_one']:.2f} | {own['busy']:.2f} | {own['regret']:.3f}"
+        assert f"| {own['trials']:.1f} | {numbers} | {'' if own['lost'] == 0 else lost + ' '}|" in page
+
+
 def test_priors_had_learnt_from_the_tables_of_real_models(found: dict[str, Any]) -> None:
     assert found["about"]["prior_tasks"] == len(load_prior(SHIPPED).provenance["tasks"])
 
