@@ -111,8 +111,10 @@ def twins(space: SearchSpace, rows: Sequence[int]) -> Mask:
     Of all knobs dropout moves the score least (fact 32 of docs/lora-facts.md): what such a candidate
     scores is known nearly as well as what the other scored.
     """
-    columns = _columns(space, space.candidates)
-    alike = np.ravel_multi_index([at * (name != "dropout") for name, at in columns.items()], space.shape)
+    alike = space.candidates
+    if "dropout" in space.names:
+        place = space.names.index("dropout")
+        alike = alike - space.positions(alike)[place] * math.prod(space.shape[place + 1 :])
     return np.isin(alike, alike[list(rows)])
 
 

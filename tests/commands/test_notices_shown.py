@@ -22,8 +22,8 @@ def noticed(loracle: Loracle, monkeypatch: pytest.MonkeyPatch) -> Loracle:
     """Runs the command on data that give a notice; gives its exit code, stdout and stderr."""
     load = TrainingObjective.from_config.__func__  # type: ignore[attr-defined]
 
-    def loaded(cls: type[TrainingObjective], config: RunConfig, **options: Any) -> Any:
-        made = load(cls, config, **options)
+    def loaded(cls: type[TrainingObjective], config: RunConfig, *given: Any, **options: Any) -> Any:
+        made = load(cls, config, *given, **options)
         made.notices = (FOUND,)
         return made
 
