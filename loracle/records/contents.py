@@ -15,10 +15,15 @@ MODEL_SETTINGS = "settings of the base model"
 PRIOR, PARAMETERS, PART = "prior", "parameters of the base model", "training examples of a trial"
 
 
+def checksum(path: Path) -> str:
+    """sha256 of a file's bytes, all 64 digits. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def file_hash(path: Path) -> str:
     """Of a file's bytes. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    return checksum(path)[:32]
 
 
 def text_hash(text: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 from loracle.errors import StudyError
+from loracle.records.contents import checksum
+from loracle.records.trial_files import CHECKSUMS
 
 _OWN = ("README.md", "recipe.yaml")  # written for `best/` alone
 
@@ -31,18 +32,15 @@ def require_whole(run: Path) -> None:
 def _wrong(run: Path, name: str) -> list[str] | None:
     """Files of `best/` that are not those of this final training; None where nobody noted its checksums."""
     try:
-        noted = json.loads((run / "final" / name / "checksums.json").read_text(encoding="utf-8"))
+        noted = json.loads((run / "final" / name / CHECKSUMS).read_text(encoding="utf-8"))
         files = {
             file.removeprefix("adapter/"): of for file, of in noted.items() if file.startswith("adapter/")
         }
     except (OSError, ValueError, AttributeError):
         return None
-    return [file for file, of in files.items() if file not in _OWN and _sum(run / "best" / file) != of]
+    return [file for file, of in files.items() if file not in _OWN and not _is(run / "best" / file, of)]
 
 
-def _sum(path: Path) -> str | None:
-    """sha256 of a file; None: it is not there."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _is(path: Path, noted: str) -> bool:
+    """Whether a file is there, and what it was."""
+    return path.is_file() and checksum(path) == noted

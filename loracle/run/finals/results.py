@@ -9,7 +9,6 @@ written: `checksums.json` beside the outcome says so. What led and is not recomm
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -19,14 +18,14 @@ from safetensors import SafetensorError, safe_open
 
 from loracle.config.settings import RunConfig
 from loracle.records.codec import json_text
+from loracle.records.contents import checksum
 from loracle.records.space import Config
 from loracle.records.trial import Outcome
-from loracle.records.trial_files import OUTCOME, read_items, read_outcome
+from loracle.records.trial_files import CHECKSUMS, OUTCOME, read_items, read_outcome
 from loracle.report.folders import final_adapter, final_folder
 from loracle.text.files import write_atomically
 
 _WEIGHTS, _SETTINGS, _ITEMS = "adapter_model.safetensors", "adapter_config.json", "items.jsonl"
-_CHECKSUMS = "checksums.json"
 CANDIDATE = "candidate-"
 
 
@@ -42,10 +41,10 @@ def stored_result(config: RunConfig, name: str, knobs: Config) -> Outcome | None
     name = place
     try:
         _read_all(config, name)
-        noted = json.loads((final_folder(config.output, name) / _CHECKSUMS).read_text(encoding="utf-8"))
+        noted = json.loads((final_folder(config.output, name) / CHECKSUMS).read_text(encoding="utf-8"))
         return outcome if noted == _checksums(config, name) else None
     except FileNotFoundError as error:
-        if Path(str(error.filename)).name != _CHECKSUMS:
+        if Path(str(error.filename)).name != CHECKSUMS:
             return None
         keep_result(config, name, outcome)  # an earlier version made none
         return outcome
@@ -56,7 +55,7 @@ def stored_result(config: RunConfig, name: str, knobs: Config) -> Outcome | None
 def keep_result(config: RunConfig, name: str, outcome: Outcome) -> None:
     """Notes what belongs to a final training that has just ended."""
     if config.objective is None and outcome.failure is None:
-        path = final_folder(config.output, name) / _CHECKSUMS
+        path = final_folder(config.output, name) / CHECKSUMS
         write_atomically(path, json_text(_checksums(config, name)))
 
 
@@ -150,6 +149,5 @@ def _checksums(config: RunConfig, name: str) -> dict[str, str]:
         *(tables or [folder / _ITEMS]),
         *(path for path in sorted(adapter.rglob("*")) if path.is_file()),
     ]:
-        with path.open("rb") as file:
-            found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+        found[str(path.relative_to(folder))] = checksum(path)
     return found
