@@ -122,17 +122,18 @@ def tuned(
     fidelity: Fidelity,
     *,
     decades: float | None = None,
+    prior: Path | None = None,
     workers: int = 1,
     **limits: Any,
 ) -> tuple[Simulated, list[int]]:
-    """A search as `loracle tune` does it, its prior without the family; with what it would recommend after
-    each trial.
+    """A search as `loracle tune` does it; with what it would recommend after each trial.
 
     Args:
         task: of which trials are recorded.
         start: its candidates, and the seed.
         fidelity: of trials.
         decades: of data between trials and the training they stand for; None: as the run knows them.
+        prior: that it starts from; None: one without the family.
         workers: trials at a time, in virtual time.
         limits: settings of `search`.
     """
@@ -144,7 +145,7 @@ def tuned(
 
     def adjusted(search: Search) -> Search:
         assert search.preset.informed is not None
-        known = {"prior": unseen_prior(start)} | ({} if decades is None else {"decades": decades})
+        known = {"prior": prior or unseen_prior(start)} | ({} if decades is None else {"decades": decades})
         preset = replace(search.preset, surrogate=replace(search.preset.informed, **known))
         return replace(search, space=start.space, preset=preset)
 

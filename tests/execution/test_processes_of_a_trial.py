@@ -165,7 +165,7 @@ def test_when_one_dies_all_are_replaced(
 @pytest.mark.slow
 def test_one_may_die_while_answers_are_written(make: Callable[..., LocalWorkers], tmp_path: Path) -> None:
     scoring = {"metric": "exact_match", "max_new_tokens": 30, "batch_size": 1}
-    workers = make(scoring=scoring, data={"validation_limit": 12})
+    workers = make(scoring=scoring, data={"validation_limit": 48})
     outcome = outcome_of(
         workers,
         Job(0, CONFIG, 0, tmp_path / "0"),

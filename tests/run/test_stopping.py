@@ -186,7 +186,7 @@ def test_a_budget_needs_trials_whose_tokens_are_known(tmp_path: Path) -> None:
 
 def test_the_page_states_what_was_measured_and_the_default_follows_from_it() -> None:
     found = json.loads((BENCHMARKS / "results" / "stopping.json").read_text(encoding="utf-8"))
-    page = (ROOT / "docs" / "search-quality.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "search-cost.md").read_text(encoding="utf-8")
     assert f"{found['searches']} searches of 30 trials" in page
     fixed = next(row for row in found["summary"] if row["rule"] == "trials")
     for row in found["summary"]:

@@ -22,7 +22,7 @@ from loracle.search.prior import SHIPPED, load_prior
 
 FOUND: dict[str, Any] = json.loads(program.RESULTS.read_text(encoding="utf-8"))
 SECTION = (
-    (ROOT / "docs" / "search-quality.md")
+    (ROOT / "docs" / "search-knowledge.md")
     .read_text(encoding="utf-8")
     .partition("## Does a description help to choose among past landscapes?")[2]
     .partition("\n## ")[0]

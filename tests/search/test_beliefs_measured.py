@@ -20,7 +20,7 @@ WRONG = ("rate wrong", "both wrong", "good wrong", "bad wrong")
 
 
 def test_the_pages_quote_what_was_measured() -> None:
-    page = (ROOT / "docs" / "search-quality.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "search-knowledge.md").read_text(encoding="utf-8")
     for source in ("table", "rows"):
         for kind in dict.fromkeys(row["beliefs"] for row in FOUND["table"]):
             cells = [TABLE[source, kind, n] for n in program.JUDGED]

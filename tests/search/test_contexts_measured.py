@@ -17,7 +17,7 @@ import loracle_landscapes as published
 
 ROWS = [row for row in published.load() if row["part"] == "contexts"]
 FOUND: dict[str, Any] = json.loads(program.RESULTS.read_text(encoding="utf-8"))
-PAGE = (ROOT / "docs" / "search-quality.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "search-knowledge.md").read_text(encoding="utf-8")
 
 
 def test_all_contexts_have_the_same_configs_over_wide_ranges() -> None:

@@ -24,7 +24,7 @@ ROWS: list[dict[str, Any]] = json.loads(program.OUTPUT.read_text(encoding="utf-8
 
 def test_intervals_hold_what_they_say_on_landscapes_they_were_not_fitted_to_and_the_page_says_so() -> None:
     found = program.summary(ROWS, FEW)
-    page = (ROOT / "docs" / "search-quality.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "search-certainty.md").read_text(encoding="utf-8")
     n, before, after = found.pop("all")
     assert (n, program.fitted(ROWS)) == (2699, FEW)
     assert f"held {100 * before:.1f} % of {n:,} scores" in page

@@ -27,7 +27,7 @@ def test_the_interval_held_the_truth_as_often_as_it_says_and_the_page_says_so() 
         _, low, high = row["stated"]
         inside = min(row["truth"] - low, high - row["truth"])
         assert row["held"] == (inside >= 0) or abs(inside) < 2e-5  # what is stored is rounded
-    page = (ROOT / "docs" / "search-quality.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "search-certainty.md").read_text(encoding="utf-8")
     assert f"held the recorded difference in {held} of 100 replays" in page
     assert f"would have held the truth in {sum(row['held_in_validation'] for row in ROWS)} of 100" in page
 
@@ -35,7 +35,7 @@ def test_the_interval_held_the_truth_as_often_as_it_says_and_the_page_says_so() 
 def test_what_is_believed_of_the_winner_is_less_too_good_than_its_score_and_the_page_says_by_how_much() -> (
     None
 ):
-    page = (ROOT / "docs" / "search-quality.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "search-certainty.md").read_text(encoding="utf-8")
     score, believed = (
         sum(row[key] for row in ROWS) / len(ROWS) for key in ("too_good", "too_good_as_believed")
     )

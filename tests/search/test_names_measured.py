@@ -24,7 +24,7 @@ def test_the_table_holds_every_config_and_the_page_what_came_of_searches_on_it()
         assert {name: row[name] for name in program.NAMES} == {
             name: space.config(row["index"])[name] for name in program.NAMES
         }
-    page = (ROOT / "docs" / "search-quality.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "search-knowledge.md").read_text(encoding="utf-8")
     for found in RESULTS["regret"].values():
         cells = " | ".join(f"{one['mean']:.2f} +- {one['se']:.2f}" for one in found.values())
         assert f"| {cells} |" in page

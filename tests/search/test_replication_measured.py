@@ -22,7 +22,7 @@ ROWS: list[dict[str, Any]] = json.loads(program.OUTPUT.read_text(encoding="utf-8
 
 def test_the_default_begins_where_a_second_seed_gains_more_and_the_page_says_by_how_much() -> None:
     found = {row["n"]: row for row in program.summary(ROWS) if row["seeds"] == 1}
-    page = (ROOT / "docs" / "search-quality.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "search-cost.md").read_text(encoding="utf-8")
     for n, row in found.items():
         told = [row[key] for key in ("gain_of_seeds", "gain_of_trials", "difference")]
         gains = " | ".join(f"{value:+.3f}".replace("0.", ".") for value in told)

@@ -1,9 +1,9 @@
 """What limits a search, and how large its trials are, where its config does not say.
 
 A budget of one full training finds as good a config as thirty trials, for a fraction of their cost
-(`docs/search-quality.md`, "What a search costs"). So it is the default, where somebody knows what a trial
-costs and the search was measured: the built-in trainer, and the preset `default`. Whoever says how many
-trials there are, or when one more is not worth it, has said what ends the search.
+(`docs/search-cost.md`). So it is the default, where somebody knows what a trial costs and the search was
+measured: the built-in trainer, and the preset `default`. Whoever says how many trials there are, or when one
+more is not worth it, has said what ends the search.
 
 What is filled in is not *said*: `model_fields_set` lacks it. So a run that goes on keeps what held when it
 began, and people are told where a limit comes from.
