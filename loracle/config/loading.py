@@ -91,6 +91,8 @@ def parse_config(text: str, source: str = "config", *, lines: bool = True) -> Ru
         raise ConfigError(f"{error.place(source)}: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{source}: a config is a mapping of keys to values; see `loracle init`")
+    # A section whose keys are all commented out says nothing, and is no value either.
+    content = {key: {} if value is None and _is_section(key) else value for key, value in content.items()}
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
@@ -194,6 +196,8 @@ def _explain(error: ValidationError, node: yaml.Node | None, source: str, *, lin
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
         return f"{place}: unknown key {key!r}; {hint}"
+    if first["type"] == "model_type":
+        return f"{place}: {key}: {_of_keys(key, _known_keys(first['loc']), first['input'])}"
     rules = [e["msg"].removeprefix("Value error, ") for e in errors if _place(e["loc"]) == location]
     message = " or ".join(rule[:1].lower() + rule[1:] for rule in dict.fromkeys(rules))
     message = message.replace("input is not a valid path for <class 'pathlib.Path'>", "is the path of a file")
@@ -202,6 +206,19 @@ def _explain(error: ValidationError, node: yaml.Node | None, source: str, *, lin
     if location[:2] in _SECRET:
         shown = ""
     return f"{place}: {key}: {printable(message, 1000)}{printable(shown, _SHOWN)}"
+
+
+def _is_section(key: object) -> bool:
+    field = RunConfig.model_fields.get(str(key))
+    kind = None if field is None else field.annotation
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _of_keys(key: str, known: Sequence[str], given: object) -> str:
+    """What is wrong with a value in the place of a section."""
+    if isinstance(given, str):
+        return f"has keys of its own; did you mean {{{known[0]}: {printable(given, _SHOWN)}}}?"
+    return f"has keys of its own: {', '.join(known)}"
 
 
 def _place(location: tuple[int | str, ...]) -> list[int | str]:

@@ -17,6 +17,11 @@ from loracle.records.space import default_space, paper_space
 MINIMAL = "model: some/model\ndata: {train: train.jsonl}\n"
 
 
+def test_a_section_whose_keys_are_commented_out_says_nothing() -> None:
+    empty = "training:\n  # epochs: 2\nsearch:\nspace:\n"
+    assert parse_config(MINIMAL + empty) == parse_config(MINIMAL)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -33,6 +38,8 @@ MINIMAL = "model: some/model\ndata: {train: train.jsonl}\n"
             "execution:\n  deepspeed: ds.json",
             ":4: execution.deepspeed: no setting of Loracle; set execution.shard_",
         ),
+        ("scoring: exact_match", ":3: scoring: has keys of its own; did you mean {metric: exact_match}?"),
+        ("search: 5", ":3: search: has keys of its own: preset, trials, seed,"),
         ("search:\n  trails: 3", ":4: unknown key 'search.trails'; did you mean 'trials'?"),
         ("search:\n  zzz: 3", ":4: unknown key 'search.zzz'; known keys: preset, trials, seed, seed_configs"),
         (
