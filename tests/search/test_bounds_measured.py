@@ -76,6 +76,18 @@ def test_tables_on_the_first_page_are_those_of_the_page_with_all() -> None:
             assert numbers == full[method][: len(numbers)], (name, method)
 
 
+def test_the_page_says_how_much_chance_is_in_the_fit_of_the_prior() -> None:
+    found = json.loads((BENCHMARKS / "results" / "prior_seeds.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "search-tables.md").read_text(encoding="utf-8")
+    by = {(row["source"], row["fit"]): row["regret"] for row in found["table"]}
+    shown = [("rows", (3, 5, 10, 30)), ("table", (3, 5, 8)), ("small trials", (3, 5, 10))]
+    for fit in range(4):
+        cells = [f"{by[source, fit][str(n)]:.3f}" for source, judged in shown for n in judged]
+        assert f"| {' | '.join(cells)} |" in page
+    worst = max(by["rows", fit]["3"] - by["rows", 0]["3"] for fit in range(4))
+    assert f"regret is up to {short(worst, 2)} higher early on" in PAGE
+
+
 def rows_of(table: str) -> dict[str, list[str]]:
     """Numbers of each row, without what stands in brackets."""
     rows = {}
