@@ -58,7 +58,9 @@ def test_rows_of_guards_are_shown_and_checked(loracle: Loracle, run_config: Writ
     known = [*copy_rows(40, seed=9), *copy_rows(40, seed=9)[:3], *copy_rows(60)[:6]]
     (tmp_path / "known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in known))
     (tmp_path / "held.txt").write_text("".join(f"abcd dcba {i}\n\n" for i in range(60)))
-    guard = {"known": {"data": "known.jsonl"}, "text": "held.txt"}
+    marked = [f'"{row["prompt"]}" so\t{row["completion"]}\n' for row in copy_rows(9, seed=5)]
+    (tmp_path / "marks.tsv").write_text("".join(["prompt\tcompletion\n", *marked]))
+    guard = {"known": {"data": "known.jsonl"}, "text": "held.txt", "marks": {"data": "marks.tsv"}}
     path = run_config(guard=guard)
     code, out, _ = loracle("data", path, "--rows", 1)
     assert code == 0
@@ -72,6 +74,8 @@ def test_rows_of_guards_are_shown_and_checked(loracle: Loracle, run_config: Writ
     assert 1 <= found["guard_rows_trained_on"]["count"] <= sum(json.dumps(row) in train for row in known)
     assert found["guard_rows_repeated"]["count"] >= 3
     assert view["parts"]["guard known"]["rows"] == 49
+    assert view["parts"]["guard marks"]["rows"] == found["quotation_marks"]["count"] == 9
+    assert found["quotation_marks"]["text"].startswith("guard marks: marks.tsv: quotation marks that begin")
     said = [n.text for n in TrainingObjective.from_config(load_config(path)).notices if n.about == "data"]
     assert [notice["text"] for notice in view["notices"]] == said
     gone = run_config(guard={"known": {"data": "gone.jsonl"}})

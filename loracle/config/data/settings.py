@@ -23,6 +23,7 @@ ShapeName = Literal[
     "text/label",
 ]
 LossOn = Literal["completion", "assistant", "all"]
+Quoting = Literal["auto", "rfc4180", "none"]
 
 # Fields that shapes read, which `columns` gives to columns of other names.
 FIELDS = (
@@ -41,6 +42,7 @@ class DataConfig(Section):
     format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow"] = "auto"
     encoding: str | None = None  # of text files; None: UTF-8, else as detected
     separator: str | None = None  # of columns in CSV; None: as detected
+    quoting: Quoting = "auto"  # quotation marks of CSV and TSV enclose cells, or are text, guards' included
     shape: ShapeName | None = None  # None: as the columns say
     columns: dict[str, str] | None = None  # ours: theirs
     as_chat: bool = False  # pairs of texts go through the chat template

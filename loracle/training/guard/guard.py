@@ -154,7 +154,8 @@ def load_guards(config: RunConfig, texts: Reading, train: Sequence[Example]) -> 
 def _load(
     name: str, settings: GuardConfig, config: RunConfig, texts: Reading, train: Sequence[Example]
 ) -> Guard:
-    examples = guard_rows(name, settings, config.data, texts)
+    told: list[Notice] = []
+    examples = guard_rows(name, settings, config.data, texts, told)
     try:
         check_scoring(examples, settings)
         encoded = texts.encoded("guard", examples, config.data)
@@ -178,9 +179,9 @@ def _load(
         except (ConfigError, DataError) as error:
             raise type(error)(_in_guard(name, error)) from None
     content = text_hash(json.dumps([example.content for example in examples], default=str))
-    told = tuple(about_guard_rows(name, examples, train))
+    told += about_guard_rows(name, examples, train)
     place = config.output / "guard"
-    return Guard(name, settings, questions, content, encoded.dropped, place, examples, told)
+    return Guard(name, settings, questions, content, encoded.dropped, place, examples, tuple(told))
 
 
 def _in_guard(name: str, error: Exception) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from loracle.config.data.settings import DataConfig
 from loracle.config.metrics.guard import GuardConfig
 from loracle.errors import DataError
+from loracle.records.notices import Notice
 from loracle.training.dataset.files import read_examples
 from loracle.training.dataset.files.encoding import encoding_of
 from loracle.training.dataset.files.places import format_of
@@ -19,11 +21,15 @@ _PIECE = 800  # characters, at most: some two hundred tokens
 _LEAST = 20  # characters
 _SAMPLE = 20_000  # characters, by which their number in a token is reckoned
 _SUFFIXES = (".txt", ".md", "")
+# Notices of how a file was read; how rows are laid out is the guard's own matter.
+_OF_FILES = ("encoding_guessed", "separator_named", "quotation_marks", "line_breaks_in_cells")
 
 
-def guard_rows(name: str, guard: GuardConfig, data: DataConfig, texts: Reading) -> tuple[Example, ...]:
+def guard_rows(
+    name: str, guard: GuardConfig, data: DataConfig, texts: Reading, told: list[Notice]
+) -> tuple[Example, ...]:
     """The rows that a guard watches. A text file is read in pieces of whole lines, of at most 800 characters
-    and of no more tokens than an example may have.
+    and of no more tokens than an example may have. `told` gets what a user must see of how files were read.
 
     Raises:
         DataError: nothing is there, or it cannot be read.
@@ -36,11 +42,16 @@ def guard_rows(name: str, guard: GuardConfig, data: DataConfig, texts: Reading) 
         return found
     if isinstance(source, Path) and source.is_file() and format_of(source) is None:
         raise DataError(f"guard.{name}: {source}: a suffix {source.suffix!r} tells no format")
-    settings = DataConfig(train=Path(), max_length=data.max_length, template=data.template)
+    settings = DataConfig(
+        train=Path(), max_length=data.max_length, template=data.template, quoting=data.quoting
+    )
+    of_files: list[Notice] = []
     try:
-        return read_examples(source, settings, "guard")
+        examples = read_examples(source, settings, "guard", of_files)
     except DataError as error:
         raise DataError(f"guard.{name}: {str(error).removeprefix('data.guard: ')}") from None
+    told += [replace(one, text=f"guard {name}: {one.text}") for one in of_files if one.name in _OF_FILES]
+    return examples
 
 
 def _text(path: Path, data: DataConfig) -> str:

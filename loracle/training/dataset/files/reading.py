@@ -17,6 +17,7 @@ from loracle.training.dataset.files.cells import with_lists
 from loracle.training.dataset.files.encoding import encoding_of
 from loracle.training.dataset.files.hub import read_hub
 from loracle.training.dataset.files.places import SUFFIXES, files_of, format_of
+from loracle.training.dataset.files.quoting import encloses
 from loracle.training.dataset.files.text import named_separator, read_csv, read_json, read_jsonl, separator_of
 from loracle.training.dataset.shapes.columns import Rows, renamed
 from loracle.training.dataset.shapes.example import Example
@@ -114,8 +115,10 @@ def _rows_of(path: Path, settings: DataConfig, told: list[Notice]) -> Iterator[t
         text += f"separator and is no row; columns are separated by {settings.separator or excel!r}"
         told.append(Notice("data", "separator_named", text))
     separator = settings.separator or excel or ("\t" if kind == "tsv" else None)
-    separator = separator or separator_of(path, encoding, list(columns.values()))
-    return with_lists(read_csv(path, encoding, separator), columns, path.name, told)
+    tried = {"auto": (True, False), "rfc4180": (True,), "none": (False,)}[settings.quoting]
+    separator = separator or separator_of(path, encoding, list(columns.values()), tried)
+    quoted = encloses(path, encoding, separator, int(excel is not None), settings.quoting, told)
+    return with_lists(read_csv(path, encoding, separator, quoted, told), columns, path.name, told)
 
 
 # -- the shape of all rows --------------------------------------------------------------------------

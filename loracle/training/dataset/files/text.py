@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from loracle.errors import DataError
+from loracle.records.notices import Notice
+from loracle.text.escape import printable
 from loracle.training.dataset.fields import meant, parse_json, refuse_twice
 from loracle.training.dataset.files.encoding import open_text
 
 _SEPARATORS = ",;\t|"
-_BEYOND = "\0"  # the key of values beyond the last column; no name of a column can be it
 _EXCEL = re.compile(r"""\ufeff?["']?sep=(.)["']?[,;\t|]*\s*""", re.IGNORECASE)  # its line before the columns
+_LINES_TOLD = 3  # rows with line breaks whose place is named
 _ROWS_TRIED = 100  # of which each has to have as many columns as the first, where a separator is looked for
 
 csv.field_size_limit(2**31 - 1)  # a long text is not an error
@@ -55,33 +57,50 @@ def _is_lines(file: IO[str]) -> bool:
     return len(lines) == 2 and all(line.startswith("{") and line.endswith("}") for line in lines)
 
 
-def read_csv(path: Path, encoding: str, separator: str) -> Iterator[tuple[str, Any]]:
+def read_csv(
+    path: Path, encoding: str, separator: str, quoted: bool = True, told: list[Notice] | None = None
+) -> Iterator[tuple[str, Any]]:
     """Rows of a file of columns that a character separates, and where each stands. Raises DataError.
 
-    A first line that names the separator, as Excel has it (`sep=;`), is no row.
+    A first line that names the separator, as Excel has it (`sep=;`), is no row. `quoted`: quotation marks
+    enclose cells; else they are text. `told` gets how many cells hold line breaks.
     """
     before = named_separator(path, encoding) is not None
+    names: list[str] | None = None
+    broken: list[str] = []
     with open_text(path, encoding, newline="") as file:
-        reader = csv.DictReader(
-            islice(file, int(before), None), restkey=_BEYOND, strict=True, delimiter=separator
+        lines = islice(file, int(before), None)
+        reader = csv.reader(
+            lines, strict=True, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
         )
-        line = 1 + before
+        line = 1 + before  # where the next row begins; it may have several lines
         try:
-            # The index of a data frame has a column without a name, and so has what ends in separators.
-            given = enumerate(reader.fieldnames or (), start=1)
-            reader.fieldnames = names = [name or f"column {number}" for number, name in given]
-            refuse_twice(names, path)
-            line = reader.line_num + 1 + before  # where the next row begins; it may have several lines
-            while (row := next(reader, None)) is not None:
-                source = f"{path}:{line}"
-                beyond = row.pop(_BEYOND, ())
-                if beyond or None in row.values():
-                    n = sum(value is not None for value in row.values()) + len(beyond)
-                    raise DataError(f"{source}: a row needs {len(names)} columns; this one has {n}")
-                yield source, row
-                line = reader.line_num + 1 + before
+            for cells in reader:
+                source, last = f"{path}:{line}", reader.line_num + before
+                if cells and names is None:
+                    # The index of a data frame has a column without a name, and so has what ends in
+                    # separators.
+                    names = [name or f"column {number}" for number, name in enumerate(cells, start=1)]
+                    refuse_twice(names, path)
+                elif cells and names is not None:
+                    if len(cells) != len(names):
+                        raise DataError(f"{source}: {columns_differ(len(names), len(cells))}")
+                    if any("\n" in cell or "\r" in cell for cell in cells):
+                        broken.append(f"{line} to {last}")
+                    yield source, dict(zip(names, cells, strict=True))
+                line = last + 1
         except csv.Error as error:
             raise DataError(f"{path}:{line}: not valid CSV: {error}") from None
+    if broken and told is not None:
+        n, some = len(broken), ", ".join(broken[:_LINES_TOLD])
+        rows = f"{n:,} row{'s' * (n > 1)}"
+        text = f"{printable(path.name, 60)}: cells of {rows} hold line breaks, the first in lines {some}"
+        told.append(Notice("data", "line_breaks_in_cells", text, n))
+
+
+def columns_differ(wanted: int, n: int) -> str:
+    """What is wrong with a row of `n` columns, in words."""
+    return f"a row needs {wanted} columns; this one has {n}"
 
 
 def named_separator(path: Path, encoding: str) -> str | None:
@@ -91,33 +110,43 @@ def named_separator(path: Path, encoding: str) -> str | None:
     return None if found is None else found[1]
 
 
-def separator_of(path: Path, encoding: str, columns: Sequence[str]) -> str:
+def separator_of(path: Path, encoding: str, columns: Sequence[str], quoted: Sequence[bool] = (True,)) -> str:
     """The character that separates the columns of a file.
 
     One with which all rows have as many columns as the first; of several, the one that gives columns of
-    known names (ours, or `columns`), else the most.
+    known names (ours, or `columns`), else the most. `quoted`: whether quotation marks enclose cells, and
+    what else is tried where none separates the rows so.
 
     Raises:
         DataError: two of them do equally well.
     """
-    found = {}
-    for character in _SEPARATORS:
-        if (names := _names(path, encoding, character)) and len(names) > 1:
-            found[character] = (sum(bool(meant(name)) or name in columns for name in names), len(names))
-    best = [character for character, how in found.items() if how == max(found.values())]
-    if len(best) > 1:
-        raise DataError(
-            f"{path}: columns may be separated by {' or by '.join(map(repr, best))}; say which in "
-            "data.separator"
-        )
-    return best[0] if best else ","
+    for encloses in quoted:
+        found = {}
+        for character in _SEPARATORS:
+            if (names := _names(path, encoding, character, encloses)) and len(names) > 1:
+                found[character] = (sum(bool(meant(name)) or name in columns for name in names), len(names))
+        best = [character for character, how in found.items() if how == max(found.values())]
+        if len(best) > 1:
+            raise DataError(
+                f"{path}: columns may be separated by {' or by '.join(map(repr, best))}; say which in "
+                "data.separator"
+            )
+        if best:
+            return best[0]
+    return ","
 
 
-def _names(path: Path, encoding: str, separator: str) -> list[str] | None:
+def _names(path: Path, encoding: str, separator: str, quoted: bool) -> list[str] | None:
     """Names of the columns, with a separator; None: it does not separate the rows."""
     with open_text(path, encoding, newline="") as file:
         try:
-            rows = list(islice(csv.reader(file, strict=True, delimiter=separator), _ROWS_TRIED))
+            reader = csv.reader(
+                file,
+                strict=True,
+                delimiter=separator,
+                quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+            )
+            rows = list(islice(reader, _ROWS_TRIED))
         except csv.Error:
             return None
     rows = [row for row in rows if row]

@@ -109,6 +109,12 @@ def test_rows_are_the_same_whatever_they_are_in(kind: str, tmp_path: Path) -> No
     source, told = make(tmp_path, kind), list[Notice]()
     examples = read_examples(source, told=told)
     assert [(e.prompt, e.completion) for e in examples] == [tuple(row.values()) for row in ROWS]
+    broken = [notice.text for notice in told if notice.name == "line_breaks_in_cells"]
+    in_cells = ("commas", "semicolons", "bars", "tabs", "tabs in .csv", "commas.gz", "mark", "latin-1")
+    assert [text.partition(": ")[2] for text in broken] == [
+        "cells of 1 row hold line breaks, the first in lines 2 to 3"
+    ] * (kind in in_cells)
+    told = [notice for notice in told if notice.name != "line_breaks_in_cells"]
     expected = {
         "latin-1": "a.csv is not UTF-8 and is read as cp1252, like this: ",
         "folder": "data.train has more that is not read as train: test.csv",
@@ -199,7 +205,8 @@ def test_excels_line_that_names_the_separator_is_no_row(
     told: list[Notice] = []
     examples = read_examples(path, told=told)
     assert [example.prompt for example in examples] == [row["prompt"] for row in ROWS]
-    assert [notice.name for notice in told] == ["separator_named"]
+    assert [notice.name for notice in told] == ["separator_named", "line_breaks_in_cells"]
+    assert told[1].text == "a.csv: cells of 1 row hold line breaks, the first in lines 3 to 4"
     assert f"columns are separated by '{separator}'" in told[0].text
     with path.open("ab") as file:
         file.write("one\r\n".encode("utf-16-le" if encoding == "utf-16" else "utf-8"))
