@@ -12,7 +12,7 @@ from loracle.config.metrics.guard import GuardConfig
 from loracle.errors import DataError
 from loracle.records.notices import Notice
 from loracle.training.dataset.files import read_examples
-from loracle.training.dataset.files.encoding import encoding_of
+from loracle.training.dataset.files.encoding import OR_NAMED, encoding_of
 from loracle.training.dataset.files.places import format_of
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.tokenizer import Reading
@@ -49,7 +49,8 @@ def guard_rows(
     try:
         examples = read_examples(source, settings, "guard", of_files)
     except DataError as error:
-        raise DataError(f"guard.{name}: {str(error).removeprefix('data.guard: ')}") from None
+        said = str(error).removeprefix("data.guard: ").removesuffix(OR_NAMED)  # which holds for texts alone
+        raise DataError(f"guard.{name}: {said}") from None
     told += [replace(one, text=f"guard {name}: {one.text}") for one in of_files if one.name in _OF_FILES]
     return examples
 

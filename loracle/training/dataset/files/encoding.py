@@ -5,8 +5,10 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +17,7 @@ import charset_normalizer
 from loracle.errors import DataError
 
 COMPRESSED = (".gz", ".zst")
+OR_NAMED = ", or name the encoding of the whole file in data.encoding"  # what else is to be done
 
 # What files are in that are not UTF-8: with fewer to choose from, short texts are recognised more often.
 _LIKELY = (
@@ -25,6 +28,8 @@ _LATIN = ("cp1252", "cp1250")  # alike in most letters; the first is by far the 
 _FEW = 10  # bytes beyond ASCII, below which nothing can be recognised by its letters
 _SAMPLE = 200_000  # bytes of lines that are looked at
 _BLOCK = 1 << 20
+_ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8, as Python spells them
+_BEYOND_ASCII = re.compile("[^\x00-\x7f]")
 _SHOWN = 30  # characters around the first that is not ASCII
 
 
@@ -64,8 +69,14 @@ def open_text(path: Path, encoding: str, *, newline: str | None = None) -> Itera
         try:
             yield text
         except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            raise DataError(f"{path}: is not {encoding} text: byte 0x{byte:02x}; see data.encoding") from None
+            byte, bad = error.object[error.start], None
+            if encoding.startswith("utf-8"):
+                bad = _against_utf8(path).first
+            where = f"{path}:{bad[0]}" if bad else f"{path}"
+            byte = bad[1] if bad else byte
+            raise DataError(
+                f"{where}: is not {encoding} text: byte 0x{byte:02x}; see data.encoding"
+            ) from None
         finally:
             text.detach()
 
@@ -76,7 +87,9 @@ def encoding_of(path: Path, named: str | None) -> tuple[str, str | None]:
     UTF-8, or what its marks and zeros say; else what its letters make likely.
 
     Raises:
-        DataError: it is in none that is known.
+        DataError: it is in none that is known, or in UTF-8 but for some bytes: letters of other encodings
+            hardly ever make one of UTF-8, so these bytes are damage, and read in another encoding every
+            other letter of the file would be wrong.
     """
     if named is not None:
         return ("utf-8-sig" if codecs.lookup(named).name == "utf-8" else named), None
@@ -86,6 +99,14 @@ def encoding_of(path: Path, named: str | None) -> tuple[str, str | None]:
         return wide, None
     if _is_utf8(path):
         return "utf-8-sig", None
+    as_utf8 = _against_utf8(path)
+    if as_utf8.first is not None and as_utf8.letters > as_utf8.bad:
+        line, byte = as_utf8.first
+        some = "a byte is" if as_utf8.bad == 1 else f"{as_utf8.bad:,} bytes are"
+        raise DataError(
+            f"{path}:{line}: byte 0x{byte:02x} is no UTF-8, as which all else of the file reads "
+            f"({as_utf8.letters:,} letters beyond ASCII; {some} not): correct it{OR_NAMED}"
+        )
     sample = _sample(path)
     found = _recognised(sample)
     if found is None:
@@ -119,6 +140,32 @@ def _is_utf8(path: Path) -> bool:
         except UnicodeDecodeError:
             return False
     return True
+
+
+@dataclass(frozen=True)
+class _Utf8:
+    """A file read as UTF-8: how many letters beyond ASCII it has, how many bytes make none, and the first
+    of these, its line and what it is."""
+
+    letters: int
+    bad: int
+    first: tuple[int, int] | None
+
+
+def _against_utf8(path: Path) -> _Utf8:
+    letters = bad = 0
+    first = None
+    with open_bytes(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.isascii():
+                continue
+            text = line.decode("utf-8", errors="surrogateescape")
+            wrong = _ESCAPED.findall(text)
+            if wrong and first is None:
+                first = number, ord(wrong[0]) - 0xDC00
+            bad += len(wrong)
+            letters += len(_BEYOND_ASCII.findall(text)) - len(wrong)
+    return _Utf8(letters, bad, first)
 
 
 def _sample(path: Path) -> bytes:

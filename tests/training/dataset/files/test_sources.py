@@ -148,6 +148,34 @@ def test_an_encoding_is_recognised_and_told(text: str, encoding: str, found: str
         read_examples(path, DataConfig(train=path, encoding="ascii"))
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.jsonl.gz"])
+def test_a_byte_that_is_no_utf8_does_not_make_another_encoding_of_a_file_in_utf8(
+    name: str, tmp_path: Path
+) -> None:
+    """Of the file as cp932, which knows all of its bytes, every other letter would be wrong."""
+    rows = [f"é café {i}" for i in range(30)]
+    csv_head = f"text{chr(9) if name == 'a.tsv' else ','}id"
+    lines = [json.dumps({"text": row}, ensure_ascii=False) for row in rows]
+    if name == "a.json":
+        lines = ["[", *(f"{line}," for line in lines[:-1]), lines[-1], "]"]
+    elif ".json" not in name:
+        lines = [csv_head, *(f"{row}{csv_head[4]}1" for row in rows)]
+    broken = "\n".join(lines).encode().replace(b"9", b"\xff", 1)  # of the tenth row
+    path = write(tmp_path / name, gzip.compress(broken) if name.endswith(".gz") else broken)
+    line = 10 if ".jsonl" in name else 11
+    message = (
+        rf"{name}:{line}: byte 0xff is no UTF-8, .*\(60 letters beyond ASCII; a byte is not\): correct it"
+    )
+    with pytest.raises(DataError, match=message) as caught:
+        read_examples(path)
+    assert str(caught.value).endswith("or name the encoding of the whole file in data.encoding")
+    assert "\n" not in str(caught.value)
+    named = DataConfig(train=path, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"{name}:{line}: is not utf-8-sig text: byte 0xff"):
+        read_examples(path, named)
+    assert len(read_examples(path, DataConfig(train=path, encoding="cp1252"))) == 30
+
+
 TURNS = [{"role": "user", "content": "it's 1"}, {"role": "assistant", "content": "b"}]
 
 
