@@ -19,6 +19,7 @@ from loracle.records.trial import Outcome
 from loracle.text.files import write_atomically
 
 OUTCOME = "outcome.json"
+BASE_PLACE = "base_model_name_or_path"  # in `adapter_config.json`, where PEFT looks for the base model
 CHECKSUMS = "checksums.json"  # of what a final training wrote, by the name of each file
 
 # Files that Loracle writes into the folder of a trial of the user's own trainer.

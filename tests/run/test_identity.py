@@ -13,11 +13,13 @@ import optuna
 import pytest
 import yaml
 from conftest import copy_rows
+from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 
 from loracle.config.loading import load_config
 from loracle.config.settings import RunConfig, build_space
 from loracle.errors import LoracleError, ModelError, StudyError
+from loracle.export import export
 from loracle.records.events import Event, Noticed
 from loracle.run.storage.opening import read_history
 from loracle.run.storage.storage import open_storage
@@ -266,6 +268,15 @@ def test_a_moved_model_goes_on_and_changed_settings_in_it_do_not(tmp_path: Path,
     assert len(result.history.trials) == 2
     assert (begun.output / "final" / "winner" / "outcome.json").stat().st_mtime_ns == trained  # not again
     assert load_config(begun.output / "config.yaml").model == moved.model
+    exported = tmp_path / "exported"
+    export(begun.output, exported, "peft")
+    for folder in (begun.output / "best", exported):
+        loaded = AutoPeftModelForCausalLM.from_pretrained(folder)  # as the README does
+        assert loaded.peft_config["default"].base_model_name_or_path == moved.model
+    saved = json.loads((begun.output / "best" / "adapter_config.json").read_text())
+    (begun.output / "best" / "adapter_config.json").write_text(json.dumps(saved | {"lora_alpha": 999}))
+    with pytest.raises(StudyError, match=r"best: adapter_config\.json is damaged"):
+        export(begun.output, tmp_path / "damaged", "peft")
     path = tmp_path / "renamed" / "config.json"
     settings = json.loads(path.read_text())
     path.write_text(json.dumps(settings | {"rms_norm_eps": 0.5}))  # the same weights, another model

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from loracle.errors import StudyError
 from loracle.records.contents import checksum
-from loracle.records.trial_files import CHECKSUMS
+from loracle.records.trial_files import BASE_PLACE, CHECKSUMS
 
+_SETTINGS = "adapter_config.json"
 _OWN = ("README.md", "recipe.yaml")  # written for `best/` alone
 
 
@@ -38,9 +39,30 @@ def _wrong(run: Path, name: str) -> list[str] | None:
         }
     except (OSError, ValueError, AttributeError):
         return None
-    return [file for file, of in files.items() if file not in _OWN and not _is(run / "best" / file, of)]
+    adapter = run / "final" / name / "adapter"
+    return [
+        file
+        for file, of in files.items()
+        if file not in _OWN
+        and not _is(run / "best" / file, of)
+        and not (file == _SETTINGS and _is(adapter / file, of) and _names_another_place(run, adapter))
+    ]
 
 
 def _is(path: Path, noted: str) -> bool:
     """Whether a file is there, and what it was."""
     return path.is_file() and checksum(path) == noted
+
+
+def _names_another_place(run: Path, adapter: Path) -> bool:
+    """Whether the settings of the adapter in `best/` are those of this one but for the place of the base
+    model, which was moved."""
+    try:
+        ours, theirs = (
+            json.loads((folder / _SETTINGS).read_text(encoding="utf-8")) for folder in (run / "best", adapter)
+        )
+        return isinstance(ours.pop(BASE_PLACE), str) and ours == {
+            name: value for name, value in theirs.items() if name != BASE_PLACE
+        }
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
