@@ -265,7 +265,7 @@ def check_same(task: LandscapeTask) -> None:
     if task.name not in stated:
         return
     work = objective(task)
-    made = {"model_fingerprint": work.base.fingerprint, "data_fingerprint": work.data_fingerprint}
+    made = {"model_fingerprint": work.base.fingerprint, "data_fingerprint": work.splits.fingerprint}
     for name, fingerprint in made.items():
         if stated[task.name][name] != fingerprint:
             raise SystemExit(
@@ -373,7 +373,7 @@ def _provenance(task: LandscapeTask, rows: Sequence[dict[str, str]]) -> dict[str
         "n_validation": len(work.splits.validation),
         "epochs": task.epochs,
         "training": work.config.training.model_dump(mode="json"),
-        "data_fingerprint": work.data_fingerprint,
+        "data_fingerprint": work.splits.fingerprint,
         "model_fingerprint": work.base.fingerprint,
         "n_parameters": sum(p.numel() for p in work.base.model.parameters()),
         "architecture": work.base.model.config.model_type,

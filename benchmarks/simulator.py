@@ -21,6 +21,7 @@ from loracle.config.settings import RunConfig
 from loracle.errors import SpaceError
 from loracle.execution.executor import Done, Job, run_jobs
 from loracle.execution.executor import Progress as ExecutorProgress
+from loracle.records.contents import Contents
 from loracle.records.events import Listener
 from loracle.records.objective import Asked, Objective, Part, Progress, Report
 from loracle.records.space import Config, SearchSpace
@@ -95,6 +96,10 @@ class Replayed:
     trials: Mapping[int, Outcome]
     finals: Mapping[int, Outcome] = field(default_factory=dict)
     told: Report = field(default_factory=lambda: Report(has_final=False))
+
+    @property
+    def contents(self) -> Contents:
+        return Contents(self.told.fingerprint, lambda: self.told.contents)
 
     def report(self) -> Report:
         return self.told

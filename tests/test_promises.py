@@ -135,6 +135,11 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "test_identity::test_changed_contents_are_refused_by_name_and_go_on_when_undone",
         "test_identity::test_a_changed_trainer_is_refused",
     ),
+    "Those that change while it runs": (
+        "test_changed_files::test_a_trainer_that_changes_while_a_run_goes_on_ends_it_and_goes_on_when_undone",
+        "test_changed_files::test_whoever_loads_anew_knows_what_has_changed_by_name",
+        "test_changed_files::test_a_worker_that_is_replaced_trains_nothing_on_other_files",
+    ),
     "Until a trial counts nothing binds": (
         "test_identity::test_a_first_run_that_was_refused_locks_nothing",
         "test_identity::test_crashes_that_no_config_is_to_blame_for_bind_nothing_and_are_run_again",

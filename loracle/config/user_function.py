@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loracle.errors import ConfigError
+from loracle.records.contents import file_hash
 from loracle.records.failures import raised
 from loracle.text.escape import printable
 
@@ -80,6 +81,12 @@ def source_of(name: str, folder: Path) -> Path | None:
             return None
         known = spec.origin if spec is not None and "." not in module else None
     return None if known is None or not Path(known).is_file() else Path(known)
+
+
+def source_hash(name: str, folder: Path) -> str | None:
+    """Of the file that a function comes from, as it is now; None: see `source_of`, or it is not there."""
+    source = source_of(name, folder)
+    return None if source is None or not source.is_file() else file_hash(source)
 
 
 def _from_file(path: Path) -> Any:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from loracle.config.settings import ExecutionConfig
-from loracle.errors import ConfigError
+from loracle.errors import ConfigError, StudyError
 from loracle.records import objective as records
+from loracle.records.contents import Beginning
 from loracle.records.failures import DISK_ERRORS
 from loracle.records.objective import Asked, GroupObjective, Objective, Part, Report
 from loracle.records.space import Config
@@ -52,9 +53,28 @@ class Job:
 
 
 def run_jobs(
-    jobs: Sequence[Job], objective: Objective, progress: Sequence[records.Progress]
+    jobs: Sequence[Job],
+    objective: Objective,
+    progress: Sequence[records.Progress],
+    began: Beginning | None = None,
 ) -> list[Outcome]:
-    """Runs a job, or several that train together, here and now; an outcome for each."""
+    """Runs a job, or several that train together, here and now; an outcome for each.
+
+    Raises:
+        StudyError: the objective is not what the run `began` with, before them or after: then nothing is
+            trained, or what was trained is no outcome.
+    """
+    objective.contents.require(began)
+    outcomes = _run(jobs, objective, progress)
+    try:
+        objective.contents.require(began)
+    except StudyError as error:
+        what = "it changed during a trial; what trials write themselves belongs into {folder}"
+        raise StudyError(f"{error}: {what}") from None
+    return outcomes
+
+
+def _run(jobs: Sequence[Job], objective: Objective, progress: Sequence[records.Progress]) -> list[Outcome]:
     together = jobs[0].together
     if not together:
         ((job, told),) = zip(jobs, progress, strict=True)
@@ -144,18 +164,27 @@ def check_in_process(execution: ExecutionConfig) -> None:
 
 
 class InProcess:
-    """Runs jobs here, one or one group at a time: nothing is isolated. For tests, debuggers and tables."""
+    """Runs jobs here, one or one group at a time: nothing is isolated. For tests, debuggers and tables.
+
+    Args:
+        load: makes the objective.
+        run: what messages call the run.
+    """
 
     capacity = 1
 
-    def __init__(self, load: Callable[[], Objective]) -> None:
+    def __init__(self, load: Callable[[], Objective], run: str = "the run") -> None:
         self._load = load
+        self._run = run
         self._objective: Objective | None = None
+        self._began: Beginning | None = None
         self._jobs: list[tuple[Job, ...]] = []
 
     def load(self) -> Report:
         self._objective = self._load()
-        return self._objective.report()
+        report = self._objective.report()
+        self._began = report.beginning(self._run)
+        return report
 
     def submit(self, *jobs: Job) -> None:
         self._jobs.append(jobs)
@@ -165,7 +194,7 @@ class InProcess:
         if self._objective is None:
             self._objective = self._load()
         told = [functools.partial(progress, job.number) for job in jobs]
-        outcomes = run_jobs(jobs, self._objective, told)
+        outcomes = run_jobs(jobs, self._objective, told, self._began)
         return list(map(Done, jobs, outcomes))
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from loracle.execution.messages import Finished, GarbledError, Hello, Message, R
 from loracle.execution.retry_policy import FAILED_STARTS
 from loracle.execution.slot import JobQueue, Limits, Slot, State
 from loracle.execution.worker_handle import WorkerProcess, cause_of_death
+from loracle.records.contents import Beginning
 from loracle.records.failures import DISK_ERRORS
 from loracle.records.objective import Report
 from loracle.records.trial import Failure, FailureKind
@@ -45,6 +46,10 @@ class LocalWorkers:
         config: of the run; `execution` says how many workers, and when one is given up.
         program: what a worker runs.
         count_gpus: how many there are; None: as torch counts them.
+
+    Attributes:
+        began: what the run began with, against which each worker is held before a job and after it: what
+            `load` reported, or as it is set here; None: nobody knows.
 
     Raises:
         ConfigError: more GPUs are asked for than there are, or a device that only one worker can have.
@@ -73,6 +78,8 @@ class LocalWorkers:
         ]
         self._selector = selectors.DefaultSelector()
         self._jobs = JobQueue()
+        self.began: Beginning | None = None
+        self._folder = str(config.output)
         self._report: Report | None = None
         self._wants_report = False
 
@@ -128,7 +135,7 @@ class LocalWorkers:
             if waiting and place.worker is not None and place.slot.due("give"):
                 attempts = waiting.popleft()
                 place.slot.give(attempts, time.monotonic())
-                place.worker.give([attempt.job for attempt in attempts])
+                place.worker.give([attempt.job for attempt in attempts], self.began)
         wanted = len(waiting) + (self._wants_report and self._report is None)
         coming = sum(place.slot.coming for place in self._places)
         empty = [place for place in self._places if place.slot.due("start")]
@@ -177,7 +184,8 @@ class LocalWorkers:
                 slot.load(now)
             case Ready(report) if slot.state is State.LOADING:
                 slot.ready(now)
-                self._report = report or self._report
+                if report is not None:
+                    self._report, self.began = report, report.beginning(self._folder)
                 self._hand_out()
             case Stepped(step, total, loss, part, which) if 0 <= which < len(slot.attempts):
                 progress(slot.attempts[which].job.number, step, total, loss, part)

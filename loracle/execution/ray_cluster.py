@@ -29,6 +29,7 @@ from loracle.execution.ray_station import Station
 from loracle.execution.retry_policy import FAILED_STARTS
 from loracle.execution.slot import JobQueue, Limits, Slot, State
 from loracle.records.codec import to_plain
+from loracle.records.contents import Beginning
 from loracle.records.objective import Report
 from loracle.records.trial import Failure, FailureKind
 
@@ -78,7 +79,9 @@ class RayWorkers:
         self._config = config.model_dump_json()
         self._run = run_identity(config.output)
         self._jobs = JobQueue()
+        self._folder = str(config.output)
         self._report: Report | None = None
+        self._began: Beginning | None = None
         self._wants_report = False
         limits = Limits(None, self._stall_limit, _PATIENCE, start=False)  # trials are timed on their nodes
         self._places = [_Place(Slot(position, limits, retries=False)) for position in range(wanted)]
@@ -148,7 +151,8 @@ class RayWorkers:
                 elif self._jobs.waiting:
                     (attempt,) = self._jobs.waiting.popleft()
                     place.slot.give([attempt], time.monotonic())
-                    place.answer = place.station.begin.remote(json.dumps(to_plain(attempt.job)))
+                    given = (attempt.job, self._began)
+                    place.answer = place.station.begin.remote(*(json.dumps(to_plain(x)) for x in given))
 
     def _report_is_missing(self) -> bool:
         """Whether one has to load that does not yet."""
@@ -207,6 +211,7 @@ class RayWorkers:
         match message:
             case Ready(report) if slot.state is State.LOADING:
                 self._report = report
+                self._began = None if report is None else report.beginning(self._folder)
                 slot.ready(time.monotonic())
             case Stepped(step, total, loss, part) if slot.attempts:
                 progress(slot.attempts[0].job.number, step, total, loss, part)

@@ -19,6 +19,7 @@ from loracle.execution.local import LocalWorkers
 from loracle.execution.messages import Alive, Finished, Message, Ready, Refused, Stepped, lines_of
 from loracle.execution.ray_files import ADAPTER, PIECE, run_identity, scratch_folder
 from loracle.records.codec import from_plain
+from loracle.records.contents import Beginning
 from loracle.records.objective import Part
 
 _SECONDS_A_LOOK = 1.0
@@ -60,8 +61,10 @@ class Station:
             return lines_of([Refused.of(error)])
         return lines_of([Alive() if report is None else Ready(report)])
 
-    def begin(self, job: str) -> str:
-        """Starts a job, and answers as `wait`."""
+    def begin(self, job: str, began: str) -> str:
+        """Starts a job of a run that `began` with this, and answers as `wait`."""
+        known = json.loads(began)
+        self._workers.began = None if known is None else from_plain(Beginning, known)
         wanted = from_plain(Job, json.loads(job))
         if self._scratch is not None:
             trial = self._scratch / "trial" / wanted.folder.name  # a trainer may read its number there

@@ -37,6 +37,7 @@ from loracle.execution.messages import (
     line_of,
 )
 from loracle.records.codec import from_plain
+from loracle.records.contents import Beginning
 from loracle.records.objective import Objective, Part, Progress
 
 _SECONDS_BETWEEN_SIGNS = 0.5
@@ -91,11 +92,14 @@ def _serve(driver: _Driver, load: Callable[[RunConfig], Objective]) -> None:
         gc.enable()
         driver.tell(Ready(report))
         while True:
-            jobs = [from_plain(Job, job) for job in driver.hear()["jobs"]]
+            given = driver.hear()
+            jobs = [from_plain(Job, job) for job in given["jobs"]]
+            began = None if given["began"] is None else from_plain(Beginning, given["began"])
             _open_standard_streams(log)
             with contextlib.suppress(OSError):  # a full disk
                 os.write(2, heading(f"trial {', '.join(job.folder.name for job in jobs)}"))
-            outcomes = run_jobs(jobs, objective, [_reporter(driver, place) for place in range(len(jobs))])
+            told = [_reporter(driver, place) for place in range(len(jobs))]
+            outcomes = run_jobs(jobs, objective, told, began)
             driver.tell(Finished(tuple(outcomes), memory_bytes()))
     except LoracleError as error:
         driver.tell(Refused.of(error))

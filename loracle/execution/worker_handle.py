@@ -29,6 +29,7 @@ from loracle.execution.messages import (
     message_of,
 )
 from loracle.records.codec import to_plain
+from loracle.records.contents import Beginning
 from loracle.records.trial import Failure, FailureKind
 
 _LOG_BYTES = 1_000_000  # of what a worker prints
@@ -81,9 +82,9 @@ class WorkerProcess:
         """For selectors: readable when there is something to `receive`."""
         return self._socket.fileno()
 
-    def give(self, jobs: Sequence[Job]) -> None:
-        """Hands over a job, or several that train together."""
-        self._send(json.dumps({"jobs": list(map(to_plain, jobs))}))
+    def give(self, jobs: Sequence[Job], began: Beginning | None = None) -> None:
+        """Hands over a job, or several that train together, of a run that `began` with this."""
+        self._send(json.dumps({"jobs": list(map(to_plain, jobs)), "began": to_plain(began)}))
 
     def receive(self) -> list[Message] | None:
         """What it said since the last time; None: it has died.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loracle.config.placeholders import placeholders, split_command
 from loracle.config.settings import ObjectiveConfig
-from loracle.config.user_function import source_of
+from loracle.config.user_function import source_hash
 from loracle.records.contents import file_hash
 
 _LARGEST_FILE = 64_000_000  # bytes of a command's file: what is larger is no script
@@ -13,8 +13,8 @@ _LARGEST_FILE = 64_000_000  # bytes of a command's file: what is larger is no sc
 def trainer_contents(settings: ObjectiveConfig) -> dict[str, str]:
     """Hashes by name; empty where the source cannot be told."""
     if settings.function is not None:
-        source = source_of(settings.function, settings.working_folder)
-        return {} if source is None else {f"source of {settings.function}": file_hash(source)}
+        source = source_hash(settings.function, settings.working_folder)
+        return {} if source is None else {f"source of {settings.function}": source}
     assert settings.command is not None
     found = {}
     for part in split_command(settings.command):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from loracle import __version__
@@ -27,6 +28,7 @@ from loracle.own_trainer.function import Function
 from loracle.own_trainer.guards import reading_of, reading_of_items
 from loracle.own_trainer.items import as_records, require_mean
 from loracle.records.codec import json_text
+from loracle.records.contents import Contents, text_hash
 from loracle.records.failures import DISK_ERRORS, no_room
 from loracle.records.objective import Progress, Report
 from loracle.records.space import Config, with_alpha
@@ -52,14 +54,17 @@ class ExternalObjective:
         *,
         asked: Collection[str],
         guards: Mapping[str, OwnGuardConfig] | None = None,
+        sources: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`asked`: what the trainer takes besides its knobs, such as `phase`."""
+        """`asked`: what the trainer takes besides its knobs, such as `phase`; `sources`: hashes of its
+        source, from before it was read."""
         self.has_final = "phase" in asked or "fraction" in asked
         self._fraction = settings.fraction if "fraction" in asked else None
         self._guards = guards or {}
         self._metric = metric_of("value" if settings.direction == "maximize" else "cost")
         self._settings = settings
         self._trainer = trainer
+        self._sources = {**trainer_contents(settings), **sources}
 
     @classmethod
     def from_config(cls, config: RunConfig) -> ExternalObjective:
@@ -70,6 +75,7 @@ class ExternalObjective:
         """
         settings, guards = config.objective, guards_of_own_trainer(config.guard)
         assert settings is not None
+        sources = trainer_contents(settings)
         trainer: Command | Function
         if settings.command is not None:
             trainer = Command(settings, [guard.items for guard in guards.values() if guard.items])
@@ -77,12 +83,19 @@ class ExternalObjective:
         else:
             trainer = Function(settings)
             asked = trainer.wanted
-        return cls(settings, trainer, asked=asked, guards=guards)
+        return cls(settings, trainer, asked=asked, guards=guards, sources=sources)
+
+    @property
+    def contents(self) -> Contents:
+        """Its source: of a function as it was loaded; of a command as it is now, for each trial reads it."""
+        of_function = self._settings.command is None
+        found = self._sources if of_function else trainer_contents(self._settings)
+        return Contents(text_hash(json_text(found)), lambda: found)
 
     def report(self) -> Report:
         """Whether it has a final run of its own, the data of a trial, and hashes of its source."""
-        contents = trainer_contents(self._settings)
-        return Report(has_final=self.has_final, contents=contents, fraction=self._fraction)
+        contents, has_final = self.contents, self.has_final
+        return Report(has_final, contents.hashes(), contents.fingerprint, fraction=self._fraction)
 
     def run(self, config: Config, *, seed: int, folder: Path, progress: Progress | None = None) -> Outcome:
         """One trial. Writes `provenance.json`, `log.txt` and, where it is told, `curve.tsv` into `folder`.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from loracle.errors import SpaceError
+from loracle.records.contents import Beginning, Contents
 from loracle.records.notices import Notice
 from loracle.records.sizes import Sizes
 from loracle.records.space import Config, SearchSpace
@@ -54,7 +55,8 @@ class Report:
 
     Attributes:
         has_final: whether a final training is more than a trial; else it would only repeat it.
-        contents: hash of everything that its trainings are made of, by its name for people.
+        contents, fingerprint: hash of everything that its trainings are made of, by its name for people, and
+            one of all; see `Contents`.
         notices: what the user must see about data and model.
         sizes: how many examples are used; None: the trainer is the user's own.
         memory: what a training needs and what there is, as `training/memory/plan.py` writes and reads it;
@@ -71,6 +73,7 @@ class Report:
 
     has_final: bool = True
     contents: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
     notices: tuple[Notice, ...] = ()
     sizes: Sizes | None = None
     memory: Mapping[str, Any] | None = None
@@ -79,6 +82,10 @@ class Report:
     parameters: int | None = None
     fraction: float | None = None
     together: int | None = None
+
+    def beginning(self, run: str) -> Beginning:
+        """What a run in this folder begins with, or goes on with once it was compared."""
+        return Beginning(run, self.contents, self.fingerprint)
 
     @property
     def part(self) -> str | None:
@@ -95,7 +102,15 @@ class Report:
 
 
 class Objective(Protocol):
-    """Anything that trains one config and says what came of it."""
+    """Anything that trains one config and says what came of it.
+
+    Attributes:
+        contents: everything that its trainings are made of: what this process has read, as it was then, and
+            what each training reads anew, as it is now.
+    """
+
+    @property
+    def contents(self) -> Contents: ...
 
     def report(self) -> Report:
         """What a run has to know of it before the first trial."""
@@ -150,7 +165,10 @@ class TableObjective:
     Attributes:
         space: the space that indices belong to.
         values: value or failure of each index.
+        contents: nothing, as a table does not change.
     """
+
+    contents = Contents("", dict)
 
     def __init__(self, space: SearchSpace, values: Mapping[int, float | Failure]) -> None:
         self.space = space

@@ -20,7 +20,6 @@ from loracle.config.data.sources import HubDataset
 from loracle.config.placeholders import recorded_command
 from loracle.config.settings import NO_DATA, RunConfig, SearchConfig
 from loracle.errors import StudyError
-from loracle.records.contents import MODEL_SETTINGS, PRECISION, READING
 from loracle.records.trial import FailureKind
 
 # Failures that are a config's own: they say something about it, so its settings bind. A trial that crashed or
@@ -63,9 +62,6 @@ _PLACES |= {
     f"data.{role}.{name}" for role in ("train", "validation", "test") for name in HubDataset.model_fields
 }
 _GUARD_PLACE = re.compile(r"guard\.[^.]+\.(data(\..*)?|batch_size|working_folder)")
-# What contents say in words, and the hashes that follow from it.
-_IN_WORDS = {PRECISION: "weights of the base model", READING: "model that reads the prompts"}
-_RECORDED_LATER = {*_IN_WORDS, MODEL_SETTINGS}  # runs that were begun before have none
 
 
 @dataclass(frozen=True)
@@ -139,35 +135,6 @@ def _difference(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> 
         if there == [True, False]:
             return f"with {section}, which it has not now"
     return f"with {key}={before.get(key)!r}, now {now.get(key)!r}"
-
-
-def require_same_contents(where: str, known: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Holds the contents of a run against those of its beginning.
-
-    Raises:
-        StudyError: something changed; the message names all that did.
-    """
-    names = [name for name in dict.fromkeys((*now, *known)) if name in known or name not in _RECORDED_LATER]
-    changed = [name for name in names if known.get(name) != now.get(name)]
-    said = [name for name in changed if name in _IN_WORDS and name in now]
-    if said:
-        what = "; ".join(f"{name}: {known[name]}, now {now[name]}" for name in said)
-        more = set(changed) - {*said, *(_IN_WORDS[name] for name in said)}
-        also = f"; changed, too: {', '.join(sorted(more))}" if more else ""
-        raise StudyError(
-            f"{where}: this run began with another {what}{also}; its trials would not compare. Set dtype and "
-            "device as they were, or use another output"
-        )
-    if changed == ["beliefs"]:
-        raise StudyError(
-            f"{where}: changed since this run began: beliefs, by which its trials were chosen. Give those "
-            "that it began with, or use another folder"
-        )
-    if changed:
-        raise StudyError(
-            f"{where}: changed since this run began: {', '.join(changed)}; its trials and test scores are of "
-            "what was there before and would not compare. Undo the change or use another output folder"
-        )
 
 
 def require_common_settings(where: str, name: str, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -74,7 +74,7 @@ def make_executor(config: RunConfig) -> Executor:
     """
     check_in_process(config.execution)
     if config.execution.workers == 0:
-        return InProcess(lambda: load_objective(config))
+        return InProcess(lambda: load_objective(config), str(config.output))
     if config.execution.executor == "ray":
         from loracle.execution.ray_cluster import RayWorkers
 

@@ -20,6 +20,7 @@ from loracle.config.search.limits import Begun
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, StudyError
 from loracle.records.codec import json_text
+from loracle.records.contents import require_same_contents
 from loracle.records.events import Listener, Noticed, PhaseStarted, Step
 from loracle.records.notices import Notice
 from loracle.records.space import Config, SearchSpace
@@ -28,7 +29,7 @@ from loracle.records.trial_files import read_outcome, stored_outcomes, write_out
 from loracle.report.proxy import Correlation, FractionResult, ProxyResult, draw_proxy
 from loracle.report.wording import show_config
 from loracle.run.folder import as_begun, hold
-from loracle.run.identity import require_common_settings, require_same_contents, training_settings
+from loracle.run.identity import require_common_settings, training_settings
 from loracle.run.search import search_space
 from loracle.text.files import write_atomically
 from loracle.training.contents import training_contents

@@ -19,7 +19,7 @@ from loracle.language.causal_reader import CausalReader
 from loracle.language.features import Features, FixedFeatures, build_features
 from loracle.language.prompt import Prompt, load_prompt
 from loracle.language.reader import LanguageModel, load_language_model
-from loracle.records.contents import READING
+from loracle.records.contents import READING, Contents
 from loracle.records.events import Listener, PhaseStarted, Step
 from loracle.records.objective import Objective, Report
 from loracle.records.space import SearchSpace
@@ -72,6 +72,11 @@ class ReadingObjective:
         self.run, self.final = objective.run, objective.final
         self._objective = objective
         self._config = config
+
+    @property
+    def contents(self) -> Contents:
+        """That of the objective: prompts are read once a run."""
+        return self._objective.contents
 
     def report(self) -> Report:
         """That of the objective, with the features' file and what they are made of."""

@@ -29,7 +29,7 @@ from loracle.records.space import Config, with_alpha
 from loracle.records.standard_settings import STANDARD
 from loracle.records.trial import Outcome
 from loracle.records.trial_files import stored_outcomes
-from loracle.training.contents import provenance, scoring_contents, training_contents
+from loracle.training.contents import contents_of, provenance
 from loracle.training.dataset.blocks import rows_of
 from loracle.training.dataset.notices import require_enough
 from loracle.training.dataset.shapes import Example
@@ -38,6 +38,7 @@ from loracle.training.dataset.tokens import Encoded
 from loracle.training.dataset.told import about_data
 from loracle.training.dataset.trial_size import expected_tokens, trial_cost, trial_size
 from loracle.training.guard import Guard, load_guards
+from loracle.training.judging.judge import forget_judges
 from loracle.training.memory.counting import build_memory_model
 from loracle.training.memory.kinds import check_kinds, try_kinds
 from loracle.training.memory.plan import MemoryModel, Observation, observed
@@ -64,7 +65,7 @@ class TrainingObjective:
         dropped: examples left out for their length, by split.
         sizes: all of these numbers, for people.
         questions: what trainings are scored on, by split.
-        data_fingerprint: sha256 of all splits.
+        contents: what trainings are made of.
         adapted: names of the modules and weights that have an adapter.
         guards: what must not be lost.
         notices: what the user must see about data and model.
@@ -73,9 +74,7 @@ class TrainingObjective:
     def __init__(self, config: RunConfig, splits: Splits, base: Base, group: Group = ALONE) -> None:
         self.config = config
         self._group = group
-        self.base = base
-        self.splits = splits
-        self.data_fingerprint = splits.fingerprint
+        self.base, self.splits = base, splits
         check_kinds(base, config)  # before anything takes long
         self._needs = needs_of(config.scoring)
         needs = self._needs.union(*map(needs_of, guards_of_rows(config.guard).values()))
@@ -83,9 +82,9 @@ class TrainingObjective:
         self._train = encoded["train"]
         self.n_train = len(self._train)
         self.dropped = {name: part.dropped for name, part in encoded.items()}
-        validation = encoded["validation"]
-        n_validation = len(validation)
+        n_validation = len(validation := encoded["validation"])
         guards = self.guards = load_guards(config, base.texts, splits.train)
+        self.contents = contents_of(splits, base, config.scoring, guards)
         tokens = expected_tokens(config, self._train, validation, splits.validation, guards, len(self._whole))
         size = trial_size(config.data, tokens)
         self.n_proxy = size.trained
@@ -142,6 +141,7 @@ class TrainingObjective:
             DataError, ConfigError, ModelError: one line each; see `load_splits`, `check_splits`,
                 `load_base`, `encode`, `prepare` and `probe`.
         """
+        forget_judges()  # those of a run before may have read other files
         with_peers = (with_peers or config.execution.shard_model) and config.processes > 1
         peers = Peers(config) if with_peers else None  # they load meanwhile
         splits = load_splits(config.data, config.search.seed)
@@ -158,9 +158,9 @@ class TrainingObjective:
         """Hashes of data and model, what the user must see, counts, and the memory of this machine."""
         idle = tuple(self.about_guards())  # before the first trial; workers that come later find the items
         together, width = self._together()
-        contents = training_contents(self.splits, self.base) | scoring_contents(self.config.scoring)
         return Report(
-            contents=contents | {f"rows of guard {guard.name}": guard.content for guard in self.guards},
+            contents=self.contents.hashes(),
+            fingerprint=self.contents.fingerprint,
             notices=gathered(self.notices, idle, width),
             sizes=self.sizes,
             memory=self.memory.as_json(),
@@ -323,8 +323,7 @@ class TrainingObjective:
         adapter: Path | None = None,
     ) -> TrialPlan:
         check_knobs(list(config))
-        questions = self.questions[split]
-        train = self._rows(self._train.select(chosen))
+        questions, train = self.questions[split], self._rows(self._train.select(chosen))
         memory = self.memory.on(train).learn(self._observed)
         scoring_batch = self._scoring_batch(memory, questions, config)
         micro_batch = min(memory.micro_batch(config), len(train))
@@ -435,7 +434,8 @@ class TrainingObjective:
         )
 
     def _provenance(self, plan: TrialPlan) -> dict[str, Any]:
-        return provenance(plan, self.config, {"fingerprint": self.data_fingerprint, "dropped": self.dropped})
+        data = {"fingerprint": self.splits.fingerprint, "dropped": self.dropped}
+        return provenance(plan, self.config, data)
 
     def _all_validation(self, encoded: Encoded) -> Questions | None:
         """What tells which of several final trainings is best; None where there is one."""

@@ -11,12 +11,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from fault_runs import CONFIG, config_file, wait
+from fault_runs import CONFIG, FAULTS, config_file, wait
 from processes import PATIENCE, gone, parent
 from test_work import Replay
 
@@ -24,11 +25,12 @@ from loracle.config.loading import load_config
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, StudyError
 from loracle.execution.executor import Job
-from loracle.execution.messages import Alive, Finished, Ready, messages_of
+from loracle.execution.messages import Alive, Finished, Ready, Refused, messages_of
 from loracle.execution.ray_cluster import RayWorkers, resources
 from loracle.execution.ray_files import PIECE, fetch
 from loracle.execution.ray_station import Station
 from loracle.records.codec import to_plain
+from loracle.records.contents import Beginning, file_hash
 from loracle.records.events import Event, TrialFinished, TrialStarted
 from loracle.records.trial import FailureKind
 from loracle.run.search import Search
@@ -177,13 +179,37 @@ def test_a_station_hands_out_files_in_pieces(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("LORACLE_FAULTS", json.dumps({"0": "fill"}))
     station = Station(settings(tmp_path).model_dump_json(), "", 0, "run/worker.py")
     try:
-        said = station.begin(json.dumps(to_plain(Job(0, CONFIG, 0, tmp_path / "0000"))))
+        said = station.begin(json.dumps(to_plain(Job(0, CONFIG, 0, tmp_path / "0000"))), "null")
         end = time.monotonic() + PATIENCE
         while not any(isinstance(one, Finished) for one in messages_of(said)) and time.monotonic() < end:
             said = station.wait()
         assert "0000/stuffing" in json.loads(station.files())
         pieces = [station.piece("0000/stuffing", start) for start in (0, PIECE, 10_000_000)]
         assert [len(piece) for piece in pieces] == [PIECE, 10_000_000 - PIECE, 0]
+    finally:
+        station.end()
+
+
+def test_a_node_with_other_files_than_the_run_began_with_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORACLE_FAULTS", "{}")
+    config = settings(tmp_path)
+    assert config.objective is not None
+    source = f"source of {config.objective.function}"
+    station = Station(config.model_dump_json(), "", 0, "run/worker.py")
+    job = json.dumps(to_plain(Job(0, CONFIG, 0, tmp_path / "0000")))
+    began = Beginning("the run", {source: file_hash(FAULTS)}, "of another kind")
+    try:
+        for known, last in ((began, Finished), (replace(began, contents={source: "another"}), Refused)):
+            said = messages_of(station.begin(job, json.dumps(to_plain(known))))
+            end = time.monotonic() + PATIENCE
+            while not any(isinstance(one, last) for one in said) and time.monotonic() < end:
+                said = messages_of(station.wait())
+            (told,) = [one for one in said if isinstance(one, last)]
+        assert isinstance(told, Refused)
+        assert told.message.startswith(f"the run: changed since this run began: {source}; ")
+        assert not any(isinstance(one, Finished) for one in said)
     finally:
         station.end()
 

@@ -64,7 +64,6 @@ def test_sizes_and_attributes(make: Make) -> None:
     assert len(objective.splits.validation) == 10
     assert objective.size_at(0.25) == 20
     assert objective.dropped == {"train": 0, "validation": 0, "test": 0}
-    assert objective.data_fingerprint == objective.splits.fingerprint
 
 
 def test_a_trial_writes_everything_that_explains_it(make: Make, tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from loracle.config.search.limits import DEFAULT_BUDGET, Begun
 from loracle.errors import StudyError
+from loracle.records.contents import require_same_contents
 from loracle.records.space import SearchSpace
 from loracle.records.trial import FAILURE_KEY, History
 from loracle.run.identity import (
     BINDING,
     Identity,
     require_common_settings,
-    require_same_contents,
     require_same_space,
 )
 from loracle.run.storage.journal import STUDY_NAME

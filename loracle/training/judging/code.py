@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -40,7 +41,8 @@ class CodeJudge:
     def __init__(self, settings: ScoringConfig, code: CodeConfig) -> None:
         self._code = code
         self._answer_in = None if settings.answer_pattern is None else finder(settings)  # which strips
-        self._tests = _read_tests(code.tests)
+        self._tests, read = _read_tests(code.tests)
+        self.sources = {"tests of programs": read}
 
     def check(self, items: Sequence[Asked]) -> None:
         """Every task needs tests, and the first references have to pass theirs."""
@@ -114,11 +116,12 @@ def _printed(path: Path) -> str:
     return ""
 
 
-def _read_tests(path: Path) -> dict[str, str]:
-    """Tests by prompt. Raises ConfigError, in one line."""
+def _read_tests(path: Path) -> tuple[dict[str, str], str]:
+    """Tests by prompt, and the hash of their file. Raises ConfigError, in one line."""
     found = {}
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        read = path.read_bytes()
+        lines = read.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"scoring.code.tests: {path} cannot be read: {printable(str(error), 200)}"
@@ -136,4 +139,4 @@ def _read_tests(path: Path) -> dict[str, str]:
                 f"scoring.code.tests: {path}:{number}: a row has `prompt` and `tests`, both text"
             ) from None
         found[prompt] = tests
-    return found
+    return found, hashlib.sha256(read).hexdigest()[:32]

@@ -10,9 +10,10 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
+from types import MappingProxyType
 from typing import Any
 
 from loracle.config.metrics.settings import JudgeConfig, ScoringConfig
@@ -49,6 +50,8 @@ def make(name: str, settings: ScoringConfig) -> EndpointJudge:
 
 class EndpointJudge:
     """Asks the endpoint about each answer, several at a time. The same question is asked once."""
+
+    sources: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, settings: JudgeConfig) -> None:
         self._settings = settings

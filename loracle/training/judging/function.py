@@ -6,13 +6,13 @@ import contextlib
 import inspect
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from loracle.config.metrics import metric_of
 from loracle.config.metrics.elsewhere import OwnFunction
 from loracle.config.metrics.settings import ScoringConfig
-from loracle.config.user_function import load_function, raised_in_function
+from loracle.config.user_function import load_function, raised_in_function, source_hash
 from loracle.errors import ConfigError
 from loracle.text.numbers import NotANumber, as_number
 from loracle.training.judging.judge import Asked
@@ -24,7 +24,9 @@ def make(name: str, settings: ScoringConfig) -> FunctionJudge:
     """Raises ConfigError where it cannot be imported, or does not take what it is given."""
     metric = metric_of(name)
     assert isinstance(metric, OwnFunction)
+    before = source_hash(metric.source, settings.working_folder)  # it may change while it is read
     function = load_function(metric.source, settings.working_folder, "scoring.metric")
+    source = before or source_hash(metric.source, settings.working_folder)
     with contextlib.suppress(ValueError, TypeError):  # written in C
         signature = inspect.signature(function)
         try:
@@ -33,14 +35,15 @@ def make(name: str, settings: ScoringConfig) -> FunctionJudge:
             raise ConfigError(
                 f"scoring.metric: {metric.source} is called with predictions, references and items: {error}"
             ) from None
-    return FunctionJudge(metric.source, function)
+    sources = {} if source is None else {f"source of {metric.source}": source}
+    return FunctionJudge(metric.source, function, sources)
 
 
 class FunctionJudge:
     """Calls `function(predictions, references, items)`, three lists of one length."""
 
-    def __init__(self, name: str, function: Callable[..., Any]) -> None:
-        self._name, self._function = name, function
+    def __init__(self, name: str, function: Callable[..., Any], sources: Mapping[str, str]) -> None:
+        self._name, self._function, self.sources = name, function, sources
 
     def check(self, items: Sequence[Asked]) -> None:
         """Calls it on a few examples, with their references for predictions."""

@@ -15,7 +15,14 @@ Asked = Mapping[str, Any]
 
 
 class Judge(Protocol):
-    """Judges what was written for all examples."""
+    """Judges what was written for all examples.
+
+    Attributes:
+        sources: hashes of the files that it was made of, as they were read, by their names for people.
+    """
+
+    @property
+    def sources(self) -> Mapping[str, str]: ...
 
     def check(self, items: Sequence[Asked]) -> None:
         """Raises ConfigError or DataError, in one line, where these could not be judged."""
@@ -31,12 +38,17 @@ class Judge(Protocol):
 
 
 def judge_of(metric: Metric, settings: ScoringConfig) -> Judge:
-    """Who judges by this metric; the same one for as long as the process lives.
+    """Who judges by this metric; the same one until `forget_judges`.
 
     Raises:
         ConfigError: there is none.
     """
     return _judge(metric.judge_module, metric.name, settings.model_dump_json(exclude={"batch_size"}))
+
+
+def forget_judges() -> None:
+    """From now on judges are made anew, and read their files anew."""
+    _judge.cache_clear()
 
 
 @lru_cache(maxsize=32)

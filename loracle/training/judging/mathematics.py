@@ -12,8 +12,9 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from loracle.config.metrics.settings import ScoringConfig
 from loracle.errors import ConfigError
@@ -32,6 +33,8 @@ def make(name: str, settings: ScoringConfig) -> MathJudge:
 
 class MathJudge:
     """Gives 1 to an answer that is what the reference is, else 0."""
+
+    sources: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, settings: ScoringConfig) -> None:
         self._answer_in = finder(settings)

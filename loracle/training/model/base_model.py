@@ -16,16 +16,23 @@ from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
     GenerationConfig,
+    PreTrainedConfig,
 )
 from transformers.utils import is_flash_attn_2_available
 
 from loracle.config.device import pick_device, pick_dtype
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, LoracleError, ModelError
+from loracle.records.contents import MODEL_SETTINGS, WEIGHTS
 from loracle.records.failures import one_line, refuse_no_memory
 from loracle.training.dataset.tokenizer import Place, Reading, reading_of
 from loracle.training.dataset.tokens import Encoded
-from loracle.training.model.checksum import weights_checksum, weights_fingerprint
+from loracle.training.model.checksum import (
+    settings_hash,
+    tokenizer_checksums,
+    weights_checksum,
+    weights_fingerprint,
+)
 from loracle.training.model.output.layer import OutputLayer, observed_output
 from loracle.training.model.positions import alike
 from loracle.training.parallel.shards import ShardedLayers
@@ -55,6 +62,8 @@ class Base:
             keep examples of a row apart, or nobody asked.
         output: how the model makes logits of what its output layer gives, if that is understood.
         layers: those that are divided between processes, if they are.
+        checked: of what was read, by the names of a run's contents: the fingerprint, and quick checksums of
+            the tokenizer, of its template and of the settings.
     """
 
     name: str
@@ -74,6 +83,7 @@ class Base:
     packing: Batching | None = None
     output: OutputLayer | None = None
     layers: ShardedLayers | None = None
+    checked: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def texts(self) -> Reading:
@@ -130,6 +140,7 @@ def load_base(config: RunConfig, divide: Divide | None = None, tokenizer: Any | 
     name = place.name
     try:
         _check_kind(name, place.options)
+        settings = _settings(name, place.options)
         if tokenizer is None:
             tokenizer = place.tokenizer(config)
         asked = place.options | _asked_of_the_model(config, device, dtype)
@@ -142,7 +153,7 @@ def load_base(config: RunConfig, divide: Divide | None = None, tokenizer: Any | 
         layers = None if divide is None else divide(model, device)
         if config.quantization is None:  # else it is there already, and cannot be moved
             model.to(device)
-        return _base(name, model, tokenizer, device, dtype, layers)
+        return _base(name, model, tokenizer, device, dtype, layers, settings)
     except LoracleError:
         raise
     except Exception as error:  # of any kind: files, settings and code of other people
@@ -217,7 +228,8 @@ def _base(
     tokenizer: Any,
     device: torch.device,
     dtype: torch.dtype,
-    layers: ShardedLayers | None = None,
+    layers: ShardedLayers | None,
+    settings: str,
 ) -> Base:
     """The model as trials use it."""
     ends = getattr(model.generation_config, "eos_token_id", None)
@@ -230,13 +242,14 @@ def _base(
     model.generation_config = GenerationConfig(eos_token_id=list(reading.stop_ids), pad_token_id=pad_id)
     if (output_layer := model.get_output_embeddings()) is not None:
         output_layer.register_forward_pre_hook(_contiguous)
+    fingerprint = weights_fingerprint(model, None if layers is None else layers.load_of)
     return Base(
         name=name,
         model=model,
         tokenizer=tokenizer,
         device=device,
         dtype=dtype,
-        fingerprint=weights_fingerprint(model, None if layers is None else layers.load_of),
+        fingerprint=fingerprint,
         checksum=weights_checksum(model) if layers is None else layers.checksum(),
         stop_ids=reading.stop_ids,
         pad_id=pad_id,
@@ -244,6 +257,7 @@ def _base(
         masked_logits=_has_masked_logits(model, device),
         output=observed_output(model, device),
         layers=layers,
+        checked={WEIGHTS: fingerprint, MODEL_SETTINGS: settings, **tokenizer_checksums(tokenizer)},
     )
 
 
@@ -267,6 +281,15 @@ def _check_kind(name: str, options: Mapping[str, Any]) -> None:
             f"model: {name!r} ({config.model_type}) has an encoder and a decoder; choose a model that writes "
             "from left to right"
         )
+
+
+def _settings(name: str, options: Mapping[str, Any]) -> str:
+    """Hash of the settings in its file, read before the weights; empty where there is none."""
+    try:
+        content, _ = PreTrainedConfig.get_config_dict(name, local_files_only=options["local_files_only"])
+    except (OSError, ValueError):  # as `_check_kind`
+        return ""
+    return settings_hash(content)
 
 
 def _check_loaded(name: str, model: Any, report: Mapping[str, Any]) -> None:

@@ -1,20 +1,29 @@
-"""Checksums of a model's weights: any changed bit changes them.
+"""Checksums of a model's weights: any changed bit changes them; and of its tokenizer and settings.
 
-Computed on the device in whole-number arithmetic, so they are exact and independent of order.
+Those of weights are computed on the device in whole-number arithmetic, so they are exact and independent of
+order.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
+
+from loracle.records.contents import text_hash
 
 # Words summed at once. On a CPU what fits into its cache takes half the time.
 _CHUNK = {"cpu": 1 << 15}
 _LARGE_CHUNK = 1 << 22
 _STEP = 2 * 0x9E3779B97F4A7  # between the weights of neighbouring words
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
+# Names and places, what follows from `dtype`, and what no training uses.
+_NO_SETTINGS = frozenset(
+    {"_name_or_path", "_commit_hash", "transformers_version", "dtype", "torch_dtype", "use_cache"}
+)
 
 
 def weights_fingerprint(
@@ -89,3 +98,42 @@ def _weighted_sum(bits: torch.Tensor) -> int:
 def _signed(number: int) -> int:
     """The number modulo 2**64, as 64 bits with a sign have it."""
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+# -- tokenizer and settings ---------------------------------------------------------------------------
+
+
+def tokenizer_contents(tokenizer: Any) -> dict[str, str]:
+    """Hashes by name, of a tokenizer and its chat template, for a record: the same in all versions."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        # How the last call padded and cut is state, not content.
+        parts = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
+        text = json.dumps(parts, sort_keys=True)
+    else:
+        text = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return _of_tokenizer(tokenizer, text)
+
+
+def tokenizer_checksums(tokenizer: Any) -> dict[str, str]:
+    """The same in a sixth of the time, for processes of one run: as the tokenizer is now, which changes with
+    how it was called last."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return tokenizer_contents(tokenizer) if backend is None else _of_tokenizer(tokenizer, backend.to_str())
+
+
+def settings_hash(content: Any) -> str:
+    """Of a model's settings as they stand in their file: what transformers adds differs between versions."""
+    return text_hash(json.dumps(_settings(content), sort_keys=True, default=str))
+
+
+def _of_tokenizer(tokenizer: Any, text: str) -> dict[str, str]:
+    special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
+    template = json.dumps(getattr(tokenizer, "chat_template", None), sort_keys=True, default=str)
+    return {"tokenizer": text_hash(f"{text}\n{special}"), "chat template": text_hash(template)}
+
+
+def _settings(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _settings(value) for key, value in content.items() if key not in _NO_SETTINGS}
+    return content

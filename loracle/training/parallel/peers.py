@@ -33,6 +33,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from loracle.config.settings import RunConfig
 from loracle.errors import ConfigError, ModelError
+from loracle.records.contents import require_same_contents
 from loracle.records.failures import one_line
 from loracle.training.loop import TrainingFailed, train_adapter
 from loracle.training.memory.measurement import release
@@ -73,7 +74,14 @@ class Peers:
 
         Raises:
             ConfigError, ModelError: see `join` and `base_model.load_base`.
+            StudyError: another process has read another model, as its files changed meanwhile.
         """
+        base, group = self._loaded(config, tokenizer)
+        for pipe in self._pipes:
+            require_same_contents(str(config.output), base.checked, pipe.recv())
+        return base, group
+
+    def _loaded(self, config: RunConfig, tokenizer: Any | None) -> tuple[Base, Group]:
         if not config.execution.shard_model:
             base = load_base(config, tokenizer=tokenizer)
             return base, self.join(base.device)
@@ -151,6 +159,7 @@ def serve(rank: int, config: RunConfig, pipe: Connection[Any, Any]) -> None:
     disable_progress_bar()  # the first process has one
     with contextlib.suppress(EOFError, ConnectionError):  # the first one has gone
         base, group = _loaded(rank, config, pipe)
+        pipe.send(base.checked)
         while True:
             group.meet()
             _take_part(base, group, pipe, pipe.recv())
