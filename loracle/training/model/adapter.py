@@ -77,8 +77,8 @@ def restored(base: Base) -> Iterator[ModuleTree]:
             base.layers.forget()
         if base.checksum_now() != base.checksum:
             raise ModelError(
-                f"the weights of {base.name} changed during a training, so later ones would not be "
-                "comparable; start the command again"
+                f"the weights of {base.name} changed during a training, in memory or as their file was "
+                "overwritten, so later ones would not be comparable; start the command again"
             )
 
 
