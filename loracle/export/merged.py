@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from loracle.errors import ModelError
 from loracle.export.winner.reading import Winner
-from loracle.export.winner.rows import encoded_rows
+from loracle.export.winner.rows import encoded_rows, turn_stops
 
 if TYPE_CHECKING:
     import torch
@@ -40,9 +40,12 @@ def write(winner: Winner, folder: Path) -> list[str]:
     counted = [rows.counted[a:b] for a, b in zip(rows.starts, rows.ends, strict=True)]
     model = PeftModel.from_pretrained(_loaded(winner, winner.model), str(winner.adapter)).eval()
     before = _logits(model, tokens)
-    model.merge_and_unload(safe_merge=True).save_pretrained(str(folder))
+    merged = model.merge_and_unload(safe_merge=True)
+    if stops := turn_stops(winner):
+        merged.generation_config.eos_token_id = stops
+    merged.save_pretrained(str(folder))
     AutoTokenizer.from_pretrained(winner.adapter).save_pretrained(str(folder))
-    del model
+    del model, merged
     after = _logits(_loaded(winner, str(folder)), tokens)
     for name in ("recipe.yaml", "README.md"):
         if (winner.adapter / name).exists():

@@ -45,8 +45,12 @@ def write(winner: Winner, folder: Path) -> list[str]:
 
 
 def _stops(winner: Winner) -> list[str]:
-    """Tokens that end an answer, as texts: what ends a turn of a chat need not be the tokenizer's own."""
+    """What ends an answer, as texts: what ends a turn of a chat need not be the tokenizer's own."""
+    from loracle.training.dataset.template import frame_of
     from loracle.training.dataset.tokenizer import load_reading
 
     reading = load_reading(winner.config)
-    return [str(text) for text in reading.tokenizer.convert_ids_to_tokens(sorted(reading.stop_ids))]
+    frame = frame_of(reading.tokenizer)
+    stops = sorted(frame.stops(reading.stop_ids))
+    mark = frame.ending.strip()
+    return [*map(str, reading.tokenizer.convert_ids_to_tokens(stops)), *([mark] if mark else [])]

@@ -154,7 +154,8 @@ def trl_notes(rows: Sequence[Example]) -> Iterator[str]:
     if rows[0].form == "messages":
         yield (
             "loss mask: what the chat template writes behind the end of an answer (a line break, in many) "
-            "counts in TRL; Loracle leaves it out"
+            "counts in TRL; Loracle leaves it out, and ends rows that end with no stop token of the model "
+            "with its end-of-sequence token, which TRL does not"
         )
     if rows[0].form == "messages" and not single_answers(rows):
         yield (

@@ -18,6 +18,8 @@ WEIGHTS = "weights of the base model"
 # Contents that say something in words beside a hash, and one that was not recorded from the beginning.
 PRECISION, READING = "precision of the base model", "device and precision of the prompts' model"
 MODEL_SETTINGS = "settings of the base model"
+# Where a chat template writes more around answers than white space; nothing elsewhere.
+ANSWERS = "what counts as an answer (now without what the chat template writes around it)"
 # What the search knew before the first trial, and how much of the training data a trial sees.
 PRIOR, PARAMETERS, PART = "prior", "parameters of the base model", "training examples of a trial"
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -19,7 +20,7 @@ from loracle import __version__
 from loracle.config.metrics import metric_of
 from loracle.config.metrics.settings import ScoringConfig
 from loracle.config.settings import RunConfig
-from loracle.records.contents import MODEL_SETTINGS, PRECISION, WEIGHTS, Contents, text_hash
+from loracle.records.contents import ANSWERS, MODEL_SETTINGS, PRECISION, WEIGHTS, Contents, text_hash
 from loracle.training.dataset.shapes import Example
 from loracle.training.dataset.splits import Splits
 from loracle.training.dataset.tokenizer import Place
@@ -28,6 +29,7 @@ from loracle.training.judging.harness import task_contents
 from loracle.training.judging.judge import judge_of
 from loracle.training.model.base_model import Base
 from loracle.training.model.checksum import tokenizer_contents
+from loracle.training.scoring import frame_of_answers
 from loracle.training.trial import TrialPlan
 
 
@@ -39,6 +41,9 @@ def contents_of(splits: Splits, base: Base, scoring: ScoringConfig, guards: Sequ
     """
     beside = _scoring_contents(scoring)
     beside |= {f"rows of guard {guard.name}": guard.content for guard in guards}
+    asked = [guard.questions["validation"].frame for guard in guards]
+    if frames := [f for f in (frame_of_answers(splits.validation, base, scoring), *asked) if f.marks]:
+        beside[ANSWERS] = text_hash(json.dumps(asdict(frames[0])))  # earlier versions took it for a part
     made_of = [splits.fingerprint, str(base.dtype), dict(base.checked), beside]
     return Contents(text_hash(json.dumps(made_of)), lambda: training_contents(splits, base) | beside)
 

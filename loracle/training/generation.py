@@ -10,6 +10,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from loracle.config.metrics.settings import ScoringConfig
 from loracle.records.objective import Progress
+from loracle.training.dataset.template import BARE, Frame
 from loracle.training.dataset.tokenizer import Reading
 from loracle.training.dataset.tokens import Encoded
 from loracle.training.model.base_model import Base, batches, filled_left
@@ -22,9 +23,10 @@ def generate(
     settings: ScoringConfig,
     wanted: Sequence[str] | None = None,
     progress: Progress | None = None,
+    frame: Frame = BARE,
 ) -> tuple[list[str], int]:
-    """What the model writes after each prompt, greedily, until a stop token or `max_new_tokens`; and how many
-    tokens that are, stop tokens and padding left out.
+    """What the model writes after each prompt, greedily, until a stop token or `max_new_tokens`, without what
+    the chat template writes around it; and how many tokens are written, stop tokens and padding left out.
 
     With the texts that are `wanted`, (n,), a text also ends once it has as many tokens as the reference and
     cannot become the one that is wanted, white space around it aside. `progress` is told of examples, also
@@ -44,7 +46,7 @@ def generate(
         ends: list[StoppingCriteria] = []
         if wanted is not None:
             least = (encoded.lengths - encoded.prompt_lengths)[chosen].tolist()
-            ends.append(_Departed(base, width, [wanted[i] for i in chosen], least))
+            ends.append(_Departed(base, width, [wanted[i] for i in chosen], least, frame))
         if progress is not None:
             ends.append(_Told(progress, done, len(chosen), len(encoded), width, settings.max_new_tokens))
         with base.precision():
@@ -54,10 +56,11 @@ def generate(
                 do_sample=False,
                 max_new_tokens=settings.max_new_tokens,
                 stopping_criteria=StoppingCriteriaList(ends),
+                eos_token_id=frame.stops(base.stop_ids),
             )[:, width:].tolist()
         for i, tokens in zip(chosen, written, strict=True):
-            kept = _kept(base, tokens)
-            texts[i], count = _decoded(base, kept), count + len(kept)
+            kept = _kept(base, tokens, frame)
+            texts[i], count = frame.answer(_decoded(base, kept)), count + len(kept)
         done += len(chosen)
         if progress is not None:
             progress(done, len(encoded), None, "writing")
@@ -67,9 +70,11 @@ def generate(
 class _Departed(StoppingCriteria):  # type: ignore[misc]
     """Ends the texts that can no longer become what is wanted, once they have their `least` tokens."""
 
-    def __init__(self, base: Base, width: int, wanted: Sequence[str], least: Sequence[int]) -> None:
-        self._base, self._width = base, width
-        self._wanted = ["".join(text.split()) for text in wanted]
+    def __init__(
+        self, base: Base, width: int, wanted: Sequence[str], least: Sequence[int], frame: Frame
+    ) -> None:
+        self._base, self._width, self._frame = base, width, frame
+        self._wanted = [frame.spellings(text) for text in wanted]
         self._least = least
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
@@ -78,13 +83,14 @@ class _Departed(StoppingCriteria):  # type: ignore[misc]
         found = [self._departs(*row) for row in zip(rows, self._wanted, self._least, strict=True)]
         return torch.tensor(found, device=input_ids.device)
 
-    def _departs(self, tokens: list[int], wanted: str, least: int) -> bool:
+    def _departs(self, tokens: list[int], wanted: tuple[str, ...], least: int) -> bool:
         if len(tokens) < least:
             return False
         # A character of which only some bytes are written yet, and spaces that a tokenizer may still take
         # away before what comes next, say nothing.
-        text = "".join(written_text(self._base, tokens).rstrip("\N{REPLACEMENT CHARACTER}").split())
-        return not wanted.startswith(text)
+        text = _decoded(self._base, _kept(self._base, tokens, self._frame))
+        text = "".join(text.rstrip("\N{REPLACEMENT CHARACTER}").split())
+        return not any(one.startswith(text) for one in wanted)
 
 
 class _Told(StoppingCriteria):  # type: ignore[misc]
@@ -101,17 +107,19 @@ class _Told(StoppingCriteria):  # type: ignore[misc]
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def written_text(texts: Reading | Base, tokens: Sequence[int]) -> str:
-    """The text of generated tokens, up to the first stop token and without padding.
+def written_text(texts: Reading | Base, tokens: Sequence[int], frame: Frame = BARE) -> str:
+    """The text of generated tokens, up to the first stop token, without padding and what the chat template
+    writes around it.
 
     Other special tokens are part of it: they are part of an answer that the data write with them.
     """
-    return _decoded(texts, _kept(texts, tokens))
+    return frame.answer(_decoded(texts, _kept(texts, tokens, frame)))
 
 
-def _kept(texts: Reading | Base, tokens: Sequence[int]) -> list[int]:
+def _kept(texts: Reading | Base, tokens: Sequence[int], frame: Frame) -> list[int]:
     """Those before the first stop token, without padding."""
-    end = next((n for n, token in enumerate(tokens) if token in texts.stop_ids), len(tokens))
+    stops = frame.stops(texts.stop_ids)
+    end = next((n for n, token in enumerate(tokens) if token in stops), len(tokens))
     padding = texts.tokenizer.pad_token_id
     return [token for token in tokens[:end] if token != padding]
 

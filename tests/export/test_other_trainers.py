@@ -159,7 +159,8 @@ def test_ollama_reads_the_modelfile(run: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_ollama_stops_where_turns_end(tiny_model: Path, tmp_path: Path) -> None:
-    """Also where that is another token than ends texts. The recipe says what counts in chats."""
+    """Also where that is another token than ends texts, and than the model's own. The recipe says what counts
+    in chats."""
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     (model / "chat_template.jinja").write_text(
@@ -167,15 +168,16 @@ def test_ollama_stops_where_turns_end(tiny_model: Path, tmp_path: Path) -> None:
         "{% else %}{{ m['content'] }}\n{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    ends = AutoTokenizer.from_pretrained(model).convert_tokens_to_ids(["<eos>", "<user>"])
-    GenerationConfig(eos_token_id=ends).save_pretrained(model)
+    ends = AutoTokenizer.from_pretrained(model).convert_tokens_to_ids(["<eos>", "<unk>", "<user>"])
+    GenerationConfig(eos_token_id=ends[:2]).save_pretrained(model)
     turns = [[("user", row["prompt"]), ("assistant", row["completion"])] for row in copy_rows(60)]
     rows = [{"messages": [{"role": role, "content": text} for role, text in some]} for some in turns]
     run = finish(tmp_path, model, rows)
     export(run, tmp_path / "out", "ollama")
     lines = (tmp_path / "out" / "Modelfile").read_text().splitlines()
     stops = {line for line in lines if line.startswith("PARAMETER stop")}
-    assert stops == {'PARAMETER stop "<eos>"', 'PARAMETER stop "<user>"'}
+    assert stops == {f'PARAMETER stop "{token}"' for token in ("<eos>", "<unk>", "<user>")}
+    assert GenerationConfig.from_pretrained(tmp_path / "out" / "model").eos_token_id == ends
     assert yaml.safe_load((run / "best" / "recipe.yaml").read_text())["sft"]["assistant_only_loss"] is True
 
 

@@ -75,6 +75,19 @@ def ends_of_rows(winner: Winner) -> tuple[str, str]:
     return tokenizer.decode(whole[:before]) if before else "", str(tokenizer.eos_token)
 
 
+def turn_stops(winner: Winner) -> list[int]:
+    """Tokens that an answer ends at, where the chat template ends turns with another than the model's own;
+    else none."""
+    from loracle.training.dataset.template import frame_of
+    from loracle.training.dataset.tokenizer import load_reading
+
+    if winner.splits.train[0].form != "messages":
+        return []
+    reading = load_reading(winner.config)
+    frame = frame_of(reading.tokenizer).beside(reading.stop_ids)
+    return [] if frame.stop is None else frame.stops(reading.stop_ids)
+
+
 def respelt_rows(
     winner: Winner, rows: Sequence[Example], trainer: str, *, reads_parts: bool = False
 ) -> tuple[Example, ...]:

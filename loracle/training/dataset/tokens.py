@@ -13,6 +13,7 @@ from loracle.errors import DataError, ModelError
 from loracle.training.dataset.chat import Chats, Piece, Remarks
 from loracle.training.dataset.fields import shown
 from loracle.training.dataset.shapes import Example
+from loracle.training.dataset.template import Frame, frame_of
 
 Indices = npt.NDArray[np.int64]
 
@@ -185,6 +186,7 @@ class _Maker:
         self.stops = stops
         self._chats = Chats(tokenizer)
         self.remarks = self._chats.remarks
+        self._frame: Frame | None = None  # of chats
         self._opening = _opening(tokenizer)
         unknown = tokenizer.unk_token_id
         self._unknown = None if unknown in stops else unknown  # GPT-2 names one token for both
@@ -211,7 +213,7 @@ class _Maker:
                 what = "text" if example.text else "completion"
                 raise DataError(f"{example.source}: the tokenizer finds no token in the {what}")
             opening = [] if example.messages or self._is_opened(growing[-1]) else self._opening
-            row = self._row(opening, parts, [flag for _, flag in own])
+            row = self._row(opening, parts, [flag for _, flag in own], self._ends(example))
             size = len(self._opening)
             self.remarks.doubled += bool(size) and self._is_opened(row.tokens[size:])
             self.remarks.unopened += bool(example.messages) and not self._is_opened(row.tokens)
@@ -277,7 +279,16 @@ class _Maker:
             return next((part for part in found if "".join(self._decode(done + part).split()) in dense), None)
         return None
 
-    def _row(self, opening: list[int], parts: list[list[int]], flags: list[bool]) -> _Row:
+    def _ends(self, example: Example) -> set[int]:
+        """Tokens that generation ends at."""
+        if not example.messages:
+            return self.stops
+        self._frame = self._frame or frame_of(self.tokenizer)
+        return set(self._frame.stops([*self.stops]))
+
+    def _row(
+        self, opening: list[int], parts: list[list[int]], flags: list[bool], ends: Collection[int]
+    ) -> _Row:
         """Joins pieces. White space behind a stop token does not count, and goes from the end of the row."""
         tokens, counted = list(opening), [False] * len(opening)
         for part, flag in zip(parts[:-1], flags[:-1], strict=True):
@@ -293,17 +304,18 @@ class _Maker:
             counted = [True] * len(tokens)
         counted[0] = False  # nothing stands before it to predict it from
         self.remarks.unknown += self._unknown in tokens
-        return _Row(tokens, counted, prompt_length, self._goes_on(last))
+        return _Row(tokens, counted, prompt_length, self._goes_on(last, ends))
 
     def _closed(self, part: list[int]) -> int | None:
         """Tokens up to the last stop token, where only white space follows it; None where more does."""
         last = max((i for i, token in enumerate(part) if token in self.stops), default=None)
         return last + 1 if last is not None and self._is_blank(part[last + 1 :]) else None
 
-    def _goes_on(self, last: list[int]) -> bool:
-        """Whether something follows the first stop token but white space and further ones."""
-        first = next(i for i, token in enumerate(last) if token in self.stops)
-        return not self._is_blank([token for token in last[first:] if token not in self.stops])
+    def _goes_on(self, last: list[int], ends: Collection[int]) -> bool:
+        """Whether something follows the first of the tokens that generation ends at but white space and
+        further ones."""
+        first = next(i for i, token in enumerate(last) if token in ends)
+        return not self._is_blank([token for token in last[first:] if token not in ends])
 
     def _last_stop(self, tokens: list[int]) -> int:
         """The stop token that a row uses itself, else the tokenizer's end-of-sequence token."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,9 @@ class Guard:
         """
         path = self.folder / f"{self.name}-{split}.json"
         settings = self.settings.model_dump(mode="json", exclude={"data", "batch_size"})
-        made_of = text_hash(json.dumps([self.content, fingerprint, settings, self._positions(split)]))
+        frame = self.questions[split].frame  # earlier versions took what it writes for a part of answers
+        more = [asdict(frame)] if frame.marks else []
+        made_of = text_hash(json.dumps([self.content, fingerprint, settings, self._positions(split), *more]))
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
             if known["made_of"] == made_of:

@@ -31,6 +31,7 @@ from loracle.errors import ConfigError, suggest
 from loracle.records.contents import text_hash
 from loracle.records.failures import raised
 from loracle.text.escape import printable
+from loracle.training.dataset.template import frame_of
 from loracle.training.judging.random_state import kept_random_state
 from loracle.training.model.base_model import Base
 
@@ -126,7 +127,8 @@ def run_tasks(base: Base, settings: ScoringConfig, split: str) -> dict[str, Docu
     loaded = {name: loaded_task(name, settings.lm_eval) for name in tasks}
     samples = {name: documents_of(task, settings.lm_eval, split) for name, task in loaded.items()}
     evaluate = _harness()[0]
-    with kept_random_state(), _resting(base), _silence() as said, torch.inference_mode(), base.precision():
+    resting = _resting(base, chats=settings.lm_eval.chat_template)
+    with kept_random_state(), resting, _silence() as said, torch.inference_mode(), base.precision():
         for task in loaded.values():
             task.set_fewshot_seed(seed=_FEWSHOT_SEED)
         try:
@@ -266,14 +268,21 @@ def _language_model(base: Base, settings: ScoringConfig) -> Any:
 
 
 @contextlib.contextmanager
-def _resting(base: Base) -> Iterator[None]:
-    """No dropout, and weights stay as tied as they are; afterwards every module is in the mode it was in."""
+def _resting(base: Base, *, chats: bool) -> Iterator[None]:
+    """No dropout, and weights stay as tied as they are; afterwards every module is in the mode it was in.
+
+    `chats`: whether what is written also ends where the chat template ends a turn.
+    """
+    settings, ends = base.model.generation_config, base.model.generation_config.eos_token_id
+    if chats:
+        settings.eos_token_id = frame_of(base.tokenizer).stops(base.stop_ids)
     modes = {module: module.training for module in base.model.modules()}
     base.model.eval()
     base.model.tie_weights = lambda *_, **__: None  # the harness asks for it; an adapter may be on
     try:
         yield
     finally:
+        settings.eos_token_id = ends
         del base.model.tie_weights
         for module, training in modes.items():
             module.training = training

@@ -9,6 +9,7 @@ from loracle.training.scoring.questions import (
     check_scoring,
     check_splits,
     ends_with_reference,
+    frame_of_answers,
     needs_of,
     prepare,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "check_splits",
     "comparable",
     "ends_with_reference",
+    "frame_of_answers",
     "needs_of",
     "prepare",
     "score",

@@ -194,7 +194,7 @@ def _write(
     if ends_with_reference(settings):
         wanted = [questions.references[i] for i in open_ones]
     asked_again = questions.encoded.select(open_ones)
-    written, count = generate(base, asked_again, settings, wanted, progress)
+    written, count = generate(base, asked_again, settings, wanted, progress, questions.frame)
     for i, text in zip(open_ones, written, strict=True):
         predictions[i] = text
     return predictions, count + int(asked_again.prompt_lengths.sum())

@@ -15,10 +15,11 @@ from loracle.config.metrics.settings import ScoringConfig
 from loracle.errors import ConfigError, DataError
 from loracle.training.choices import shared_lengths
 from loracle.training.dataset.shapes import Example
+from loracle.training.dataset.template import BARE, Frame, frame_of
 from loracle.training.dataset.tokenizer import Reading
 from loracle.training.dataset.tokens import Encoded, encode
 from loracle.training.generation import written_text
-from loracle.training.judging.harness import check_tasks
+from loracle.training.judging.harness import check_tasks, harness_tasks
 from loracle.training.judging.judge import asked, judge_of
 from loracle.training.judging.random_state import kept_random_state
 from loracle.training.model.base_model import Base
@@ -41,6 +42,8 @@ class Questions:
         options: (number of choices,) the text of each.
         shared: tokens that all choices of an example begin with.
         right: which choice is the reference of each example; None where their losses may differ.
+        frame: what the chat template writes around an answer, beside the model's own stop tokens; where the
+            model writes.
     """
 
     encoded: Encoded
@@ -53,6 +56,7 @@ class Questions:
     options: tuple[str, ...] = ()
     shared: npt.NDArray[np.int64] | None = None
     right: npt.NDArray[np.int64] | None = None
+    frame: Frame = BARE
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -221,18 +225,33 @@ def prepare(
     kept = [examples[i] for i in encoded.positions]
     references = tuple(example.reference or "" for example in kept)
     metrics, needs = metrics_of(settings), needs_of(settings)
+    frame = frame_of_answers(kept, texts, settings)
     if "writing" in needs:
-        references = _written_references(kept, encoded, texts, settings)
-        _check_lengths(encoded, texts, settings)
-    questions = Questions(encoded, tuple(kept), references, _labels(metrics, references, settings))
+        references = _written_references(kept, encoded, texts, settings, frame)
+        _check_written(metrics, kept, references, settings)
+        _check_lengths(encoded, texts, settings, frame)
+    labels = _labels(metrics, references, settings)
+    questions = Questions(encoded, tuple(kept), references, labels, frame=frame)
     if any(metric.counts_bytes for metric in metrics):
         questions = replace(questions, n_bytes=_counted_bytes(encoded, texts))
     return _with_choices(questions, texts, settings, max_length) if "choices" in needs else questions
 
 
-def _check_lengths(encoded: Encoded, texts: Reading | Base, settings: ScoringConfig) -> None:
+def frame_of_answers(examples: Sequence[Example], texts: Reading | Base, settings: ScoringConfig) -> Frame:
+    """What the chat template writes around answers, beside the model's own stop tokens; nothing where no
+    metric gets answers of chats."""
+    if "writing" in needs_of(settings) and examples[0].messages:
+        return frame_of(texts.tokenizer).beside(texts.stop_ids)
+    if settings.lm_eval.chat_template and harness_tasks(settings):  # the harness goes by the token alone
+        return Frame(stop=frame_of(texts.tokenizer).beside(texts.stop_ids).stop)
+    return BARE
+
+
+def _check_lengths(encoded: Encoded, texts: Reading | Base, settings: ScoringConfig, frame: Frame) -> None:
     """Raises ConfigError where what should be written cannot be."""
-    longest = encoded.lengths - encoded.prompt_lengths
+    ends = np.flatnonzero(np.isin(encoded.tokens, frame.stops(texts.stop_ids))) + 1
+    first = np.searchsorted(ends, encoded.starts + encoded.prompt_lengths, side="right")
+    longest = ends[first] - encoded.starts - encoded.prompt_lengths  # each row has a stop token
     cut = int((longest > settings.max_new_tokens).sum())
     imitate = any(metric.needs == "writing" and metric.imitates for metric in metrics_of(settings))
     if cut and imitate:
@@ -305,20 +324,44 @@ def _are_references(encoded: Encoded, right: Encoded, shared: npt.NDArray[np.int
 
 
 def _written_references(
-    kept: Sequence[Example], encoded: Encoded, texts: Reading | Base, settings: ScoringConfig
+    kept: Sequence[Example],
+    encoded: Encoded,
+    texts: Reading | Base,
+    settings: ScoringConfig,
+    frame: Frame,
 ) -> tuple[str, ...]:
     """What generation would write if it wrote the references: compared with what it does write."""
     find = finder(settings)
     found = []
     for i, example in enumerate(kept):
         start = encoded.starts[i] + encoded.prompt_lengths[i]
-        found.append(written_text(texts, encoded.tokens[start : encoded.ends[i]].tolist()))
+        found.append(written_text(texts, encoded.tokens[start : encoded.ends[i]].tolist(), frame))
         if find(found[-1]) is None:
             raise DataError(
                 f"{example.source}: scoring.answer_pattern {settings.answer_pattern!r} finds no answer in "
                 f"what the tokenizer makes of the reference: {found[-1][:80]!r}"
             )
     return tuple(found)
+
+
+def _check_written(
+    metrics: Sequence[Metric], kept: Sequence[Example], references: Sequence[str], settings: ScoringConfig
+) -> None:
+    """Raises DataError where no answer could be right, as what is written of a fit reference is not."""
+    known = {normalised(label.strip(), settings.normalise) for label in settings.labels or ()}
+    for metric in (metric for metric in metrics if metric.needs == "writing"):
+        find = comparable(metric, settings)
+        for example, text in zip(kept, references, strict=True):
+            found = find(text) or ""
+            problem = metric.reference_problem(found)
+            if problem is None and metric.labels and known and found not in known:
+                problem = "is none of scoring.labels"
+            if problem is not None:
+                raise DataError(
+                    f"{example.source}: scoring.metric: {metric.name} compares with what the model would "
+                    f"write, and for this row that {problem}: {found[:80]!r}; scoring.answer_pattern says "
+                    "where the answer stands in it"
+                )
 
 
 def _with_reference(example: Example, reference: str) -> Example:

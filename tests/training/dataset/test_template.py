@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trl
 from small_tokenizers import CHATML, byte_level, make_tokenizer
 
 from loracle.errors import DataError
 from loracle.training.dataset.notices import about_tokens
 from loracle.training.dataset.shapes import as_example
-from loracle.training.dataset.template import give_template
+from loracle.training.dataset.template import BARE, Frame, frame_of, give_template
 from loracle.training.dataset.tokens import Encoded, encode
 
 CHAT = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
@@ -81,3 +83,67 @@ def test_every_token_but_the_first_can_be_learnt(tokenizer: Any) -> None:
     encoded = encode([row], tokenizer, 50, learn_all=True)
     assert encoded.counted.tolist() == [False, True, True, True]
     assert encoded.prompt_lengths.tolist() == [2]
+
+
+# -- what a template writes around an answer -------------------------------------------------------------
+
+SHIPPED = Path(trl.__file__).parent / "chat_templates"
+TURNS = "{% for m in messages %}{{ m.role }}: {{ m.content }}ENDING{% endfor %}"
+ASKED = "{% if add_generation_prompt %}assistant: {% endif %}"
+THOUGHTLESS = "<think>\n\n</think>\n\n"
+MISTRAL = (
+    "<s>{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }}[/INST]"
+    "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
+)
+
+
+def tokenizer_of(template: str) -> Any:
+    """With the tokens of the templates tried here, special or not, and `</s>` as end of sequence."""
+    found = copy.deepcopy(byte_level())
+    found.add_tokens(["<|eot_id|>", "<end_of_turn>", "<|end|>", "<|return|>", "<think>", "</think>"])
+    found.chat_template = template
+    return found
+
+
+@pytest.mark.parametrize(
+    ("template", "opening", "ending", "stop"),
+    [
+        (CHATML, "", "", "<|im_end|>"),
+        ("qwen2_5", "", "", "<|im_end|>"),
+        ("qwen3", THOUGHTLESS, "", "<|im_end|>"),
+        ("llama3", "", "", "<|eot_id|>"),
+        ("gemma3", "", "", "<end_of_turn>"),
+        ("phi3", "", "", "<|end|>"),
+        ("gptoss", "<|channel|>final<|message|>", "", "<|return|>"),
+        ("idefics3", " ", "<end_of_utterance>\n", None),  # which reads parts alone
+        (MISTRAL, " ", "", "</s>"),
+        (TURNS.replace("ENDING", "</turn>\n") + ASKED, "", "</turn>\n", None),
+        (TURNS.replace("ENDING", "\n") + ASKED, "", "\n", None),
+        ("{{ messages[0].content }}{{ raise_exception('no') }}", "", "", None),
+    ],
+)
+def test_a_template_says_itself_what_it_writes_around_an_answer(
+    template: str, opening: str, ending: str, stop: str | None
+) -> None:
+    source = template if "{" in template else (SHIPPED / f"{template}.jinja").read_text(encoding="utf-8")
+    tokenizer = tokenizer_of(source)
+    token = None if stop is None else tokenizer.convert_tokens_to_ids(stop)
+    assert frame_of(tokenizer) == Frame(opening, ending, token)
+
+
+def test_without_a_template_nothing_is_written_around_an_answer() -> None:
+    assert frame_of(bare()) == BARE
+    assert not BARE.marks
+    assert BARE.answer(" neg\n") == " neg\n"
+
+
+def test_only_what_the_template_writes_goes_from_an_answer() -> None:
+    thoughts = Frame(THOUGHTLESS, "", 4)
+    assert thoughts.answer(THOUGHTLESS + "neg") == thoughts.answer("neg") == "neg"
+    assert thoughts.answer("<think>\nwell\n</think>\n\nneg") == "<think>\nwell\n</think>\n\nneg"
+    mark = Frame("", "</turn>\n")
+    assert [mark.answer(text) for text in ("neg</turn>\n", "neg", "</turn> neg", "", "</turn>")] == [
+        *("neg", "neg", "</turn> neg", "", "")
+    ]
+    assert Frame(stop=4).stops((2, 3)) == [2, 3, 4]
+    assert Frame(stop=3).beside((2, 3)) == BARE

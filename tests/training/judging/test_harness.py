@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +155,26 @@ def test_base_and_tuned_model_score_as_by_hand_and_random_states_stay(base: Base
             assert documents.scores.items() <= tuned.items()
     assert tuned != untrained
     assert compare("test") == untrained  # the adapter is off again
+
+
+def test_answers_end_where_the_chat_template_ends_a_turn(base: Base, tasks: Path) -> None:
+    """Here at a letter, which is made a token of its own."""
+    lm_eval = {"folder": tasks, "chat_template": True}
+    settings = ScoringConfig.model_validate({"metric": "lm_eval:write_word", "lm_eval": lm_eval})
+    mine = replace(base, tokenizer=copy.deepcopy(base.tokenizer))
+    turns = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}END{% endif %}{% endfor %}"
+
+    def written(end: str) -> list[str]:
+        mine.tokenizer.chat_template = turns.replace("END", end)
+        (documents,) = run_tasks(mine, settings, "test").values()
+        return [ast.literal_eval(item["prediction"])[0] for item in documents.items]
+
+    whole, before = written(""), base.model.generation_config.eos_token_id
+    letter = Counter("".join(text[1:] for text in whole)).most_common(1)[0][0]
+    mine.tokenizer.add_special_tokens({"additional_special_tokens": [letter]})
+    ended = written(letter)
+    assert ended == [text.partition(letter)[0] for text in whole] != whole
+    assert base.model.generation_config.eos_token_id == before
 
 
 def test_a_run_scores_final_trainings_on_other_documents_than_trials(

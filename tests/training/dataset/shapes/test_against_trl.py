@@ -1,6 +1,7 @@
 """The same rows, prepared by TRL's SFTTrainer and here: the same tokens, and the same that carry loss.
 
-Ours leave out white space behind the last stop token of a row, and never count it behind an earlier one.
+Ours leave out white space behind the last stop token of a row, and never count it behind an earlier one; and
+end with a stop token where a chat template writes none.
 """
 
 from __future__ import annotations
@@ -162,6 +163,17 @@ def test_chats_given_as_prompt_and_completion(name: str, model: Any, tmp_path: P
     same(ours(row, tokenizer), expected, tokenizer)
     whole = {"messages": chat, "tools": row["tools"]}
     same(ours(whole, tokenizer, loss_on="completion"), expected, tokenizer)
+
+
+def test_turns_that_end_with_no_stop_token_are_closed_by_one_that_trl_does_not_add(
+    model: Any, tmp_path: Path
+) -> None:
+    tokenizer, row = tokenizer_with(), {"prompt": [ASK], "completion": [SAY]}
+    tokens, counted = theirs(row, model, tokenizer, tmp_path)
+    found = encode([as_example(row, "a:1")], tokenizer, 999)  # whose stop token is `</s>`
+    assert found.tokens.tolist() == [*tokens, tokenizer.eos_token_id]
+    assert found.counted.tolist() == [*counted, True]
+    assert tokenizer.decode(found.tokens[found.counted]) == "four<|im_end|></s>"
 
 
 LAST = slice(-1, None)
