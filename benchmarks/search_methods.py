@@ -412,6 +412,7 @@ def methods(names: Sequence[str]) -> dict[str, Callable[[Start], Method]]:
         "hebo": HeboMethod,
         "default": lambda start: LoracleMethod(start, ensemble(start)),
         "default-twins": lambda start: LoracleMethod(start, replace(ensemble(start), no_twins=0)),
+        "default-stays": lambda start: LoracleMethod(start, replace(ensemble(start), retreats=False)),
         "numeric": lambda start: LoracleMethod(start, ensemble(start, "numeric")),
         "prior-alone": lambda start: LoracleMethod(start, ensemble(start, informed=1.0)),
         "default-replicated": lambda start: ReplicatingMethod(start, ensemble(start)),

@@ -32,6 +32,7 @@ NAMES = {
     "default": "Loracle default",
     "default-v1": "the same, before: prior `lora-v1`",
     "default-twins": "the same, twins not left out",
+    "default-stays": "the same, rate not lowered after divergence",
     "hand": "sweep by hand",
     "list": "fixed list of five",
     "tpe-3": "Optuna TPE, 3 random first",
@@ -65,7 +66,7 @@ def group_of(landscape: str) -> str:
     if landscape.startswith("synthetic"):
         _, _, noise, seed = landscape.split(":")
         if seed != "0":
-            return "more" if int(seed) < 5 else "unseen"
+            return "more" if int(seed) < 5 else "unseen" if int(seed) < 9 else "new"
         return "synthetic" if noise == "low" else "noise"
     if landscape.endswith(":rows"):
         return "rows"

@@ -337,6 +337,9 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "Of the first ten trials none differs from another in dropout alone": (
         "test_optimizer::test_the_first_ten_trials_are_ten_settings_whatever_their_dropout",
     ),
+    "as long as every training diverges the next has a tenth of the learning rate": (
+        "test_optimizer::test_while_everything_diverges_the_next_has_a_tenth_of_the_rate",
+    ),
     "The usual settings first": (
         "test_optimizer::test_seed_configs_come_first_and_in_order",
         "test_optimizer::test_the_second_and_third_trial_of_a_large_model_are_not_reckless",

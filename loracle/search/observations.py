@@ -24,6 +24,7 @@ Mask = npt.NDArray[np.bool_]
 _LEAST = 3  # configs that crashed with a value before it is believed to be the cause
 _CHANCE, _DOUBT = 0.01, 0.05  # that as many crash by chance: less has to be said, or to be stayed away from
 _SIDES = {0: "", 1: " or more", -1: " or less"}
+_RATE = "learning_rate"
 _CRASHES = (FailureKind.CRASHED, FailureKind.LOST, FailureKind.TIMEOUT)  # say nothing about the score
 
 
@@ -116,6 +117,28 @@ def twins(space: SearchSpace, rows: Sequence[int]) -> Mask:
         place = space.names.index("dropout")
         alike = alike - space.positions(alike)[place] * math.prod(space.shape[place + 1 :])
     return np.isin(alike, alike[list(rows)])
+
+
+def smaller_step(space: SearchSpace, history: History, free: Mask) -> int | None:
+    """Row of the free candidate that is the gentlest config that diverged with about a tenth of its learning
+    rate; None once a training has succeeded, or a gentler one is running, or there is none.
+
+    Where everything diverges nothing is known of the scores, and only one thing of the configs: their steps
+    are too large.
+    """
+    diverged = [trial for trial in history.finished if _failed(trial) is FailureKind.DIVERGED]
+    if history.succeeded or not diverged or _RATE not in space.names:
+        return None
+    config = min((space.config(trial.index) for trial in diverged), key=lambda one: number(one[_RATE]))
+    rates, rows = rows_along(space, config, _RATE)
+    smaller = [(number(rate), int(row)) for rate, row in zip(rates, rows, strict=True)]
+    smaller = [(rate, row) for rate, row in smaller if rate < number(config[_RATE])]
+    running, _ = rows_of(space, [trial.index for trial in history.pending])
+    left = [(rate, row) for rate, row in smaller if free[row]]
+    if not left or {row for _, row in smaller} & {*running.tolist()}:
+        return None
+    tenth = number(config[_RATE]) / 10
+    return min(left, key=lambda one: (abs(math.log(one[0] / tenth)), one[0]))[1]
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,8 @@ class Preset:
         seed_configs: tried first, mapped to the nearest candidates.
         careful: the first so many trials go to what is likely good, and not to what may be best: until they
             have told, the prior's boldest guess may as well be the worst config.
+        retreats: as long as every training has diverged, the next one is the gentlest of them with a tenth of
+            its learning rate.
         no_twins: of the first so many trials none differs from another in dropout alone, as long as there are
             other candidates; seed configs may.
     """
@@ -106,6 +108,7 @@ class Preset:
     recommend: Literal["observed", "posterior_mean"]
     seed_configs: tuple[dict[str, Value], ...] = ()
     careful: int = 0
+    retreats: bool = False
     no_twins: int = 0
 
     @property
@@ -148,7 +151,7 @@ def _careful(
 
 # What other landscapes taught, weighed against a plain GP. The usual settings first: the comparison that
 # every user makes; the prior chooses the second config.
-_EVERYDAY = replace(_careful(EnsembleSettings(), GOOD_PRACTICE[:1]), careful=3, no_twins=10)
+_EVERYDAY = replace(_careful(EnsembleSettings(), GOOD_PRACTICE[:1]), careful=3, retreats=True, no_twins=10)
 
 PRESETS: Mapping[str, Preset] = {
     "default": _EVERYDAY,
@@ -245,7 +248,8 @@ def with_earlier_prior(preset: Preset) -> Preset:
     """The same preset as it was with the prior before this one, for runs that were begun with it."""
     if preset.informed is None:
         return preset
-    return replace(preset, surrogate=replace(preset.informed, prior=EARLIER), careful=0, no_twins=0)
+    before = replace(preset.informed, prior=EARLIER)
+    return replace(preset, surrogate=before, careful=0, retreats=False, no_twins=0)
 
 
 def with_standard(preset: Preset, standard: Mapping[str, Value] | None) -> Preset:

@@ -24,6 +24,7 @@ from loracle.search.observations import (
     observed,
     row_of,
     rows_of,
+    smaller_step,
     twins,
     untried,
     value_of,
@@ -53,7 +54,8 @@ def propose(
     one that never stopped. Candidates that are not `allowed`, (N,), are left out, and so is what is at least
     as large as a config that ran out of memory. What has crashed every time (`doubtful`) comes after all
     else, and so does, early on, what differs in dropout alone from a config that was tried (`twins`). Seed
-    configs come first, then the best of the acquisition function, one after the other with the earlier ones
+    configs come first; then, as long as every training has diverged, the last one with a tenth of its rate
+    (`smaller_step`); then the best of the acquisition function, one after the other with the earlier ones
     pending. Before the first observation there is only the prior to go by, or chance where the preset has
     none.
 
@@ -80,6 +82,10 @@ def propose(
         if len(chosen) < n and _without(free, doubted)[row]:
             chosen.append(row)
             free[row] = False
+    smaller = smaller_step(space, history, free) if preset.retreats and len(chosen) < n else None
+    if smaller is not None:
+        chosen.append(smaller)
+        free[smaller] = False
     waiting, known = rows_of(space, [trial.index for trial in history.pending])
     belief = None
     while len(chosen) < n:

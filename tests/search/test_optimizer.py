@@ -267,6 +267,27 @@ def test_a_run_in_which_everything_diverged_goes_on(name: str, features: FixedFe
 # -- refusals -----------------------------------------------------------------------------------------
 
 
+def test_while_everything_diverges_the_next_has_a_tenth_of_the_rate() -> None:
+    space, preset = default_space(), PRESETS["default"]
+    first, diverged = propose(space, History(), preset), failed(FailureKind.DIVERGED)
+    usual = space.config(first[0])
+    (second,) = propose(space, history((first[0], diverged)), preset)
+    assert (usual["learning_rate"], space.config(second)) == (2e-4, {**usual, "learning_rate": 3e-5})
+    both = [(first[0], diverged), (second, diverged)]
+    (third,) = propose(space, history(*both), preset)
+    assert space.config(third)["learning_rate"] == space["learning_rate"].values[0]  # no lower one is left
+    assert propose(space, history(*both, (third, diverged)), preset) != [third]
+    crashed = propose(space, history((first[0], failed(FailureKind.CRASHED))), preset)
+    ended = propose(space, history((first[0], diverged), (second, 0.5)), preset)
+    running = propose(space, history((first[0], diverged), (second, None)), preset)
+    for chosen in (
+        crashed,
+        ended,
+        running,
+    ):  # no divergence, a success, a gentler one at work
+        assert space.config(chosen[0]) | {"learning_rate": 0} != usual | {"learning_rate": 0}
+
+
 def test_an_exhausted_space_is_refused() -> None:
     all_tried = history(*((index, 0.1 * i) for i, index in enumerate(CANDIDATES)))
     with pytest.raises(SpaceError, match=f"1 configs are wanted, but only 0 of {len(CANDIDATES)} candidates"):

@@ -26,6 +26,7 @@ from loracle.report.explanation.records import (
     Next,
     PriorWord,
     Proposal,
+    Source,
     UsersWord,
 )
 from loracle.report.findings.beliefs import prior_knobs, understand
@@ -37,7 +38,7 @@ from loracle.search.acquisition import expected_improvement
 from loracle.search.belief import Belief
 from loracle.search.ensemble import Ensemble, prior_alone
 from loracle.search.feasibility import Feasibility
-from loracle.search.observations import row_of, rows_along, tells, value_of
+from loracle.search.observations import row_of, rows_along, smaller_step, tells, untried, value_of
 from loracle.search.presets import EnsembleSettings, Preset, get_preset
 from loracle.search.prior import describe
 from loracle.search.propose import Beliefs, propose, ranking, seed_indices
@@ -124,14 +125,13 @@ class Reasons:
 
     def _proposal(self, history: History, trial: Trial) -> Proposal:
         before = History(tuple(t for t in history.finished if t.number < trial.number and not t.interrupted))
-        named = trial.index in seed_indices(self.space, self._asked.seed_configs)
         beliefs = self._beliefs(before)
         telling = [t for t in before.trials if tells(t)]
         failure = trial.outcome.failure if trial.outcome else None
         return Proposal(
             trial.number,
             self.space.config(trial.index),
-            "named" if named else "belief" if beliefs.informed else "chance",
+            self._source(before, trial.index, beliefs),
             len(telling),
             self._again(before, trial),
             self._expected(beliefs, trial.index),
@@ -142,6 +142,15 @@ class Reasons:
             None if failure is None else str(failure.kind),
             trial.outcome.broken if trial.outcome else (),
         )
+
+    def _source(self, before: History, index: int, beliefs: Beliefs) -> Source:
+        if index in seed_indices(self.space, self._asked.seed_configs):
+            return "named"
+        if self._asked.retreats:
+            row = smaller_step(self.space, before, untried(self.space, before))
+            if row is not None and self.space.candidates[row] == index:
+                return "divergence"
+        return "belief" if beliefs.informed else "chance"
 
     def _again(self, before: History, trial: Trial) -> bool | None:
         if not self.own:

@@ -10,7 +10,7 @@ from loracle.records.space import Config, Value
 from loracle.records.trial import GuardReading
 from loracle.report.findings.records import Chosen, PriorKnobs
 
-Source = Literal["named", "chance", "belief"]
+Source = Literal["named", "chance", "divergence", "belief"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ class Proposal:
     Attributes:
         trial: its number.
         config: that was trained.
-        source: `named`: the settings that are tried first; `chance`: nothing was known; `belief`.
+        source: `named`: the settings that are tried first; `chance`: nothing was known;
+            `divergence`: all before it had diverged, so it has a smaller learning rate; `belief`.
         known: trials that had said something before it.
         again: whether the search, asked again with the trials before this one, chooses the same; None where
             it cannot be asked, as its belief reads prompts.

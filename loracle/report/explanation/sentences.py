@@ -55,6 +55,9 @@ def proposal_lines(proposal: Proposal, metric: str) -> Iterator[str]:
             yield "It is one of the settings that are named to begin with."
         case "chance":
             yield "Nothing was known, so chance chose it."
+        case "divergence":
+            before = "The training" if proposal.known == 1 else "Every training"
+            yield f"{before} before it had diverged, so it has about a tenth of the learning rate."
         case _:
             known = "1 trial" if proposal.known == 1 else f"{proposal.known} trials"
             yield f"It promised most of what was untried, after {known}."

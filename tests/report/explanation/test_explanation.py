@@ -70,6 +70,23 @@ def test_the_search_asked_again_gives_every_trial(explained: Explanation, histor
     assert [one.score for one in explained.proposals] == [loss(trial.index) for trial in history.trials]
 
 
+def test_a_trial_after_nothing_but_divergence_is_said_to_have_smaller_steps() -> None:
+    diverged, history = Outcome(None, failure=Failure(FailureKind.DIVERGED, "it diverged")), History()
+    for number, outcome in enumerate((diverged, diverged, Outcome(-1.0))):
+        (index,) = propose(SPACE, history, get_preset("default"))
+        history = History((*history.trials, Trial(number, index, outcome)))
+    explained = REASONS.explain(history, (0, 1, 2)).proposals
+    assert [(one.source, one.again) for one in explained] == [
+        ("named", True),
+        ("divergence", True),
+        ("divergence", True),
+    ]
+    said = ["The training before it had diverged", "Every training before it had diverged"]
+    for proposal, words in zip(explained[1:], said, strict=True):
+        assert f"{words}, so it has about a tenth of the learning rate." in proposal_lines(proposal, "loss")
+        assert proposal.expected is None
+
+
 def test_the_best_of_many_scores_is_said_to_be_partly_luck(explained: Explanation) -> None:
     chosen = explained.chosen
     assert chosen is not None
