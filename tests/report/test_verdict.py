@@ -75,6 +75,9 @@ def test_a_gain_on_items_that_were_trained_on_says_so_with_counts() -> None:
     assert said(replace(found, overlap=Overlap(200)), "exact_match") == said(found, "exact_match")
     nothing = replace(compared(None, None, 0, 0), overlap=Overlap(200, rows=3))
     assert "also trained on" not in said(nothing, "exact_match")
+    counts = "of these 1,200 test items 1 trained on, 1,000 asked in training, 2 in validation, too"
+    assert headline(seen, "exact_match").endswith(f"on the same 200 test items; {counts}.")
+    assert "trained on" not in headline(nothing, "exact_match")
 
 
 def test_no_gain_is_claimed_where_the_interval_holds_zero() -> None:
@@ -217,7 +220,7 @@ def test_one_number_of_an_own_trainer_is_not_taken_for_certain() -> None:
     assert verdict(alone, "value") == f"The winner reaches a value of 0.7, {none}"
     assert headline(alone, "value") == f"Nothing was compared: the winner reaches a value of 0.7, {none}"
     assert alone.exit_code == 3
-    same = "nothing was learnt: all 3 trials that succeeded scored the same (value 0.5)"
+    same = "the search learnt nothing: all 3 trials that succeeded scored the same (value 0.5)"
     assert headline(alone, "value", scored(0.5, 0.5, 0.5)).endswith(f"lr 1e-3; {same}.")
     assert headline(alone, "value", scored(0.5, 0.6)) == headline(alone, "value")
 
@@ -240,7 +243,7 @@ def test_nothing_is_called_best_when_all_trials_scored_the_same() -> None:
     history = scored(0.0, 0.0, 0.0)
     text = verdict(compared(0.0, 0.0, 0.0, 0.0), "exact_match", history)
     assert text.startswith(
-        "Nothing was learnt: all 3 trials that succeeded scored the same (exact match 0.0 %)"
+        "The search learnt nothing: all 3 trials that succeeded scored the same (exact match 0.0 %)"
     )
     assert "no config is known to be better than another" in text
     assert "scoring.max_new_tokens" in text

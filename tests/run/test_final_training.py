@@ -170,7 +170,9 @@ def test_all_trials_equal_is_no_find(run_config: Callable[..., Path]) -> None:
     config = load_config(path)
     run(config)
     report = (config.output / "report.md").read_text()
-    assert "Nothing was learnt: all 2 trials that succeeded scored the same (exact match 0.0 %)" in report
+    assert (
+        "The search learnt nothing: both trials that succeeded scored the same (exact match 0.0 %)" in report
+    )
     assert "test loss" in report
 
 

@@ -52,7 +52,8 @@ def headline(comparison: Comparison, metric: str, history: History | None = None
         if history is None
         else _all_the_same(history, metric, [other.metric for other in comparison.others])
     )
-    end = f"{in_short(comparison)}{flat and f'; nothing was learnt: {flat}'}."
+    flat = flat and f"; the search learnt nothing: {flat}"
+    end = f"{_seen_in_short(comparison)}{in_short(comparison)}{flat}."
     if winner.value is None or standard is None or standard.value is None or comparison.same:
         text = _result(comparison, metric).removesuffix(".").removesuffix(_NOTHING_COMPARED)
         return f"{_word(comparison)}: {text[:1].lower()}{text[1:]}{end}"
@@ -283,6 +284,18 @@ def seen_before(comparison: Comparison) -> str:
     return f"Of the {seen.items:,} test items, {counts}: scores say less about new data than they seem to."
 
 
+def _seen_in_short(comparison: Comparison) -> str:
+    """The same as the end of a sentence."""
+    seen = comparison.overlap
+    said = [
+        (seen.rows, "trained on"),
+        (seen.prompts, "asked in training"),
+        (seen.chosen, "in validation, too"),
+    ]
+    counts = ", ".join(f"{n:,} {what}" for n, what in said if n)
+    return f"; of these {seen.items:,} test items {counts}" if counts and seen_before(comparison) else ""
+
+
 def _why_not_told(comparison: Comparison) -> str:
     if comparison.standing != "no_difference":
         return ""
@@ -318,7 +331,7 @@ def nothing_learnt(history: History, metric: str, others: Sequence[str] = ()) ->
     if not same:
         return ""
     value = next(t.outcome.value for t in history.succeeded if t.outcome and t.outcome.value is not None)
-    said = f"Nothing was learnt: {same}, so no config is known to be better than another."
+    said = f"The search learnt nothing: {same}, so no config is known to be better than another."
     return f"{said} {_what_to_check(value, metric)}"
 
 
@@ -330,7 +343,8 @@ def _all_the_same(history: History, metric: str, others: Sequence[str] = ()) -> 
     if len({trial.index for trial in history.succeeded}) < 2 or len(seen) > 1:
         return ""
     score = f"{metric_of(metric).title} {show_score(values[0], metric)}"
-    return f"all {len(values)} trials that succeeded scored the same ({score})"
+    trials = "both" if len(values) == 2 else f"all {len(values)}"
+    return f"{trials} trials that succeeded scored the same ({score})"
 
 
 _CHECKS = {
