@@ -6,6 +6,7 @@ Where the preset's own belief reads prompts with a language model, the belief on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +30,7 @@ from loracle.report.findings.records import (
     Slice,
     SlicePoint,
 )
-from loracle.report.findings.score_scale import ScoreScale
+from loracle.report.findings.score_scale import WIDE, ScoreScale
 from loracle.report.findings.surface import Grid, Surface
 from loracle.search.ensemble import Ensemble, fit_ensemble, prior_alone
 from loracle.search.feasibility import Feasibility
@@ -259,8 +260,9 @@ class Understanding:
     def near_equals(self, steps: Callable[[Config], int | None]) -> tuple[NearEqual, ...]:
         """Candidates with a smaller rank or fewer steps, neither being more, that are as good within noise.
 
-        As good: the believed difference, either way, is less than the standard deviation of a score, its
-        interval holds 0, and every guard is likely kept. The best believed one of each rank.
+        As good: the believed difference, either way, is less than the standard deviation of a score (as
+        fitted, or of the items that the leading one was scored on, whichever is larger), its interval holds
+        0, and every guard is likely kept. The best believed one of each rank.
 
         Args:
             steps: of a training of a config; None where nobody knows.
@@ -269,7 +271,7 @@ class Understanding:
         rank, own_steps = number(config["rank"]) if "rank" in config else None, steps(config)
         looked = self._looked_at
         mean = self.ensemble.belief(at=looked).mean
-        there, noise = float(self.ensemble.belief(at=np.array([self.leader])).mean[0]), self.ensemble.noise
+        there, noise = float(self.ensemble.belief(at=np.array([self.leader])).mean[0]), self._noise
         near = (np.abs(mean - there) <= noise) & self.likely(looked)
         looked, mean = looked[near], mean[near]
         if rank is not None:
@@ -286,7 +288,9 @@ class Understanding:
         found: dict[object, NearEqual] = {}
         for place, row in enumerate(cheaper):
             one = self._config(row)
-            if low[place] <= 0 <= high[place] and abs(middle[place]) <= noise * self.scale.slope:
+            # Two different scores alone do not say what a difference is worth: the belief's units do.
+            within = noise * self.scale.slope if self.scale.slope > 0 else math.inf
+            if low[place] <= 0 <= high[place] and abs(middle[place]) <= within:
                 trial = tried.get(int(self.space.candidates[row]))
                 key = one.get("rank", place)
                 if key not in found:
@@ -294,6 +298,16 @@ class Understanding:
                     size = int(one["rank"]) if "rank" in one else None
                     found[key] = NearEqual(one, size, steps(one), *ends, trial)
         return tuple(sorted(found.values(), key=lambda one: (one.rank or 0, one.steps or 0)))[:_SHOWN]
+
+    @property
+    def _noise(self) -> float:
+        """Standard deviation of a score, in transformed units: that of its items where it is larger, for
+        scores that happen to be equal look as if they had none."""
+        index = int(self.space.candidates[self.leader])
+        own = [one.outcome.metrics for one in self.history.succeeded if one.index == index and one.outcome]
+        ends = [(found["low"], found["high"]) for found in own if {"low", "high"} <= found.keys()]
+        of_items = max(((high - low) / (2 * WIDE) for low, high in ends), default=0.0)
+        return max(self.ensemble.noise, of_items / self.scale.slope if self.scale.slope > 0 else 0.0)
 
     def _cheaper(
         self, row: int, rank: float | None, own: int | None, steps: Callable[[Config], int | None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,18 @@ from reported_runs import CLIFF, KNOBS, history_of, made, outcome, write_logs
 
 from loracle.config.settings import build_space
 from loracle.records.codec import finite, to_plain
+from loracle.records.space import default_space
 from loracle.records.trial import Failure, FailureKind, History, Outcome, Trial
 from loracle.report.explanation.held import held_lines
 from loracle.report.explanation.reasons import Reasons
 from loracle.report.explanation.sentences import sentences as explain_sentences
+from loracle.report.findings.beliefs import understand
 from loracle.report.findings.curves import read_curve
 from loracle.report.findings.finding import Subject
 from loracle.report.findings.records import Findings
 from loracle.report.page.page import page
 from loracle.run.search import run_preset
+from loracle.search.presets import get_preset
 
 
 def crashed(kind: FailureKind, text: str = "it broke") -> Outcome:
@@ -150,6 +154,27 @@ def test_near_equals_are_cheaper_and_within_their_interval(tmp_path: Path) -> No
         assert one.rank < leader.config["rank"] or one.steps < steps
         assert one.rank <= leader.config["rank"]
         assert one.low <= 0 <= one.high
+
+
+def test_a_cheaper_config_that_scored_the_same_is_as_good() -> None:
+    """Where there are only two scores, and where items leave more noise than the belief sees in them."""
+    space, tried = default_space(), [(128, 1e-4), (64, 1e-4), (128, 2e-4), (128, 3e-4)]
+
+    def as_good(scores: tuple[float, ...], items: int) -> set[int | None]:
+        trials = []
+        for number, ((rank, rate), score) in enumerate(zip(tried, scores, strict=True)):
+            config = {"rank": rank, "alpha_ratio": 2, "dropout": 0.0, "batch_size": 16, "learning_rate": rate}
+            half = 1.96 * math.sqrt(score * (1 - score) / items)
+            told = {"low": score - half, "high": score + half}
+            trials += [Trial(2 * number + i, space.index(config), Outcome(score, told)) for i in range(2)]
+        preset, history = get_preset("default"), History(tuple(trials))
+        belief = understand(space, history, preset, 0, "exact_match", trials[0].index)
+        assert belief is not None
+        return {one.rank for one in belief.near_equals(lambda config: 10)}
+
+    assert 64 in as_good((0.79, 0.79, 0.62, 0.62), 100)
+    few, many = as_good((0.79, 0.77, 0.71, 0.65), 20), as_good((0.79, 0.77, 0.71, 0.65), 10**6)
+    assert many < few
 
 
 def test_the_cliff_is_said_where_trials_show_it_and_nowhere_else(tmp_path: Path) -> None:
