@@ -236,6 +236,24 @@ def test_labels_are_counted_and_uneven_ones_told(loracle: Loracle, run_config: W
     assert any(line.split()[:1] == ["false"] and "%)" in line for line in out.splitlines())
 
 
+def test_labels_that_differ_in_capitals_or_space_alone_are_told(loracle: Loracle, run_config: Write) -> None:
+    path = run_config()
+    labels = ["pos", "Pos", "pos ", "neg"]
+    rows = [{"text": f"row {i}", "label": labels[i % 4]} for i in range(100)]
+    (path.parent / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    view = json.loads(loracle("data", path, "--json")[1])
+    (told,) = [notice for notice in view["notices"] if notice["name"] == "labels_alike"]
+    assert "alone: 'pos' (25 rows), 'Pos' (25 rows) and 'pos ' (25 rows); each is learnt" in told["text"]
+    assert told["count"] == 50
+    counts = view["labels"].values()
+    assert {label: sum(own.get(label, 0) for own in counts) for label in labels} == {
+        "pos": 50,  # as metrics see them
+        "Pos": 25,
+        "pos ": 0,
+        "neg": 25,
+    }
+
+
 @pytest.mark.parametrize("width", [80, 140])
 def test_lines_fit_the_terminal(width: int, run_config: Write) -> None:
     config: RunConfig = load_config(run_config())

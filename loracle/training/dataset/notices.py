@@ -58,10 +58,11 @@ def about_rows(parts: Parts) -> Iterator[Notice]:
 
 
 def about_labels(parts: Parts) -> Iterator[Notice]:
-    """Labels that are uneven, or that nothing is learnt of."""
+    """Labels that are uneven, that nothing is learnt of, or that may be meant to be one."""
     found = labels_of(parts)
     if not found:
         return
+    yield from _alike(parts)
     for name, counts in found.items():
         label, n = next(iter(counts.most_common(1)))
         if n >= _UNEVEN * counts.total():
@@ -84,10 +85,32 @@ def about_labels(parts: Parts) -> Iterator[Notice]:
         )
 
 
+def _alike(parts: Parts) -> Iterator[Notice]:
+    """Labels that differ in capitals or white space alone: those that one of a kind has are more."""
+    spelt = Counter(str(e.reference) for part in parts.values() for e in part if e.reference is not None)
+    kinds: dict[str, list[str]] = {}
+    for label, _ in spelt.most_common():
+        kinds.setdefault(" ".join(label.casefold().split()), []).append(label)
+    several = [same for same in kinds.values() if len(same) > 1]
+    if several:
+        some = "; ".join(
+            _and([f"{printable(f'{one!r}', 40)} ({spelt[one]:,} rows)" for one in same]) for same in several
+        )
+        rows = sum(spelt[one] for same in several for one in same[1:])
+        yield Notice(
+            "data",
+            "labels_alike",
+            f"answers that differ in capitals or white space alone: {some}; each is learnt as it stands, and "
+            "metrics leave aside white space at the ends: spell them alike if they mean the same",
+            rows,
+        )
+
+
 def labels_of(parts: Parts) -> dict[str, Counter[str]]:
-    """How often each answer occurs, by split; empty where answers are too many and too rare to be labels."""
+    """How often each answer occurs, without white space at its ends, by split; empty where answers are too
+    many and too rare to be labels."""
     found = {
-        name: Counter(str(example.reference) for example in part if example.reference is not None)
+        name: Counter(str(example.reference).strip() for example in part if example.reference is not None)
         for name, part in parts.items()
     }
     every = sum(found.values(), Counter[str]())
