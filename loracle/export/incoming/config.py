@@ -124,7 +124,7 @@ _ELSEWHERE = {
     *MICRO_BATCH,
     *ACCUMULATION,
     *meanings.WHOLE_ROWS,
-    *(meanings.TURNS, meanings.ROWS),
+    *(meanings.TURNS, meanings.ROWS, meanings.LAST_TURN),
     *("datasets", "dataset", "dataset_name", "eval_dataset", "validation_datasets", "test_datasets"),
     *("val_set_size", "val_size", "warmup_steps", "template", "chat_template", "data_files"),
     *("dataset_config", "dataset_train_split"),
@@ -161,6 +161,8 @@ def _loss(reading: _Reading, source: Source) -> None:
         reading.put("data.loss_on", "all")
     elif whole and source.kind is KINDS["trl"]:
         reading.put("data.loss_on", "assistant")
+    elif given.get(meanings.LAST_TURN) is True:
+        reading.put("data.loss_on", "completion")
     elif isinstance(given.get(meanings.ROWS), dict):
         reading.put("data.loss_on", "completion")
         reading.notes.append(

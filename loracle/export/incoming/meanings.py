@@ -93,11 +93,11 @@ WHOLE_ROWS: dict[str, bool] = {
     "completion_only_loss": False,
 }
 TURNS = "assistant_only_loss"  # of TRL: chats count their assistant's turns alone, as here
+LAST_TURN = "mask_history"  # of LLaMA-Factory: of chats the last turn counts alone (data.loss_on: completion)
 ROWS = "rows"  # of our recipe: chats whose last turn is a completion
 
 # What is so here anyway, and what another value means.
 ANYWAY: dict[str, tuple[Any, str]] = {
-    "mask_history": (False, "there the last turn of a chat counts alone; here every turn of the assistant"),
     "packing_strategy": ("bfd", "there rows may be cut to fill blocks; here they are whole"),
     "group_by_length": (False, "there rows of like length share a step; here the order is random"),
 }

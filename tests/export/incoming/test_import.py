@@ -258,6 +258,8 @@ def test_both_factors_of_a_batch_that_is_tried_are_multiplied(imported: Imported
         (AXOLOTL, None),
         (AXOLOTL.replace("train_on_inputs: false", "train_on_inputs: true"), "all"),
         (LLAMA_FACTORY + "train_on_prompt: true\n", "all"),
+        (LLAMA_FACTORY + "mask_history: true\n", "completion"),
+        (LLAMA_FACTORY + "mask_history: false\n", None),
         (TRL, None),
         (TRL.replace("only_loss: true", "only_loss: false"), "all"),
         # Of chats, the assistant's turns alone, those of a prompt included.
