@@ -1,10 +1,10 @@
 """What the rows of `search.py` say: tables, intervals of paired differences, figures.
 
 Read by `search.py show`. A *group* is a kind of landscape (`own`, `rows`, `table`, `synthetic`, `noise`:
-formulas without noise or with much of it, `more`: further formulas, on which choices were made, and `unseen`:
-formulas on which none was). Means are over seeds first, then over landscapes, so that every landscape counts
-the same. Intervals resample landscapes and, within each, seeds (2,000 times); the two methods of a difference
-keep their pairs.
+formulas without noise or with much of it, `more`: further formulas, on which choices were made, `unseen` and
+`new`: formulas that rules were judged on, see `docs/search-tables.md`). Means are over seeds first, then over
+landscapes, so that every landscape counts the same. Intervals resample landscapes and, within each, seeds
+(2,000 times); the two methods of a difference keep their pairs.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def test_the_page_says_what_a_prior_that_cheats_and_a_hand_reach() -> None:
 def test_tables_on_the_first_page_are_those_of_the_page_with_all() -> None:
     everything = (ROOT / "docs" / "search-tables.md").read_text(encoding="utf-8")
     whole = {}
-    for group, name in (("table", "25 tables"), ("real", "Gemma"), ("rows", "small"), ("unseen", "formulas")):
+    for group, name in (("table", "25 tables"), ("real", "Gemma"), ("rows", "small"), ("new", "formulas")):
         part = re.search(rf"\nfactory, \d+ landscapes \({group}\)\n\n(.*?)\n\n", everything, re.DOTALL)
         assert part is not None
         whole[name] = rows_of(part[1])
