@@ -120,9 +120,9 @@ def labels_of(parts: Parts) -> dict[str, Counter[str]]:
 
 def about_guard_rows(name: str, rows: Sequence[Example], train: Sequence[Example]) -> Iterator[Notice]:
     """Rows of a guard that are trained on, whole or by their prompt: these are learnt, and not kept."""
-    contents, questions = {e.content for e in train}, {e.question for e in train}
+    contents, questions = {e.content for e in train}, {asked for e in train for asked in e.asks}
     whole = sum(e.content in contents for e in rows)
-    asked = sum(e.question in questions for e in rows if e.text is None) - sum(
+    asked = sum(e.asks[-1] in questions for e in rows if e.text is None) - sum(
         e.content in contents for e in rows if e.text is None
     )
     said = [
@@ -143,11 +143,11 @@ def about_guard_rows(name: str, rows: Sequence[Example], train: Sequence[Example
 
 
 def _shared(first: str, ours: Sequence[Example], second: str, theirs: Sequence[Example]) -> Iterator[Notice]:
-    contents, questions = {e.content for e in ours}, {e.question for e in ours}
+    contents, questions = {e.content for e in ours}, {asked for e in ours for asked in e.asks}
     rows = sum(e.content in contents for e in theirs)
-    others = [e for e in theirs if e.question not in questions]
+    others = [e for e in theirs if e.asks[-1] not in questions]
     prompts = len(theirs) - len(others) - rows
-    plain = {_plain(question) for question in questions}
+    plain = {_plain(question) for question in {e.question for e in ours}}
     alike = sum((asked := _plain(e.question)) in plain and _has_words(asked) for e in others)
     if first == "train":
         why = "a score on what was trained on says little about anything new"

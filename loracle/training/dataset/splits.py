@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -93,14 +92,15 @@ def load_splits(config: DataConfig, seed: int) -> Splits:
 
 def overlap(train: Iterable[Example], validation: Iterable[Example], test: Sequence[Example]) -> Overlap:
     """Test examples that are trained on or chosen by, of the examples that are used in each role."""
-    contents, asked = set(), set()
+    contents, asked = set(), set[int]()
     for example in train:
         contents.add(example.content)
-        asked.add(example.question)
-    chosen = {example.question for example in validation}
+        asked.update(example.asks)
+    chosen = {example.asks[-1] for example in validation}
     rows = sum(example.content in contents for example in test)
-    in_train = sum(example.question in asked for example in test)
-    elsewhere = sum(e.question in chosen and e.question not in asked for e in test)
+    questions = [example.asks[-1] for example in test]
+    in_train = sum(question in asked for question in questions)
+    elsewhere = sum(question in chosen and question not in asked for question in questions)
     return Overlap(len(test), rows, in_train - rows, elsewhere)
 
 
@@ -144,17 +144,15 @@ def _carve(
 ) -> dict[str, tuple[Example, ...]]:
     """Takes splits of about the wanted sizes out of `train`, whose other rows keep their order.
 
-    Rows of one prompt go together, and none goes whose prompt stands in another file. A prompt of so many
+    Rows of one prompt go together, and so do chats that begin alike (`_together`); none goes whose prompt
+    stands in another file. A prompt of so many
     rows that it would make a split half again as large as wanted stays where others are left.
     """
     examples = parts["train"]
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for position, example in enumerate(examples):
-        groups.setdefault(example.question, []).append(position)
-    elsewhere = {example.question for name, part in parts.items() if name != "train" for example in part}
-    asked = list(groups)
-    order = np.random.default_rng((_SPLIT_STREAM, seed)).permutation(len(asked))
-    free = [groups[asked[i]] for i in order if asked[i] not in elsewhere]
+    groups = _together(examples)
+    elsewhere = {example.asks[-1] for name, part in parts.items() if name != "train" for example in part}
+    order = np.random.default_rng((_SPLIT_STREAM, seed)).permutation(len(groups))
+    free = [groups[i] for i in order if not any(elsewhere & {*examples[one].asks} for one in groups[i])]
     found: dict[str, tuple[Example, ...]] = {}
     rest = set(range(len(examples)))
     for name, size in wanted.items():
@@ -162,6 +160,30 @@ def _carve(
         rest -= set(taken)
         found[name] = tuple(examples[i] for i in sorted(taken))
     return found | {"train": tuple(examples[i] for i in sorted(rest))}
+
+
+def _together(examples: Sequence[Example]) -> list[list[int]]:
+    """Positions of rows that go together, in order of their first: those of one prompt, and of chats those
+    that are the beginning of one another, as far as its answer is learnt."""
+    asks = [example.asks for example in examples]
+    last = {questions[-1]: position for position, questions in reversed([*enumerate(asks)])}
+    leader = list(range(len(examples)))
+
+    def first_of(position: int) -> int:
+        while leader[position] != position:
+            leader[position] = leader[leader[position]]
+            position = leader[position]
+        return position
+
+    for position, questions in enumerate(asks):
+        for question in questions:
+            if (other := last.get(question)) is not None:
+                low, high = sorted((first_of(other), first_of(position)))
+                leader[high] = low
+    groups: dict[int, list[int]] = {}
+    for position in range(len(examples)):
+        groups.setdefault(first_of(position), []).append(position)
+    return list(groups.values())
 
 
 def _take(groups: list[list[int]], size: int) -> tuple[list[int], list[list[int]]]:

@@ -18,7 +18,7 @@ from loracle.records.notices import Notice
 from loracle.run.tune import tune
 from loracle.training.dataset.notices import about_references, about_sizes, about_tokens
 from loracle.training.dataset.shapes import as_example
-from loracle.training.dataset.splits import load_splits
+from loracle.training.dataset.splits import load_splits, overlap
 from loracle.training.dataset.tokens import encode
 from loracle.training.objective import TrainingObjective
 
@@ -263,6 +263,31 @@ def test_chats_share_a_prompt_where_all_before_the_answer_is_equal(write_rows: W
     )
     (found,) = load_splits(config, 0).notices
     assert (found.name, found.count) == ("prompts_shared", 1)
+
+
+def test_a_test_chat_that_begins_a_training_chat_asks_what_is_learnt_there(write_rows: Write) -> None:
+    def chat(*says: str, **last: Any) -> dict[str, Any]:
+        roles = ["user", "assistant"] * (len(says) // 2)
+        turns = [{"role": role, "content": text} for role, text in zip(roles, says, strict=True)]
+        return {"messages": turns, **last}
+
+    long = [chat(f"q{i}", f"a{i}", f"more{i}", f"b{i}") for i in range(12)]
+    long[3]["messages"][1]["weight"] = 0  # read there, and not learnt
+    begun = [
+        chat(f"q{i}", f"a{i}") for i in range(5)
+    ]  # the beginnings of five of them, one of which is not learnt
+    other = [chat("q7", "a7", "another question", "x"), chat("new", "x")]
+    config = DataConfig(
+        train=write_rows("t.jsonl", long),
+        validation=write_rows("v.jsonl", [chat(f"v{i}", "x") for i in range(4)]),
+        test=write_rows("s.jsonl", [*begun, *other]),
+    )
+    splits = load_splits(config, 0)
+    assert [(found.name, found.count) for found in splits.notices] == [("prompts_shared", 4)]
+    found = overlap(splits.train, splits.validation, splits.test)
+    assert (found.items, found.rows, found.prompts, found.chosen) == (7, 0, 4, 0)
+    last = config.model_copy(update={"loss_on": "completion"})
+    assert load_splits(last, 0).notices == ()  # the last turn alone is learnt there
 
 
 def test_prompts_that_are_alike_but_for_capitals_spaces_and_marks_are_counted(write_rows: Write) -> None:

@@ -96,6 +96,22 @@ def test_rows_of_one_prompt_stay_on_one_side(form: str, write_rows: Write) -> No
         assert not validation & test
 
 
+def test_chats_that_grow_stay_on_one_side(write_rows: Write) -> None:
+    """As exports have them: after one turn, after two, and after three."""
+    turns = ["user", "assistant"] * 3
+    rows = [
+        {"messages": [{"role": role, "content": f"{role} {k} of {i}"} for k, role in enumerate(turns[:n])]}
+        for n in (2, 4, 6)
+        for i in range(40)
+    ]
+    for seed in range(3):
+        splits = load_splits(DataConfig(train=write_rows("t.jsonl", rows)), seed)
+        assert [len(part) for part in splits.parts.values()] == [96, 12, 12]
+        sides = [{e.messages[0].content for e in part} for part in splits.parts.values()]
+        assert [len(side) for side in sides] == [32, 4, 4]
+        assert splits.notices == ()
+
+
 def test_an_automatic_split_shares_no_prompt_with_a_given_file(write_rows: Write) -> None:
     rows = copy_rows(40, 5)
     train = write_rows("t.jsonl", rows)

@@ -109,6 +109,19 @@ class Example:
             return (self.text,) if self.text is not None else (self.prompt,)
         return (tuple(turn.says for turn in self.messages[:-1]), canonical(self.for_template))
 
+    @property
+    def asks(self) -> tuple[int, ...]:
+        """A number for all that stands before each answer that is learnt, the last one's last: equal for
+        equal questions. A turn within a chat is asked like the last one of a shorter chat; see `question`."""
+        if not self.messages:
+            return (hash(self.question),)
+        before, found = hash(canonical(self.for_template)), []
+        for turn in self.messages[:-1]:
+            if turn.role == "assistant" and turn.learnt:
+                found.append(before)
+            before = hash((before, turn.says))
+        return (*found, before)
+
     def learning(self, loss_on: LossOn | None) -> Example:
         """The row with the turns that `loss_on` has learnt; None: those of its completion, if it has one,
         else all of the assistant.
