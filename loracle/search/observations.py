@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from loracle.errors import SpaceError
 from loracle.records.failures import kinds_of
-from loracle.records.space import Config, Indices, SearchSpace, Value, number
+from loracle.records.space import NUMERIC, Config, Indices, SearchSpace, Value, number
 from loracle.records.trial import FailureKind, History, Trial
 
 Mask = npt.NDArray[np.bool_]
@@ -106,29 +106,36 @@ def fitting(space: SearchSpace, history: History) -> Mask:
     return fits
 
 
-def twins(space: SearchSpace, rows: Sequence[int]) -> Mask:
+def twins(space: SearchSpace, rows: Sequence[int], *, early: bool = False) -> Mask:
     """Which candidates are, but for their dropout, one of some rows, (N,).
 
     Of all knobs dropout moves the score least (fact 32 of docs/lora-facts.md): what such a candidate
     scores is known nearly as well as what the other scored.
+
+    Args:
+        early: numbers of which the prior knows nothing are left aside, too, where there are others: the same
+            settings with a little more warm-up are no second trial.
     """
+    aside = {"dropout"}
+    if early and any(knob.name in NUMERIC and len(knob.values) > 1 for knob in space.knobs):
+        aside |= {knob.name for knob in space.knobs if not knob.named and knob.name not in NUMERIC}
     alike = space.candidates
-    if "dropout" in space.names:
-        place = space.names.index("dropout")
-        alike = alike - space.positions(alike)[place] * math.prod(space.shape[place + 1 :])
+    for place, (name, positions) in enumerate(zip(space.names, space.positions(alike), strict=True)):
+        if name in aside:
+            alike = alike - positions * math.prod(space.shape[place + 1 :])
     return np.isin(alike, alike[list(rows)])
 
 
-def smaller_step(space: SearchSpace, history: History, free: Mask) -> int | None:
+def smaller_step(space: SearchSpace, history: History, free: Mask) -> list[int]:
     """Row of the free candidate that is the gentlest config that diverged with about a tenth of its learning
-    rate; None once a training has succeeded, or a gentler one is running, or there is none.
+    rate; none once a training has succeeded, or while a gentler one is running, or where there is none.
 
     Where everything diverges nothing is known of the scores, and only one thing of the configs: their steps
     are too large.
     """
     diverged = [trial for trial in history.finished if _failed(trial) is FailureKind.DIVERGED]
     if history.succeeded or not diverged or _RATE not in space.names:
-        return None
+        return []
     config = min((space.config(trial.index) for trial in diverged), key=lambda one: number(one[_RATE]))
     rates, rows = rows_along(space, config, _RATE)
     smaller = [(number(rate), int(row)) for rate, row in zip(rates, rows, strict=True)]
@@ -136,9 +143,9 @@ def smaller_step(space: SearchSpace, history: History, free: Mask) -> int | None
     running, _ = rows_of(space, [trial.index for trial in history.pending])
     left = [(rate, row) for rate, row in smaller if free[row]]
     if not left or {row for _, row in smaller} & {*running.tolist()}:
-        return None
+        return []
     tenth = number(config[_RATE]) / 10
-    return min(left, key=lambda one: (abs(math.log(one[0] / tenth)), one[0]))[1]
+    return [min(left, key=lambda one: (abs(math.log(one[0] / tenth)), one[0]))[1]]
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,7 @@ def propose(
     """
     free = untried(space, history)
     taken = np.flatnonzero(~free).tolist()
-    free &= fitting(space, history)
-    if allowed is not None:
-        free &= allowed
+    free &= fitting(space, history) & (True if allowed is None else allowed)
     left = int(free.sum())
     if strict and left < n:
         raise SpaceError(
@@ -82,17 +80,14 @@ def propose(
         if len(chosen) < n and _without(free, doubted)[row]:
             chosen.append(row)
             free[row] = False
-    smaller = smaller_step(space, history, free) if preset.retreats and len(chosen) < n else None
-    if smaller is not None:
-        chosen.append(smaller)
+    if preset.retreats and len(chosen) < n:
+        chosen += (smaller := smaller_step(space, history, free))
         free[smaller] = False
     waiting, known = rows_of(space, [trial.index for trial in history.pending])
     belief = None
     while len(chosen) < n:
         belief = belief or Beliefs.of(space, history, preset, features, seed)
-        good = _without(free, doubted)
-        if len(taken) + len(chosen) < preset.no_twins:
-            good = _without(good, twins(space, [*taken, *chosen]))
+        good = _new(space, preset, [*taken, *chosen], _without(free, doubted))
         if belief.informed:
             row = belief.best([*waiting[known].tolist(), *chosen], good)
         else:
@@ -241,6 +236,13 @@ def _by_chance(free: Mask, seed: int, position: int) -> int:
     """A random row, another for every position in the run. Interrupted trials do not count there, so that a
     run that was killed goes on as if it had not been."""
     return int(np.random.default_rng([seed, position]).choice(np.flatnonzero(free)))
+
+
+def _new(space: SearchSpace, preset: Preset, tried: Sequence[int], free: Mask) -> Mask:
+    """The free ones that are no twins of what was tried, as long as twins are left out."""
+    if len(tried) >= preset.no_twins:
+        return free
+    return _without(free, twins(space, tried, early=len(tried) < preset.careful))
 
 
 def _without(free: Mask, worse: Mask) -> Mask:

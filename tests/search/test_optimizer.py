@@ -603,6 +603,22 @@ def test_the_first_ten_trials_are_ten_settings_whatever_their_dropout(
     assert len({tuple(config[name] for name in space.names if name != "dropout") for config in configs}) == 10
 
 
+def test_the_first_three_trials_differ_in_more_than_what_the_prior_knows_nothing_of() -> None:
+    warmup, style = Knob("warmup_fraction", (0.0, 0.05, 0.1), "linear"), Knob("style", ("plain", "odd"))
+    space, known = (
+        SearchSpace((*default_space().knobs, warmup, style)),
+        list[tuple[int, Outcome | float | None]](),
+    )
+    for value in (0.5, 0.4, 0.3):
+        known.append((propose(space, history(*known), PRESETS["default"])[0], value))
+    configs = [space.config(index) for index, _ in known]
+    aside = ("dropout", "warmup_fraction")
+    assert len({tuple(config[name] for name in space.names if name not in aside) for config in configs}) == 3
+    alone = SearchSpace((Knob("width", (1, 2, 3, 4)),))  # nothing else is left to differ in
+    (second,) = propose(alone, history((0, 0.5)), PRESETS["default"])
+    assert second != 0
+
+
 def test_where_dropout_is_all_that_is_left_it_is_searched() -> None:
     space = SearchSpace(
         (Knob("rank", (8,)), Knob("dropout", (0.0, 0.05, 0.1)), Knob("learning_rate", (1e-4,)))

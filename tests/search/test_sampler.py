@@ -867,6 +867,21 @@ def test_many_own_parameters_are_searched_and_not_said_to_be_drawn() -> None:
     assert not any("drawn by" in str(one.message) for one in told)
 
 
+def test_the_first_trial_has_what_is_nearest_to_the_usual_values_where_steps_pass_them_by() -> None:
+    def asks(trial: optuna.Trial) -> float:
+        rate = trial.suggest_float("lr", 1e-5, 1e-2, log=True)
+        trial.suggest_int("lora_alpha", 5, 100, step=5)
+        trial.suggest_int("epochs", 1, 3)
+        trial.suggest_float("warmup_ratio", 0, 0.2, step=0.05)
+        return rate
+
+    study = optuna.create_study(sampler=LoracleSampler(seed=0))
+    study.optimize(asks, n_trials=2)
+    first, second = (trial.params for trial in study.trials)
+    assert (first["lr"], first["lora_alpha"], first["warmup_ratio"]) == (2e-4, 30, 0.05)
+    assert (second["lr"], second["lora_alpha"]) != (2e-4, 30)  # no second trial of the same with more warm-up
+
+
 def test_the_first_trial_has_the_usual_values_of_all_known_names() -> None:
     def asks(trial: optuna.Trial) -> float:
         rate = trial.suggest_float("lr", 1e-5, 1e-2, log=True)

@@ -147,8 +147,8 @@ class Reasons:
         if index in seed_indices(self.space, self._asked.seed_configs):
             return "named"
         if self._asked.retreats:
-            row = smaller_step(self.space, before, untried(self.space, before))
-            if row is not None and self.space.candidates[row] == index:
+            smaller = smaller_step(self.space, before, untried(self.space, before))
+            if index in self.space.candidates[smaller]:
                 return "divergence"
         return "belief" if beliefs.informed else "chance"
 

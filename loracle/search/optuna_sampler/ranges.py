@@ -78,13 +78,23 @@ class _Axis:
         if most and len(values) > most and self.thins:
             values = [values[i] for i in np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))]
         usual = self.usual
-        if (
-            usual is not None
-            and self.thins
-            and any(contains(self.name, usual, d) for d in self.distributions)
-        ):
-            values = _apart([usual, *values])
+        if usual is not None and self.thins:
+            if any(contains(self.name, usual, d) for d in self.distributions):
+                values = _apart([usual, *values])
+            elif not self.as_before:
+                values = _apart([*self._next_to(usual), *values])
         return tuple(values)
+
+    def _next_to(self, usual: Number) -> list[Number]:
+        """What ranges hold that is nearest to a value between two of their steps, on the knob's scale."""
+        found: list[Number] = []
+        for one in self.distributions:
+            step = getattr(one, "step", None)
+            if step and one.low < usual < one.high:  # type: ignore[attr-defined]
+                below = one.low + step * math.floor((usual - one.low) / step)  # type: ignore[attr-defined]
+                found += [value for value in (below, below + step) if contains(self.name, value, one)]
+        place = math.log if self.scale in ("log2", "log10") else float
+        return [min(found, key=lambda value: abs(place(value) - place(usual)))] if found else []
 
     @property
     def thins(self) -> bool:
