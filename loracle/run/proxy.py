@@ -32,7 +32,7 @@ from loracle.run.folder import as_begun, hold
 from loracle.run.identity import require_common_settings, training_settings
 from loracle.run.search import search_space
 from loracle.text.files import write_atomically
-from loracle.training.contents import training_contents
+from loracle.training.contents import answer_contents, training_contents
 from loracle.training.objective import TrainingObjective
 
 Floats = npt.NDArray[np.float64]
@@ -191,7 +191,8 @@ def _with_trials(
 
 def _hold_identity(folder: Path, config: RunConfig, objective: TrainingObjective, listen: Listener) -> None:
     """Records what trainings are made of, as long as there are none; compares it from then on."""
-    path, now = folder / "identity.json", training_contents(objective.splits, objective.base)
+    path, made_of = folder / "identity.json", (objective.splits, objective.base)
+    now = training_contents(*made_of) | answer_contents(*made_of, config.scoring)
     settings = json.loads(json.dumps(training_settings(config)))
     if (known := _recorded(folder)) is not None:
         before, set_before = known

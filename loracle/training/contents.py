@@ -41,11 +41,20 @@ def contents_of(splits: Splits, base: Base, scoring: ScoringConfig, guards: Sequ
     """
     beside = _scoring_contents(scoring)
     beside |= {f"rows of guard {guard.name}": guard.content for guard in guards}
-    asked = [guard.questions["validation"].frame for guard in guards]
-    if frames := [f for f in (frame_of_answers(splits.validation, base, scoring), *asked) if f.marks]:
-        beside[ANSWERS] = text_hash(json.dumps(asdict(frames[0])))  # earlier versions took it for a part
+    beside |= answer_contents(splits, base, scoring, guards)
     made_of = [splits.fingerprint, str(base.dtype), dict(base.checked), beside]
     return Contents(text_hash(json.dumps(made_of)), lambda: training_contents(splits, base) | beside)
+
+
+def answer_contents(
+    splits: Splits, base: Base, scoring: ScoringConfig, guards: Sequence[Guard] = ()
+) -> dict[str, str]:
+    """Hash by name, of what a chat template writes around answers that are scored: earlier versions took it
+    for a part of them, and recorded none. Nothing where none is, or it is white space alone."""
+    of_guards = (guard.questions["validation"].frame for guard in guards)
+    frames = (frame_of_answers(splits.validation, base, scoring), *of_guards)
+    found = next((frame for frame in frames if frame.marks), None)
+    return {} if found is None else {ANSWERS: text_hash(json.dumps(asdict(found)))}
 
 
 def training_contents(splits: Splits, base: Base) -> dict[str, str]:

@@ -12,6 +12,7 @@ import pytest
 from conftest import Loracle, copy_rows
 from finished_runs import finish
 
+from loracle.records.contents import ANSWERS
 from loracle.records.trial import GuardReading
 from loracle.records.trial_files import read_items
 from loracle.report.comparison.records import Pair, RunRow, RunsCompared
@@ -59,6 +60,18 @@ def test_two_runs_of_the_same_rows_are_paired_and_others_say_why_not(
     assert pair["items"] == len(items[0])
     scores = {row["run"]: row["value"] for row in content["runs"]}
     assert pair["difference"] == pytest.approx(scores["dora"] - scores["plain"])
+
+
+def test_answers_of_an_earlier_version_are_not_paired_with_those_of_this_one(
+    loracle: Loracle, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Where a chat template writes around answers what was once a part of them, which contents then say."""
+    other = Path(shutil.copytree(runs["answers"], tmp_path / "other"))
+    journal = (other / "journal.log").read_text()
+    recorded = journal.replace('"test rows"', f'"{ANSWERS}": "0", "test rows"')
+    assert recorded != journal
+    (other / "journal.log").write_text(recorded)
+    assert "one is of an earlier version" in loracle("compare", runs["answers"], other)[1]
 
 
 def test_of_many_pairs_each_has_to_be_told_more_clearly(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from loracle.config.loading import load_config
 from loracle.errors import ConfigError, StudyError
+from loracle.records.contents import ANSWERS
 from loracle.records.events import Event, Noticed, PhaseStarted
 from loracle.records.space import Knob, SearchSpace, default_space
 from loracle.report.proxy import proxy_table
@@ -151,3 +153,22 @@ def test_trainings_of_other_data_model_or_settings_are_refused_by_name(
     heard: list[Event] = []
     check_proxy(config, 4, [0.4], heard.append)
     assert [e.notice.name for e in heard if isinstance(e, Noticed)] == ["contents_recorded_late"]
+
+
+def test_trainings_that_were_scored_by_answers_with_marks_around_them_are_refused(
+    run_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As earlier versions did, which recorded nothing of it."""
+    (tmp_path / "marked.jinja").write_text(
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}#{% endif %}{% endfor %}"
+    )
+    data = {"train": "train.jsonl", "proxy": 0.5, "as_chat": True, "template": "marked.jinja"}
+    scoring = {"metric": "exact_match", "max_new_tokens": 6}
+    config = load_config(run_config(data=data, scoring=scoring, training={"max_steps": 1}))
+    check_proxy(config, 4, [0.5], lambda event: None)
+    path = config.output / "proxy" / "identity.json"
+    known = json.loads(path.read_text())
+    assert known["contents"].pop(ANSWERS)
+    path.write_text(json.dumps(known))
+    with pytest.raises(StudyError, match="changed since this run began: what counts as an answer"):
+        check_proxy(config, 4, [0.5], lambda event: None)

@@ -13,6 +13,7 @@ from loracle.config.data.sources import short_name
 from loracle.config.metrics import metric_of
 from loracle.config.settings import RunConfig
 from loracle.errors import StudyError
+from loracle.records.contents import ANSWERS
 from loracle.records.trial import History
 from loracle.records.trial_files import read_items
 from loracle.report.comparison.records import Pair, RunRow, RunsCompared
@@ -158,7 +159,11 @@ def _unlike(one: _Run, other: _Run) -> str:
         return "one is of a trainer of one's own, whose items are its own affair"
     if rows[0] != rows[1]:
         return "their test rows differ"
-    tokenizers = [run.contents.get("tokenizer") for run in (one, other)]
+    tokenizers, answers = (
+        [run.contents.get(name) for run in (one, other)] for name in ("tokenizer", ANSWERS)
+    )
+    if metric.needs == "writing" and tokenizers[0] == tokenizers[1] and answers[0] != answers[1]:
+        return "one is of an earlier version, whose answers hold what the chat template writes around them"
     if metric.needs == "loss" and not metric.counts_bytes and tokenizers[0] != tokenizers[1]:
         return f"{metric.title} is of tokens, and their tokenizers differ; bits_per_byte compares"
     return ""
