@@ -125,6 +125,40 @@ def test_knobs_that_depend_on_others_train_nothing_twice() -> None:
     assert {"dropout" in trial.params for trial in study.trials} == {True, False}
 
 
+@pytest.mark.parametrize("preset", ["default", "numeric"])
+def test_a_branch_that_appears_late_trains_nothing_twice(preset: str) -> None:
+    """Settings of the branch that is known have no value of what the other one asks for, before and after."""
+
+    def objective(trial: optuna.Trial) -> float:
+        rank = trial.suggest_categorical("rank", [8, 16, 32])
+        rate = trial.suggest_categorical("learning_rate", [1e-4, 3e-4, 1e-3])
+        lion = trial.suggest_categorical("optimizer", ["adamw", "lion"]) == "lion"
+        if lion:
+            trial.suggest_categorical("beta2", [0.9, 0.99, 0.999])
+        return -abs(math.log10(rate) + 3.3) - abs(math.log2(rank) - 4) / 10 - 0.5 * lion
+
+    sampler = LoracleSampler(preset=preset, seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        study.optimize(objective, n_trials=40)
+    assert any("have been tried or are running; the search ends here" in str(one.message) for one in told)
+    assert "beta2" not in study.trials[0].params
+    assert distinct(study) == len(study.trials) == 36
+
+
+def test_configs_from_before_a_parameter_was_added_may_be_trained_with_it() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        return -float(trial.suggest_categorical("rank", [8, 16]))
+
+    study = study_of(default_space())
+    study.optimize(objective, n_trials=1)
+    study.optimize(lambda trial: objective(trial) - trial.suggest_float("dropout", 0, 0.3), n_trials=4)
+    (first, *later) = study.trials
+    assert first.params["rank"] in {trial.params["rank"] for trial in later}
+    assert distinct(study) == 5
+
+
 def test_ranges_that_depend_on_others_are_learnt() -> None:
     def objective(trial: optuna.Trial) -> float:
         rank = trial.suggest_categorical("rank", [4, 8, 16, 32, 64])

@@ -262,8 +262,9 @@ def question_of(
     searched = np.asarray(inside & (standing == np.arange(len(standing))))
     ended = {trial.number for trial in trials if trial.interrupted}
     over = [row for number, row in rows.items() if number not in ended]
-    tried = suggestions.tried(over, space, asked) | suggestions.repeats(trials, rows, space, asked)
-    left = searched & ~tried
+    repeated, perhaps = suggestions.repeats(trials, rows, space, asked)
+    left = searched & ~suggestions.tried(over, space, asked) & ~repeated
+    left = left & ~perhaps if (left & ~perhaps).any() else left
     cut = standing[np.array([row for number, row in rows.items() if number in ended], dtype=np.int64)]
     return Question(scene, asked, rows, searched, left, left & np.isin(np.arange(len(standing)), cut))
 

@@ -28,6 +28,7 @@ from loracle.search.propose import seed_indices
 
 Numbers = Mapping[str, Number]  # of a config, by name
 
+_SHOWS = 3  # trials that ask for a parameter, after which it may be no branch but a change of the objective
 _RECENT = 10  # trials whose distributions count: ranges may differ from trial to trial
 
 
@@ -299,28 +300,59 @@ def tried(rows: Collection[int], space: SearchSpace, asked: Asked) -> npt.NDArra
 
 def repeats(
     trials: Iterable[Seen], rows: Mapping[int, int], space: SearchSpace, asked: Asked
-) -> npt.NDArray[np.bool_]:
-    """Which candidates would only repeat a trial that did not ask for every name, (N,).
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which candidates would only repeat a trial that did not ask for every name, and which may, (N,) each.
 
     A trial that was not asked for a dropout, say, because of another knob's value, is the same for every
-    dropout. Not so if other parameters were drawn for it, or if no trial before it was asked for a dropout:
-    then the objective may have been changed.
+    dropout. Not so if other parameters were drawn for it. Trials before the first that was asked for a
+    dropout may be of an objective that had none; they are not where a later trial was asked for as little,
+    and until then they may be.
     """
     known = names_of(space)
     partly: dict[frozenset[str], list[int]] = {}
+    early: dict[frozenset[str], list[Seen]] = {}
+    whole = []
     for trial in trials:
         given = known & set(trial.given)
-        missing = asked.names - given
-        if not missing or not trial.scored or not given or trial.foreign or trial.number not in rows:
+        if not trial.scored or not given or trial.foreign or trial.number not in rows:
             continue
-        missing -= with_derived(given)
-        if missing and missing == _missing(given, trial.number, asked):
+        missing = asked.names - given - with_derived(given)
+        if not missing:
+            whole.append(trial)
+        elif missing == _missing(given, trial.number, asked):
             partly.setdefault(given, []).append(rows[trial.number])
-    found = np.zeros(len(space.candidates), dtype=bool)
-    for names, alike in partly.items():
+        else:
+            early.setdefault(given, []).append(trial)
+    perhaps: dict[frozenset[str], list[int]] = {}
+    for names, before in early.items():
+        if names in partly or _is_branch(space, names, before, whole):
+            into = partly if names in partly else perhaps
+            into.setdefault(names, []).extend(rows[trial.number] for trial in before)
+    return _standing_for(space, partly), _standing_for(space, perhaps)
+
+
+def _is_branch(
+    space: SearchSpace, names: Collection[str], before: Sequence[Seen], after: Sequence[Seen]
+) -> bool:
+    """Whether the trials `after`, which were asked for more than the `names` of those `before`, may have been
+    for what they chose: they are few, or have none of the choices of those before."""
+    if len(after) < _SHOWS:
+        return True
+    chosen = [
+        [{trial.numbers.get(name) for trial in trials} for trials in (before, after)]
+        for name in names
+        if unordered(space, name)
+    ]
+    return any(not first & second for first, second in chosen)
+
+
+def _standing_for(space: SearchSpace, found: Mapping[frozenset[str], list[int]]) -> npt.NDArray[np.bool_]:
+    """Which candidates have the same values of some names as one of their rows, (N,)."""
+    alike = np.zeros(len(space.candidates), dtype=bool)
+    for names, rows in found.items():
         standing = representatives(space, names)
-        found |= np.isin(standing, standing[alike])
-    return found
+        alike |= np.isin(standing, standing[rows])
+    return alike
 
 
 def unreachable(
