@@ -47,7 +47,9 @@ class Frame:
         """The answer in what was written up to a stop token. Other marks and special tokens, as of tool calls
         and of thoughts that are not empty, are part of it."""
         opening, ending = self.opening.strip(), self.ending.strip()
-        if opening and written.lstrip().startswith(opening):
+        if written.startswith(self.opening):
+            written = written.removeprefix(self.opening)  # of white space as much as the template writes
+        elif opening and written.lstrip().startswith(opening):
             written = written.lstrip()[len(opening) :].lstrip()
         if self.ending:
             written = written.rstrip()

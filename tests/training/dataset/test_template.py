@@ -145,5 +145,6 @@ def test_only_what_the_template_writes_goes_from_an_answer() -> None:
     assert [mark.answer(text) for text in ("neg</turn>\n", "neg", "</turn> neg", "", "</turn>")] == [
         *("neg", "neg", "</turn> neg", "", "")
     ]
+    assert [Frame(" ", " ").answer(text) for text in (" neg ", "  neg", "neg")] == ["neg", " neg", "neg"]
     assert Frame(stop=4).stops((2, 3)) == [2, 3, 4]
     assert Frame(stop=3).beside((2, 3)) == BARE
