@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import importlib
@@ -9,12 +10,12 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from loracle.errors import ConfigError
-from loracle.records.contents import file_hash
+from loracle.records.contents import MODULE, file_hash
 from loracle.records.failures import raised
 from loracle.text.escape import printable
 
@@ -83,10 +84,50 @@ def source_of(name: str, folder: Path) -> Path | None:
     return None if known is None or not Path(known).is_file() else Path(known)
 
 
-def source_hash(name: str, folder: Path) -> str | None:
-    """Of the file that a function comes from, as it is now; None: see `source_of`, or it is not there."""
+def source_hashes(name: str, folder: Path) -> dict[str, str]:
+    """Of the file that a function comes from, as it is now, and of the modules in its folder that it imports,
+    by their names for people; empty: see `source_of`, or it is not there."""
     source = source_of(name, folder)
-    return None if source is None or not source.is_file() else file_hash(source)
+    if source is None or not source.is_file():
+        return {}
+    found = {f"source of {name}": file_hash(source)}
+    home = source.parent if name.rpartition(":")[0].endswith(".py") else folder
+    if source.is_relative_to(home):
+        modules = sorted(_modules(source, home) - {source})
+        found |= {f"{MODULE}{path.relative_to(home).as_posix()}": file_hash(path) for path in modules}
+    return found
+
+
+def _modules(source: Path, home: Path) -> set[Path]:
+    """The files in a folder that a file of it imports, wherever in it, and those that these import."""
+    found, waiting = {source}, [source]
+    while waiting:
+        path = waiting.pop()
+        package = path.relative_to(home).parent.parts
+        for parts in _imports(path, package):
+            for n in range(1, len(parts) + 1):
+                place = home.joinpath(*parts[:n])
+                for file in (place.with_suffix(".py"), place / "__init__.py"):
+                    if file not in found and file.is_file():
+                        found.add(file)
+                        waiting.append(file)
+    return found
+
+
+def _imports(path: Path, package: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """What a file in a package imports, from the top; what may be a module of it or a name in it, too."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return  # who imports it says so
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (tuple(one.name.split(".")) for one in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            start = (*above, *(node.module.split(".") if node.module else ()))
+            yield from ((*start, one.name) for one in node.names if one.name != "*")
+            yield start
 
 
 def _from_file(path: Path) -> Any:

@@ -23,6 +23,9 @@ ANSWERS = "what counts as an answer (now without what the chat template writes a
 # What the search knew before the first trial, and how much of the training data a trial sees.
 PRIOR, PARAMETERS, PART = "prior", "parameters of the base model", "training examples of a trial"
 
+# What a function of the user's own imports from its folder; the name of the file follows.
+MODULE = "module "
+
 _FRESH = 2_000_000_000  # nanoseconds in which a file may change twice and show one time
 # What contents say in words, and the hashes that follow from it.
 _IN_WORDS = {PRECISION: WEIGHTS, READING: "model that reads the prompts"}
@@ -101,7 +104,7 @@ def require_same_contents(where: str, known: Mapping[str, str], now: Mapping[str
     Raises:
         StudyError: something changed; the message names all that did.
     """
-    names = [name for name in dict.fromkeys((*now, *known)) if name in known or name not in _RECORDED_LATER]
+    names = [name for name in dict.fromkeys((*now, *known)) if name in known or not _is_recorded_later(name)]
     changed = [name for name in names if known.get(name) != now.get(name)]
     said = [name for name in changed if name in _IN_WORDS and name in now]
     if said:
@@ -122,3 +125,8 @@ def require_same_contents(where: str, known: Mapping[str, str], now: Mapping[str
             f"{where}: changed since this run began: {', '.join(changed)}; its trials and test scores are of "
             "what was there before and would not compare. Undo the change or use another output folder"
         )
+
+
+def _is_recorded_later(name: str) -> bool:
+    """Whether runs that were begun with earlier versions may have no such contents."""
+    return name in _RECORDED_LATER or name.startswith(MODULE)

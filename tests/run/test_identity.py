@@ -162,6 +162,36 @@ def test_a_changed_trainer_is_refused(tmp_path: Path, objective: dict[str, str],
         tune(config)
 
 
+def test_modules_that_a_function_imports_from_its_folder_are_its_source(tmp_path: Path) -> None:
+    """Those that they import, too, and inside a function; what is not imported may change."""
+    (tmp_path / "deep_of_mine").mkdir()
+    files = {
+        "mine.py": "def train(config):\n    from helper_of_mine import score\n    return score(config)\n",
+        "helper_of_mine.py": "from deep_of_mine import more\n\ndef score(c):\n    return more.f(c['rank'])\n",
+        "deep_of_mine/__init__.py": "",
+        "deep_of_mine/more.py": "from . import least\n\ndef f(x):\n    return x + least.LEAST\n",
+        "deep_of_mine/least.py": "LEAST = 1\n",
+        "beside.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    config = own_run(tmp_path, {"function": "mine.py:train"}, trials=2)
+    tune(config)
+    (tmp_path / "beside.py").write_text("changed = True\n")
+    tune(config)
+    for name in (
+        "helper_of_mine.py",
+        "deep_of_mine/__init__.py",
+        "deep_of_mine/more.py",
+        "deep_of_mine/least.py",
+    ):
+        (tmp_path / name).write_text(files[name] + "# changed\n")
+        with pytest.raises(StudyError, match=f"changed since this run began: module {name}; "):
+            tune(config)
+        (tmp_path / name).write_text(files[name])
+    tune(config)
+
+
 def test_crashes_that_no_config_is_to_blame_for_bind_nothing_and_are_run_again(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("raise SystemExit('no GPU today')\n")
     config = own_run(tmp_path, COMMAND, trials=6)

@@ -12,7 +12,7 @@ from typing import Any
 from loracle.config.metrics import metric_of
 from loracle.config.metrics.elsewhere import OwnFunction
 from loracle.config.metrics.settings import ScoringConfig
-from loracle.config.user_function import load_function, raised_in_function, source_hash
+from loracle.config.user_function import load_function, raised_in_function, source_hashes
 from loracle.errors import ConfigError
 from loracle.text.numbers import NotANumber, as_number
 from loracle.training.judging.judge import Asked
@@ -24,9 +24,9 @@ def make(name: str, settings: ScoringConfig) -> FunctionJudge:
     """Raises ConfigError where it cannot be imported, or does not take what it is given."""
     metric = metric_of(name)
     assert isinstance(metric, OwnFunction)
-    before = source_hash(metric.source, settings.working_folder)  # it may change while it is read
+    before = source_hashes(metric.source, settings.working_folder)  # it may change while it is read
     function = load_function(metric.source, settings.working_folder, "scoring.metric")
-    source = before or source_hash(metric.source, settings.working_folder)
+    sources = before or source_hashes(metric.source, settings.working_folder)
     with contextlib.suppress(ValueError, TypeError):  # written in C
         signature = inspect.signature(function)
         try:
@@ -35,7 +35,6 @@ def make(name: str, settings: ScoringConfig) -> FunctionJudge:
             raise ConfigError(
                 f"scoring.metric: {metric.source} is called with predictions, references and items: {error}"
             ) from None
-    sources = {} if source is None else {f"source of {metric.source}": source}
     return FunctionJudge(metric.source, function, sources)
 
 
