@@ -297,7 +297,7 @@ def test_an_alpha_beside_a_rank_of_a_branch_is_the_one_of_lora() -> None:
             return loss + 1
         return loss + abs(trial.suggest_int("alpha", 8, 128) - 64) / 64 + 1 / trial.suggest_int("r", 8, 64)
 
-    study, told = warned(branches, 20)
+    study, told = warned(branches, 30)
     assert [one[:8] for one in told] == ["'method'"]
     alphas = [trial.params["alpha"] for trial in study.trials if "alpha" in trial.params]
     assert len(alphas) > 5
