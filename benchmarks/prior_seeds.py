@@ -24,12 +24,10 @@ import optuna
 import torch
 from cost import PROXY, tuned
 from landscape_data import load_landscapes
-from pretrain import make, sweep_of
 from recorded_tasks import recorded, visible
 from search import about, regret, replayed
 from search_methods import (
     FACTORY,
-    PRIORS,
     LoracleMethod,
     Start,
     ensemble,
@@ -43,17 +41,6 @@ FITS = (0, 1, 2, 3)
 JUDGED = {"rows": (3, 5, 10, 20, 30), "table": (3, 5, 8), "small trials": (3, 5, 10)}
 
 
-def prior(start: Start, fit: int) -> Path:
-    """Fitted with this seed without the landscape's family; made when it is first needed."""
-    if fit == 0 or not start.landscape.may_train:
-        return unseen_prior(start)
-    left_out = sweep_of(start.landscape.family)
-    path = PRIORS / f"v2-{prior_tasks()}-seed-{fit}-without-{left_out}.safetensors"
-    if not path.exists():
-        make(path, [left_out], fit)
-    return path
-
-
 def searches(source: str, fit: int, seeds: int) -> Iterator[tuple[str, dict[int, float]]]:
     """Regret on landscapes of a source after so many trials, with the name of each."""
     for landscape in load_landscapes([source]):
@@ -61,7 +48,7 @@ def searches(source: str, fit: int, seeds: int) -> Iterator[tuple[str, dict[int,
             start = Start(landscape, table_space(landscape), FACTORY, seed)
             preset = ensemble(start)
             assert preset.informed is not None
-            preset = replace(preset, surrogate=replace(preset.informed, prior=prior(start, fit)))
+            preset = replace(preset, surrogate=replace(preset.informed, prior=unseen_prior(start, fit)))
             yield landscape.name, replayed(landscape, LoracleMethod(start, preset), seed, JUDGED[source])
 
 
@@ -72,7 +59,7 @@ def small_trials(fit: int, seeds: int) -> Iterator[tuple[str, dict[int, float]]]
         for seed in range(seeds):
             landscape = visible(task, seed)
             start = Start(landscape, table_space(landscape), FACTORY, seed)
-            _, leaders = tuned(task, start, (PROXY, 30), prior=prior(start, fit), trials=max(judged))
+            _, leaders = tuned(task, start, (PROXY, 30), prior=unseen_prior(start, fit), trials=max(judged))
             yield name, {n: regret(landscape, leaders[n - 1]) for n in judged}
 
 

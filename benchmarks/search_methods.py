@@ -358,8 +358,8 @@ class HeboMethod(_Observed):
             )
 
 
-def unseen_prior(start: Start) -> Path:
-    """A prior fitted without the landscape's family, made when it is first needed.
+def unseen_prior(start: Start, seed: int = 0) -> Path:
+    """A prior fitted without the landscape's family, made when it is first needed; `seed`: of the fit.
 
     A family is a base model, or a published sweep as a whole, whichever is larger: the tables of one sweep
     share data, recipe, batch and alpha. No prior ever sees a formula or a table that may not be learnt from,
@@ -368,10 +368,11 @@ def unseen_prior(start: Start) -> Path:
     if not start.landscape.may_train:
         return SHIPPED
     left_out = sweep_of(start.landscape.family)
-    path = PRIORS / f"v2-{prior_tasks()}-without-{left_out}.safetensors"
+    fit = f"-seed-{seed}" if seed else ""
+    path = PRIORS / f"v2-{prior_tasks()}{fit}-without-{left_out}.safetensors"
     if not path.exists():
         partial = path.with_suffix(f".{os.getpid()}")
-        make(partial, [left_out])
+        make(partial, [left_out], seed)
         partial.replace(path)
     return path
 

@@ -29,7 +29,6 @@ from loracle.execution.ray_station import Station
 from loracle.execution.retry_policy import FAILED_STARTS
 from loracle.execution.slot import JobQueue, Limits, Slot, State
 from loracle.records.codec import to_plain
-from loracle.records.contents import Beginning
 from loracle.records.objective import Report
 from loracle.records.trial import Failure, FailureKind
 
@@ -81,7 +80,6 @@ class RayWorkers:
         self._jobs = JobQueue()
         self._folder = str(config.output)
         self._report: Report | None = None
-        self._began: Beginning | None = None
         self._wants_report = False
         limits = Limits(None, self._stall_limit, _PATIENCE, start=False)  # trials are timed on their nodes
         self._places = [_Place(Slot(position, limits, retries=False)) for position in range(wanted)]
@@ -151,7 +149,8 @@ class RayWorkers:
                 elif self._jobs.waiting:
                     (attempt,) = self._jobs.waiting.popleft()
                     place.slot.give([attempt], time.monotonic())
-                    given = (attempt.job, self._began)
+                    began = None if self._report is None else self._report.beginning(self._folder)
+                    given = (attempt.job, began)
                     place.answer = place.station.begin.remote(*(json.dumps(to_plain(x)) for x in given))
 
     def _report_is_missing(self) -> bool:
@@ -211,7 +210,6 @@ class RayWorkers:
         match message:
             case Ready(report) if slot.state is State.LOADING:
                 self._report = report
-                self._began = None if report is None else report.beginning(self._folder)
                 slot.ready(time.monotonic())
             case Stepped(step, total, loss, part) if slot.attempts:
                 progress(slot.attempts[0].job.number, step, total, loss, part)

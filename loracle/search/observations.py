@@ -80,6 +80,12 @@ def untried(space: SearchSpace, history: History) -> Mask:
     return free
 
 
+def without(free: Mask, worse: Mask) -> Mask:
+    """The free ones that are none of the worse; all of them where there is no other."""
+    good = free & ~worse
+    return good if good.any() else free
+
+
 def fitting(space: SearchSpace, history: History) -> Mask:
     """Which candidates may fit into memory, (N,): no config that ran out of it was at most as large, names
     being equal.

@@ -28,6 +28,7 @@ from loracle.search.observations import (
     twins,
     untried,
     value_of,
+    without,
 )
 from loracle.search.presets import EnsembleSettings, Preset
 from loracle.search.prior import describe
@@ -77,7 +78,7 @@ def propose(
     chosen: list[int] = []  # rows
     for index in seed_indices(space, preset.seed_configs):
         row = row_of(space, index)
-        if len(chosen) < n and _without(free, doubted)[row]:
+        if len(chosen) < n and without(free, doubted)[row]:
             chosen.append(row)
             free[row] = False
     if preset.retreats and len(chosen) < n:
@@ -87,7 +88,7 @@ def propose(
     belief = None
     while len(chosen) < n:
         belief = belief or Beliefs.of(space, history, preset, features, seed)
-        good = _new(space, preset, [*taken, *chosen], _without(free, doubted))
+        good = _new(space, preset, [*taken, *chosen], without(free, doubted))
         if belief.informed:
             row = belief.best([*waiting[known].tolist(), *chosen], good)
         else:
@@ -242,13 +243,7 @@ def _new(space: SearchSpace, preset: Preset, tried: Sequence[int], free: Mask) -
     """The free ones that are no twins of what was tried, as long as twins are left out."""
     if len(tried) >= preset.no_twins:
         return free
-    return _without(free, twins(space, tried, early=len(tried) < preset.careful))
-
-
-def _without(free: Mask, worse: Mask) -> Mask:
-    """The free ones that are none of the worse; all of them where there is no other."""
-    good = free & ~worse
-    return good if good.any() else free
+    return without(free, twins(space, tried, early=len(tried) < preset.careful))
 
 
 def _feasibility(space: SearchSpace, history: History) -> Feasibility | None:

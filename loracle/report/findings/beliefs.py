@@ -104,13 +104,18 @@ class Understanding:
     @cached_property
     def chosen(self) -> Chosen | None:
         """What the leading config scored, and is believed to; None where there was nothing to choose from."""
-        index = int(self.space.candidates[self.leader])
-        own = [trial for trial in self.history.succeeded if trial.index == index]
+        own = self._of_leader
         if not own or len({trial.index for trial in self.history.succeeded}) < 2:
             return None
         best = max(own, key=value_of)
         believed = self.scale.scores(self.ensemble.belief(at=np.array([self.leader])))[0]
         return Chosen(best.number, metric_of(self.scale.metric).read(value_of(best)), float(believed[0]))
+
+    @property
+    def _of_leader(self) -> list[Trial]:
+        """Trials of the leading config that succeeded."""
+        index = int(self.space.candidates[self.leader])
+        return [trial for trial in self.history.succeeded if trial.index == index]
 
     # -- slices ---------------------------------------------------------------------------------------
 
@@ -284,12 +289,12 @@ class Understanding:
         drawn = self.scale.value(self.ensemble.draws(np.array([self.leader, *cheaper]), 2 * _DRAWS))
         differences = drawn[:, 1:] - drawn[:, :1]
         low, middle, high = np.percentile(differences, [2.5, 50, 97.5], axis=0)
+        # Two different scores alone do not say what a difference is worth: the belief's units do.
+        within = noise * self.scale.slope if self.scale.slope > 0 else math.inf
         tried = {trial.index: trial.number for trial in self.history.succeeded}
         found: dict[object, NearEqual] = {}
         for place, row in enumerate(cheaper):
             one = self._config(row)
-            # Two different scores alone do not say what a difference is worth: the belief's units do.
-            within = noise * self.scale.slope if self.scale.slope > 0 else math.inf
             if low[place] <= 0 <= high[place] and abs(middle[place]) <= within:
                 trial = tried.get(int(self.space.candidates[row]))
                 key = one.get("rank", place)
@@ -303,8 +308,7 @@ class Understanding:
     def _noise(self) -> float:
         """Standard deviation of a score, in transformed units: that of its items where it is larger, for
         scores that happen to be equal look as if they had none."""
-        index = int(self.space.candidates[self.leader])
-        own = [one.outcome.metrics for one in self.history.succeeded if one.index == index and one.outcome]
+        own = [trial.outcome.metrics for trial in self._of_leader if trial.outcome]
         ends = [(found["low"], found["high"]) for found in own if {"low", "high"} <= found.keys()]
         of_items = max(((high - low) / (2 * WIDE) for low, high in ends), default=0.0)
         return max(self.ensemble.noise, of_items / self.scale.slope if self.scale.slope > 0 else 0.0)

@@ -270,30 +270,31 @@ def _how_sure(comparison: Comparison) -> str:
 
 def seen_before(comparison: Comparison) -> str:
     """What scores on test items that were trained on, or chosen by, cannot show; empty where none were."""
-    seen = comparison.overlap
-    if all(outcome.value is None for _, outcome in comparison.sides.values()):
-        return ""
-    said = [
-        (seen.rows, "was", "were", "also trained on"),
-        (seen.prompts, "asks", "ask", "what a training row asks"),
-        (seen.chosen, "is", "are", "in validation, whole or by prompt, where the settings were chosen"),
+    words = [
+        ("was", "were", "also trained on"),
+        ("asks", "ask", "what a training row asks"),
+        ("is", "are", "in validation, whole or by prompt, where the settings were chosen"),
     ]
-    counts = ", ".join(f"{n:,} {one if n == 1 else many} {what}" for n, one, many, what in said if n)
+    said = zip(_seen(comparison), words, strict=True)
+    counts = ", ".join(f"{n:,} {one if n == 1 else many} {what}" for n, (one, many, what) in said if n)
     if not counts:
         return ""
-    return f"Of the {seen.items:,} test items, {counts}: scores say less about new data than they seem to."
+    of_all = f"Of the {comparison.overlap.items:,} test items, {counts}"
+    return f"{of_all}: scores say less about new data than they seem to."
 
 
 def _seen_in_short(comparison: Comparison) -> str:
     """The same as the end of a sentence."""
-    seen = comparison.overlap
-    said = [
-        (seen.rows, "trained on"),
-        (seen.prompts, "asked in training"),
-        (seen.chosen, "in validation, too"),
-    ]
+    said = zip(_seen(comparison), ("trained on", "asked in training", "in validation, too"), strict=True)
     counts = ", ".join(f"{n:,} {what}" for n, what in said if n)
-    return f"; of these {seen.items:,} test items {counts}" if counts and seen_before(comparison) else ""
+    return f"; of these {comparison.overlap.items:,} test items {counts}" if counts else ""
+
+
+def _seen(comparison: Comparison) -> tuple[int, int, int]:
+    """Test items that were trained on, asked in training, and in validation; 0 where none was scored."""
+    if all(outcome.value is None for _, outcome in comparison.sides.values()):
+        return 0, 0, 0
+    return comparison.overlap.rows, comparison.overlap.prompts, comparison.overlap.chosen
 
 
 def _why_not_told(comparison: Comparison) -> str:

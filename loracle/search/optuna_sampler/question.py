@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 from loracle.config.spellings import SPELLINGS, meant_by
 from loracle.errors import SpaceError
 from loracle.records.space import Knob, Number, SearchSpace, UserBeliefs, Value
+from loracle.search.observations import without
 from loracle.search.optuna_sampler import suggestions
 from loracle.search.optuna_sampler.interrupted import was_interrupted
 from loracle.search.optuna_sampler.parameters import (
@@ -264,7 +265,7 @@ def question_of(
     over = [row for number, row in rows.items() if number not in ended]
     repeated, perhaps = suggestions.repeats(trials, rows, space, asked)
     left = searched & ~suggestions.tried(over, space, asked) & ~repeated
-    left = left & ~perhaps if (left & ~perhaps).any() else left
+    left = without(left, perhaps)
     cut = standing[np.array([row for number, row in rows.items() if number in ended], dtype=np.int64)]
     return Question(scene, asked, rows, searched, left, left & np.isin(np.arange(len(standing)), cut))
 

@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from loracle.errors import SpaceError
 from loracle.records.space import Number, SearchSpace, UserBeliefs
 from loracle.records.trial import FAILURE_KEY
+from loracle.search.observations import without
 from loracle.search.optuna_sampler import suggestions
 from loracle.search.optuna_sampler.history import (
     crashes,
@@ -416,8 +417,7 @@ class LoracleSampler(BaseSampler):
             return None
         ended = [trial for trial in scene.trials if not trial.interrupted]
         rows = suggestions.rows_of(ended, space, scene.asked).values()
-        untried = pool & ~suggestions.tried(rows, space, scene.asked)
-        pool = untried if untried.any() else pool
+        pool = without(pool, suggestions.tried(rows, space, scene.asked))
         nearest = {name: config.get(name, value) for name, value in suggestions.middle(space).items()}
         return suggestions.nearest_row(space, nearest, pool)
 

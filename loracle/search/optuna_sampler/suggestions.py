@@ -21,6 +21,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from loracle.records.constraints import Floats
 from loracle.records.space import Indices, Number, SearchSpace
+from loracle.search.observations import without
 from loracle.search.optuna_sampler.parameters import Seen, contains, number_of, numbers_at, texts_of
 from loracle.search.optuna_sampler.ranges import OTHERS
 from loracle.search.presets import GOOD_PRACTICE
@@ -401,5 +402,4 @@ def apart(
     Until a trial has finished, the other knobs may not be asked for at all, and then trials that differ
     in them only would be the same.
     """
-    others = left & ~np.isin(column, column[list(rows)])
-    return others if others.any() else left
+    return without(left, np.isin(column, column[list(rows)]))

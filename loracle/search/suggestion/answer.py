@@ -21,7 +21,7 @@ from loracle.records.space import NUMERIC, Config, SearchSpace, default_space
 from loracle.records.standard_settings import STANDARD
 from loracle.search.acquisition import lower_bound
 from loracle.search.ensemble import fit_ensemble
-from loracle.search.observations import row_of
+from loracle.search.observations import row_of, without
 from loracle.search.presets import EnsembleSettings
 from loracle.search.prior import LARGEST, SHIPPED, SMALLEST, describe, knows, load_prior, misnamed_knobs
 from loracle.search.propose import seed_indices
@@ -163,7 +163,7 @@ def _below(width: int | None, space: SearchSpace, fits: npt.NDArray[np.bool_]) -
     rank = space.values(space.candidates).get("rank")
     if width is None or rank is None:
         return fits
-    return fits & (rank < width) if (fits & (rank < width)).any() else fits
+    return without(fits, rank >= width)
 
 
 def _alternatives(

@@ -145,14 +145,15 @@ def _carve(
     """Takes splits of about the wanted sizes out of `train`, whose other rows keep their order.
 
     Rows of one prompt go together, and so do chats that begin alike (`_together`); none goes whose prompt
-    stands in another file. A prompt of so many
-    rows that it would make a split half again as large as wanted stays where others are left.
+    stands in another file. A prompt of so many rows that it would make a split half again as large as wanted
+    stays where others are left.
     """
     examples = parts["train"]
-    groups = _together(examples)
+    asks = [example.asks for example in examples]
+    groups = _together(asks)
     elsewhere = {example.asks[-1] for name, part in parts.items() if name != "train" for example in part}
     order = np.random.default_rng((_SPLIT_STREAM, seed)).permutation(len(groups))
-    free = [groups[i] for i in order if not any(elsewhere & {*examples[one].asks} for one in groups[i])]
+    free = [groups[i] for i in order if not any(elsewhere.intersection(asks[one]) for one in groups[i])]
     found: dict[str, tuple[Example, ...]] = {}
     rest = set(range(len(examples)))
     for name, size in wanted.items():
@@ -162,12 +163,11 @@ def _carve(
     return found | {"train": tuple(examples[i] for i in sorted(rest))}
 
 
-def _together(examples: Sequence[Example]) -> list[list[int]]:
-    """Positions of rows that go together, in order of their first: those of one prompt, and of chats those
-    that are the beginning of one another, as far as its answer is learnt."""
-    asks = [example.asks for example in examples]
+def _together(asks: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Positions of rows that go together, by what each `asks`, in order of their first: those of one prompt,
+    and of chats those that are the beginning of one another, as far as its answer is learnt."""
     last = {questions[-1]: position for position, questions in reversed([*enumerate(asks)])}
-    leader = list(range(len(examples)))
+    leader = list(range(len(asks)))
 
     def first_of(position: int) -> int:
         while leader[position] != position:
@@ -181,7 +181,7 @@ def _together(examples: Sequence[Example]) -> list[list[int]]:
                 low, high = sorted((first_of(other), first_of(position)))
                 leader[high] = low
     groups: dict[int, list[int]] = {}
-    for position in range(len(examples)):
+    for position in range(len(asks)):
         groups.setdefault(first_of(position), []).append(position)
     return list(groups.values())
 

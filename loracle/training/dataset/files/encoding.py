@@ -69,11 +69,9 @@ def open_text(path: Path, encoding: str, *, newline: str | None = None) -> Itera
         try:
             yield text
         except UnicodeDecodeError as error:
-            byte, bad = error.object[error.start], None
-            if encoding.startswith("utf-8"):
-                bad = _against_utf8(path).first
-            where = f"{path}:{bad[0]}" if bad else f"{path}"
-            byte = bad[1] if bad else byte
+            where, byte = str(path), error.object[error.start]
+            if encoding.startswith("utf-8") and (first := _against_utf8(path).first) is not None:
+                where, byte = f"{path}:{first[0]}", first[1]
             raise DataError(
                 f"{where}: is not {encoding} text: byte 0x{byte:02x}; see data.encoding"
             ) from None

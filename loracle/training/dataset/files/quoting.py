@@ -20,7 +20,7 @@ from loracle.errors import DataError
 from loracle.records.notices import Notice
 from loracle.text.escape import printable
 from loracle.training.dataset.files.encoding import open_text
-from loracle.training.dataset.files.text import columns_differ
+from loracle.training.dataset.files.text import columns_differ, reader_of
 
 _MARK = '"'
 _OTHERS = ",;"  # separators of lists: Excel encloses what has one, whatever separates the columns
@@ -35,25 +35,22 @@ class _Enclosed:
         error: the first line that cannot be read so, and why.
         stray: the first line with a mark inside a cell that none enclose, which RFC 4180 forbids.
         joined: first and last line of the first row with a cell of several lines.
-        rows: with cells that are enclosed, and the line of the first.
         header: whether a name of a column is enclosed.
-        cells, enclosed: of rows, by column.
+        n, enclosed: rows, and how many of them enclose a cell, by column.
         joins: columns with cells of several lines.
-        needless: by column, and separators of lists in it, the first line of a cell that has nothing else
-            for which it had to be enclosed.
+        needless: columns with a cell that has nothing for which it had to be enclosed but, maybe, separators
+            of lists, and these.
         free: separators of lists in cells that none enclose.
     """
 
     error: tuple[int, str] | None = None
     stray: int | None = None
     joined: tuple[int, int] | None = None
-    rows: int = 0
-    first: int = 0
     header: bool = False
     n: int = 0
     enclosed: Counter[int] = field(default_factory=Counter)
     joins: set[int] = field(default_factory=set)
-    needless: dict[tuple[int, str], int] = field(default_factory=dict)
+    needless: set[tuple[int, str]] = field(default_factory=set)
     free: set[str] = field(default_factory=set)
 
     def whole(self, column: int) -> bool:
@@ -144,7 +141,7 @@ def _read(path: Path, encoding: str, separator: str, before: int) -> _Enclosed:
     found, columns = _Enclosed(), 0
     with open_text(path, encoding, newline="") as file:
         raw: list[str] = []
-        reader = csv.reader(_kept(islice(file, before, None), raw), strict=True, delimiter=separator)
+        reader = reader_of(_kept(islice(file, before, None), raw), separator)
         line = 1 + before
         try:
             for cells in reader:
@@ -190,7 +187,7 @@ def _add(found: _Enclosed, cells: list[str], marked: list[bool], line: int, last
             found.joins.add(column)
             found.joined = found.joined or (line, last)
         elif not header and _MARK not in cell and "\t" not in cell and cell == cell.strip() != "":
-            found.needless.setdefault((column, "".join(sorted(set(cell) & set(_OTHERS)))), line)
+            found.needless.add((column, "".join(sorted(set(cell) & set(_OTHERS)))))
     found.n += not header
 
 

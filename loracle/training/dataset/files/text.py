@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -69,10 +69,7 @@ def read_csv(
     names: list[str] | None = None
     broken: list[str] = []
     with open_text(path, encoding, newline="") as file:
-        lines = islice(file, int(before), None)
-        reader = csv.reader(
-            lines, strict=True, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-        )
+        reader = reader_of(islice(file, int(before), None), separator, quoted)
         line = 1 + before  # where the next row begins; it may have several lines
         try:
             for cells in reader:
@@ -96,6 +93,13 @@ def read_csv(
         rows = f"{n:,} row{'s' * (n > 1)}"
         text = f"{printable(path.name, 60)}: cells of {rows} hold line breaks, the first in lines {some}"
         told.append(Notice("data", "line_breaks_in_cells", text, n))
+
+
+def reader_of(lines: Iterable[str], separator: str, quoted: bool = True) -> Any:
+    """Rows of cells, as csv reads them; `quoted`: quotation marks enclose cells, else they are text."""
+    return csv.reader(
+        lines, strict=True, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    )
 
 
 def columns_differ(wanted: int, n: int) -> str:
@@ -140,13 +144,7 @@ def _names(path: Path, encoding: str, separator: str, quoted: bool) -> list[str]
     """Names of the columns, with a separator; None: it does not separate the rows."""
     with open_text(path, encoding, newline="") as file:
         try:
-            reader = csv.reader(
-                file,
-                strict=True,
-                delimiter=separator,
-                quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-            )
-            rows = list(islice(reader, _ROWS_TRIED))
+            rows = list(islice(reader_of(file, separator, quoted), _ROWS_TRIED))
         except csv.Error:
             return None
     rows = [row for row in rows if row]
